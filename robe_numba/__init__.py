@@ -1,0 +1,36 @@
+"""ROBE: embedding tables of any size, read by hashing from one small shared array.
+
+Source: Desai, Chou, Shrivastava, *Random Offset Block Embedding (ROBE) for compressed embedding
+tables in deep learning recommendation systems*, MLSys 2022.
+"""
+
+from robe_numba.arrays import init_array
+from robe_numba.ops import (
+    adagrad_update,
+    block_starts,
+    embedding_bag,
+    embedding_bag_adagrad_update,
+    embedding_bag_backward,
+    embedding_bag_sgd_update,
+    lookup,
+    lookup_backward,
+    sgd_update,
+)
+from robe_numba.spec import RobeSpec, TableSpec
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "RobeSpec",
+    "TableSpec",
+    "adagrad_update",
+    "block_starts",
+    "embedding_bag",
+    "embedding_bag_adagrad_update",
+    "embedding_bag_backward",
+    "embedding_bag_sgd_update",
+    "init_array",
+    "lookup",
+    "lookup_backward",
+    "sgd_update",
+]

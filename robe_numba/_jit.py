@@ -1,0 +1,56 @@
+"""The one way this package compiles a function: Numba, cached on disk, never stale.
+
+Numba's own cache looks at the file of the compiled function alone, so a kernel whose callee in
+another file was edited would be loaded stale. Here the cache folder is named by a digest of all
+sources of the package: any edit is a new folder.
+"""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+
+
+def source_digest(package: Path) -> str:
+    """Digest of the path and content of every Python file below `package`."""
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def _cache_root() -> Path:
+    """NUMBA_CACHE_DIR where the user set it, else the user's cache folder, else a temporary one."""
+    if numba.config.CACHE_DIR:
+        return Path(numba.config.CACHE_DIR)
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    try:
+        (folder / "robe_numba").mkdir(parents=True, exist_ok=True)
+        if os.access(folder / "robe_numba", os.W_OK):
+            return folder
+    except OSError:
+        pass  # a read-only home, as in many containers: kernels still compile
+    return Path(tempfile.gettempdir()) / f"numba-{os.getuid() if hasattr(os, 'getuid') else 0}"
+
+
+CACHE_DIR = _cache_root() / "robe_numba" / source_digest(Path(__file__).parent)
+
+
+def jit(function: Callable | None = None, **options: Any) -> Any:
+    """Compile `function` lazily with `numba.njit`: cached, without the GIL, IEEE division.
+
+    Options are those of `numba.njit` (`parallel`, `fastmath`, `inline`).
+    """
+    if function is None:
+        return lambda inner: jit(inner, **options)
+    # Numba reads the folder when it decorates; it is put back for the caller's own functions.
+    previous = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = str(CACHE_DIR)
+    try:
+        return numba.njit(cache=True, nogil=True, error_model="numpy", **options)(function)
+    finally:
+        numba.config.CACHE_DIR = previous

@@ -1,0 +1,49 @@
+"""Making the arrays that hold embeddings."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from robe_numba.checks import ARRAY_DTYPES, check_scalar, check_spec
+from robe_numba.spec import Spec
+
+
+def default_scale(spec: Spec) -> float:
+    """Half-width of the initial values: sqrt(1 / rows of the largest table), as published.
+
+    Without table sizes it is 1 / sqrt(d), the publication's value for other models.
+    """
+    rows = max(spec.num_embeddings) if spec.num_embeddings else spec.embedding_dim
+    return math.sqrt(1 / rows)
+
+
+def init_array(
+    spec: Spec, scale: float | None = None, seed: int = 0, dtype: Any = np.float32
+) -> np.ndarray:
+    """A new array of uniform random values in [-scale, scale).
+
+    Parameters
+    ----------
+    spec : RobeSpec or TableSpec.
+    scale : half-width of the distribution; None for `default_scale(spec)`.
+    seed : the same seed gives the same bits.
+    dtype : float32 or float64.
+
+    Returns
+    -------
+    dtype (array_size,)
+
+    Raises
+    ------
+    TypeError, ValueError : the scale is negative or not finite, or the dtype is another.
+    """
+    check_spec(spec)
+    scale = default_scale(spec) if scale is None else check_scalar("scale", scale, 0)
+    dtype = np.dtype(dtype)
+    if dtype not in ARRAY_DTYPES:
+        raise TypeError(f"dtype is {dtype}; use float32 or float64")
+    array = np.random.default_rng(seed).random(spec.array_size, dtype=dtype)
+    array *= dtype.type(2 * scale)
+    array -= dtype.type(scale)
+    return array

@@ -1,0 +1,188 @@
+"""Every check of what users pass in. What comes out of here is safe for unchecked kernels.
+
+Messages state the rule, the value and the remedy. Nothing is written before all checks of a call
+have passed.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from robe_numba.spec import RobeSpec, Spec, TableSpec
+
+INDEX_DTYPES = tuple(np.dtype(name) for name in ("int32", "int64", "uint32", "uint64"))
+ARRAY_DTYPES = tuple(np.dtype(name) for name in ("float32", "float64"))
+MODES = ("sum", "mean", "max")
+
+
+def check_spec(spec: Any) -> Spec:
+    """A RobeSpec or a TableSpec."""
+    if not isinstance(spec, RobeSpec | TableSpec):
+        raise TypeError(f"spec must be a RobeSpec or a TableSpec, got {_what(spec)}")
+    return spec
+
+
+def check_array(
+    name: str, array: Any, shape: tuple[int, ...] | None, dtypes: tuple[np.dtype, ...]
+) -> np.ndarray:
+    """A C-contiguous NumPy array of one of the dtypes and, unless None, of the shape."""
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"{name} must be a NumPy array, got {_what(array)}; use numpy.asarray")
+    if array.dtype not in dtypes:
+        allowed = ", ".join(str(dtype) for dtype in dtypes)
+        raise TypeError(f"{name} has dtype {array.dtype}; use {name}.astype() to one of {allowed}")
+    if shape is not None and array.shape != shape:
+        raise ValueError(f"{name} has shape {array.shape}; expected {shape}")
+    if not array.flags.c_contiguous:
+        raise ValueError(f"{name} is not C-contiguous; use numpy.ascontiguousarray({name})")
+    if not array.flags.aligned:
+        raise ValueError(f"{name} is not aligned in memory; use {name}.copy()")
+    return array
+
+
+def check_shared_array(array: Any, spec: Spec) -> np.ndarray:
+    """The array that embeddings are read from: float32 or float64 (array_size,)."""
+    return check_array("array", array, (spec.array_size,), ARRAY_DTYPES)
+
+
+def check_written(**arrays: np.ndarray) -> None:
+    """Arrays that an update writes to: writeable, and apart from each other."""
+    names = list(arrays)
+    for name in names:
+        if not arrays[name].flags.writeable:
+            raise ValueError(f"{name} is read-only and the update is in place; use {name}.copy()")
+    for i, name in enumerate(names):
+        for other in names[i + 1 :]:
+            check_apart(name, arrays[name], other, arrays[other])
+
+
+def check_apart(name: str, array: np.ndarray, other_name: str, other: np.ndarray) -> None:
+    """Two arrays that share no memory."""
+    if np.may_share_memory(array, other):
+        raise ValueError(f"{name} and {other_name} share memory; use {other_name}.copy()")
+
+
+def check_indices(indices: Any, spec: Spec) -> np.ndarray:
+    """Row ids (batch, num_tables) of an integer dtype, as flat uint64 for kernels."""
+    check_array("indices", indices, None, INDEX_DTYPES)
+    if indices.ndim != 2 or indices.shape[1] != spec.num_tables:
+        raise ValueError(
+            f"indices has shape {indices.shape}; expected (batch, num_tables) with "
+            f"num_tables = {spec.num_tables}"
+        )
+    ids = as_uint64(indices)
+    if spec.num_embeddings is not None:
+        outside = ids >= np.array(spec.num_embeddings, dtype=np.uint64)
+        if outside.any():
+            sample, table = (int(i) for i in np.argwhere(outside)[0])
+            _raise_outside(indices[sample, table], f"[{sample}, {table}]", table, spec)
+    return ids.reshape(-1)
+
+
+def check_bag_indices(
+    indices: Any, offsets: np.ndarray, spec: Spec, padding_idx: int | None
+) -> np.ndarray:
+    """Row ids (n,) of table-major bags as uint64; a padded id is never read, so it may be any."""
+    check_array("indices", indices, None, INDEX_DTYPES)
+    if indices.ndim != 1:
+        raise ValueError(f"indices has shape {indices.shape}; bags take one dimension (n,)")
+    if offsets[-1] != indices.size:
+        raise ValueError(
+            f"offsets ends at {offsets[-1]} but there are {indices.size} indices; "
+            f"the last offset must be the number of indices"
+        )
+    ids = as_uint64(indices)
+    if spec.num_embeddings is not None and ids.size:
+        batch = (offsets.size - 1) // spec.num_tables
+        table_sizes = np.diff(offsets[::batch]) if batch else np.zeros(spec.num_tables, int)
+        limits = np.repeat(np.array(spec.num_embeddings, dtype=np.uint64), table_sizes)
+        outside = ids >= limits
+        if padding_idx is not None:
+            outside &= ids != padding_word(padding_idx)
+        if outside.any():
+            position = int(np.argmax(outside))
+            table = int(np.searchsorted(np.cumsum(table_sizes), position, side="right"))
+            _raise_outside(indices[position], f"[{position}]", table, spec)
+    return ids
+
+
+def _raise_outside(value: Any, position: str, table: int, spec: Spec) -> None:
+    assert spec.num_embeddings is not None
+    raise ValueError(
+        f"indices{position} is {value}, but table {table} has num_embeddings = "
+        f"{spec.num_embeddings[table]}: legal ids are 0 to {spec.num_embeddings[table] - 1}. "
+        f"Map the id into the table, or use a RobeSpec with num_embeddings=None"
+    )
+
+
+def as_uint64(indices: np.ndarray) -> np.ndarray:
+    """Ids as the kernels' one integer type: signed ids in two's complement.
+
+    Copies 32-bit ids and read-only arrays, so that kernels compile for one type alone.
+    """
+    if indices.dtype.itemsize == 8 and indices.flags.writeable:
+        return indices.view(np.uint64)
+    return indices.astype(np.uint64)
+
+
+def padding_word(padding_idx: int | None) -> np.uint64:
+    """The padded id as kernels compare it; 0, which is not looked at, for None."""
+    return np.uint64((padding_idx or 0) % 2**64)
+
+
+def check_offsets(offsets: Any, spec: Spec) -> np.ndarray:
+    """Table-major bag offsets (num_tables * batch + 1,), from 0, never falling, as int64."""
+    check_array("offsets", offsets, None, INDEX_DTYPES)
+    if offsets.ndim != 1 or offsets.size == 0 or (offsets.size - 1) % spec.num_tables:
+        raise ValueError(
+            f"offsets has shape {offsets.shape}; expected (num_tables * batch + 1,) with "
+            f"num_tables = {spec.num_tables}"
+        )
+    if offsets[0] != 0:
+        raise ValueError(f"offsets starts at {offsets[0]}; the first offset must be 0")
+    falls = offsets[1:] < offsets[:-1]
+    if falls.any():
+        bag = int(np.argmax(falls))
+        raise ValueError(
+            f"offsets falls from {offsets[bag]} to {offsets[bag + 1]} at bag {bag}; "
+            f"bag b is indices[offsets[b]:offsets[b + 1]]"
+        )
+    if int(offsets[-1]) > np.iinfo(np.int64).max:
+        raise ValueError(f"offsets ends at {offsets[-1]}; it cannot exceed the indices")
+    return np.array(offsets, dtype=np.int64)
+
+
+def check_pooling(
+    mode: str, weights: Any, padding_idx: Any, num_indices: int, dtype: np.dtype
+) -> np.ndarray:
+    """The mode, the padded id and the weights (n,) of the array's dtype; (0,) for none."""
+    if mode not in MODES:
+        raise ValueError(f"mode is {mode!r}; choose one of {', '.join(MODES)}")
+    if padding_idx is not None:
+        if isinstance(padding_idx, bool) or not hasattr(padding_idx, "__index__"):
+            raise TypeError(f"padding_idx must be an integer or None, got {padding_idx!r}")
+        if not -(2**63) <= int(padding_idx) < 2**64:
+            raise ValueError(f"padding_idx is {padding_idx}; no 64-bit id can equal it")
+    if weights is None:
+        return np.empty(0, dtype=dtype)
+    if mode != "sum":
+        raise ValueError(f"per_sample_weights go with mode 'sum' alone, got mode {mode!r}")
+    return check_array("per_sample_weights", weights, (num_indices,), (dtype,))
+
+
+def check_scalar(name: str, value: Any, low: float) -> float:
+    """A finite number of at least `low`."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number, got {_what(value)}") from None
+    if not math.isfinite(number) or number < low:
+        raise ValueError(f"{name} is {number}; it must be finite and at least {low}")
+    return number
+
+
+def _what(value: Any) -> str:
+    kind = type(value)
+    name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+    return f"{name}" if name != "str" else f"the string {value!r}"

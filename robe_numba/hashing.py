@@ -1,0 +1,101 @@
+"""Where an element lives: the scalar functions of every hash family, for any target.
+
+All arithmetic is on uint64, on purpose without exception: Numba turns a mix of uint64 and int64
+into int64 or float64, which is right for small ids and wrong for large ones.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from robe_numba._jit import jit
+
+
+class HashSpec(NamedTuple):
+    """Constants of a spec as kernels read them; made by `robe_numba.coefficients`."""
+
+    array_size: np.uint64  # m, elements
+    block_size: np.uint64  # Z, elements
+    embedding_dim: np.uint64  # d, elements
+    num_tables: np.uint64
+    num_blocks: np.uint64  # per row, ceil(d / Z)
+    modulus: np.uint64  # P of the modular families; 0 means multiply-shift
+    num_starts: np.uint64  # hashes map into [0, num_starts), in units of `alignment`
+    alignment: np.uint64  # elements
+    sign: bool
+    coefficients: np.ndarray  # uint64 (num_tables, num_blocks, 2, 3 or 6)
+    sign_keys: np.ndarray  # uint64 (num_tables, ceil(d / 64)); no columns without sign
+
+
+MIX_1 = np.uint64(0xFF51AFD7ED558CCD)
+MIX_2 = np.uint64(0xC4CEB9FE1A85EC53)
+LOW_WORD = np.uint64(0xFFFFFFFF)
+U1 = np.uint64(1)
+U6 = np.uint64(6)
+U32 = np.uint64(32)
+U33 = np.uint64(33)
+U63 = np.uint64(63)
+
+
+@jit
+def mix(x):
+    """A bijection of 64-bit words that scatters regular patterns (MurmurHash3's finaliser)."""
+    x ^= x >> U33
+    x *= MIX_1
+    x ^= x >> U33
+    x *= MIX_2
+    x ^= x >> U33
+    return x
+
+
+@jit
+def high_product(x, y):
+    """The upper 64 bits of the 128-bit product x * y."""
+    x_low, x_high = x & LOW_WORD, x >> U32
+    y_low, y_high = y & LOW_WORD, y >> U32
+    middle = x_high * y_low + ((x_low * y_low) >> U32)
+    other = x_low * y_high + (middle & LOW_WORD)
+    return x_high * y_high + (middle >> U32) + (other >> U32)
+
+
+@jit
+def row_key(index, spec):
+    """What the hashes of one row start from, computed once per row.
+
+    Multiply-shift hashes the mixed id: a bijection keeps it exactly 2-universal, and contiguous
+    or strided ids reach it scattered, so that no multiplier can put them on a few starts.
+    """
+    if spec.modulus == 0:
+        return mix(index)
+    return index % spec.modulus
+
+
+@jit
+def _strong_word(low, high, coefficients, first):
+    """A strongly 2-universal 32-bit word of a 64-bit key (Thorup, vector multiply-shift)."""
+    return (
+        coefficients[first] * low + coefficients[first + 1] * high + coefficients[first + 2]
+    ) >> U32
+
+
+@jit
+def block_start(key, table, block, spec):
+    """Position in the array of a row's block, in [0, array_size)."""
+    coefficients = spec.coefficients[table, block]
+    if spec.modulus != 0:
+        start = (coefficients[0] * key + coefficients[1]) % spec.modulus % spec.num_starts
+    else:
+        low, high = key & LOW_WORD, key >> U32
+        word = _strong_word(low, high, coefficients, 0)
+        if spec.coefficients.shape[2] == 3:
+            start = (word * spec.num_starts) >> U32
+        else:  # more than 2**32 starts: a second word
+            word = (word << U32) | _strong_word(low, high, coefficients, 3)
+            start = high_product(word, spec.num_starts)
+    return start * spec.alignment
+
+
+@jit
+def sign_word(key, table, element, spec):
+    """The 64 signs of the aligned group of 64 elements that `element` is in; bit 1 is minus."""
+    return mix(key ^ spec.sign_keys[table, element >> U6])

@@ -1,0 +1,27 @@
+"""The public functions: check, allocate, run."""
+
+from robe_numba.ops.bags import (
+    embedding_bag,
+    embedding_bag_adagrad_update,
+    embedding_bag_backward,
+    embedding_bag_sgd_update,
+)
+from robe_numba.ops.rows import (
+    adagrad_update,
+    block_starts,
+    lookup,
+    lookup_backward,
+    sgd_update,
+)
+
+__all__ = [
+    "adagrad_update",
+    "block_starts",
+    "embedding_bag",
+    "embedding_bag_adagrad_update",
+    "embedding_bag_backward",
+    "embedding_bag_sgd_update",
+    "lookup",
+    "lookup_backward",
+    "sgd_update",
+]

@@ -1,0 +1,59 @@
+"""What gradients and updates of rows and of bags share."""
+
+import numba
+import numpy as np
+
+from robe_numba import checks, update_rules
+from robe_numba.coefficients import hash_spec
+from robe_numba.cpu.update import Reads, update
+from robe_numba.spec import Spec
+
+
+def check_step(
+    array: np.ndarray,
+    grad_out: np.ndarray,
+    spec: Spec,
+    lr: float,
+    state_sum: np.ndarray | None = None,
+) -> float:
+    """Check what an update writes and its learning rate, which is returned."""
+    checks.check_spec(spec)
+    checks.check_shared_array(array, spec)
+    written = {"array": array}
+    if state_sum is not None:
+        checks.check_array("state_sum", state_sum, (spec.array_size,), (array.dtype,))
+        written["state_sum"] = state_sum
+    checks.check_written(**written)
+    for name, target in written.items():
+        if isinstance(grad_out, np.ndarray):  # its own check, with its shape, comes later
+            checks.check_apart(name, target, "grad_out", grad_out)
+    return checks.check_scalar("lr", lr, 0)
+
+
+def check_grad_out(
+    grad_out: np.ndarray, batch: int, spec: Spec, dtypes: tuple[np.dtype, ...]
+) -> np.ndarray:
+    """The gradient of an output (batch, num_tables, d), as rows (batch * num_tables, d)."""
+    shape = (batch, spec.num_tables, spec.embedding_dim)
+    return checks.check_array("grad_out", grad_out, shape, dtypes).reshape(-1, spec.embedding_dim)
+
+
+def dense_gradient(reads: Reads, spec: Spec) -> np.ndarray:
+    """The gradient of the whole array (array_size,)."""
+    gradient = np.zeros(spec.array_size, dtype=reads.grad_out.dtype)
+    apply_rule(update_rules.GRADIENT, reads, spec, gradient)
+    return gradient
+
+
+def apply_rule(
+    rule: int,
+    reads: Reads,
+    spec: Spec,
+    array: np.ndarray,
+    state_sum: np.ndarray | None = None,
+    lr: float = 0.0,
+    eps: float = 0.0,
+) -> None:
+    """Run an update kernel in place on this process's Numba threads."""
+    state = np.empty(0, dtype=array.dtype) if state_sum is None else state_sum
+    update(rule, reads, hash_spec(spec), array, state, lr, eps, numba.get_num_threads())

@@ -1,0 +1,21 @@
+"""How an element moves, given the complete sum of its gradients: scalar rules for any target."""
+
+import math
+
+from robe_numba._jit import jit
+
+# Which rule an update kernel applies.
+GRADIENT, SGD, ADAGRAD = 0, 1, 2
+
+
+@jit
+def sgd(value, grad, lr):
+    """The new value: value - lr * grad."""
+    return value - lr * grad
+
+
+@jit
+def adagrad(value, state_sum, grad, lr, eps):
+    """The new value and the new sum of squared gradients (Duchi et al. 2011)."""
+    state_sum += grad * grad
+    return value - lr * grad / (math.sqrt(state_sum) + eps), state_sum

@@ -1,0 +1,103 @@
+"""Random specs and batches for property tests: every family, shape, dtype and mode."""
+
+from typing import NamedTuple
+
+import numpy as np
+from hypothesis import strategies as st
+
+from robe_numba import RobeSpec, TableSpec
+
+INDEX_DTYPES = ("int32", "int64", "uint32", "uint64")
+REAL_DTYPES = ("float32", "float64")
+# Ids at which integer arithmetic goes wrong, beside small ones that collide and repeat.
+EDGES = (0, 1, 2, 3, 2**31 - 2, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**63 - 1, 2**63, 2**64 - 1)
+
+
+@st.composite
+def robe_specs(draw, hashes=("multiply-shift", "paper", "uma"), max_size=300):
+    """Blocks that divide d and that do not, Z > d, arrays that barely hold a block, and large."""
+    hash_name = draw(st.sampled_from(hashes))
+    block_size = draw(st.one_of(st.integers(1, 12), st.sampled_from([16, 64, 70])))
+    num_tables = draw(st.integers(1, 4))
+    sizes = st.lists(st.integers(1, 2**40), min_size=num_tables, max_size=num_tables)
+    plain = hash_name == "uma"
+    needs_sizes = plain and num_tables > 1
+    return RobeSpec(
+        array_size=draw(st.integers(block_size, max(block_size, max_size))),
+        block_size=block_size,
+        embedding_dim=draw(st.one_of(st.integers(1, 20), st.sampled_from([64, 65, 130]))),
+        num_tables=num_tables,
+        num_embeddings=draw(sizes if needs_sizes else st.one_of(st.none(), sizes)),
+        hash=hash_name,
+        seed=draw(st.integers(0, 2**32 - 1 if plain else 2**64 - 1)),
+        sign=False if plain else draw(st.booleans()),
+        alignment=1 if plain else draw(st.integers(1, block_size)),
+    )
+
+
+@st.composite
+def table_specs(draw):
+    """Plain tables of a few rows."""
+    sizes = draw(st.lists(st.integers(1, 9), min_size=1, max_size=4))
+    return TableSpec(tuple(sizes), draw(st.integers(1, 20)))
+
+
+specs = st.one_of(robe_specs(), robe_specs(), table_specs())
+
+
+def _id(draw, spec, table, dtype):
+    info = np.iinfo(dtype)
+    if spec.num_embeddings is not None:
+        return draw(st.integers(0, min(spec.num_embeddings[table] - 1, info.max)))
+    edges = [edge for edge in EDGES if edge <= info.max] + [int(info.min)]
+    return draw(st.one_of(st.integers(0, 3), st.sampled_from(edges)))
+
+
+@st.composite
+def indices_for(draw, spec, max_batch=5):
+    """(batch, num_tables) ids of any index dtype, empty batches among them."""
+    dtype = np.dtype(draw(st.sampled_from(INDEX_DTYPES)))
+    batch = draw(st.integers(0, max_batch))
+    rows = [[_id(draw, spec, t, dtype) for t in range(spec.num_tables)] for _ in range(batch)]
+    return np.array(rows, dtype=dtype).reshape(batch, spec.num_tables)
+
+
+def array_for(spec, dtype, seed, whole=False):
+    """Values of an array: whole numbers, whose sums are exact in any order, or any."""
+    generator = np.random.default_rng(seed)
+    if whole:
+        return generator.integers(-50, 50, spec.array_size).astype(dtype)
+    return generator.standard_normal(spec.array_size).astype(dtype)
+
+
+class Bags(NamedTuple):
+    """The arguments of one bag call."""
+
+    indices: np.ndarray
+    offsets: np.ndarray
+    mode: str
+    weights: np.ndarray | None
+    padding_idx: int | None
+
+
+@st.composite
+def bags_for(draw, spec, dtype, max_batch=3, whole=False):
+    """CSR bags, empty ones and padding among them, with weights where the mode takes them."""
+    index_dtype = np.dtype(draw(st.sampled_from(INDEX_DTYPES)))
+    batch = draw(st.integers(0, max_batch))
+    num_bags = spec.num_tables * batch
+    sizes = draw(st.lists(st.integers(0, 4), min_size=num_bags, max_size=num_bags))
+    ids = [
+        _id(draw, spec, bag // batch, index_dtype)
+        for bag, size in enumerate(sizes)
+        for _ in range(size)
+    ]
+    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(draw(st.sampled_from(INDEX_DTYPES)))
+    mode = draw(st.sampled_from(("sum", "mean", "max")))
+    weights = None
+    if mode == "sum" and draw(st.booleans()):
+        generator = np.random.default_rng(draw(st.integers(0, 99)))
+        values = generator.integers(-3, 4, len(ids)) if whole else generator.normal(size=len(ids))
+        weights = values.astype(dtype)
+    padding = draw(st.one_of(st.none(), st.sampled_from([-1, *ids])))
+    return Bags(np.array(ids, dtype=index_dtype), offsets, mode, weights, padding)

@@ -1,0 +1,112 @@
+"""The shape of the package: what imports what, what importing costs, and a cache never stale."""
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+# Imports point one way, to a lower number: cli, training, dlrm, ops, checks and arrays, kernels,
+# hashing and update rules.
+LAYERS = {
+    "cli": 6,
+    "training": 5,
+    "dlrm": 4,
+    "metrics": 4,
+    "ops": 3,
+    "arrays": 2,
+    "checks": 2,
+    "cpu": 1,
+    "coefficients": 1,
+    "hashing": 0,
+    "update_rules": 0,
+    "spec": 0,
+    "_jit": 0,
+}
+
+
+def imported_modules(path):
+    """Absolute names of the modules that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_imports_point_one_way():
+    for path in (ROOT / "robe_numba").rglob("*.py"):
+        room = path.relative_to(ROOT / "robe_numba").parts[0].removesuffix(".py")
+        if room in ("__init__", "__main__"):
+            continue
+        for module in imported_modules(path):
+            target = module.split(".")[1] if module.startswith("robe_numba.") else None
+            if target in LAYERS:
+                assert LAYERS[target] <= LAYERS[room], f"{path.name} imports {module}"
+
+
+def test_the_packages_do_not_know_each_other_but_in_training_and_cli():
+    for path in (ROOT / "data_tools").rglob("*.py"):
+        assert not [m for m in imported_modules(path) if m.split(".")[0] == "robe_numba"], path
+    for path in (ROOT / "robe_numba").rglob("*.py"):
+        room = path.relative_to(ROOT / "robe_numba").parts[0]
+        if room not in ("training", "cli"):
+            assert not [m for m in imported_modules(path) if m.split(".")[0] == "data_tools"], path
+
+
+def test_the_oracle_imports_nothing_of_the_package():
+    assert set(imported_modules(ROOT / "tests" / "naive.py")) == {"numpy"}
+
+
+def run_python(code, folder=ROOT, **environment):
+    """Standard output of a fresh interpreter started in a folder, from which it imports."""
+    finished = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=folder,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+def test_importing_needs_numba_and_numpy_alone():
+    extras = "pyarrow typer rich safetensors matplotlib threadpoolctl scipy sklearn torch cupy"
+    run_python(
+        "import sys\n"
+        f"sys.modules.update(dict.fromkeys({extras.split()}))\n"  # None: the import fails
+        "import robe_numba, robe_numba.dlrm, robe_numba.metrics"
+    )
+
+
+@pytest.fixture
+def package_copy(tmp_path):
+    shutil.copytree(ROOT / "robe_numba", tmp_path / "robe_numba")
+    return tmp_path
+
+
+def test_an_edited_source_never_leaves_a_stale_kernel(package_copy):
+    """The edited function is a callee in another file, which Numba's own cache would not see."""
+    code = (
+        "import numpy as np, robe_numba as rn\n"
+        "spec = rn.RobeSpec(1000, 8, 8, 1)\n"
+        "print(rn.block_starts(np.array([[5]]), spec)[0, 0, 0])"
+    )
+    cache = package_copy / "cache"
+    before = int(run_python(code, package_copy, NUMBA_CACHE_DIR=str(cache)))
+    assert list(cache.rglob("*.nbi"))
+    hashing = package_copy / "robe_numba" / "hashing.py"
+    text = hashing.read_text()
+    assert text.count("return start * spec.alignment") == 1
+    status = hashing.stat()
+    hashing.write_text(text.replace("return start * spec.alignment", "return start ^ np.uint64(1)"))
+    os.utime(hashing, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert int(run_python(code, package_copy, NUMBA_CACHE_DIR=str(cache))) == before ^ 1
