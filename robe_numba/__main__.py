@@ -1,0 +1,5 @@
+"""`python -m robe_numba` is the command `robe`."""
+
+from robe_numba.cli import main
+
+main()

@@ -1,0 +1,52 @@
+"""The command line: what it offers, and how errors look."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+import robe_numba
+from data_tools import ParseError
+from robe_numba.cli import data, demo, score, train
+from robe_numba.training import TrainingError
+
+app = typer.Typer(
+    name="robe",
+    help="Compress the embedding tables of a click model 10 to 1000 times: make or read click "
+    "logs, train a DLRM on them, and score new rows.\n\nBegin with: robe demo",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+app.command("demo")(demo.demo)
+app.command("synth")(data.synth)
+app.command("ingest")(data.ingest)
+app.command("train")(train.train)
+app.command("evaluate")(score.evaluate)
+app.command("predict")(score.predict)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"robe {robe_numba.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")
+    ] = False,
+) -> None:
+    """Options of the program itself."""
+
+
+def main() -> None:
+    """Run the command line; an error of the user's is one line, without a traceback."""
+    try:
+        app()
+    except (ParseError, TrainingError, ValueError, TypeError, OSError) as error:
+        typer.secho(f"error: {error}", fg="red", err=True)
+        sys.exit(1)

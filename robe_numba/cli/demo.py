@@ -1,0 +1,134 @@
+"""`robe demo`: what compression costs and saves, shown on a generated log."""
+
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+import data_tools
+from data_tools import Dataset
+from data_tools.synth import Generator
+from robe_numba.cli.data import ceiling
+from robe_numba.cli.progress import TrainingBar, bar, console, tracking
+from robe_numba.training import TrainingConfig, train, training_vocabulary, write_report
+from robe_numba.training.files import write_text
+from robe_numba.training.pictures import auc_against_memory, svg
+from robe_numba.training.report import html_table, page
+
+MODELS = (("full", None), ("robe", 100), ("robe", 1000), ("hashed", 100), ("hashed", 1000))
+SCALE = 1.0
+EPOCHS = 1
+BATCH_SIZE = 1024
+LR = 0.02
+MARKER = ".robe-demo"  # a folder without it is not the demo's to empty
+
+
+@dataclass(frozen=True)
+class Result:
+    """One trained model of the demo."""
+
+    embedding: str
+    compression: int | None
+    num_bytes: int
+    auc: float
+    seconds: float
+
+    def cells(self) -> tuple[str, str, str, str, str]:
+        """The row of a table."""
+        times = "1x" if self.compression is None else f"{self.compression}x smaller"
+        return (
+            self.embedding,
+            times,
+            f"{self.num_bytes / 1e6:,.3f}",
+            f"{self.auc:.4f}",
+            f"{self.seconds:.0f}",
+        )
+
+
+HEAD = ("embedding", "size", "MB", "test AUC", "seconds")
+
+
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder.")] = Path("robe-demo"),
+    rows: Annotated[int, typer.Option(min=10_000, help="Rows to generate.")] = 300_000,
+    seed: Annotated[int, typer.Option(help="Of data and training.")] = 0,
+) -> None:
+    """Generate a click log, train five models on it, and compare AUC and memory.
+
+    Trains an uncompressed table, ROBE at 100x and 1000x, and whole-row hashing at the same sizes,
+    and shows them beside the best AUC that any model could reach on these rows.
+
+    Examples:
+
+        robe demo
+
+        robe demo --rows 1000000 -o big-demo
+    """
+    begun = time.perf_counter()
+    _clear(output)
+    generator = Generator(preset="kaggle", scale=SCALE, seed=seed)
+    log, data = output / "clicks.tsv", output / "data"
+    with tracking("generating") as progress:
+        generator.write(log, rows, progress=progress)
+    with tracking("ingesting", unit="bytes") as progress:
+        data_tools.ingest(log, data, progress=progress)
+    dataset = Dataset(data)
+    results = _train_all(dataset, output, seed)
+    test_rows = dataset.split("test").num_rows
+    _, best = ceiling(generator, rows - test_rows, rows)
+    _show(results, best, output, time.perf_counter() - begun)
+
+
+def _clear(output: Path) -> None:
+    """Make the folder, or empty the one that an earlier demo left."""
+    if output.is_dir() and (output / MARKER).is_file():
+        shutil.rmtree(output)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise FileExistsError(f"{output} is not empty; give another folder with --output")
+    output.mkdir(parents=True, exist_ok=True)
+    (output / MARKER).touch()
+
+
+def _train_all(dataset: Dataset, output: Path, seed: int) -> list[Result]:
+    results = []
+    vocabulary = training_vocabulary(dataset, TrainingConfig(embedding="full"))
+    with bar() as progress:
+        for number, (kind, compression) in enumerate(MODELS, start=1):
+            config = TrainingConfig(
+                embedding=kind, compression=compression, optimizer="adagrad", lr=LR,
+                epochs=EPOCHS, batch_size=BATCH_SIZE, evaluations=2, seed=seed,
+            )  # fmt: skip
+            name = kind if compression is None else f"{kind}-{compression}x"
+            watcher = TrainingBar(progress, f"{number}/{len(MODELS)} {name}", BATCH_SIZE)
+            begun = time.perf_counter()
+            run = train(dataset, config, output / name, vocabulary=vocabulary, watcher=watcher)
+            seconds = time.perf_counter() - begun
+            write_report(run)
+            auc = run.metrics()[-1]["test"]["auc"]
+            size = run.config["embedding_bytes"]
+            results.append(Result(kind, compression, size, auc, seconds))
+    return results
+
+
+def _show(results: list[Result], best: float | None, output: Path, seconds: float) -> None:
+    """Print the table and write it, with a picture, as demo.html."""
+    table = Table(title="test AUC against memory")
+    for name in HEAD:
+        table.add_column(name, justify="left" if name in HEAD[:2] else "right")
+    for result in results:
+        table.add_row(*result.cells())
+    reach = "-" if best is None else f"{best:.4f}"
+    table.add_row("best reachable", "", "", reach, "")
+    console.print(table)
+    points: dict[str, list[tuple[float, float]]] = {}
+    for result in results:
+        points.setdefault(result.embedding, []).append((result.num_bytes, result.auc))
+    figure = auc_against_memory(points, best)
+    body = svg(figure) + html_table(HEAD, [result.cells() for result in results])
+    write_text(output / "demo.html", page("AUC against memory", body))
+    figure.savefig(output / "demo.png", dpi=150)
+    console.print(f"{output / 'demo.html'} shows the picture; done in {seconds:.0f} s")

@@ -1,0 +1,89 @@
+"""Progress bars with rate and time left."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from robe_numba.dlrm import DLRM
+from robe_numba.training import Watcher
+
+console = Console()
+
+
+class _Rate(ProgressColumn):
+    """Units per second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        unit = task.fields.get("unit", "rows")
+        return Text("" if speed is None else f"{speed:,.0f} {unit}/s", style="cyan")
+
+
+def bar() -> Progress:
+    """A bar: what, how far, how fast, how long still."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        _Rate(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        transient=True,
+    )
+
+
+@contextmanager
+def tracking(title: str, unit: str = "rows") -> Iterator[Callable[..., None]]:
+    """A bar that is moved by calling the yielded function with (done, total)."""
+    with bar() as progress:
+        task = progress.add_task(title, total=None, unit=unit, note="")
+        yield lambda done, total, *_: progress.update(task, completed=done, total=total)
+
+
+class TrainingBar(Watcher):
+    """Shows a run as it goes.
+
+    Parameters
+    ----------
+    progress : the bar to draw on.
+    title : what is being trained.
+    batch_size : rows per step, to show rows rather than steps.
+    """
+
+    def __init__(self, progress: Progress, title: str, batch_size: int):
+        self._progress, self._title, self._batch_size = progress, title, batch_size
+        self._task: Any = None
+        self._note = ""
+
+    def begin(self, model: DLRM, steps: int) -> None:
+        """Add the bar."""
+        self._task = self._progress.add_task(
+            self._title, total=steps * self._batch_size, unit="rows", note=""
+        )
+
+    def step(self, step: int, loss: float) -> None:
+        """Move the bar."""
+        if step % 16 == 0:
+            note = f"loss {loss:.4f}{self._note}"
+            self._progress.update(self._task, completed=step * self._batch_size, note=note)
+
+    def evaluated(self, record: dict[str, Any]) -> None:
+        """Show the validation AUC beside the loss."""
+        auc = record.get("validation", {}).get("auc")
+        if auc is not None:
+            self._note = f", validation AUC {auc:.4f}"
+        if "test" in record:
+            self._progress.remove_task(self._task)

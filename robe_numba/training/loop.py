@@ -1,0 +1,178 @@
+"""The training loop: batches in, weights and metrics out."""
+
+import math
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numba
+import numpy as np
+
+from data_tools import Dataset, Split
+from robe_numba.dlrm import DLRM
+from robe_numba.training.building import build_model
+from robe_numba.training.config import TrainingConfig
+from robe_numba.training.run_folder import RunFolder
+from robe_numba.training.scoring import evaluate
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says where it stopped and why."""
+
+
+class Watcher:
+    """Hears of a run as it goes; a command line draws a progress bar from this."""
+
+    def begin(self, model: DLRM, steps: int) -> None:
+        """The model is built; so many steps will follow."""
+
+    def step(self, step: int, loss: float) -> None:
+        """Step number `step`, counted from 1, is done."""
+
+    def evaluated(self, record: dict[str, Any]) -> None:
+        """A record was added to metrics.jsonl."""
+
+
+@contextmanager
+def numba_threads(threads: int | None) -> Iterator[None]:
+    """Run Numba's kernels on at most so many threads within the block; None changes nothing."""
+    before = numba.get_num_threads()
+    if threads is not None:
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before)
+
+
+def train(
+    dataset: Dataset,
+    config: TrainingConfig,
+    output: str | os.PathLike[str],
+    *,
+    threads: int | None = None,
+    vocabulary: list[np.ndarray] | None = None,
+    watcher: Watcher | None = None,
+    overwrite: bool = False,
+) -> RunFolder:
+    """Train a model on a dataset and leave a run folder.
+
+    model.safetensors holds the weights of the best validation AUC so far, or the latest weights
+    where AUC is not defined. The same dataset, config and machine give the same bytes, for any
+    number of threads.
+
+    Parameters
+    ----------
+    dataset : labelled.
+    config : all settings.
+    output : folder to make.
+    threads : None takes all cores.
+    vocabulary : distinct ids of the training rows, where the caller has them already.
+    watcher : is told of each step and evaluation.
+    overwrite : replace a run that stands in `output`.
+
+    Returns
+    -------
+    the run; its last metrics record has the test metrics of the weights that were kept.
+
+    Raises
+    ------
+    ValueError : the dataset has no labels or no training rows, or a setting does not fit it.
+    FileExistsError : `output` is not empty.
+    TrainingError : the loss is not finite. What was saved before stays.
+    KeyboardInterrupt : passed on, after the weights were saved if none were yet.
+    """
+    config = config.resolved()
+    watcher = watcher or Watcher()
+    if not dataset.labelled:
+        raise ValueError("the dataset has no labels; training needs a labelled log")
+    split = dataset.split("train", config.fractions, config.split_by, config.seed)
+    if split.num_rows == 0:
+        raise ValueError(f"no training rows: {dataset.num_rows} rows, fractions {config.fractions}")
+    with numba_threads(threads):
+        model = build_model(dataset, config, vocabulary, threads)
+        run = RunFolder.create(output, config, dataset, model, overwrite)
+        session = _Session(dataset, config, model, run, watcher, threads)
+        try:
+            session.learn(split)
+        except KeyboardInterrupt:
+            if session.best is None:
+                run.save_model(model)
+            raise
+        session.test()
+    return run
+
+
+@dataclass
+class _Session:
+    """What a run keeps in mind while it trains."""
+
+    dataset: Dataset
+    config: TrainingConfig
+    model: DLRM
+    run: RunFolder
+    watcher: Watcher
+    threads: int | None
+    best: float | None = None  # validation AUC of the saved weights
+
+    def learn(self, split: Split) -> None:
+        """All epochs, with evaluations evenly spread."""
+        config = self.config
+        assert config.batch_size is not None
+        steps_per_epoch = math.ceil(split.num_rows / config.batch_size)
+        steps = config.epochs * steps_per_epoch
+        stops = {
+            math.ceil(steps_per_epoch * (epoch + part / config.evaluations))
+            for epoch in range(config.epochs)
+            for part in range(1, config.evaluations + 1)
+        }
+        self.watcher.begin(self.model, steps)
+        begun, step, losses = time.perf_counter(), 0, []
+        for epoch in range(config.epochs):
+            for batch in split.batches(config.batch_size, shuffle_seed=config.seed, epoch=epoch):
+                step += 1
+                losses.append(self._step(step, batch))
+                self.watcher.step(step, losses[-1])
+                if step in stops:
+                    seconds = time.perf_counter() - begun
+                    self._validate(step, step / steps_per_epoch, float(np.mean(losses)), seconds)
+                    losses = []
+
+    def _step(self, step: int, batch: Any) -> float:
+        assert self.config.lr is not None
+        loss = self.model.train_step(
+            batch.dense, batch.indices, batch.labels, self.config.lr, self.config.embedding_lr
+        )
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss of step {step} is {loss}: training has diverged; use a lower lr "
+                f"(it was {self.config.lr}, of the embedding {self.config.embedding_lr})"
+            )
+        return loss
+
+    def _validate(self, step: int, epoch: float, loss: float, seconds: float) -> None:
+        result = evaluate(self.model, self._part("validation"))
+        auc = result["auc"]
+        if auc is None or self.best is None or auc > self.best:
+            self.run.save_model(self.model)
+            self.best = auc
+        self._record(
+            {"step": step, "epoch": epoch, "seconds": seconds, "train_loss": loss}
+            | {"validation": result, "kept": self.best == auc}
+        )
+
+    def test(self) -> None:
+        """Score the test rows with the weights that were kept."""
+        model = self.run.load_model(self.threads)
+        self._record({"test": evaluate(model, self._part("test"))})
+
+    def _part(self, name: str) -> Split:
+        config = self.config
+        return self.dataset.split(name, config.fractions, config.split_by, config.seed)
+
+    def _record(self, record: dict[str, Any]) -> None:
+        self.run.append(record)
+        self.watcher.evaluated(record)

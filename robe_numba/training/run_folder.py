@@ -1,0 +1,149 @@
+"""A run on disk: settings, metrics as they came, and the weights.
+
+config.json         settings, model shape, how embeddings are read, the dataset
+metrics.jsonl       one record per evaluation, the test record last
+model.safetensors   weights (and, for the kinds that number ids, the known ids)
+report.html         curves and a table
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Self
+
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from data_tools import Dataset
+from robe_numba.dlrm import DLRM, DLRMConfig, embedding_from
+from robe_numba.training.config import TrainingConfig
+from robe_numba.training.files import replacing, write_text
+
+CONFIG, METRICS, MODEL, REPORT = "config.json", "metrics.jsonl", "model.safetensors", "report.html"
+PREFIX = "embedding."
+
+
+class RunFolder:
+    """The folder of one training run.
+
+    Parameters
+    ----------
+    path : the folder.
+
+    Raises
+    ------
+    FileNotFoundError : it is no run folder.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = Path(path)
+        if not (self.path / CONFIG).is_file():
+            raise FileNotFoundError(
+                f"{self.path} has no {CONFIG}: it is not the folder of a run; "
+                f"give the --output of robe train"
+            )
+        self.config: dict[str, Any] = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))
+
+    @classmethod
+    def create(
+        cls,
+        path: str | os.PathLike[str],
+        training: TrainingConfig,
+        dataset: Dataset,
+        model: DLRM,
+        overwrite: bool = False,
+    ) -> Self:
+        """Begin a run: the folder with its config.json and no metrics yet.
+
+        Raises
+        ------
+        FileExistsError : the folder is there and not empty, and is not to be overwritten.
+        """
+        folder = Path(path)
+        if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+            if not (overwrite and (folder / CONFIG).is_file()):
+                raise FileExistsError(
+                    f"{folder} is not empty; choose another output, or pass --overwrite to "
+                    f"replace a run that stands there"
+                )
+            for name in (METRICS, MODEL, REPORT):
+                (folder / name).unlink(missing_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        config = {
+            "training": training.to_dict(),
+            "model": model.config.to_dict(),
+            "embedding": model.embedding.describe(),
+            "embedding_bytes": model.embedding.num_bytes,
+            "dataset": dataset_facts(dataset),
+        }
+        write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+        (folder / METRICS).touch()
+        return cls(folder)
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Add one line to metrics.jsonl."""
+        with open(self.path / METRICS, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All records so far."""
+        lines = (self.path / METRICS).read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
+    def save_model(self, model: DLRM) -> None:
+        """Write model.safetensors at once; the same weights give the same bytes."""
+        tables = {PREFIX + name: array for name, array in model.embedding.tables().items()}
+        with replacing(self.path / MODEL) as temporary:
+            save_file(model.parameters() | tables, temporary)
+
+    def load_model(self, threads: int | None = None) -> DLRM:
+        """The model of the run, ready to score; without optimizer state.
+
+        Raises
+        ------
+        FileNotFoundError : the run has no weights yet.
+        ValueError : the weights are damaged or of another model.
+        """
+        path = self.path / MODEL
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing: the run stopped before it was saved")
+        try:
+            arrays = load_file(path)
+            inner = {n.removeprefix(PREFIX): a for n, a in arrays.items() if n.startswith(PREFIX)}
+            embedding = embedding_from({**self.config["embedding"], "optimizer": "sgd"}, inner)
+            shape = DLRMConfig.from_dict(self.config["model"])
+            model = DLRM(shape, embedding, threads=threads)
+            model.load(arrays)
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path} does not hold the model of {CONFIG} ({error}); train again"
+            ) from error
+        return model
+
+    def check_dataset(self, dataset: Dataset) -> None:
+        """Require data that was prepared as the training data was.
+
+        Raises
+        ------
+        ValueError : its columns or its options differ; the message says which.
+        """
+        trained, given = self.config["dataset"], dataset_facts(dataset)
+        for name in ("dense", "categorical", "dense_transform", "index_dtype"):
+            if trained[name] != given[name]:
+                raise ValueError(
+                    f"the model was trained with {name} = {trained[name]}, but this dataset has "
+                    f"{given[name]}; ingest it as the training data was"
+                )
+
+
+def dataset_facts(dataset: Dataset) -> dict[str, Any]:
+    """What a model must find again in data that it scores, and where its own came from."""
+    manifest = dataset.manifest
+    return {
+        "dense": list(dataset.schema.dense),
+        "categorical": list(dataset.schema.categorical),
+        "dense_transform": manifest.options.dense_transform,
+        "index_dtype": manifest.index_dtype,
+        "rows": manifest.rows,
+        "sources": [source.name for source in manifest.sources],
+    }

@@ -1,0 +1,81 @@
+"""Scoring rows with a model, and how good the scores are."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_tools import Dataset, Split
+from robe_numba import metrics
+from robe_numba.dlrm import DLRM
+from robe_numba.training.files import replacing
+
+SCORING_ROWS = 8192
+Progress = Callable[[int, int], Any]  # rows done, rows in all
+
+
+def score(model: DLRM, split: Split, progress: Progress | None = None) -> np.ndarray:
+    """Click probabilities float32 (num_rows,) of the rows of a split, in its order."""
+    scores = np.empty(split.num_rows, dtype=np.float32)
+    done = 0
+    for batch in split.batches(SCORING_ROWS):
+        stop = done + len(batch.dense)
+        scores[done:stop] = model.predict(batch.dense, batch.indices)
+        done = stop
+        if progress:
+            progress(done, split.num_rows)
+    return scores
+
+
+def evaluate(
+    model: DLRM, split: Split, progress: Progress | None = None
+) -> dict[str, float | int | None]:
+    """Metrics of a model on the rows of a labelled split.
+
+    Returns
+    -------
+    dict of rows, click_rate, auc, log_loss, normalized_entropy and calibration; a metric that is
+    not defined, as AUC is for rows of one class, is None.
+    """
+    labels, scores = split.labels(), score(model, split, progress)
+    result: dict[str, float | int | None] = {"rows": int(split.num_rows)}
+    result["click_rate"] = float(labels.mean()) if labels.size else None
+    for name in ("auc", "log_loss", "normalized_entropy", "calibration"):
+        try:
+            result[name] = float(getattr(metrics, name)(labels, scores))
+        except ValueError:  # too few rows, or of one class alone
+            result[name] = None
+    return result
+
+
+def predict(
+    model: DLRM,
+    dataset: Dataset,
+    output: str | os.PathLike[str],
+    progress: Progress | None = None,
+) -> int:
+    """Score all rows of a dataset into a Parquet file, which appears when it is whole.
+
+    Its columns are `probability` (float32) and, where the dataset has them, `label` (float32), in
+    the order of the rows.
+
+    Returns
+    -------
+    rows written
+    """
+    split = dataset.split("all")
+    fields = [("probability", pa.float32())] + [("label", pa.float32())] * dataset.labelled
+    done = 0
+    with replacing(output) as temporary, pq.ParquetWriter(temporary, pa.schema(fields)) as writer:
+        for batch in split.batches(SCORING_ROWS):
+            columns = [pa.array(model.predict(batch.dense, batch.indices))]
+            if batch.labels is not None:
+                columns.append(pa.array(batch.labels))
+            writer.write_table(pa.table(columns, schema=pa.schema(fields)))
+            done += len(batch.dense)
+            if progress:
+                progress(done, split.num_rows)
+    return done

@@ -1,0 +1,145 @@
+"""The command line as a person uses it: real processes, real files."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pyarrow.parquet as pq
+import pytest
+
+COMMANDS = ("demo", "synth", "ingest", "train", "evaluate", "predict")
+TRAIN = ("--compression", "20", "--optimizer", "adagrad", "--lr", "0.02", "--batch-size", "256")
+
+
+def robe(*arguments, code=0, cwd=None):
+    """Run `robe`; its output and errors as one text."""
+    finished = subprocess.run(
+        [sys.executable, "-m", "robe_numba", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env={**os.environ, "COLUMNS": "200"},
+    )
+    text = finished.stdout + finished.stderr
+    assert finished.returncode == code, text
+    assert "Traceback" not in text
+    return text
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A folder with a generated log, its dataset and a run."""
+    folder = tmp_path_factory.mktemp("work")
+    made = robe("synth", folder / "log.tsv", "--rows", 5000, "--scale", 0.001, "--seed", 3)
+    assert "best reachable AUC" in made
+    assert "5,000 rows" in robe("ingest", folder / "log.tsv", "-o", folder / "data")
+    trained = robe("train", folder / "data", "-o", folder / "run", *TRAIN, "--block-size", 8)
+    assert "test rows 500, AUC 0." in trained
+    return folder
+
+
+def test_every_command_has_help_with_examples():
+    overview = robe("--help")
+    for command in COMMANDS:
+        assert command in overview
+        text = robe(command, "--help")
+        assert "Examples" in text
+        assert f"robe {command}" in text
+    assert robe("--version").startswith("robe 0.")
+
+
+def test_a_run_folder_holds_everything(work):
+    names = {path.name for path in (work / "run").iterdir()}
+    assert names == {"config.json", "metrics.jsonl", "model.safetensors", "report.html"}
+
+
+def test_evaluate_repeats_the_test_metrics(work):
+    again = robe("evaluate", work / "run", work / "data", "--part", "test")
+    fresh = robe("train", work / "data", "-o", work / "again", *TRAIN, "--block-size", 8)
+    assert again.split("AUC")[1].strip() == fresh.split("AUC")[1].strip()
+    assert (work / "again" / "model.safetensors").read_bytes() == (
+        work / "run" / "model.safetensors"
+    ).read_bytes()
+
+
+def test_predict_scores_unlabelled_rows(work):
+    robe("synth", work / "new.tsv", "--rows", 70, "--start", 5000, "--scale", 0.001,
+         "--unlabelled")  # fmt: skip
+    robe("ingest", work / "new.tsv", "-o", work / "new")
+    robe("predict", work / "run", work / "new", "-o", work / "scores.parquet")
+    scores = pq.read_table(work / "scores.parquet")
+    assert scores.num_rows == 70
+    assert "no labels" in robe("evaluate", work / "run", work / "new", code=1)
+
+
+def test_other_logs_are_described_by_their_columns(work):
+    lines = ["clicked,age,user,item"]
+    lines += [f"{i % 3 == 0:d},{i % 50},u{i % 40},{i % 17}" for i in range(3000)]
+    (work / "other.csv").write_text("\n".join(lines) + "\n")
+    columns = ("--label", "clicked", "--dense", "age", "--categorical", "user,item")
+    robe("ingest", work / "other.csv", "-o", work / "other", *columns)
+    robe("train", work / "other", "-o", work / "other-run", *TRAIN[2:], "--compression", 2)
+    text = robe("evaluate", work / "other-run", work / "data", code=1)
+    assert "trained with dense = ['age']" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("train", "nowhere", "-o", "x", "--compression", "10"), "nowhere"),
+        (("train", "{data}", "-o", "x", "--compression", "10", "--epochs", "0"), "epochs is 0"),
+        (("train", "{data}", "-o", "x"), "needs its size"),
+        (("train", "{data}", "-o", "{run}", "--compression", "10"), "not empty"),
+        (("train", "{data}", "-o", "x", "--compression", "1e9"), "block_size"),
+        (("evaluate", "{data}", "{data}"), "not the folder of a run"),
+        (("predict", "{run}", "{data}", "-o", "scores.csv"), "name it .parquet"),
+        (("ingest", "nothing.tsv", "-o", "x"), "nothing.tsv"),
+        (("synth", "x.tsv", "--preset", "moon"), "moon"),
+        (("demo", "-o", "{run}"), "not empty"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(work, tmp_path, arguments, words):
+    places = {"data": work / "data", "run": work / "run"}
+    text = robe(*(a.format(**places) for a in arguments), code=1, cwd=tmp_path)
+    assert "error: " in text
+    assert words in text
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_flag_is_refused(work, tmp_path):
+    text = robe("train", work / "data", "-o", tmp_path / "x", "--compresion", "10", code=2)
+    assert "No such option" in text
+    assert not (tmp_path / "x").exists()
+
+
+def test_ctrl_c_leaves_a_usable_checkpoint(work):
+    run = work / "interrupted"
+    command = ("train", work / "data", "-o", run, *TRAIN, "--epochs", 10_000)
+    process = subprocess.Popen([sys.executable, "-m", "robe_numba", *map(str, command)])
+    try:
+        deadline = time.monotonic() + 120
+        while not (run / "model.safetensors").is_file():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+    finally:
+        process.kill()
+        process.wait()
+    assert "AUC" in robe("evaluate", run, work / "data", "--part", "test")
+    assert (run / "report.html").is_file()
+
+
+def test_the_demo_compares_kinds_and_draws(tmp_path):
+    text = robe("demo", "--rows", 10_000, "-o", tmp_path / "demo")
+    for word in ("full", "robe", "hashed", "100x", "1000x", "best reachable"):
+        assert word in text
+    assert (tmp_path / "demo" / "demo.png").stat().st_size > 10_000
+    assert "<svg" in (tmp_path / "demo" / "demo.html").read_text()
+    shutil.copy(tmp_path / "demo" / "demo.html", tmp_path)  # a second demo empties its folder
+    robe("demo", "--rows", 10_000, "-o", tmp_path / "demo")

@@ -1,0 +1,221 @@
+"""Training runs: reproducible to the byte, scored the same after loading, honest about trouble."""
+
+import json
+import os
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import data_tools
+from data_tools import Dataset
+from data_tools.synth import Generator
+from robe_numba.training import (
+    RunFolder,
+    TrainingConfig,
+    TrainingError,
+    Watcher,
+    build_model,
+    evaluate,
+    predict,
+    score,
+    table_rows,
+    train,
+    training_vocabulary,
+    write_report,
+)
+
+FAST = {"optimizer": "adagrad", "lr": 0.02, "batch_size": 256, "evaluations": 2}
+KINDS = {"robe": 20, "full": None, "hashed": 20, "qr": 2}
+
+
+def config(embedding="robe", **changes):
+    return TrainingConfig(
+        **{"embedding": embedding, "compression": KINDS[embedding], **FAST, **changes}
+    )
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("log")
+    Generator(seed=5, scale=0.001).write(folder / "clicks.tsv", 6000)
+    data_tools.ingest(folder / "clicks.tsv", folder / "data")
+    return Dataset(folder / "data")
+
+
+@pytest.mark.parametrize("embedding", KINDS)
+def test_one_seed_gives_the_same_bytes_for_any_thread_count(dataset, tmp_path, embedding):
+    runs = [
+        train(dataset, config(embedding, epochs=2), tmp_path / str(number), threads=threads)
+        for number, threads in enumerate((1, 2, 3))
+    ]
+    weights = {(run.path / "model.safetensors").read_bytes() for run in runs}
+    assert len(weights) == 1
+    scores = [score(run.load_model(n), dataset.split("test")) for n, run in enumerate(runs, 1)]
+    assert len({part.tobytes() for part in scores}) == 1
+    other = train(dataset, config(embedding, epochs=2, seed=1), tmp_path / "other")
+    assert (other.path / "model.safetensors").read_bytes() not in weights
+
+
+@pytest.mark.parametrize("embedding", KINDS)
+def test_a_run_learns_and_is_scored_the_same_after_loading(dataset, tmp_path, embedding):
+    run = train(dataset, config(embedding), tmp_path / "run")
+    records = RunFolder(run.path).metrics()
+    validations = [record for record in records if "validation" in record]
+    assert len(validations) == 2
+    assert validations[0]["train_loss"] > validations[1]["train_loss"]
+    assert records[-1]["test"]["auc"] > 0.6
+    assert evaluate(run.load_model(), dataset.split("test")) == records[-1]["test"]
+    best = max(record["validation"]["auc"] for record in validations)
+    assert evaluate(run.load_model(), dataset.split("validation"))["auc"] == best
+
+
+def test_compression_is_counted_from_the_tables_of_the_training_rows(dataset):
+    ids = [np.unique(dataset.split("train").unique_ids(c)).size for c in range(26)]
+    vocabulary = training_vocabulary(dataset, config())
+    assert table_rows(vocabulary) == sum(ids) + 26
+    full = build_model(dataset, config("full"), vocabulary).embedding.num_bytes
+    assert full == 4 * 16 * (sum(ids) + 26)
+    for embedding in ("robe", "hashed", "qr"):
+        kept = build_model(dataset, config(embedding), vocabulary).embedding.num_bytes
+        ratio = full / kept
+        assert KINDS[embedding] * 0.999 < ratio < KINDS[embedding] * 1.02
+    exact = build_model(dataset, config(compression=None, num_parameters=1234))
+    assert exact.embedding.num_bytes == 4 * 1234
+
+
+@pytest.mark.parametrize("hash_name", ["paper", "uma"])
+def test_other_hash_families_train(dataset, tmp_path, hash_name):
+    run = train(dataset, config(hash=hash_name, block_size=8), tmp_path / "run")
+    assert run.metrics()[-1]["test"]["auc"] > 0.6
+
+
+def test_prediction_writes_every_row_labelled_or_not(dataset, tmp_path):
+    run = train(dataset, config(), tmp_path / "run")
+    model = run.load_model()
+    assert predict(model, dataset, tmp_path / "scores.parquet") == 6000
+    table = pq.read_table(tmp_path / "scores.parquet")
+    assert table.column_names == ["probability", "label"]
+    everything = dataset.split("all")
+    np.testing.assert_array_equal(table["probability"].to_numpy(), score(model, everything))
+    np.testing.assert_array_equal(table["label"].to_numpy(), everything.labels())
+
+    Generator(seed=5, scale=0.001).write(tmp_path / "new.tsv", 6000, labelled=False)
+    data_tools.ingest(tmp_path / "new.tsv", tmp_path / "new")
+    predict(model, Dataset(tmp_path / "new"), tmp_path / "new.parquet")
+    unlabelled = pq.read_table(tmp_path / "new.parquet")
+    assert unlabelled.column_names == ["probability"]
+    assert unlabelled["probability"].equals(table["probability"])
+
+
+class Interrupter(Watcher):
+    """Presses Ctrl-C at a step."""
+
+    def __init__(self, at):
+        self.at = at
+
+    def step(self, step, loss):
+        if step == self.at:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("at", [1, 15])
+def test_an_interrupted_run_can_be_scored(dataset, tmp_path, at):
+    with pytest.raises(KeyboardInterrupt):
+        train(dataset, config(), tmp_path / "run", watcher=Interrupter(at))
+    run = RunFolder(tmp_path / "run")
+    write_report(run)
+    assert score(run.load_model(), dataset.split("test")).size == 600
+
+
+@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")
+def test_divergence_stops_with_the_step_and_a_remedy(dataset, tmp_path):
+    wild = config(optimizer="sgd", lr=1e9)
+    with pytest.raises(TrainingError, match=r"step \d+ .*lower lr"):
+        train(dataset, wild, tmp_path / "run")
+
+
+def test_the_report_is_one_file_with_curves_and_a_table(dataset, tmp_path):
+    run = train(dataset, config(), tmp_path / "run")
+    write_report(run)
+    text = (run.path / "report.html").read_text()
+    assert text.count("<svg") == 1
+    assert text.count("<table>") == 3
+    assert f"{run.metrics()[-1]['test']['auc']:.5g}" in text
+    for loading in ("src=", "<link", "<script", "@import", "url(http"):
+        assert loading not in text
+
+
+def test_a_finished_run_is_not_overwritten_unasked(dataset, tmp_path):
+    train(dataset, config(), tmp_path / "run")
+    with pytest.raises(FileExistsError, match="--overwrite"):
+        train(dataset, config(), tmp_path / "run")
+    train(dataset, config(epochs=2), tmp_path / "run", overwrite=True)
+    assert len(RunFolder(tmp_path / "run").metrics()) == 5
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    with pytest.raises(FileExistsError):
+        train(dataset, config(), tmp_path / "mine", overwrite=True)
+    assert os.listdir(tmp_path / "mine") == ["thesis.txt"]
+
+
+def test_damaged_weights_are_refused(dataset, tmp_path):
+    run = train(dataset, config(), tmp_path / "run")
+    weights = run.path / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"model\.safetensors does not hold the model"):
+        run.load_model()
+    other = train(dataset, config(compression=40), tmp_path / "other")
+    weights.write_bytes((other.path / "model.safetensors").read_bytes())
+    with pytest.raises(ValueError, match=r"model\.safetensors does not hold the model"):
+        run.load_model()
+    weights.unlink()
+    with pytest.raises(FileNotFoundError, match="before it was saved"):
+        run.load_model()
+
+
+def test_data_prepared_otherwise_is_refused(dataset, tmp_path):
+    run = train(dataset, config(), tmp_path / "run")
+    Generator(seed=5, scale=0.001).write(tmp_path / "raw.tsv", 100)
+    data_tools.ingest(tmp_path / "raw.tsv", tmp_path / "raw", dense_transform="none")
+    with pytest.raises(ValueError, match="dense_transform = log1p"):
+        run.check_dataset(Dataset(tmp_path / "raw"))
+    run.check_dataset(dataset)
+
+
+def test_training_needs_labels_and_rows(tmp_path):
+    Generator(scale=0.001).write(tmp_path / "new.tsv", 100, labelled=False)
+    data_tools.ingest(tmp_path / "new.tsv", tmp_path / "new")
+    with pytest.raises(ValueError, match="needs a labelled log"):
+        train(Dataset(tmp_path / "new"), config(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_settings_survive_json_and_fill_in_the_preset():
+    settings = config(fractions=(0.5, 0.25, 0.25))
+    assert TrainingConfig.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
+    filled = TrainingConfig(embedding="full", preset="mlperf").resolved()
+    assert (filled.embedding_dim, filled.batch_size, filled.optimizer) == (128, 2048, "sgd")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"embedding": "magic"}, "robe, full, hashed, qr"),
+        ({"preset": "big"}, "kaggle, mlperf"),
+        ({"optimizer": "adam"}, "sgd, adagrad"),
+        ({"hash": "md5"}, "multiply-shift"),
+        ({"split_by": "luck"}, "order, random"),
+        ({"epochs": 0}, "epochs is 0"),
+        ({"lr": -1.0}, "lr is -1"),
+        ({"lr": float("nan")}, "lr is nan"),
+        ({"compression": 0.0}, "compression is 0"),
+        ({"compression": None}, "needs its size"),
+        ({"num_parameters": 5}, "needs its size"),
+        ({"embedding": "full"}, "uncompressed table"),
+    ],
+)
+def test_bad_settings_are_refused_with_the_rule(change, words):
+    with pytest.raises(ValueError, match=words):
+        TrainingConfig(**{"embedding": "robe", "compression": 10, **change})
