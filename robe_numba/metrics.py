@@ -34,7 +34,7 @@ def auc(labels: np.ndarray, scores: np.ndarray) -> float:
     ends = np.append(starts[1:], len(ordered))
     # In whole numbers: twice the mean rank is start + end + 1.
     clicks_per_group = np.add.reduceat(clicks[order].astype(np.int64), starts)
-    twice_rank_sum = sum((clicks_per_group * (starts + ends + 1)).tolist())
+    twice_rank_sum = int(np.sum(clicks_per_group * (starts + ends + 1)))
     return (twice_rank_sum - positives * (positives + 1)) / (2 * positives * negatives)
 
 

@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,7 @@ from data_tools import Dataset, Split
 from robe_numba.dlrm import DLRM
 from robe_numba.training.building import build_model
 from robe_numba.training.config import TrainingConfig
+from robe_numba.training.interrupts import deferred_interrupt
 from robe_numba.training.run_folder import RunFolder
 from robe_numba.training.scoring import evaluate
 
@@ -96,12 +97,13 @@ def train(
         model = build_model(dataset, config, vocabulary, threads)
         run = RunFolder.create(output, config, dataset, model, overwrite)
         session = _Session(dataset, config, model, run, watcher, threads)
-        try:
-            session.learn(split)
-        except KeyboardInterrupt:
-            if session.best is None:
-                run.save_model(model)
-            raise
+        with deferred_interrupt() as check_interrupt:
+            try:
+                session.learn(split, check_interrupt)
+            except KeyboardInterrupt:
+                if session.best is None:
+                    run.save_model(model)
+                raise
         session.test()
     return run
 
@@ -118,8 +120,8 @@ class _Session:
     threads: int | None
     best: float | None = None  # validation AUC of the saved weights
 
-    def learn(self, split: Split) -> None:
-        """All epochs, with evaluations evenly spread."""
+    def learn(self, split: Split, check_interrupt: Callable[[], None]) -> None:
+        """All epochs, with evaluations evenly spread; stops between steps if asked to."""
         config = self.config
         assert config.batch_size is not None
         steps_per_epoch = math.ceil(split.num_rows / config.batch_size)
@@ -133,6 +135,7 @@ class _Session:
         begun, step, losses = time.perf_counter(), 0, []
         for epoch in range(config.epochs):
             for batch in split.batches(config.batch_size, shuffle_seed=config.seed, epoch=epoch):
+                check_interrupt()
                 step += 1
                 losses.append(self._step(step, batch))
                 self.watcher.step(step, losses[-1])

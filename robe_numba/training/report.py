@@ -32,8 +32,7 @@ def html_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     cells = "".join(f"<th>{escape(str(name))}</th>" for name in head)
     lines = [f"<tr>{cells}</tr>"]
     lines += [
-        "<tr>" + "".join(f"<td>{escape(show(cell))}</td>" for cell in row) + "</tr>"
-        for row in rows
+        "<tr>" + "".join(f"<td>{escape(show(cell))}</td>" for cell in row) + "</tr>" for row in rows
     ]
     return "<table>\n" + "\n".join(lines) + "\n</table>"
 

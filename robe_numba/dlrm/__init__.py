@@ -1,0 +1,37 @@
+"""A deep learning recommendation model (DLRM) with backpropagation by hand.
+
+Layers are functions that return their output and their backward; `DLRM` joins them, and trains
+any of four kinds of embedding through one interface.
+"""
+
+from robe_numba.dlrm.builders import make_embedding
+from robe_numba.dlrm.embeddings import KINDS, Embedding, embedding_from
+from robe_numba.dlrm.interaction import cat_interaction, dot_interaction
+from robe_numba.dlrm.linear import linear, relu
+from robe_numba.dlrm.loss import bce_with_logits, sigmoid
+from robe_numba.dlrm.mlp import mlp
+from robe_numba.dlrm.model import DLRM
+from robe_numba.dlrm.optimizers import OPTIMIZERS, DenseOptimizer
+from robe_numba.dlrm.presets import PRESETS, DLRMConfig, Preset
+from robe_numba.dlrm.vocabulary import Vocabulary
+
+__all__ = [
+    "DLRM",
+    "KINDS",
+    "OPTIMIZERS",
+    "PRESETS",
+    "DLRMConfig",
+    "DenseOptimizer",
+    "Embedding",
+    "Preset",
+    "Vocabulary",
+    "bce_with_logits",
+    "cat_interaction",
+    "dot_interaction",
+    "embedding_from",
+    "linear",
+    "make_embedding",
+    "mlp",
+    "relu",
+    "sigmoid",
+]

@@ -1,0 +1,148 @@
+"""Making an embedding of a kind within a number of parameters."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from robe_numba.arrays import init_array
+from robe_numba.dlrm.embeddings import KINDS, NUMBERED, Embedding, TrainedArray, check_kind
+from robe_numba.dlrm.vocabulary import Vocabulary
+from robe_numba.spec import RobeSpec, Spec, TableSpec
+
+
+def make_embedding(
+    kind: str,
+    *,
+    embedding_dim: int,
+    num_tables: int,
+    num_parameters: int | None = None,
+    vocabulary: Sequence[np.ndarray] | None = None,
+    num_embeddings: Sequence[int] | None = None,
+    block_size: int = 32,
+    hash: str = "multiply-shift",
+    seed: int = 0,
+    sign: bool = False,
+    alignment: int = 1,
+    optimizer: str = "sgd",
+    eps: float = 1e-10,
+    scale: float | None = None,
+    dtype: Any = np.float32,
+) -> Embedding:
+    """A freshly initialised embedding.
+
+    Parameters
+    ----------
+    kind : "robe", "full", "hashed" or "qr".
+    embedding_dim : d, elements of one embedding.
+    num_tables : categorical features.
+    num_parameters : most elements that robe, hashed and qr may use; `full` takes what it needs.
+    vocabulary : sorted unique ids of each table, for full and qr; the others need none.
+    num_embeddings : rows of each table, for `robe` with hash "uma", which needs them.
+    block_size, alignment : of `robe` (see `RobeSpec`).
+    hash, sign : of robe and hashed (see `RobeSpec`).
+    seed : of the hash and of the initial values.
+    optimizer : "sgd" or "adagrad".
+    eps : Adagrad's addend against division by 0.
+    scale : half-width of the uniform initial values; None as `init_array`. The quotient's
+        factors of `qr` lie that close around 1, so that rows begin like those of a plain table.
+    dtype : float32 or float64.
+
+    Raises
+    ------
+    TypeError, ValueError : an argument is missing for the kind or out of range.
+    """
+    check_kind(kind)
+    known = _vocabulary(kind, vocabulary, num_tables) if kind in NUMBERED else None
+    specs: dict[str, Spec]
+    if known is None:
+        budget = _budget(kind, num_parameters)
+        if kind == "hashed":
+            budget -= budget % embedding_dim  # whole rows
+            block_size = alignment = embedding_dim
+        sizes = None if num_embeddings is None else tuple(num_embeddings)
+        specs = {
+            "array": RobeSpec(
+                budget, block_size, embedding_dim, num_tables, sizes, hash, seed, sign, alignment
+            )
+        }
+    elif kind == "full":
+        specs = {"array": TableSpec(known.num_embeddings, embedding_dim)}
+    else:
+        rows = _budget(kind, num_parameters) // embedding_dim
+        quotients, remainders = quotient_remainder_sizes(known.num_embeddings, rows)
+        specs = {
+            "quotient": TableSpec(quotients, embedding_dim),
+            "remainder": TableSpec(remainders, embedding_dim),
+        }
+    parts = {}
+    for part, (name, spec) in enumerate(specs.items()):
+        array = init_array(spec, scale, seed + part, dtype)
+        if name == "quotient":
+            array += 1
+        parts[name] = TrainedArray(spec, array, optimizer, eps)
+    return KINDS[kind](kind, parts, known)
+
+
+def quotient_remainder_sizes(
+    num_embeddings: Sequence[int], rows: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Split each table into quotient and remainder rows, the least compression that fits.
+
+    All tables are shrunk by one ratio c, K = ceil(n / c) remainder rows and ceil(n / K) quotient
+    rows, except that K is never below sqrt(n), where the sum of both is least.
+
+    Parameters
+    ----------
+    num_embeddings : n, rows of each uncompressed table.
+    rows : most rows of all quotient and remainder tables together.
+
+    Returns
+    -------
+    quotients, remainders : rows of each table, in the order of `num_embeddings`
+
+    Raises
+    ------
+    ValueError : `rows` is too small even for K = sqrt(n).
+    """
+
+    def sizes(ratio: float) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        remainders = [max(math.ceil(n / ratio), math.isqrt(n - 1) + 1) for n in num_embeddings]
+        quotients = [-(-n // k) for n, k in zip(num_embeddings, remainders, strict=True)]
+        return tuple(quotients), tuple(remainders)
+
+    def total(ratio: float) -> int:
+        return sum(map(sum, sizes(ratio)))
+
+    low, high = 1.0, math.sqrt(max(num_embeddings)) + 1
+    if total(high) > rows:
+        raise ValueError(
+            f"qr needs at least {total(high)} rows for tables of these sizes but num_parameters "
+            f"gives {rows}; raise num_parameters or use kind 'robe'"
+        )
+    if total(low) <= rows:
+        return sizes(low)
+    while high - low > 1e-6 * high:
+        middle = (low + high) / 2
+        low, high = (low, middle) if total(middle) <= rows else (middle, high)
+    return sizes(high)
+
+
+def _vocabulary(kind: str, columns: Sequence[np.ndarray] | None, num_tables: int) -> Vocabulary:
+    if columns is None:
+        raise ValueError(
+            f"kind {kind!r} numbers the known ids; give vocabulary, one array of sorted unique "
+            f"ids per table, or use kind 'robe', which needs none"
+        )
+    if len(columns) != num_tables:
+        raise ValueError(
+            f"vocabulary has {len(columns)} columns for {num_tables} tables; give one per table"
+        )
+    return Vocabulary.from_columns(columns)
+
+
+def _budget(kind: str, num_parameters: int | None) -> int:
+    if num_parameters is None:
+        raise ValueError(f"kind {kind!r} needs num_parameters, the elements it may use")
+    return num_parameters

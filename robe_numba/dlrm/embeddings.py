@@ -1,0 +1,252 @@
+"""Four kinds of embedding behind one interface: robe, full, hashed and qr.
+
+- `robe`: blocks of one shared array, placed by hashing; any number of weights.
+- `full`: a row of its own in an uncompressed table; the baseline.
+- `hashed`: a whole row of one shared pool, chosen by hashing.
+- `qr`: the elementwise product of two rows, one for the quotient and one for the remainder of the
+  row number (Shi et al., Compositional Embeddings Using Complementary Partitions, KDD 2020).
+"""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from robe_numba.checks import ARRAY_DTYPES, check_array, check_scalar, check_written
+from robe_numba.dlrm.optimizers import check_optimizer
+from robe_numba.dlrm.vocabulary import Vocabulary
+from robe_numba.ops import adagrad_update, lookup, lookup_backward, sgd_update
+from robe_numba.spec import RobeSpec, Spec, TableSpec
+
+
+class TrainedArray:
+    """An array that embeddings are read from, with the optimizer that moves it in place.
+
+    Parameters
+    ----------
+    spec : how rows are read from the array.
+    array : float32 or float64 (array_size,)
+    optimizer : "sgd" or "adagrad".
+    eps : Adagrad's addend against division by 0.
+    state_sum : Adagrad's sum of squared gradients, like `array`; None starts at 0.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        array: np.ndarray,
+        optimizer: str,
+        eps: float,
+        state_sum: np.ndarray | None = None,
+    ):
+        check_optimizer(optimizer)
+        check_array("array", array, (spec.array_size,), ARRAY_DTYPES)
+        if optimizer == "sgd":
+            state_sum = None
+        elif state_sum is None:
+            state_sum = np.zeros_like(array)
+        else:
+            check_array("state_sum", state_sum, array.shape, (array.dtype,))
+        check_written(array=array, **({} if state_sum is None else {"state_sum": state_sum}))
+        self.spec, self.array, self.state_sum = spec, array, state_sum
+        self.optimizer, self.eps = optimizer, check_scalar("eps", eps, 0)
+
+    def update(self, grad_out: np.ndarray, rows: np.ndarray, lr: float) -> None:
+        """Move the elements that `rows` read; grad_out (batch, num_tables, d)."""
+        if self.state_sum is None:
+            sgd_update(self.array, grad_out, rows, self.spec, lr=lr)
+        else:
+            adagrad_update(
+                self.array, self.state_sum, grad_out, rows, self.spec, lr=lr, eps=self.eps
+            )
+
+
+class Embedding(ABC):
+    """Rows of d elements for the ids of several categorical features.
+
+    Parameters
+    ----------
+    kind : "robe", "full", "hashed" or "qr".
+    parts : the trained arrays by name.
+    vocabulary : the known ids, for the kinds that number them.
+
+    Attributes
+    ----------
+    num_tables, embedding_dim, dtype
+    """
+
+    names: ClassVar[tuple[str, ...]]  # the trained arrays, in order
+
+    def __init__(self, kind: str, parts: dict[str, TrainedArray], vocabulary: Vocabulary | None):
+        self.kind, self._parts, self._vocabulary = kind, parts, vocabulary
+        first = parts[self.names[0]]
+        self.num_tables: int = first.spec.num_tables
+        self.embedding_dim: int = first.spec.embedding_dim
+        self.dtype: np.dtype = first.array.dtype
+
+    @abstractmethod
+    def lookup(self, indices: np.ndarray) -> tuple[np.ndarray, Any]:
+        """The embeddings of ids, and what the gradients of this batch will need.
+
+        Parameters
+        ----------
+        indices : int32, int64, uint32 or uint64 (batch, num_tables); raw ids, any value
+
+        Returns
+        -------
+        out : `self.dtype` (batch, num_tables, d)
+        context : to be passed to `gradients` or `update` before the next update
+
+        Raises
+        ------
+        TypeError, ValueError : another shape or dtype.
+        """
+
+    @abstractmethod
+    def _gradients_by_rows(
+        self, grad_out: np.ndarray, context: Any
+    ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """For each part the gradient of what was read from it, and the rows that read it."""
+
+    def _check_grad(self, grad_out: np.ndarray, rows: np.ndarray) -> None:
+        """Before anything is written: the gradient is that of this batch."""
+        check_array("grad_out", grad_out, (*rows.shape, self.embedding_dim), (self.dtype,))
+
+    def gradients(self, grad_out: np.ndarray, context: Any) -> dict[str, np.ndarray]:
+        """Dense gradients by the names of `parameters()`.
+
+        Parameters
+        ----------
+        grad_out : `self.dtype` (batch, num_tables, d)
+        context : from the `lookup` of the batch
+
+        Raises
+        ------
+        TypeError, ValueError : the gradient is not of this batch, or another dtype.
+        """
+        return {
+            name: lookup_backward(grad, rows, self._parts[name].spec)
+            for name, (grad, rows) in self._gradients_by_rows(grad_out, context).items()
+        }
+
+    def update(self, grad_out: np.ndarray, context: Any, lr: float) -> None:
+        """One optimizer step in place; arguments as `gradients`, `lr` the learning rate."""
+        for name, (grad, rows) in self._gradients_by_rows(grad_out, context).items():
+            self._parts[name].update(grad, rows, lr)
+
+    def parameters(self) -> dict[str, np.ndarray]:
+        """The weights by name, live."""
+        return {name: part.array for name, part in self._parts.items()}
+
+    def state(self) -> dict[str, np.ndarray]:
+        """The optimizer's sums by "<name>.state_sum", live; empty for SGD."""
+        return {
+            f"{name}.state_sum": part.state_sum
+            for name, part in self._parts.items()
+            if part.state_sum is not None
+        }
+
+    def tables(self) -> dict[str, np.ndarray]:
+        """The known ids, which training does not change; empty for robe and hashed."""
+        return {} if self._vocabulary is None else self._vocabulary.arrays()
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the weights, without optimizer state and vocabulary."""
+        return sum(array.nbytes for array in self.parameters().values())
+
+    def describe(self) -> dict[str, Any]:
+        """What JSON can hold; with the arrays it makes the embedding again."""
+        first = self._parts[self.names[0]]
+        return {
+            "kind": self.kind,
+            "specs": {name: json.loads(part.spec.to_json()) for name, part in self._parts.items()},
+            "optimizer": first.optimizer,
+            "eps": first.eps,
+        }
+
+
+class ArrayEmbedding(Embedding):
+    """robe, hashed and full: rows are read from one array, `full` by row number."""
+
+    names = ("array",)
+
+    def lookup(self, indices: np.ndarray) -> tuple[np.ndarray, Any]:
+        """See `Embedding.lookup`."""
+        part = self._parts["array"]
+        rows = indices if self._vocabulary is None else self._vocabulary.rows(indices)
+        return lookup(part.array, rows, part.spec), rows
+
+    def _gradients_by_rows(
+        self, grad_out: np.ndarray, context: Any
+    ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        self._check_grad(grad_out, context)
+        return {"array": (grad_out, context)}
+
+
+class QuotientRemainderEmbedding(Embedding):
+    """qr: row x of table t is quotient row x // K_t times remainder row x % K_t, elementwise."""
+
+    names = ("quotient", "remainder")
+
+    def lookup(self, indices: np.ndarray) -> tuple[np.ndarray, Any]:
+        """See `Embedding.lookup`."""
+        assert self._vocabulary is not None
+        quotient, remainder = (self._parts[name] for name in self.names)
+        sizes = np.array(remainder.spec.num_embeddings, dtype=np.int64)
+        high, low = np.divmod(self._vocabulary.rows(indices), sizes)
+        factors = lookup(quotient.array, high, quotient.spec)
+        rows = lookup(remainder.array, low, remainder.spec)
+        return factors * rows, (high, factors, low, rows)
+
+    def _gradients_by_rows(
+        self, grad_out: np.ndarray, context: Any
+    ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        high, factors, low, rows = context
+        self._check_grad(grad_out, high)
+        return {"quotient": (grad_out * rows, high), "remainder": (grad_out * factors, low)}
+
+
+KINDS: dict[str, type[Embedding]] = {
+    "robe": ArrayEmbedding,
+    "full": ArrayEmbedding,
+    "hashed": ArrayEmbedding,
+    "qr": QuotientRemainderEmbedding,
+}
+NUMBERED = ("full", "qr")  # the kinds that number known ids and so need a vocabulary
+_SPECS = {spec.kind: spec for spec in (RobeSpec, TableSpec)}
+
+
+def check_kind(kind: str) -> None:
+    """Require a known kind; ValueError otherwise."""
+    if kind not in KINDS:
+        raise ValueError(f"kind is {kind!r}; choose one of {', '.join(KINDS)}")
+
+
+def embedding_from(description: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Embedding:
+    """An embedding from what `describe()`, `parameters()`, `state()` and `tables()` gave.
+
+    Parameters
+    ----------
+    description : from `describe()`, also after a trip through JSON.
+    arrays : by name; used in place, not copied. Without optimizer state Adagrad starts at 0.
+
+    Raises
+    ------
+    KeyError : the description or the arrays lack an entry.
+    TypeError, ValueError : an entry does not fit.
+    """
+    kind = description["kind"]
+    check_kind(kind)
+    parts = {}
+    for name in KINDS[kind].names:
+        fields = description["specs"][name]
+        spec = _SPECS[fields["kind"]].from_json(json.dumps(fields))
+        state_sum = arrays.get(f"{name}.state_sum")
+        parts[name] = TrainedArray(
+            spec, arrays[name], description["optimizer"], description["eps"], state_sum
+        )
+    vocabulary = Vocabulary.from_arrays(arrays) if kind in NUMBERED else None
+    return KINDS[kind](kind, parts, vocabulary)

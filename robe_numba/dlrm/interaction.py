@@ -1,0 +1,164 @@
+"""How the dense vector and the embeddings of a row meet: pairwise dot products, or side by side.
+
+Source: Naumov et al., Deep Learning Recommendation Model, 2019, arXiv 1906.00091.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from robe_numba._jit import jit
+from robe_numba.checks import ARRAY_DTYPES, check_array
+
+InteractionBackward = Callable[..., tuple[np.ndarray, np.ndarray]]
+
+# Lets the sum of products fill vector registers: one compiled order, the same bits every time.
+_SUMS_IN_ANY_ORDER: Any = {"reassoc", "contract", "nsz"}
+
+
+@jit(fastmath=_SUMS_IN_ANY_ORDER)
+def _dot_forward(dense: Any, embeddings: Any, vectors: Any, out: Any) -> None:
+    """One thread owns all rows; `vectors` (T + 1, d) is scratch."""
+    batch, num_tables, dim = embeddings.shape
+    for b in range(batch):
+        vectors[0] = dense[b]
+        vectors[1:] = embeddings[b]
+        out[b, :dim] = dense[b]
+        position = dim
+        for i in range(1, num_tables + 1):
+            for j in range(i):
+                total = out.dtype.type(0)
+                for c in range(dim):
+                    total += vectors[i, c] * vectors[j, c]
+                out[b, position] = total
+                position += 1
+
+
+@jit(fastmath=_SUMS_IN_ANY_ORDER)
+def _dot_backward(
+    dense: Any,
+    embeddings: Any,
+    grad_out: Any,
+    vectors: Any,
+    grad_vectors: Any,
+    grad_dense: Any,
+    grad_embeddings: Any,
+) -> None:
+    """One thread owns all rows; `vectors` and `grad_vectors` (T + 1, d) are scratch."""
+    batch, num_tables, dim = embeddings.shape
+    for b in range(batch):
+        vectors[0] = dense[b]
+        vectors[1:] = embeddings[b]
+        grad_vectors[0] = grad_out[b, :dim]
+        grad_vectors[1:] = 0
+        position = dim
+        for i in range(1, num_tables + 1):
+            for j in range(i):
+                grad = grad_out[b, position]
+                position += 1
+                for c in range(dim):
+                    grad_vectors[i, c] += grad * vectors[j, c]
+                    grad_vectors[j, c] += grad * vectors[i, c]
+        grad_dense[b] = grad_vectors[0]
+        grad_embeddings[b] = grad_vectors[1:]
+
+
+def _check_inputs(dense: np.ndarray, embeddings: np.ndarray) -> tuple[int, int, int]:
+    check_array("embeddings", embeddings, None, ARRAY_DTYPES)
+    if embeddings.ndim != 3:
+        raise ValueError(
+            f"embeddings has shape {embeddings.shape}; expected (batch, num_tables, d)"
+        )
+    batch, num_tables, dim = embeddings.shape
+    check_array("dense", dense, (batch, dim), (embeddings.dtype,))
+    return batch, num_tables, dim
+
+
+def _into(grad: np.ndarray | None, like: np.ndarray) -> np.ndarray:
+    if grad is None:
+        return np.empty(like.shape, like.dtype)
+    check_array("grad_embeddings", grad, like.shape, (like.dtype,))
+    return grad
+
+
+def dot_width(num_tables: int, embedding_dim: int) -> int:
+    """Columns of `dot_interaction`: d + (T + 1) T / 2."""
+    return embedding_dim + (num_tables + 1) * num_tables // 2
+
+
+def cat_width(num_tables: int, embedding_dim: int) -> int:
+    """Columns of `cat_interaction`: (T + 1) d."""
+    return (num_tables + 1) * embedding_dim
+
+
+def dot_interaction(
+    dense: np.ndarray, embeddings: np.ndarray
+) -> tuple[np.ndarray, InteractionBackward]:
+    """The dense vector, then the dot product of each pair of the row's T + 1 vectors.
+
+    With v_0 the dense vector and v_1 ... v_T the embeddings, the pairs follow as the strictly
+    lower triangle in rows: <v_1, v_0>, <v_2, v_0>, <v_2, v_1>, <v_3, v_0>, ...
+
+    Parameters
+    ----------
+    dense : float32 or float64 (batch, d)
+    embeddings : (batch, num_tables, d), dtype of `dense`
+
+    Returns
+    -------
+    out : (batch, d + (T + 1) T / 2), dtype of `dense`
+    backward : backward(grad_out, grad_embeddings=None) -> (grad_dense, grad_embeddings); the
+        second argument receives that gradient.
+
+    Raises
+    ------
+    TypeError, ValueError : shapes or dtypes do not fit each other.
+    """
+    batch, num_tables, dim = _check_inputs(dense, embeddings)
+    vectors = np.empty((num_tables + 1, dim), dense.dtype)
+    out = np.empty((batch, dot_width(num_tables, dim)), dense.dtype)
+    _dot_forward(dense, embeddings, vectors, out)
+
+    def backward(
+        grad_out: np.ndarray, grad_embeddings: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        check_array("grad_out", grad_out, out.shape, (out.dtype,))
+        grad_dense = np.empty_like(dense)
+        grad_embeddings = _into(grad_embeddings, embeddings)
+        scratch = np.empty_like(vectors)
+        _dot_backward(dense, embeddings, grad_out, vectors, scratch, grad_dense, grad_embeddings)
+        return grad_dense, grad_embeddings
+
+    return out, backward
+
+
+def cat_interaction(
+    dense: np.ndarray, embeddings: np.ndarray
+) -> tuple[np.ndarray, InteractionBackward]:
+    """The dense vector and the embeddings side by side; arguments as `dot_interaction`.
+
+    Returns
+    -------
+    out : (batch, (T + 1) d), dtype of `dense`
+    backward : backward(grad_out, grad_embeddings=None) -> (grad_dense, grad_embeddings)
+
+    Raises
+    ------
+    TypeError, ValueError : shapes or dtypes do not fit each other.
+    """
+    batch, num_tables, dim = _check_inputs(dense, embeddings)
+    out = np.concatenate([dense, embeddings.reshape(batch, num_tables * dim)], axis=1)
+
+    def backward(
+        grad_out: np.ndarray, grad_embeddings: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        check_array("grad_out", grad_out, out.shape, (out.dtype,))
+        grad_embeddings = _into(grad_embeddings, embeddings)
+        grad_embeddings[...] = grad_out[:, dim:].reshape(embeddings.shape)
+        return grad_out[:, :dim].copy(), grad_embeddings
+
+    return out, backward
+
+
+INTERACTIONS = {"dot": (dot_interaction, dot_width), "cat": (cat_interaction, cat_width)}

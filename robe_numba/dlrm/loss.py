@@ -1,0 +1,47 @@
+"""Binary cross-entropy on logits."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from robe_numba.checks import ARRAY_DTYPES, check_array
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(-logits)) without overflow; shape and dtype of `logits`."""
+    small = np.exp(-np.abs(logits))  # in (0, 1] for either sign
+    return np.where(logits >= 0, 1, small) / (1 + small)
+
+
+def bce_with_logits(
+    logits: np.ndarray, labels: np.ndarray, count: int | None = None
+) -> tuple[float, Callable[[], np.ndarray]]:
+    """Binary cross-entropy of sigmoid(logits), the mean over the batch.
+
+    Per row max(z, 0) - z y + log(1 + exp(-|z|)), which overflows for no logit z.
+
+    Parameters
+    ----------
+    logits : float32 or float64 (batch,)
+    labels : (batch,), dtype of `logits`; 0 or 1 (values between are soft labels)
+    count : rows of the whole batch, when these are a part of it: the sum is divided by `count`,
+        so that the parts' losses and gradients add up. None is the number of rows given.
+
+    Returns
+    -------
+    loss : float, summed in float64; 0 for an empty batch.
+    backward : backward() -> grad_logits (batch,), (sigmoid(logits) - labels) / count.
+
+    Raises
+    ------
+    TypeError, ValueError : shapes or dtypes differ.
+    """
+    check_array("logits", logits, (np.size(logits),), ARRAY_DTYPES)
+    check_array("labels", labels, logits.shape, (logits.dtype,))
+    rows = max(len(logits) if count is None else count, 1)
+    losses = np.maximum(logits, 0) - logits * labels + np.log1p(np.exp(-np.abs(logits)))
+
+    def backward() -> np.ndarray:
+        return (sigmoid(logits) - labels) / rows
+
+    return float(losses.sum(dtype=np.float64)) / rows, backward

@@ -1,0 +1,235 @@
+"""DLRM: bottom MLP, embeddings, interaction, top MLP; backpropagation by hand.
+
+Source: Naumov et al., Deep Learning Recommendation Model, 2019, arXiv 1906.00091.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from robe_numba.checks import INDEX_DTYPES, check_array, check_scalar
+from robe_numba.dlrm.embeddings import Embedding
+from robe_numba.dlrm.gradients import GradientBuffer, layers_of
+from robe_numba.dlrm.interaction import INTERACTIONS
+from robe_numba.dlrm.loss import bce_with_logits, sigmoid
+from robe_numba.dlrm.mlp import mlp
+from robe_numba.dlrm.optimizers import DenseOptimizer
+from robe_numba.dlrm.presets import DLRMConfig, init_parameters
+from robe_numba.dlrm.workers import Workers, micro_batches
+
+_PREDICT_ROWS = 8192  # rows whose embeddings are held at once when scoring
+
+
+class DLRM:
+    """A click model with one logit per row.
+
+    The result of every method is bit-identical for any number of threads (see
+    `robe_numba.dlrm.workers`); it may differ in the last bits between batch sizes.
+
+    Parameters
+    ----------
+    config : widths of the MLPs, interaction.
+    embedding : kind of embedding, with its own optimizer; see `make_embedding`.
+    seed : of the dense parameters.
+    dtype : float32, or float64 for tests; the embedding's dtype too.
+    optimizer : "sgd" or "adagrad", of the dense parameters.
+    threads : of the dense part; None takes Numba's number of threads, which the embedding's
+        kernels always use.
+
+    Raises
+    ------
+    ValueError : the embedding does not fit the configuration, or an unknown optimizer.
+    """
+
+    def __init__(
+        self,
+        config: DLRMConfig,
+        embedding: Embedding,
+        *,
+        seed: int = 0,
+        dtype: Any = np.float32,
+        optimizer: str = "sgd",
+        threads: int | None = None,
+    ):
+        self.config = config
+        self.embedding = embedding
+        self.dtype = np.dtype(dtype)
+        self.optimizer = optimizer
+        for name in ("num_tables", "embedding_dim"):
+            if getattr(embedding, name) != getattr(config, name):
+                raise ValueError(
+                    f"{name} is {getattr(embedding, name)} in the embedding but "
+                    f"{getattr(config, name)} in the configuration; make them equal"
+                )
+        if embedding.dtype != self.dtype:
+            raise ValueError(f"the embedding is {embedding.dtype} but the model is {self.dtype}")
+        self._dense = init_parameters(config, np.random.default_rng(seed), self.dtype)
+        self._optimizer = DenseOptimizer(optimizer, self._dense)
+        self._gradients = GradientBuffer(config.parameter_shapes(), self.dtype)
+        self._workers = Workers(threads)
+
+    def parameters(self) -> dict[str, np.ndarray]:
+        """All weights, live: "bottom.0.weight" (fan_out, fan_in), ..., "embedding.<name>"."""
+        return self._dense | _prefixed(self.embedding.parameters())
+
+    def state(self) -> dict[str, np.ndarray]:
+        """What the optimizers remember, live: "<parameter>.state_sum"; empty for SGD."""
+        return self._optimizer.state | _prefixed(self.embedding.state())
+
+    def load(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Overwrite parameters and optimizer state in place.
+
+        Parameters
+        ----------
+        arrays : every name of `parameters()` and `state()`, with equal shape and dtype; other
+            names are ignored.
+
+        Raises
+        ------
+        ValueError, TypeError : a name is missing or an array does not fit; nothing was written.
+        """
+        targets = self.parameters() | self.state()
+        missing = sorted(set(targets) - set(arrays))
+        if missing:
+            raise ValueError(f"arrays lack {', '.join(missing)}")
+        for name, target in targets.items():
+            check_array(name, arrays[name], target.shape, (target.dtype,))
+        for name, target in targets.items():
+            target[...] = arrays[name]
+
+    def logits(self, dense: np.ndarray, indices: np.ndarray) -> np.ndarray:
+        """Score rows.
+
+        Parameters
+        ----------
+        dense : dtype of the model (batch, num_dense)
+        indices : int32, int64, uint32 or uint64 (batch, num_tables)
+
+        Returns
+        -------
+        dtype of the model (batch,)
+
+        Raises
+        ------
+        TypeError, ValueError : shapes or dtypes do not fit.
+        """
+        self._check(dense, indices)
+        out = np.empty(len(dense), self.dtype)
+        for start in range(0, len(dense), _PREDICT_ROWS):
+            rows = slice(start, start + _PREDICT_ROWS)
+            self._logits(dense[rows], indices[rows], out[rows])
+        return out
+
+    def predict(self, dense: np.ndarray, indices: np.ndarray) -> np.ndarray:
+        """Click probabilities (batch,), sigmoid of `logits`, whose arguments it takes."""
+        return sigmoid(self.logits(dense, indices))
+
+    def loss_and_gradients(
+        self, dense: np.ndarray, indices: np.ndarray, labels: np.ndarray
+    ) -> tuple[float, dict[str, np.ndarray]]:
+        """Mean binary cross-entropy and its gradient for every parameter; nothing is updated.
+
+        Parameters
+        ----------
+        dense, indices : as `logits` takes them.
+        labels : dtype of the model (batch,), each 0 or 1
+
+        Returns
+        -------
+        loss : float
+        gradients : the names, shapes and dtype of `parameters()`, the embedding's as dense arrays
+
+        Raises
+        ------
+        TypeError, ValueError : shapes, dtypes or labels do not fit.
+        """
+        loss, gradients, grad_out, context = self._backpropagate(dense, indices, labels)
+        copies = {name: gradient.copy() for name, gradient in gradients.items()}
+        return loss, copies | _prefixed(self.embedding.gradients(grad_out, context))
+
+    def train_step(
+        self,
+        dense: np.ndarray,
+        indices: np.ndarray,
+        labels: np.ndarray,
+        lr: float,
+        embedding_lr: float | None = None,
+    ) -> float:
+        """One optimizer step on one batch; the loss before it.
+
+        Parameters
+        ----------
+        dense, indices, labels : as `loss_and_gradients` takes them.
+        lr : learning rate of the dense parameters.
+        embedding_lr : learning rate of the embedding; None is `lr`.
+
+        Raises
+        ------
+        TypeError, ValueError : shapes, dtypes or labels do not fit; nothing was updated.
+        """
+        # Both before the first update, so that an error leaves everything as it was.
+        lr = check_scalar("lr", lr, 0)
+        embedding_lr = lr if embedding_lr is None else check_scalar("embedding_lr", embedding_lr, 0)
+        loss, gradients, grad_out, context = self._backpropagate(dense, indices, labels)
+        self.embedding.update(grad_out, context, embedding_lr)
+        self._optimizer.step(gradients, lr)
+        return loss
+
+    def _check(self, dense: np.ndarray, indices: np.ndarray) -> None:
+        check_array("dense", dense, (len(dense), self.config.num_dense), (self.dtype,))
+        check_array("indices", indices, (len(dense), self.config.num_tables), INDEX_DTYPES)
+
+    def _logits(self, dense: np.ndarray, indices: np.ndarray, out: np.ndarray) -> None:
+        embeddings, _ = self.embedding.lookup(indices)
+        parts = micro_batches(len(dense))
+
+        def score(part: int) -> None:
+            rows = parts[part]
+            out[rows], _ = self._forward(dense[rows], embeddings[rows])
+
+        self._workers.run(score, len(parts))
+
+    def _forward(
+        self, dense: np.ndarray, embeddings: np.ndarray
+    ) -> tuple[np.ndarray, Callable[..., None]]:
+        interaction, _ = INTERACTIONS[self.config.interaction]
+        x, backward_bottom = mlp(dense, layers_of(self._dense, "bottom"), final_relu=True)
+        joined, backward_interaction = interaction(x, embeddings)
+        logits, backward_top = mlp(joined, layers_of(self._dense, "top"), final_relu=False)
+
+        def backward(
+            grad_logits: np.ndarray, gradients: dict[str, np.ndarray], grad_embeddings: np.ndarray
+        ) -> None:
+            grad_joined, _ = backward_top(grad_logits[:, None], layers_of(gradients, "top"))
+            grad_x, _ = backward_interaction(grad_joined, grad_embeddings)
+            backward_bottom(grad_x, layers_of(gradients, "bottom"))
+
+        return logits[:, 0], backward
+
+    def _backpropagate(
+        self, dense: np.ndarray, indices: np.ndarray, labels: np.ndarray
+    ) -> tuple[float, dict[str, np.ndarray], np.ndarray, Any]:
+        """Loss, dense gradients (overwritten by the next step), the embeddings' and context."""
+        self._check(dense, indices)
+        check_array("labels", labels, (len(dense),), (self.dtype,))
+        if not np.all((labels == 0) | (labels == 1)):
+            raise ValueError("labels must be 0 or 1; map other values before training")
+        embeddings, context = self.embedding.lookup(indices)
+        grad_embeddings = np.empty_like(embeddings)
+        parts = micro_batches(len(dense))
+        gradients = self._gradients.parts(len(parts))
+
+        def learn(part: int) -> float:
+            rows = parts[part]
+            logits, backward = self._forward(dense[rows], embeddings[rows])
+            loss, backward_loss = bce_with_logits(logits, labels[rows], count=len(labels))
+            backward(backward_loss(), gradients[part], grad_embeddings[rows])
+            return loss
+
+        losses = self._workers.run(learn, len(parts))
+        return sum(losses), self._gradients.total(len(parts)), grad_embeddings, context
+
+
+def _prefixed(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {f"embedding.{name}": array for name, array in arrays.items()}

@@ -1,0 +1,87 @@
+"""SGD and Adagrad for the dense parameters, by the same rules that move the embeddings."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from robe_numba import update_rules
+from robe_numba._jit import jit
+from robe_numba.checks import ARRAY_DTYPES, check_array, check_scalar, check_written
+
+OPTIMIZERS = ("sgd", "adagrad")
+
+
+@jit
+def _sgd(parameter: Any, grad: Any, lr: Any) -> None:
+    """One thread owns all elements."""
+    for i in range(parameter.size):
+        parameter[i] = update_rules.sgd(parameter[i], grad[i], lr)
+
+
+@jit
+def _adagrad(parameter: Any, state_sum: Any, grad: Any, lr: Any, eps: Any) -> None:
+    """One thread owns all elements."""
+    for i in range(parameter.size):
+        parameter[i], state_sum[i] = update_rules.adagrad(
+            parameter[i], state_sum[i], grad[i], lr, eps
+        )
+
+
+def check_optimizer(name: str) -> None:
+    """Require a known optimizer; ValueError otherwise."""
+    if name not in OPTIMIZERS:
+        raise ValueError(f"optimizer is {name!r}; choose one of {', '.join(OPTIMIZERS)}")
+
+
+class DenseOptimizer:
+    """Moves named parameters in place.
+
+    Parameters
+    ----------
+    name : "sgd" (value -= lr grad) or "adagrad" (state_sum += grad^2, value -= lr grad /
+        (sqrt(state_sum) + eps)).
+    parameters : float32 or float64 C-contiguous arrays by name, all of one dtype.
+    eps : Adagrad's addend against division by 0.
+
+    Attributes
+    ----------
+    state : dict of "<parameter>.state_sum" -> array; empty for SGD.
+    """
+
+    def __init__(self, name: str, parameters: Mapping[str, np.ndarray], eps: float = 1e-10):
+        check_optimizer(name)
+        for key, parameter in parameters.items():
+            check_array(key, parameter, None, ARRAY_DTYPES)
+            check_written(**{key: parameter})
+        self.name = name
+        self.eps = check_scalar("eps", eps, 0)
+        self._parameters = dict(parameters)
+        self.state: dict[str, np.ndarray] = {}
+        if name == "adagrad":
+            self.state = {f"{key}.state_sum": np.zeros_like(p) for key, p in parameters.items()}
+
+    def step(self, gradients: Mapping[str, np.ndarray], lr: float) -> None:
+        """Move every parameter against its gradient.
+
+        Parameters
+        ----------
+        gradients : shape and dtype of the parameter of the same name, for every parameter.
+        lr : learning rate.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError : a gradient is missing or does not fit; nothing moved.
+        """
+        lr = check_scalar("lr", lr, 0)
+        for key, parameter in self._parameters.items():
+            dtypes = (parameter.dtype,)
+            check_array(f"the gradient of {key}", gradients[key], parameter.shape, dtypes)
+        for key, parameter in self._parameters.items():
+            # Of the parameter's own type, so that float32 arithmetic stays float32.
+            rate, eps = parameter.dtype.type(lr), parameter.dtype.type(self.eps)
+            values, grad = parameter.reshape(-1), gradients[key].reshape(-1)
+            if self.name == "sgd":
+                _sgd(values, grad, rate)
+            else:
+                _adagrad(values, self.state[f"{key}.state_sum"].reshape(-1), grad, rate, eps)

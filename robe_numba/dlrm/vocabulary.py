@@ -1,0 +1,105 @@
+"""From raw ids to the row numbers of uncompressed tables."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import numba
+import numpy as np
+
+from robe_numba._jit import jit
+from robe_numba.checks import INDEX_DTYPES, as_uint64, check_array
+
+
+@jit(parallel=True)
+def _find_rows(ids: Any, offsets: Any, indices: Any, rows: Any) -> None:
+    """One thread owns a range of batch rows."""
+    batch, num_tables = indices.shape
+    for b in numba.prange(batch):
+        for t in range(num_tables):
+            wanted = indices[b, t]
+            first, low, high = offsets[t], offsets[t], offsets[t + 1]
+            while low < high:
+                middle = (low + high) // 2
+                if ids[middle] < wanted:
+                    low = middle + 1
+                else:
+                    high = middle
+            found = low < offsets[t + 1] and ids[low] == wanted
+            rows[b, t] = low - first + 1 if found else 0
+
+
+class Vocabulary:
+    """The known ids of each table. Row 0 is for unknown ids, row i for the i-th smallest id.
+
+    Ids are compared as unsigned 64-bit words; a signed id is read as two's complement.
+
+    Parameters
+    ----------
+    ids : uint64 (number of ids,), table after table, strictly increasing within each
+    offsets : int64 (num_tables + 1,); table t is ids[offsets[t]:offsets[t + 1]]
+
+    Raises
+    ------
+    TypeError, ValueError : dtypes, offsets or order are not as above.
+    """
+
+    def __init__(self, ids: np.ndarray, offsets: np.ndarray):
+        self._ids = check_array("ids", ids, (np.size(ids),), (np.dtype(np.uint64),))
+        check_array("offsets", offsets, (np.size(offsets),), (np.dtype(np.int64),))
+        self._offsets = offsets.copy()  # kernels trust them: no one else may change them
+        sizes = np.diff(self._offsets)
+        if len(sizes) < 1 or self._offsets[0] != 0 or (sizes < 0).any():
+            raise ValueError("offsets must rise from 0, with one step per table")
+        if self._offsets[-1] != len(self._ids):
+            raise ValueError(f"offsets end at {self._offsets[-1]} but there are {len(ids)} ids")
+        for table in range(len(sizes)):
+            column = self._ids[self._offsets[table] : self._offsets[table + 1]]
+            if (column[1:] <= column[:-1]).any():
+                raise ValueError(f"ids of table {table} are not strictly increasing; use np.unique")
+
+    @classmethod
+    def from_columns(cls, columns: Sequence[np.ndarray]) -> Self:
+        """A vocabulary of one integer array of sorted unique ids per table."""
+        for table, column in enumerate(columns):
+            check_array(f"vocabulary[{table}]", column, (np.size(column),), INDEX_DTYPES)
+        offsets = np.cumsum([0, *(len(column) for column in columns)], dtype=np.int64)
+        ids = np.concatenate([np.empty(0, np.uint64), *(as_uint64(c) for c in columns)])
+        return cls(ids, offsets)
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
+        """The vocabulary that `arrays()` described."""
+        return cls(arrays["vocabulary.ids"], arrays["vocabulary.offsets"])
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Everything to save: "vocabulary.ids" and "vocabulary.offsets"."""
+        return {"vocabulary.ids": self._ids, "vocabulary.offsets": self._offsets.copy()}
+
+    @property
+    def num_embeddings(self) -> tuple[int, ...]:
+        """Rows of each table: its ids and the row of unknown ids."""
+        return tuple(int(size) + 1 for size in np.diff(self._offsets))
+
+    def rows(self, indices: np.ndarray) -> np.ndarray:
+        """Row of each id.
+
+        Parameters
+        ----------
+        indices : int32, int64, uint32 or uint64 (batch, num_tables)
+
+        Returns
+        -------
+        int64 (batch, num_tables); 0 where the id is unknown
+
+        Raises
+        ------
+        TypeError, ValueError : another dtype or shape.
+        """
+        num_tables = len(self._offsets) - 1
+        check_array("indices", indices, None, INDEX_DTYPES)
+        if indices.ndim != 2 or indices.shape[1] != num_tables:
+            raise ValueError(f"indices has shape {indices.shape} but must be (batch, {num_tables})")
+        rows = np.empty(indices.shape, np.int64)
+        if rows.size:
+            _find_rows(self._ids, self._offsets, as_uint64(indices), rows)
+        return rows

@@ -1,0 +1,107 @@
+"""Threads for the parts of a batch, arranged so that their number cannot change a bit.
+
+A batch is cut by its own size alone, each part is computed by one thread with BLAS held to one
+thread, and what the parts return is used in their order.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, TypeVar
+
+import numba
+
+try:
+    import threadpoolctl
+except ImportError:
+    threadpoolctl = None
+
+Result = TypeVar("Result")
+
+# Between two parallel kernels OpenMP's threads would spin for milliseconds, on the very cores that
+# the threads below need. OpenMP reads this once, when the first parallel kernel starts.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# Fewer rows make matrix products slow and cost more than a second thread gains (the `kaggle`
+# model at 128 rows); more parts are more gradients to hold and to add.
+MIN_ROWS = 128
+MAX_PARTS = 8
+
+_blas_lock = threading.Lock()
+_blas_users = 0
+_blas_limit: Any = None
+
+
+@cache
+def _blas_controller() -> Any:
+    # Finding the loaded libraries takes milliseconds, setting their threads microseconds.
+    return threadpoolctl.ThreadpoolController().select(user_api="blas")
+
+
+@contextmanager
+def single_threaded_blas() -> Iterator[None]:
+    """Hold BLAS to one thread, whose results do not depend on the machine's cores.
+
+    May be nested and used by several threads at once; the last to leave restores the setting.
+    Without threadpoolctl it does nothing, and the caller should set OPENBLAS_NUM_THREADS=1 (or
+    its library's own variable) to have the same bits on machines with other numbers of cores.
+    """
+    global _blas_users, _blas_limit
+    if threadpoolctl is None:
+        yield
+        return
+    with _blas_lock:
+        if _blas_users == 0:
+            _blas_limit = _blas_controller().limit(limits=1)
+        _blas_users += 1
+    try:
+        yield
+    finally:
+        with _blas_lock:
+            _blas_users -= 1
+            if _blas_users == 0:
+                _blas_limit.restore_original_limits()
+
+
+def micro_batches(rows: int) -> list[slice]:
+    """Cut a batch into parts of nearly equal size, by the number of rows alone.
+
+    Parameters
+    ----------
+    rows : rows of the batch.
+
+    Returns
+    -------
+    slices in order, at least one (an empty batch is one empty part).
+    """
+    parts = min(max(rows // MIN_ROWS, 1), MAX_PARTS)
+    return [slice(p * rows // parts, (p + 1) * rows // parts) for p in range(parts)]
+
+
+class Workers:
+    """A fixed number of threads, which live as long as this object.
+
+    Parameters
+    ----------
+    threads : number of threads; None takes Numba's (NUMBA_NUM_THREADS, else the cores).
+
+    Raises
+    ------
+    ValueError : `threads` is not positive.
+    """
+
+    def __init__(self, threads: int | None = None):
+        self.threads = numba.get_num_threads() if threads is None else threads
+        if self.threads < 1:
+            raise ValueError(f"threads is {threads}; it must be at least 1")
+        self._pool = ThreadPoolExecutor(self.threads) if self.threads > 1 else None
+
+    def run(self, task: Callable[[int], Result], count: int) -> list[Result]:
+        """[task(0), ..., task(count - 1)], with BLAS on one thread per task."""
+        with single_threaded_blas():
+            if self._pool is None or count == 1:
+                return [task(part) for part in range(count)]
+            return list(self._pool.map(task, range(count)))

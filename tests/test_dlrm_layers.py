@@ -1,0 +1,240 @@
+"""Each layer against central differences in float64, and against plain NumPy."""
+
+import numpy as np
+import pytest
+
+from robe_numba.dlrm import bce_with_logits, cat_interaction, dot_interaction, linear, mlp, relu
+from robe_numba.dlrm.loss import sigmoid
+from robe_numba.dlrm.optimizers import DenseOptimizer
+
+
+def numerical_gradient(function, array, step=1e-6):
+    """Central differences of a scalar function of `array`, which is restored."""
+    gradient = np.empty_like(array)
+    for index in np.ndindex(array.shape):
+        kept = array[index]
+        array[index] = kept + step
+        above = function()
+        array[index] = kept - step
+        below = function()
+        array[index] = kept
+        gradient[index] = (above - below) / (2 * step)
+    return gradient
+
+
+def random(seed, *shapes):
+    generator = np.random.default_rng(seed)
+    return [generator.normal(size=shape) for shape in shapes]
+
+
+def assert_gradients(function, arrays, gradients):
+    for array, gradient in zip(arrays, gradients, strict=True):
+        np.testing.assert_allclose(
+            gradient, numerical_gradient(function, array), rtol=1e-6, atol=1e-8
+        )
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_linear_gradient(batch):
+    x, weight, bias, direction = random(0, (batch, 4), (3, 4), (3,), (batch, 3))
+    _, backward = linear(x, weight, bias)
+    grad_x, (grad_weight, grad_bias) = backward(direction)
+    assert_gradients(
+        lambda: np.sum(linear(x, weight, bias)[0] * direction),
+        (x, weight, bias),
+        (grad_x, grad_weight, grad_bias),
+    )
+
+
+def test_linear_is_the_affine_map():
+    x, weight, bias = np.array([[1.0, 2.0]]), np.array([[3.0, 4.0], [5.0, 6.0]]), np.array([7.0, 8])
+    np.testing.assert_array_equal(linear(x, weight, bias)[0], [[18.0, 25.0]])
+
+
+def test_relu_gradient():
+    x, direction = random(1, (6, 5), (6, 5))
+    y, backward = relu(x.copy())
+    np.testing.assert_array_equal(y, np.where(x > 0, x, 0))
+    gradient = backward(direction.copy())
+    assert_gradients(lambda: np.sum(relu(x.copy())[0] * direction), (x,), (gradient,))
+
+
+def test_relu_gradient_at_zero_is_zero():
+    _, backward = relu(np.array([0.0, -0.0]))
+    np.testing.assert_array_equal(backward(np.array([1.0, 1.0])), [0.0, 0.0])
+
+
+@pytest.mark.parametrize("final_relu", [False, True])
+def test_mlp_gradient(final_relu):
+    x, w0, b0, w1, b1, direction = random(2, (4, 3), (5, 3), (5,), (2, 5), (2,), (4, 2))
+    layers = [(w0, b0), (w1, b1)]
+    y, backward = mlp(x, layers, final_relu=final_relu)
+    hidden = np.maximum(x @ w0.T + b0, 0) @ w1.T + b1
+    np.testing.assert_allclose(y, np.maximum(hidden, 0) if final_relu else hidden)
+    grad_x, pairs = backward(direction.copy())
+    assert_gradients(
+        lambda: np.sum(mlp(x, layers, final_relu=final_relu)[0] * direction),
+        (x, w0, b0, w1, b1),
+        (grad_x, *pairs[0], *pairs[1]),
+    )
+
+
+def test_mlp_writes_into_out():
+    x, weight, bias, direction = random(3, (4, 3), (2, 3), (2,), (4, 2))
+    _, backward = mlp(x, [(weight, bias)], final_relu=False)
+    _, expected = backward(direction)
+    out = [(np.full((2, 3), np.nan), np.full(2, np.nan))]
+    backward(direction, out)
+    for written, wanted in zip(out[0], expected[0], strict=True):
+        np.testing.assert_array_equal(written, wanted)
+
+
+def einsum_interaction(dense, embeddings):
+    vectors = np.concatenate([dense[:, None], embeddings], axis=1)
+    products = np.einsum("bic,bjc->bij", vectors, vectors)
+    rows, columns = np.tril_indices(vectors.shape[1], -1)
+    return np.concatenate([dense, products[:, rows, columns]], axis=1)
+
+
+@pytest.mark.parametrize(("batch", "tables", "dim"), [(3, 4, 5), (1, 1, 1), (2, 3, 33), (0, 2, 4)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_dot_interaction_is_the_lower_triangle(batch, tables, dim, dtype):
+    arrays = random(4, (batch, dim), (batch, tables, dim))
+    dense, embeddings = (array.astype(dtype) for array in arrays)
+    out, _ = dot_interaction(dense, embeddings)
+    assert out.dtype == dtype
+    tolerance = 1e-5 if dtype == np.float32 else 1e-12
+    expected = einsum_interaction(dense, embeddings)
+    np.testing.assert_allclose(out, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("interaction", [dot_interaction, cat_interaction])
+def test_interaction_gradient(interaction):
+    dense, embeddings = random(5, (3, 4), (3, 5, 4))
+    out, backward = interaction(dense, embeddings)
+    (direction,) = random(6, out.shape)
+    given = np.full_like(embeddings, np.nan)
+    grad_dense, grad_embeddings = backward(direction, given)
+    assert grad_embeddings is given
+    assert_gradients(
+        lambda: np.sum(interaction(dense, embeddings)[0] * direction),
+        (dense, embeddings),
+        (grad_dense, grad_embeddings),
+    )
+
+
+def test_cat_interaction_is_the_vectors_side_by_side():
+    dense, embeddings = random(7, (2, 3), (2, 2, 3))
+    expected = np.concatenate([dense, embeddings[:, 0], embeddings[:, 1]], axis=1)
+    np.testing.assert_array_equal(cat_interaction(dense, embeddings)[0], expected)
+
+
+def test_loss_gradient():
+    (logits,) = random(8, (7,))
+    labels = np.array([0.0, 1, 1, 0, 1, 0, 0])
+    loss, backward = bce_with_logits(logits, labels)
+    p = 1 / (1 + np.exp(-logits))
+    assert loss == pytest.approx(-np.mean(labels * np.log(p) + (1 - labels) * np.log(1 - p)))
+    assert_gradients(lambda: bce_with_logits(logits, labels)[0], (logits,), (backward(),))
+
+
+def test_loss_of_extreme_logits_is_finite():
+    logits = np.array([-1e4, 1e4, -1e4, 1e4], np.float32)
+    labels = np.array([0, 1, 1, 0], np.float32)
+    loss, backward = bce_with_logits(logits, labels)
+    assert loss == 5e3
+    np.testing.assert_array_equal(backward(), np.array([0, 0, -0.25, 0.25], np.float32))
+    np.testing.assert_array_equal(sigmoid(logits), np.array([0, 1, 0, 1], np.float32))
+
+
+def test_losses_of_parts_add_up():
+    (logits,) = random(9, (10,))
+    labels = (logits > 0.3).astype(np.float64)
+    whole, backward = bce_with_logits(logits, labels)
+    first, backward_first = bce_with_logits(logits[:4], labels[:4], count=10)
+    second, backward_second = bce_with_logits(logits[4:], labels[4:], count=10)
+    assert first + second == pytest.approx(whole)
+    parts = np.concatenate([backward_first(), backward_second()])
+    np.testing.assert_array_equal(parts, backward())
+
+
+def test_loss_of_an_empty_batch_is_zero():
+    empty = np.empty(0, np.float32)
+    loss, backward = bce_with_logits(empty, empty)
+    assert loss == 0.0
+    assert backward().shape == (0,)
+
+
+def test_float32_stays_float32():
+    dense, embeddings = (a.astype(np.float32) for a in random(10, (3, 4), (3, 2, 4)))
+    weight, bias = (a.astype(np.float32) for a in random(11, (6, 4), (6,)))
+    y, backward_mlp = mlp(dense, [(weight, bias)], final_relu=True)
+    out, backward_dot = dot_interaction(dense, embeddings)
+    _, backward_loss = bce_with_logits(y[:, 0].copy(), np.zeros(3, np.float32))
+    arrays = [y, out, backward_loss(), *backward_dot(out), backward_mlp(y.copy())[0]]
+    assert {array.dtype for array in arrays} == {np.dtype(np.float32)}
+
+
+def test_misfits_are_errors_that_name_the_argument():
+    x, weight, bias = random(12, (2, 3), (4, 3), (4,))
+    with pytest.raises(ValueError, match="x has shape"):
+        linear(x[:, :2].copy(), weight, bias)
+    with pytest.raises(ValueError, match="bias has shape"):
+        linear(x, weight, bias[:3])
+    with pytest.raises(TypeError, match="x has dtype float32"):
+        linear(x.astype(np.float32), weight, bias)
+    with pytest.raises(TypeError, match="weight has dtype int64"):
+        linear(x, weight.astype(np.int64), bias)
+    with pytest.raises(ValueError, match="grad_y has shape"):
+        linear(x, weight, bias)[1](np.zeros((2, 3)))
+    with pytest.raises(ValueError, match="layers is empty"):
+        mlp(x, [], final_relu=True)
+    with pytest.raises(ValueError, match="labels has shape"):
+        bce_with_logits(np.zeros(2), np.zeros(3))
+
+
+@pytest.mark.parametrize("interaction", [dot_interaction, cat_interaction])
+def test_interaction_misfits(interaction):
+    dense, embeddings = random(13, (2, 3), (2, 4, 3))
+    with pytest.raises(ValueError, match="embeddings has shape"):
+        interaction(dense, embeddings[0])
+    with pytest.raises(ValueError, match="dense has shape"):
+        interaction(dense[:1], embeddings)
+    with pytest.raises(TypeError, match="dense has dtype float32"):
+        interaction(dense.astype(np.float32), embeddings)
+    out, backward = interaction(dense, embeddings)
+    with pytest.raises(ValueError, match="grad_out has shape"):
+        backward(out[:, :-1].copy())
+    with pytest.raises(ValueError, match="grad_embeddings has shape"):
+        backward(out, embeddings[:1])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_optimizers_follow_their_formula(dtype):
+    value, first, second = (a.astype(dtype) for a in random(14, (3, 2), (3, 2), (3, 2)))
+    moved = {"w": value.copy()}
+    DenseOptimizer("sgd", moved).step({"w": first}, lr=0.5)
+    np.testing.assert_array_equal(moved["w"], value - dtype(0.5) * first)
+
+    moved = {"w": value.copy()}
+    adagrad = DenseOptimizer("adagrad", moved, eps=1e-3)
+    expected, state = value.copy(), np.zeros_like(value)
+    for gradient in (first, second):
+        adagrad.step({"w": gradient}, lr=0.1)
+        state += gradient * gradient
+        expected -= dtype(0.1) * gradient / (np.sqrt(state) + dtype(1e-3))
+    tolerance = 4 * np.finfo(dtype).eps
+    np.testing.assert_allclose(moved["w"], expected, rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(adagrad.state["w.state_sum"], state, rtol=tolerance)
+
+
+def test_optimizer_misfits_move_nothing():
+    parameters = {"a": np.ones(2), "b": np.ones(3)}
+    optimizer = DenseOptimizer("sgd", parameters)
+    with pytest.raises(ValueError, match="gradient of b has shape"):
+        optimizer.step({"a": np.ones(2), "b": np.ones(2)}, lr=1.0)
+    with pytest.raises(ValueError, match="lr is nan"):
+        optimizer.step({"a": np.ones(2), "b": np.ones(3)}, lr=float("nan"))
+    np.testing.assert_array_equal(parameters["a"], np.ones(2))
+    with pytest.raises(ValueError, match="optimizer is 'adam'"):
+        DenseOptimizer("adam", parameters)

@@ -1,0 +1,71 @@
+"""How a batch is cut, run on threads and added up; what importing the model needs."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from robe_numba.dlrm.gradients import GradientBuffer
+from robe_numba.dlrm.workers import Workers, micro_batches, single_threaded_blas
+
+
+@pytest.mark.parametrize("rows", [0, 1, 127, 128, 300, 1024, 100_003])
+def test_micro_batches_cover_the_batch_in_order(rows):
+    parts = micro_batches(rows)
+    covered = [row for part in parts for row in range(part.start, part.stop)]
+    assert covered == list(range(rows))
+    lengths = [part.stop - part.start for part in parts]
+    assert max(lengths) - min(lengths) <= 1
+
+
+def test_gradient_buffer_adds_the_parts_in_order():
+    """Sizes beyond one chunk; float32 sums that depend on the order."""
+    buffer = GradientBuffer({"a": (3, 1000), "b": (2500,)}, np.float32)
+    generator = np.random.default_rng(0)
+    parts = buffer.parts(4)
+    values = {name: generator.normal(size=(4, *a.shape)) for name, a in parts[0].items()}
+    for number, part in enumerate(parts):
+        for name, array in part.items():
+            array[...] = values[name][number]
+    for name, total in buffer.total(3).items():
+        first, second, third = values[name][:3].astype(np.float32)
+        np.testing.assert_array_equal(total, first + second + third)
+
+
+def test_workers_keep_the_order_and_raise():
+    for threads in (1, 3):
+        workers = Workers(threads)
+        assert workers.run(lambda part: part * part, 5) == [0, 1, 4, 9, 16]
+        with pytest.raises(ZeroDivisionError):
+            workers.run(lambda part: 1 // part, 2)
+
+
+def test_blas_threads_are_held_and_restored():
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+
+    def blas_threads():
+        libraries = threadpoolctl.threadpool_info()
+        return [lib["num_threads"] for lib in libraries if lib["user_api"] == "blas"]
+
+    before = blas_threads()
+    with single_threaded_blas():
+        with single_threaded_blas():
+            assert set(blas_threads()) == {1}
+        assert set(blas_threads()) == {1}
+    assert blas_threads() == before
+
+
+def test_importing_needs_numba_and_numpy_alone():
+    """In a fresh interpreter in which every optional dependency fails to import."""
+    code = (
+        "import sys\n"
+        "for name in ('threadpoolctl', 'scipy', 'sklearn', 'pyarrow', 'safetensors'):\n"
+        "    sys.modules[name] = None\n"
+        "import robe_numba.dlrm, robe_numba.metrics\n"
+        "from robe_numba.dlrm.workers import Workers\n"
+        "assert Workers(2).run(lambda part: part, 2) == [0, 1]\n"
+    )
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=root)
