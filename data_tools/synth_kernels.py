@@ -1,0 +1,296 @@
+"""Compiled rows of the generator: draw one row, its logit and its text.
+
+A row is a function of its number alone. `draw_row` fills the row's values and ranks from a
+counter-based hash, `row_components` gives the parts of its logit, `_write_row` its bytes. Every
+function of the call chain stands in this file, because Numba's cache does not notice an edit of
+a callee in another file.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+Bytes = npt.NDArray[np.uint8]
+Integers = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Singles = npt.NDArray[np.float32]
+
+U64 = np.uint64
+GOLDEN = U64(0x9E3779B97F4A7C15)
+
+# Where each kind of draw starts in a row's stream of hash words.
+LABEL_DRAW = 0
+STREAM_DRAW = 1
+FACTOR_DRAW = 40
+NORMAL_DRAW = 50
+NEGATIVE_DRAW = 70
+RANK_DRAW = 90
+
+EMPTY_VALUE = -(2**40)  # a dense field without a number
+EMPTY_RANK = -1  # a categorical field without an id
+GREATEST_VALUE = 2**31 - 1
+NUM_FACTORS = 3  # hidden normal numbers of a row that its dense columns share
+PAIR_RANK = 4  # elements of an id's interaction factor: the 16-bit quarters of one hash word
+RARE_SHARE = 1e-6  # of the lines: ids of a saturated column that 10,000 lines do not show
+
+MAX_INTEGER_BYTES = 12  # -2147483648 and its tab
+HEX_BYTES = 9  # 8 digits and a tab
+
+compiled = njit(cache=True, nogil=True, error_model="numpy")
+
+
+class Params(NamedTuple):
+    """Constants of one generator: one element per dense (D) or categorical (C) column."""
+
+    row_key: np.uint64  # seeds every draw of a row
+    id_key: np.uint64  # seeds every per-id effect
+    dense_empty: Floats  # (D,) share of lines
+    dense_stream: Integers  # (D,) columns of one stream are empty together
+    factor: Integers  # (D,) which hidden number the column shares
+    loading: Floats  # (D,) its correlation with that number
+    mu: Floats  # (D,)
+    sigma: Floats  # (D,)
+    least: Floats  # (D,) least value that is not negative
+    minus_one: Floats  # (D,) share of -1 among the non-empty
+    below: Floats  # (D,) share of -2
+    mean_log: Floats  # (D,)
+    std_log: Floats  # (D,)
+    effect: Floats  # (D,) on the logit, per standard deviation of log(1 + x)
+    empty_effect: Floats  # (D,)
+    cat_empty: Floats  # (C,)
+    cat_stream: Integers  # (C,)
+    chain: Integers  # (C,) columns of one chain get their ranks from one draw
+    cat_effect: Floats  # (C,) scale of the effects of the column's ids
+    cardinality: Integers  # (C,)
+    common: Integers  # (C,) ranks from here on are rare
+    head: Floats  # (C,) probability of rank 0
+    shift: Floats  # (C,)
+    span: Floats  # (C,) (1 + (common - 1) / shift) ** (1 - exponent) - 1
+    inverse_power: Floats  # (C,) 1 / (1 - exponent)
+    logit_scale: Floats  # (3,) of the dense, linear and pair components
+    bias: float
+
+
+@compiled
+def mix(word: np.uint64) -> np.uint64:
+    """Finalizer of SplitMix64: a bijection of 64-bit words (Steele, Lea, Flood 2014)."""
+    word = (word ^ (word >> U64(30))) * U64(0xBF58476D1CE4E5B9)
+    word = (word ^ (word >> U64(27))) * U64(0x94D049BB133111EB)
+    return word ^ (word >> U64(31))
+
+
+@compiled
+def _word(key: np.uint64, index: int) -> np.uint64:
+    """Word `index` of the stream that starts at `key`."""
+    return mix(key + GOLDEN * U64(index + 1))
+
+
+@compiled
+def _uniform(word: np.uint64) -> float:
+    """Float64 in [0, 1) from the upper 53 bits."""
+    return float(word >> U64(11)) * 2.0**-53
+
+
+@compiled
+def _quarter(word: np.uint64, index: int) -> float:
+    """Uniform number of mean 0 and variance 1 from 16 of the 64 bits."""
+    bits = int(word >> U64(16 * index)) & 0xFFFF
+    return (float(bits) + 0.5 - 32768.0) * (math.sqrt(12.0) / 65536.0)
+
+
+@compiled
+def _normal(word: np.uint64) -> float:
+    """Nearly normal number of mean 0 and variance 1, at most 3.5: a sum of four uniforms."""
+    total = 0.0
+    for index in range(4):
+        total += _quarter(word, index)
+    return 0.5 * total
+
+
+@compiled
+def id_of(column: int, rank: int) -> np.uint64:
+    """32-bit id of a rank: a bijection for each column (the finalizer of MurmurHash3)."""
+    word = (U64(rank) + U64(column + 1) * U64(0x9E3779B9)) & U64(0xFFFFFFFF)
+    word = ((word ^ (word >> U64(16))) * U64(0x85EBCA6B)) & U64(0xFFFFFFFF)
+    word = ((word ^ (word >> U64(13))) * U64(0xC2B2AE35)) & U64(0xFFFFFFFF)
+    return word ^ (word >> U64(16))
+
+
+@compiled
+def _draw_value(key: np.uint64, column: int, p: Params) -> int:
+    """Integer of a dense field that is not empty."""
+    if p.minus_one[column] > 0.0:
+        u = _uniform(_word(key, NEGATIVE_DRAW + column))
+        if u < p.minus_one[column] + p.below[column]:
+            return -2 if u < p.below[column] else -1
+    own = _normal(_word(key, NORMAL_DRAW + column))
+    shared = _normal(_word(key, FACTOR_DRAW + p.factor[column]))
+    loading = p.loading[column]
+    z = loading * shared + math.sqrt(1.0 - loading * loading) * own
+    value = math.floor(math.exp(p.mu[column] + p.sigma[column] * z))
+    return int(min(max(value, p.least[column]), float(GREATEST_VALUE)))
+
+
+@compiled
+def _draw_rank(key: np.uint64, column: int, p: Params) -> int:
+    """Rank of a categorical field that is not empty, by the inverse of its distribution."""
+    u = _uniform(_word(key, RANK_DRAW + p.chain[column]))
+    cardinality, common = p.cardinality[column], p.common[column]
+    usual = 1.0 - RARE_SHARE if common < cardinality else 1.0
+    if u >= usual:
+        rare = int((u - usual) / (1.0 - usual) * (cardinality - common))
+        return common + min(rare, cardinality - common - 1)
+    u /= usual
+    if u < p.head[column] or common == 1:
+        return 0
+    u = (u - p.head[column]) / (1.0 - p.head[column])
+    x = p.shift[column] * ((1.0 + u * p.span[column]) ** p.inverse_power[column] - 1.0)
+    # Rounding can push x past an end by a unit in the last place.
+    return 1 + min(max(int(x), 0), common - 2)
+
+
+@compiled
+def draw_row(row: int, p: Params, values: Integers, ranks: Integers) -> np.uint64:
+    """Fill `values` int64 (D,) and `ranks` int64 (C,); return the key of the row."""
+    key = mix(p.row_key + GOLDEN * U64(row))
+    for column in range(values.shape[0]):
+        empty = _uniform(_word(key, STREAM_DRAW + p.dense_stream[column]))
+        if empty < p.dense_empty[column]:
+            values[column] = EMPTY_VALUE
+        else:
+            values[column] = _draw_value(key, column, p)
+    for column in range(ranks.shape[0]):
+        empty = _uniform(_word(key, STREAM_DRAW + p.cat_stream[column]))
+        if empty < p.cat_empty[column]:
+            ranks[column] = EMPTY_RANK
+        else:
+            ranks[column] = _draw_rank(key, column, p)
+    return key
+
+
+@compiled
+def row_components(values: Integers, ranks: Integers, p: Params) -> tuple[float, float, float]:
+    """Dense, linear and pair part of the row's logit, each before its scale."""
+    dense = 0.0
+    for column in range(values.shape[0]):
+        if values[column] == EMPTY_VALUE:
+            dense += p.empty_effect[column]
+        else:
+            log = math.log1p(float(max(values[column], 0)))
+            dense += p.effect[column] * (log - p.mean_log[column]) / p.std_log[column]
+    linear = 0.0
+    sum0 = sum1 = sum2 = sum3 = squares = 0.0
+    for column in range(ranks.shape[0]):
+        key = mix(_word(p.id_key, column) + GOLDEN * U64(ranks[column] + 2))
+        effect = p.cat_effect[column]
+        linear += effect * _normal(_word(key, 0))
+        word = _word(key, 1)
+        v0, v1 = effect * _quarter(word, 0), effect * _quarter(word, 1)
+        v2, v3 = effect * _quarter(word, 2), effect * _quarter(word, 3)
+        sum0, sum1, sum2, sum3 = sum0 + v0, sum1 + v1, sum2 + v2, sum3 + v3
+        squares += v0 * v0 + v1 * v1 + v2 * v2 + v3 * v3
+    # The sum of <v, v'> over all pairs of columns, as in a factorization machine.
+    pair = 0.5 * (sum0 * sum0 + sum1 * sum1 + sum2 * sum2 + sum3 * sum3 - squares)
+    return dense, linear, pair
+
+
+@compiled
+def _probability(values: Integers, ranks: Integers, p: Params) -> float:
+    dense, linear, pair = row_components(values, ranks, p)
+    scale = p.logit_scale
+    logit = p.bias + scale[0] * dense + scale[1] * linear + scale[2] * pair
+    return 1.0 / (1.0 + math.exp(-logit))
+
+
+@compiled
+def components(first: int, p: Params, out: Floats) -> None:
+    """Components of rows first, first + 1, ... into `out` float64 (rows, 3)."""
+    values = np.empty(p.mu.shape[0], np.int64)
+    ranks = np.empty(p.head.shape[0], np.int64)
+    for i in range(out.shape[0]):
+        draw_row(first + i, p, values, ranks)
+        out[i, 0], out[i, 1], out[i, 2] = row_components(values, ranks, p)
+
+
+@compiled
+def truth(first: int, p: Params, probabilities: Singles, labels: Singles) -> None:
+    """True probabilities and drawn labels of rows first, first + 1, ..., float32 (rows,)."""
+    values = np.empty(p.mu.shape[0], np.int64)
+    ranks = np.empty(p.head.shape[0], np.int64)
+    for i in range(labels.shape[0]):
+        key = draw_row(first + i, p, values, ranks)
+        probability = _probability(values, ranks, p)
+        probabilities[i] = probability
+        labels[i] = 1.0 if _uniform(_word(key, LABEL_DRAW)) < probability else 0.0
+
+
+@compiled
+def _write_integer(value: int, out: Bytes, at: int) -> int:
+    """Decimal digits of `value` at out[at:]; returns the end."""
+    if value < 0:
+        out[at] = 45  # "-"
+        at += 1
+        value = -value
+    end = at + 1
+    rest = value // 10
+    while rest > 0:
+        end += 1
+        rest //= 10
+    for i in range(end - 1, at - 1, -1):
+        out[i] = 48 + value % 10
+        value //= 10
+    return end
+
+
+@compiled
+def _write_hex(word: np.uint64, out: Bytes, at: int) -> int:
+    """Eight lower-case hexadecimal digits at out[at:]; returns the end."""
+    for i in range(8):
+        digit = int(word >> U64(28 - 4 * i)) & 15
+        out[at + i] = 48 + digit if digit < 10 else 87 + digit
+    return at + 8
+
+
+@compiled
+def _write_row(values: Integers, ranks: Integers, out: Bytes, at: int) -> int:
+    """All feature fields, tabs between and a newline after them; returns the end."""
+    for column in range(values.shape[0]):
+        if values[column] != EMPTY_VALUE:
+            at = _write_integer(values[column], out, at)
+        out[at] = 9
+        at += 1
+    for column in range(ranks.shape[0]):
+        if ranks[column] != EMPTY_RANK:
+            at = _write_hex(id_of(column, ranks[column]), out, at)
+        out[at] = 9
+        at += 1
+    out[at - 1] = 10
+    return at
+
+
+@compiled
+def text(first: int, rows: int, labelled: bool, p: Params, out: Bytes) -> int:
+    """Write rows first .. first + rows - 1 to `out` uint8; returns the number of bytes.
+
+    `out` has room for `row_bytes` of every row.
+    """
+    values = np.empty(p.mu.shape[0], np.int64)
+    ranks = np.empty(p.head.shape[0], np.int64)
+    at = 0
+    for i in range(rows):
+        key = draw_row(first + i, p, values, ranks)
+        if labelled:
+            clicked = _uniform(_word(key, LABEL_DRAW)) < _probability(values, ranks, p)
+            out[at] = 49 if clicked else 48
+            out[at + 1] = 9
+            at += 2
+        at = _write_row(values, ranks, out, at)
+    return at
+
+
+def row_bytes(num_dense: int, num_categorical: int) -> int:
+    """Most bytes that one line can take."""
+    return 2 + num_dense * MAX_INTEGER_BYTES + num_categorical * HEX_BYTES
