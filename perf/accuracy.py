@@ -117,7 +117,7 @@ def row(entry: tuple[str, float | None, int, list[float]], full: list[float]) ->
     spread = f" ± {statistics.stdev(aucs):.4f}" if len(aucs) > 1 else ""
     times = "1" if compression is None else f"{compression:,g}"
     loss = f"{mean - statistics.mean(full):+.4f}"
-    return f"| `{kind}` | {times}× | {size / 1e6:,.3f} MB | {mean:.4f}{spread} | {loss} |"
+    return f"| `{kind}` | {times}x | {size / 1e6:,.3f} MB | {mean:.4f}{spread} | {loss} |"
 
 
 def write(

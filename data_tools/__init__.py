@@ -1,0 +1,21 @@
+"""Click logs for training: from Criteo text, CSV or Parquet to mini-batches of NumPy arrays."""
+
+from data_tools.batch import Batch
+from data_tools.dataset import Dataset
+from data_tools.errors import DatasetError, ParseError
+from data_tools.ingest import ingest
+from data_tools.manifest import Manifest
+from data_tools.schema import CRITEO, Schema
+from data_tools.split import Split
+
+__all__ = [
+    "CRITEO",
+    "Batch",
+    "Dataset",
+    "DatasetError",
+    "Manifest",
+    "ParseError",
+    "Schema",
+    "Split",
+    "ingest",
+]

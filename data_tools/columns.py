@@ -1,0 +1,123 @@
+"""Columns of a table, of whatever Arrow type, as labels, dense values and ids.
+
+A function here returns the converted column and its faults: the rows that break its rule.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data_tools.criteo_parser import transform_dense
+
+_INTEGER = re.compile(rb"0|-?[1-9][0-9]*")
+
+
+def hash_text(text: bytes) -> int:
+    """64-bit id of a text: the first eight bytes of its BLAKE2b hash, little-endian.
+
+    An empty text is an empty field and has id 0.
+    """
+    if not text:
+        return 0
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+
+
+def csv_id(text: bytes) -> int:
+    """64-bit id of a CSV field, which has no type: an integer is its value, other text is hashed.
+
+    An integer is written as `str` writes it and fits 64 bits, signed (two's complement) or
+    unsigned; `007` is a text.
+    """
+    if _INTEGER.fullmatch(text):
+        value = int(text)
+        if -(2**63) <= value < 2**64:
+            return value % 2**64
+    return hash_text(text)
+
+
+def _is_text(dtype: pa.DataType) -> bool:
+    return dtype in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
+
+
+def is_categorical(dtype: pa.DataType) -> bool:
+    """Whether a column of this type can hold ids: integers, texts, or nulls alone."""
+    if pa.types.is_dictionary(dtype):
+        dtype = dtype.value_type
+    return pa.types.is_integer(dtype) or pa.types.is_null(dtype) or _is_text(dtype)
+
+
+def is_number(dtype: pa.DataType) -> bool:
+    """Whether a column of this type can hold dense values or labels: bytes are a CSV's fields."""
+    types = pa.types
+    tests = (types.is_integer, types.is_floating, types.is_decimal, types.is_boolean, types.is_null)
+    return dtype == pa.binary() or any(test(dtype) for test in tests)
+
+
+def _try_cast(column: pa.Array, dtype: pa.DataType) -> tuple[pa.Array, list[int]]:
+    """Cast texts; those that cannot be cast become null, and their rows are returned.
+
+    Arrow tells that a column has a bad value but not which, so it is found by halving.
+    """
+    try:
+        return pc.cast(column, dtype), []
+    except pa.ArrowInvalid:
+        if len(column) == 1:
+            return pa.nulls(1, dtype), [0]
+    half = len(column) // 2
+    first, bad = _try_cast(column[:half], dtype)
+    second, more = _try_cast(column[half:], dtype)
+    return pa.concat_arrays([first, second]), bad + [half + row for row in more]
+
+
+def decode(column: pa.Array) -> tuple[pa.Array, list[int]]:
+    """Decode a binary column to strings; faults are not UTF-8."""
+    return _try_cast(column, pa.string())
+
+
+def numbers(column: pa.Array) -> tuple[np.ndarray, list[int]]:
+    """Numbers, or a CSV's fields, as float64 (n,) with NaN for null; faults are no numbers."""
+    if column.type == pa.binary():
+        texts, faults = decode(column)
+        column, more = _try_cast(texts, pa.float64())
+        return column.to_numpy(zero_copy_only=False), faults + more
+    # Unsafe means: an integer above 2**53 may be rounded.
+    return pc.cast(column, pa.float64(), safe=False).to_numpy(zero_copy_only=False), []
+
+
+def labels(column: pa.Array) -> tuple[np.ndarray, list[int]]:
+    """Labels as float32 (n,); faults are rows that are not 0 or 1, null among them."""
+    values, _ = numbers(column)
+    faults = np.flatnonzero((values != 0) & (values != 1))
+    return values.astype(np.float32), faults.tolist()
+
+
+def dense(column: pa.Array, log1p: bool) -> tuple[np.ndarray, list[int]]:
+    """Transformed dense values, float32 (n,); faults are no numbers, or too large for float32."""
+    values, faults = numbers(column)
+    out = transform_dense(values, log1p)
+    infinite = np.isinf(values) | np.isinf(out)
+    return out, faults + np.flatnonzero(infinite).tolist()
+
+
+def ids(column: pa.Array, text_id: Callable[[bytes], int] = hash_text) -> np.ndarray:
+    """Ids of a categorical column, uint64 (n,): integers by value, texts by `text_id`, null 0.
+
+    Each distinct text is hashed once. A negative integer is its two's complement.
+    """
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_null(column.type):
+        return np.zeros(len(column), np.uint64)
+    if pa.types.is_integer(column.type):
+        values: np.ndarray = pc.fill_null(column, 0).to_numpy()
+        return values.astype(np.uint64)
+    encoded = column.cast(pa.large_binary()).dictionary_encode()
+    distinct: list[Any] = encoded.dictionary.to_pylist()
+    table = np.array([text_id(text) for text in distinct] + [0], np.uint64)
+    codes: np.ndarray = pc.fill_null(encoded.indices, len(distinct)).to_numpy()
+    return table[codes]

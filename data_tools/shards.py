@@ -1,0 +1,224 @@
+"""Shards: Arrow files of rows, written from buffers and mapped back as NumPy arrays.
+
+A shard holds one record batch, uncompressed: `label` float32 (where labelled), `dense` a list of
+float32 and `indices` a list of unsigned integers, both of a fixed size. Mapped from the file each
+column is one contiguous array.
+"""
+
+import json
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from data_tools.batch import Batch
+from data_tools.errors import DatasetError, ParseError
+from data_tools.manifest import Manifest, Shard
+from data_tools.schema import Schema
+
+SHARD_ROWS = 1 << 19  # two buffers of them take 170 MB for Criteo
+
+
+def shard_name(number: int) -> str:
+    """File name of a dataset's shard, counted from 0."""
+    return f"part-{number:05d}.arrow"
+
+
+def _arrow_schema(schema: Schema, labelled: bool, index_dtype: str, number: int) -> pa.Schema:
+    """Columns of a shard; its metadata tells the log's columns and the place in the dataset.
+
+    Arrow cannot handle lists of size 0, so a kind of column that the log lacks is left out.
+    """
+    fields = []
+    if labelled:
+        fields.append(pa.field("label", pa.float32(), nullable=False))
+    for name, dtype, width in (
+        ("dense", pa.float32(), schema.num_dense),
+        ("indices", pa.from_numpy_dtype(index_dtype), schema.num_categorical),
+    ):
+        if width:
+            fields.append(pa.field(name, pa.list_(dtype, width), nullable=False))
+    about = {"schema": json.dumps(schema.to_json()), "shard": str(number)}
+    return pa.schema(fields, metadata=about)
+
+
+class ShardWriter:
+    """Collect rows and write them to numbered shards in a folder.
+
+    A full shard is written by a second thread while the next is being filled, so there are two
+    sets of buffers. Use it as a context manager: on leaving, no thread is writing any more.
+
+    Parameters
+    ----------
+    folder : Path            Exists; the shards go there.
+    schema : Schema
+    index_dtype : str        "uint32" or "uint64".
+    shard_rows : int         Rows of every shard but the last.
+
+    Attributes
+    ----------
+    shards : list of Shard   Complete after `close`.
+    rows, positives : int    So far, positives only where labelled.
+    labelled : bool or None  None until the first source has told.
+    """
+
+    def __init__(self, folder: Path, schema: Schema, index_dtype: str, shard_rows: int) -> None:
+        if shard_rows < 1:
+            raise ValueError(f"shard_rows is {shard_rows}; it must be at least 1")
+        self.schema = schema
+        self.index_dtype = index_dtype
+        self.labelled: bool | None = None
+        self.shards: list[Shard] = []
+        self.rows = 0
+        self.positives = 0
+        self._folder = folder
+        self._filled = 0
+        self._number = 0  # of the shard that is being filled
+        self._buffers, self._spare = (
+            (
+                np.zeros(shard_rows, np.float32),
+                np.zeros((shard_rows, schema.num_dense), np.float32),
+                np.zeros((shard_rows, schema.num_categorical), index_dtype),
+            )
+            for _ in range(2)
+        )
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._writing: Future[Shard] | None = None  # from the spare buffers
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._thread.shutdown(wait=True)
+
+    def agree_on_labels(self, path: Path, line: int, labelled: bool) -> None:
+        """Note whether the source `path` is labelled; all sources of a dataset must be alike.
+
+        Raises
+        ------
+        ParseError : an earlier source was different.
+        """
+        if self.labelled is not None and self.labelled != labelled:
+            here, before = ("", "no ") if labelled else ("no ", "")
+            raise ParseError(
+                path,
+                line,
+                f"this file has {here}labels, but the sources before it have {before}labels; "
+                "ingest the two kinds into separate folders",
+            )
+        self.labelled = labelled
+
+    def room(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Labels, dense and indices to be filled next, at least one row; then call `advance`."""
+        labels, dense, indices = self._buffers
+        free = slice(self._filled, None)
+        return labels[free], dense[free], indices[free]
+
+    def advance(self, rows: int) -> None:
+        """Take the first `rows` rows of `room` as filled."""
+        end = self._filled + rows
+        labels = self._buffers[0]
+        if self.labelled:
+            self.positives += int(np.count_nonzero(labels[self._filled : end]))
+        self.rows += rows
+        self._filled = end
+        if end == len(labels):
+            self._write()
+
+    def append(self, rows: Batch) -> None:
+        """Copy `rows` in, to as many shards as they need."""
+        start, total = 0, len(rows.dense)
+        while start < total:
+            labels, dense, indices = self.room()
+            count = min(len(labels), total - start)
+            part = slice(start, start + count)
+            if rows.labels is not None:
+                labels[:count] = rows.labels[part]
+            dense[:count] = rows.dense[part]
+            indices[:count] = rows.indices[part]
+            self.advance(count)
+            start += count
+
+    def close(self) -> None:
+        """Write the last shard, and wait until all of them are safely on the disk."""
+        if self._filled:
+            self._write()
+        self._wait()
+
+    def _write(self) -> None:
+        """Begin to write the filled rows to the next shard, and go on with the other buffers."""
+        self._wait()
+        labels, dense, indices = (values[: self._filled] for values in self._buffers)
+        schema = _arrow_schema(self.schema, bool(self.labelled), self.index_dtype, self._number)
+        path = self._folder / shard_name(self._number)
+        self._writing = self._thread.submit(
+            _write_shard, path, schema, {"label": labels, "dense": dense, "indices": indices}
+        )
+        self._buffers, self._spare = self._spare, self._buffers
+        self._number += 1
+        self._filled = 0
+
+    def _wait(self) -> None:
+        """Wait until the spare buffers are free; an error of their writing is raised here."""
+        if self._writing:
+            self.shards.append(self._writing.result())
+            self._writing = None
+
+
+def _write_shard(path: Path, schema: pa.Schema, rows: dict[str, np.ndarray]) -> Shard:
+    """Write the columns of `schema` to one file, and see it safely on the disk."""
+    columns = []
+    for field in schema:
+        values = pa.array(rows[field.name].reshape(-1))
+        if pa.types.is_fixed_size_list(field.type):
+            values = pa.FixedSizeListArray.from_arrays(values, type=field.type)
+        columns.append(values)
+    batch = pa.record_batch(columns, schema=schema)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        writer.write_batch(batch)
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+    return Shard(path.name, batch.num_rows, path.stat().st_size)
+
+
+def open_shard(folder: Path, manifest: Manifest, number: int) -> Batch:
+    """Map a shard of the dataset in `folder`; nothing is read but its footer.
+
+    Raises
+    ------
+    FileNotFoundError : the shard is missing.
+    DatasetError : it is cut off, damaged, or a shard of another dataset.
+    """
+    shard = manifest.shards[number]
+    path = folder / shard.name
+    remedy = "restore the file or ingest the log again"
+    if not path.is_file():
+        raise FileNotFoundError(f"the shard {path} is missing; {remedy}")
+    size = path.stat().st_size
+    if size != shard.bytes:
+        raise DatasetError(f"{path} has {size} bytes, but should have {shard.bytes}; {remedy}")
+    try:
+        with pa.memory_map(str(path)) as source:
+            reader = pa.ipc.open_file(source)
+            batch = reader.get_batch(0)
+        batch.validate()
+    except (pa.ArrowException, OSError, IndexError) as error:
+        raise DatasetError(f"{path} is not a readable shard ({error}); {remedy}") from None
+    schema = manifest.schema
+    expected = _arrow_schema(schema, manifest.labelled, manifest.index_dtype, number)
+    if not batch.schema.equals(expected, check_metadata=True) or batch.num_rows != shard.rows:
+        raise DatasetError(f"{path} belongs to another dataset; {remedy}")
+    views = {
+        name: getattr(column, "values", column).to_numpy()
+        for name, column in zip(batch.schema.names, batch.columns, strict=True)
+    }
+    none = np.empty((shard.rows, 0), np.float32)
+    return Batch(
+        views.get("label"),
+        views.get("dense", none).reshape(shard.rows, schema.num_dense),
+        views.get("indices", none.astype(manifest.index_dtype)).reshape(
+            shard.rows, schema.num_categorical
+        ),
+    )
