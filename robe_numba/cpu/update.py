@@ -206,8 +206,6 @@ def update(
 
     `state_sum` is read and written by ADAGRAD alone; GRADIENT needs a zeroed `array`.
     """
-    if reads.indices.size == 0:
-        return
     bits = segment_shift(spec, num_workers)
     num_segments = -(-int(spec.array_size) >> bits)
     shift = np.uint64(bits)

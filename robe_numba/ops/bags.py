@@ -9,6 +9,7 @@ import numpy as np
 from robe_numba import checks, update_rules
 from robe_numba.coefficients import hash_spec
 from robe_numba.cpu import bag as cpu_bag
+from robe_numba.cpu.launch import threads_for
 from robe_numba.cpu.update import Reads
 from robe_numba.ops.updating import apply_rule, check_grad_out, check_step, dense_gradient
 from robe_numba.spec import Spec
@@ -53,10 +54,12 @@ def embedding_bag(
     checks.check_shared_array(array, spec)
     bags = _check_bags(indices, offsets, spec, mode, per_sample_weights, padding_idx, array.dtype)
     out = np.empty((bags.batch * spec.num_tables, spec.embedding_dim), dtype=array.dtype)
-    if out.size and mode == "max":
-        cpu_bag.pool_max(array, bags, hash_spec(spec), out, np.empty(out.shape, dtype=np.int64))
-    elif out.size:
-        cpu_bag.pool(array, bags, hash_spec(spec), out)
+    with threads_for(max(bags.indices.size * spec.embedding_dim, out.size)):
+        if mode == "max":
+            winners = np.empty(out.shape, dtype=np.int64)
+            cpu_bag.pool_max(array, bags, hash_spec(spec), out, winners)
+        else:
+            cpu_bag.pool(array, bags, hash_spec(spec), out)
     return out.reshape(-1, spec.num_tables, spec.embedding_dim)
 
 
@@ -189,8 +192,9 @@ def _reads(
     rows = np.empty(bags.indices.size, dtype=np.uint64)
     scales = np.empty(bags.indices.size, dtype=grads.dtype)
     winners = np.empty(grads.shape if mode == "max" else (0, 0), dtype=np.int64)
-    if rows.size:
+    with threads_for(rows.size):
         cpu_bag.expand(bags, hash_spec(spec), rows, scales)
-    if rows.size and mode == "max":
-        cpu_bag.pool_max(array, bags, hash_spec(spec), np.empty_like(grads), winners)
+    if mode == "max":
+        with threads_for(rows.size * spec.embedding_dim):
+            cpu_bag.pool_max(array, bags, hash_spec(spec), np.empty_like(grads), winners)
     return Reads(indices=bags.indices, rows=rows, scales=scales, winners=winners, grad_out=grads)

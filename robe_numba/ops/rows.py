@@ -9,6 +9,7 @@ import numpy as np
 from robe_numba import checks, update_rules
 from robe_numba.coefficients import hash_spec
 from robe_numba.cpu import lookup as cpu_lookup
+from robe_numba.cpu.launch import threads_for
 from robe_numba.cpu.update import Reads
 from robe_numba.ops.updating import apply_rule, check_grad_out, check_step, dense_gradient
 from robe_numba.spec import Spec
@@ -34,7 +35,7 @@ def block_starts(indices: np.ndarray, spec: Spec) -> np.ndarray:
     checks.check_spec(spec)
     ids = checks.check_indices(indices, spec)
     starts = np.empty((ids.size, spec.num_blocks), dtype=np.uint64)
-    if ids.size:
+    with threads_for(starts.size):
         cpu_lookup.block_starts(ids, hash_spec(spec), starts)
     return starts.view(np.int64).reshape(-1, spec.num_tables, spec.num_blocks)
 
@@ -63,7 +64,7 @@ def lookup(array: np.ndarray, indices: np.ndarray, spec: Spec) -> np.ndarray:
     checks.check_shared_array(array, spec)
     ids = checks.check_indices(indices, spec)
     out = np.empty((ids.size, spec.embedding_dim), dtype=array.dtype)
-    if ids.size:
+    with threads_for(out.size):
         cpu_lookup.lookup(array, ids, hash_spec(spec), out)
     return out.reshape(-1, spec.num_tables, spec.embedding_dim)
 

@@ -1,10 +1,10 @@
 """What gradients and updates of rows and of bags share."""
 
-import numba
 import numpy as np
 
 from robe_numba import checks, update_rules
 from robe_numba.coefficients import hash_spec
+from robe_numba.cpu.launch import threads_for
 from robe_numba.cpu.update import Reads, update
 from robe_numba.spec import Spec
 
@@ -56,4 +56,5 @@ def apply_rule(
 ) -> None:
     """Run an update kernel in place on this process's Numba threads."""
     state = np.empty(0, dtype=array.dtype) if state_sum is None else state_sum
-    update(rule, reads, hash_spec(spec), array, state, lr, eps, numba.get_num_threads())
+    with threads_for(reads.indices.size * spec.embedding_dim) as threads:
+        update(rule, reads, hash_spec(spec), array, state, lr, eps, num_workers=threads)
