@@ -203,7 +203,7 @@ def test_settings_survive_json_and_fill_in_the_preset():
     ("change", "words"),
     [
         ({"embedding": "magic"}, "robe, full, hashed, qr"),
-        ({"preset": "big"}, "kaggle, mlperf"),
+        ({"preset": "big"}, "default, kaggle, mlperf"),
         ({"optimizer": "adam"}, "sgd, adagrad"),
         ({"hash": "md5"}, "multiply-shift"),
         ({"split_by": "luck"}, "order, random"),

@@ -14,7 +14,9 @@ from robe_numba.training import train as run_training
 def train(
     data: Annotated[Path, typer.Argument(help="Dataset made by robe ingest.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")],
-    preset: Annotated[str, typer.Option(help="kaggle (d=16) or mlperf (d=128).")] = "kaggle",
+    preset: Annotated[
+        str, typer.Option(help="default, or as published: kaggle (d=16), mlperf (d=128).")
+    ] = "default",
     embedding: Annotated[str, typer.Option(help="robe, full, hashed or qr.")] = "robe",
     compression: Annotated[
         float | None, typer.Option(help="Times smaller than the uncompressed tables.")

@@ -17,7 +17,8 @@ class TrainingConfig:
 
     Parameters
     ----------
-    preset : "kaggle" or "mlperf"; gives widths, optimizer, batch size and learning rate.
+    preset : gives widths, optimizer, batch size and learning rate: "kaggle" (d = 16) and "mlperf"
+        (d = 128) as published, or "default", the shape of "kaggle" with Adagrad.
     embedding : "robe", "full", "hashed" or "qr".
     compression : elements of the uncompressed tables per element kept; the tables have one row
         per distinct training id and one for unknown ids. Not for "full".
@@ -40,7 +41,7 @@ class TrainingConfig:
     ValueError : a value is out of range or unknown; the message names it.
     """
 
-    preset: str = "kaggle"
+    preset: str = "default"
     embedding: str = "robe"
     compression: float | None = None
     num_parameters: int | None = None
