@@ -22,8 +22,8 @@ from robe_numba.training.report import html_table, page
 MODELS = (("full", None), ("robe", 100), ("robe", 1000), ("hashed", 100), ("hashed", 1000))
 SCALE = 1.0
 EPOCHS = 1
-BATCH_SIZE = 1024
-LR = 0.02
+BATCH_SIZE = 512
+LR = 0.01
 MARKER = ".robe-demo"  # a folder without it is not the demo's to empty
 
 
