@@ -5,6 +5,7 @@ import dataclasses
 import json
 import pickle
 
+import numpy as np
 import pytest
 from hypothesis import given
 
@@ -30,8 +31,6 @@ def test_a_spec_cannot_be_changed():
 
 
 def test_sizes_from_any_sequence_become_a_tuple():
-    import numpy as np
-
     spec = RobeSpec(**GOOD, num_embeddings=np.array([3, 4]))
     assert spec.num_embeddings == (3, 4)
     assert spec == RobeSpec(**GOOD, num_embeddings=[3, 4])

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 import robe_numba as rn
 from robe_numba import RobeSpec
+from robe_numba.coefficients import hash_spec
+from robe_numba.cpu import update
 from tests import naive
 from tests.strategies import REAL_DTYPES, array_for, bags_for, indices_for, specs
 
@@ -140,9 +142,6 @@ def test_updates_are_bit_identical_for_any_thread_count(rule, spec):
 
 def update_with_workers(spec, grad_out, indices, num_workers):
     """The kernel itself, with more workers than this machine may have threads."""
-    from robe_numba.coefficients import hash_spec
-    from robe_numba.cpu import update
-
     ids = indices.reshape(-1)
     reads = update.Reads(
         ids,
