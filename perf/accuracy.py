@@ -37,7 +37,7 @@ def main() -> None:
         for seed in range(options.seeds):
             run = finished(dataset, options, output, kind, compression, seed, vocabulary)
             aucs.append(run.metrics()[-1]["test"]["auc"])
-            size = run.config["embedding_bytes"]
+            size = run.config["sizes"]["embedding_bytes"]
         table.append((kind, compression, size, aucs))
         print(row(table[-1], table[0][3]), flush=True)
     write(output, table, best)
@@ -91,8 +91,8 @@ def finished(
     config = TrainingConfig(
         embedding=kind,
         compression=compression,
-        block_size=options.block_size,
-        sign=options.sign,
+        block_size=options.block_size if kind == "robe" else None,
+        sign=options.sign and kind == "robe",
         scale=options.scale,
         optimizer="adagrad",
         lr=options.lr,

@@ -27,14 +27,15 @@ def _cache_root() -> Path:
     """NUMBA_CACHE_DIR where the user set it, else the user's cache folder, else a temporary one."""
     if numba.config.CACHE_DIR:
         return Path(numba.config.CACHE_DIR)
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         (folder / "robe_numba").mkdir(parents=True, exist_ok=True)
         if os.access(folder / "robe_numba", os.W_OK):
             return folder
-    except OSError:
-        pass  # a read-only home, as in many containers: kernels still compile
-    return Path(tempfile.gettempdir()) / f"numba-{os.getuid() if hasattr(os, 'getuid') else 0}"
+    except (OSError, RuntimeError):
+        pass  # no home or a read-only one, as in many containers: kernels still compile
+    # Of this process alone: what lies in a folder of a known name might be another user's.
+    return Path(tempfile.mkdtemp(prefix="robe_numba-"))
 
 
 CACHE_DIR = _cache_root() / "robe_numba" / source_digest(Path(__file__).parent)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from robe_numba.checks import ARRAY_DTYPES, check_scalar, check_spec
-from robe_numba.spec import Spec
+from robe_numba.spec import Spec, check_int
 
 
 def default_scale(spec: Spec) -> float:
@@ -27,7 +27,7 @@ def init_array(
     ----------
     spec : RobeSpec or TableSpec.
     scale : half-width of the distribution; None for `default_scale(spec)`.
-    seed : the same seed gives the same bits.
+    seed : in [0, 2**64); the same seed gives the same bits.
     dtype : float32 or float64.
 
     Returns
@@ -36,13 +36,15 @@ def init_array(
 
     Raises
     ------
-    TypeError, ValueError : the scale is negative or not finite, or the dtype is another.
+    TypeError, ValueError : scale or seed is no number or out of range, or another dtype.
     """
     check_spec(spec)
-    scale = default_scale(spec) if scale is None else check_scalar("scale", scale, 0)
-    dtype = np.dtype(dtype)
-    if dtype not in ARRAY_DTYPES:
+    seed = check_int("seed", seed, 0, 2**64 - 1)
+    if dtype is None or np.dtype(dtype) not in ARRAY_DTYPES:
         raise TypeError(f"dtype is {dtype}; use float32 or float64")
+    dtype = np.dtype(dtype)
+    scale = default_scale(spec) if scale is None else check_scalar("scale", scale, 0, dtype)
+    check_scalar("the width of the initial values, 2 * scale,", 2 * scale, 0, dtype)
     array = np.random.default_rng(seed).random(spec.array_size, dtype=dtype)
     array *= dtype.type(2 * scale)
     array -= dtype.type(scale)

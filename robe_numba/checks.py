@@ -5,11 +5,12 @@ have passed.
 """
 
 import math
+import numbers
 from typing import Any
 
 import numpy as np
 
-from robe_numba.spec import RobeSpec, Spec, TableSpec
+from robe_numba.spec import RobeSpec, Spec, TableSpec, check_int
 
 INDEX_DTYPES = tuple(np.dtype(name) for name in ("int32", "int64", "uint32", "uint64"))
 ARRAY_DTYPES = tuple(np.dtype(name) for name in ("float32", "float64"))
@@ -27,8 +28,12 @@ def check_array(
     name: str, array: Any, shape: tuple[int, ...] | None, dtypes: tuple[np.dtype, ...]
 ) -> np.ndarray:
     """A C-contiguous NumPy array of one of the dtypes and, unless None, of the shape."""
-    if not isinstance(array, np.ndarray):
-        raise TypeError(f"{name} must be a NumPy array, got {_what(array)}; use numpy.asarray")
+    # Subclasses may compare and index otherwise than what kernels read: masked arrays do.
+    if type(array) not in (np.ndarray, np.memmap):
+        raise TypeError(
+            f"{name} must be a NumPy array, got {_what(array)}; use numpy.asarray, and fill "
+            f"masked values"
+        )
     if array.dtype not in dtypes:
         allowed = ", ".join(str(dtype) for dtype in dtypes)
         raise TypeError(f"{name} has dtype {array.dtype}; use {name}.astype() to one of {allowed}")
@@ -80,13 +85,25 @@ def check_indices(indices: Any, spec: Spec) -> np.ndarray:
     return ids.reshape(-1)
 
 
-def check_bag_indices(
-    indices: Any, offsets: np.ndarray, spec: Spec, padding_idx: int | None
-) -> np.ndarray:
-    """Row ids (n,) of table-major bags as uint64; a padded id is never read, so it may be any."""
+def check_bag_shape(indices: Any) -> int:
+    """The number of ids n of bags: indices is (n,) of an integer dtype."""
     check_array("indices", indices, None, INDEX_DTYPES)
     if indices.ndim != 1:
         raise ValueError(f"indices has shape {indices.shape}; bags take one dimension (n,)")
+    return int(indices.size)
+
+
+def check_padding(padding_idx: Any) -> np.uint64 | None:
+    """The padded id as kernels compare it, in two's complement; None for none."""
+    if padding_idx is None:
+        return None
+    return np.uint64(check_int("padding_idx", padding_idx, -(2**63), 2**64 - 1) % 2**64)
+
+
+def check_bag_indices(
+    indices: Any, offsets: np.ndarray, spec: Spec, padding: np.uint64 | None
+) -> np.ndarray:
+    """Row ids (n,) of table-major bags as uint64; a padded id is never read, so it may be any."""
     if offsets[-1] != indices.size:
         raise ValueError(
             f"offsets ends at {offsets[-1]} but there are {indices.size} indices; "
@@ -98,8 +115,8 @@ def check_bag_indices(
         table_sizes = np.diff(offsets[::batch]) if batch else np.zeros(spec.num_tables, int)
         limits = np.repeat(np.array(spec.num_embeddings, dtype=np.uint64), table_sizes)
         outside = ids >= limits
-        if padding_idx is not None:
-            outside &= ids != padding_word(padding_idx)
+        if padding is not None:
+            outside &= ids != padding
         if outside.any():
             position = int(np.argmax(outside))
             table = int(np.searchsorted(np.cumsum(table_sizes), position, side="right"))
@@ -117,18 +134,13 @@ def _raise_outside(value: Any, position: str, table: int, spec: Spec) -> None:
 
 
 def as_uint64(indices: np.ndarray) -> np.ndarray:
-    """Ids as the kernels' one integer type: signed ids in two's complement.
+    """Ids as the kernels' one integer type, signed ids in two's complement.
 
     Copies 32-bit ids and read-only arrays, so that kernels compile for one type alone.
     """
     if indices.dtype.itemsize == 8 and indices.flags.writeable:
         return indices.view(np.uint64)
     return indices.astype(np.uint64)
-
-
-def padding_word(padding_idx: int | None) -> np.uint64:
-    """The padded id as kernels compare it; 0, which is not looked at, for None."""
-    return np.uint64((padding_idx or 0) % 2**64)
 
 
 def check_offsets(offsets: Any, spec: Spec) -> np.ndarray:
@@ -153,17 +165,15 @@ def check_offsets(offsets: Any, spec: Spec) -> np.ndarray:
     return np.array(offsets, dtype=np.int64)
 
 
-def check_pooling(
-    mode: str, weights: Any, padding_idx: Any, num_indices: int, dtype: np.dtype
-) -> np.ndarray:
-    """The mode, the padded id and the weights (n,) of the array's dtype; (0,) for none."""
-    if mode not in MODES:
+def check_mode(mode: Any) -> None:
+    """A known way to pool."""
+    if not isinstance(mode, str) or mode not in MODES:
         raise ValueError(f"mode is {mode!r}; choose one of {', '.join(MODES)}")
-    if padding_idx is not None:
-        if isinstance(padding_idx, bool) or not hasattr(padding_idx, "__index__"):
-            raise TypeError(f"padding_idx must be an integer or None, got {padding_idx!r}")
-        if not -(2**63) <= int(padding_idx) < 2**64:
-            raise ValueError(f"padding_idx is {padding_idx}; no 64-bit id can equal it")
+
+
+def check_pooling(mode: str, weights: Any, num_indices: int, dtype: np.dtype) -> np.ndarray:
+    """The mode, and the weights (n,) of the array's dtype; (0,) for none."""
+    check_mode(mode)
     if weights is None:
         return np.empty(0, dtype=dtype)
     if mode != "sum":
@@ -171,18 +181,21 @@ def check_pooling(
     return check_array("per_sample_weights", weights, (num_indices,), (dtype,))
 
 
-def check_scalar(name: str, value: Any, low: float) -> float:
-    """A finite number of at least `low`."""
+def check_scalar(name: str, value: Any, low: float, dtype: Any = np.float64) -> float:
+    """A number of at least `low` that is finite also in the dtype of the arithmetic."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, got {_what(value)}")
+    high = float(np.finfo(dtype).max)
     try:
         number = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a number, got {_what(value)}") from None
-    if not math.isfinite(number) or number < low:
-        raise ValueError(f"{name} is {number}; it must be finite and at least {low}")
+    except OverflowError:  # an integer beyond float64
+        number = math.inf
+    if not low <= number <= high:
+        raise ValueError(f"{name} is {number}; it must be finite, from {low} to {high:.3g}")
     return number
 
 
 def _what(value: Any) -> str:
     kind = type(value)
     name = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
-    return f"{name}" if name != "str" else f"the string {value!r}"
+    return name if name != "str" else f"the string {value!r}"

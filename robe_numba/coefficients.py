@@ -5,6 +5,7 @@ table t is word j of the stream keyed by (seed, t), whatever the number of table
 """
 
 from functools import lru_cache
+from itertools import accumulate
 
 import numpy as np
 
@@ -23,10 +24,10 @@ def hash_spec(spec: Spec) -> HashSpec:
     if isinstance(spec, TableSpec):
         modulus, num_starts, coefficients = NO_MODULUS, spec.array_size, _table(spec)
     elif spec.hash == "multiply-shift":
-        modulus, num_starts = 0, spec.array_size // spec.alignment
+        modulus, num_starts = 0, _aligned_starts(spec)
         coefficients = _multiply_shift(spec, words=3 if num_starts <= 2**32 else 6)
     elif spec.hash == "paper":
-        modulus, num_starts = PAPER_PRIME, spec.array_size // spec.alignment
+        modulus, num_starts = PAPER_PRIME, _aligned_starts(spec)
         coefficients = _paper(spec)
     else:
         modulus, num_starts = UMA_PRIME, spec.array_size - spec.block_size + 1
@@ -45,6 +46,11 @@ def hash_spec(spec: Spec) -> HashSpec:
         coefficients=coefficients,
         sign_keys=_sign_keys(spec),
     )
+
+
+def _aligned_starts(spec: RobeSpec) -> int:
+    """Multiples of the alignment in [0, m), the last of them perhaps shorter than the alignment."""
+    return -(-spec.array_size // spec.alignment)
 
 
 def _words(seed: int, stream: int, count: int) -> np.ndarray:
@@ -97,7 +103,7 @@ def _table(spec: TableSpec) -> np.ndarray:
 
 
 def _offsets(num_embeddings: tuple[int, ...]) -> list[int]:
-    return [sum(num_embeddings[:t]) for t in range(len(num_embeddings))]
+    return list(accumulate(num_embeddings[:-1], initial=0))
 
 
 def _sign_keys(spec: Spec) -> np.ndarray:

@@ -5,9 +5,11 @@ constants that kernels read.
 """
 
 import json
-from collections.abc import Iterable
+import operator
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Self
+
+import numpy as np
 
 HASHES = ("multiply-shift", "paper", "uma")
 PAPER_PRIME = 2**31 - 1
@@ -15,19 +17,31 @@ UMA_PRIME = 2038074743
 MAX_SIZE = 2**62  # elements; beyond it a position plus a block length would leave 64 bits
 
 
-def _check_int(name: str, value: Any, low: int, high: int) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be an integer, got {value!r} of type {type(value).__name__}")
-    value = int(value)
-    if not low <= value <= high:
-        raise ValueError(f"{name} is {value}; it must be in [{low}, {high}]")
-    return value
+def check_int(name: str, value: Any, low: int, high: int) -> int:
+    """An integer in [low, high], as Python's own.
+
+    Raises
+    ------
+    TypeError, ValueError : the value is no integer, or out of range.
+    """
+    try:
+        if isinstance(value, bool | np.bool_):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        kind = type(value).__name__
+        raise TypeError(f"{name} must be an integer, got {value!r} of type {kind}") from None
+    if not low <= number <= high:
+        raise ValueError(f"{name} is {number}; it must be in [{low}, {high}]")
+    return number
 
 
 def _check_num_embeddings(value: Any) -> tuple[int, ...]:
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        raise TypeError(f"num_embeddings must be a sequence with one size per table, got {value!r}")
-    return tuple(_check_int(f"num_embeddings[{t}]", n, 1, MAX_SIZE) for t, n in enumerate(value))
+    if not isinstance(value, list | tuple | np.ndarray) or np.ndim(value) != 1:
+        raise TypeError(
+            f"num_embeddings must be a list, tuple or array with one size per table, got {value!r}"
+        )
+    return tuple(check_int(f"num_embeddings[{t}]", n, 1, MAX_SIZE) for t, n in enumerate(value))
 
 
 class _Json:
@@ -70,7 +84,7 @@ class RobeSpec(_Json):
         as published) or "uma" (bit for bit the authors' release, whose default seed is 1024).
     seed : key of the coefficients, in [0, 2**64); below 2**32 for "uma".
     sign : multiply each element by a hashed +1 or -1, which makes inner products unbiased.
-    alignment : starts are multiples of this many elements; at most block_size, so that every
+    alignment : starts are multiples of this many elements; at most min(Z, d), so that every
         element can be read.
 
     Raises
@@ -94,14 +108,20 @@ class RobeSpec(_Json):
 
     def __post_init__(self) -> None:
         for name in ("array_size", "block_size", "embedding_dim"):
-            self._set(name, _check_int(name, getattr(self, name), 1, MAX_SIZE))
-        self._set("num_tables", _check_int("num_tables", self.num_tables, 1, 2**31 - 1))
+            self._set(name, check_int(name, getattr(self, name), 1, MAX_SIZE))
+        self._set("num_tables", check_int("num_tables", self.num_tables, 1, 2**31 - 1))
         if self.block_size > self.array_size:
             raise ValueError(
                 f"block_size (Z) is {self.block_size} but array_size (m) is only "
                 f"{self.array_size}; use Z <= m"
             )
-        self._set("alignment", _check_int("alignment", self.alignment, 1, self.block_size))
+        self._set("alignment", check_int("alignment", self.alignment, 1, MAX_SIZE))
+        if self.alignment > min(self.block_size, self.embedding_dim):
+            raise ValueError(
+                f"alignment is {self.alignment} but a block reads only "
+                f"{min(self.block_size, self.embedding_dim)} elements, min(block_size, "
+                f"embedding_dim): the others would never be read; lower alignment"
+            )
         if not isinstance(self.sign, bool):
             raise TypeError(f"sign must be True or False, got {self.sign!r}")
         if self.num_embeddings is not None:
@@ -117,10 +137,11 @@ class RobeSpec(_Json):
         object.__setattr__(self, name, value)  # the one place that fills a frozen field
 
     def _check_hash(self) -> None:
-        if self.hash not in HASHES:
+        if not isinstance(self.hash, str) or self.hash not in HASHES:
             raise ValueError(f"hash is {self.hash!r}; choose one of {', '.join(HASHES)}")
+        self._set("hash", str(self.hash))
         seeds = 2**32 if self.hash == "uma" else 2**64
-        self._set("seed", _check_int("seed", self.seed, 0, seeds - 1))
+        self._set("seed", check_int("seed", self.seed, 0, seeds - 1))
         prime = {"paper": PAPER_PRIME, "uma": UMA_PRIME}.get(self.hash)
         if prime is not None and self.array_size > prime:
             raise ValueError(
@@ -189,11 +210,11 @@ class TableSpec(_Json):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "num_embeddings", _check_num_embeddings(self.num_embeddings))
-        dim = _check_int("embedding_dim", self.embedding_dim, 1, MAX_SIZE)
+        dim = check_int("embedding_dim", self.embedding_dim, 1, MAX_SIZE)
         object.__setattr__(self, "embedding_dim", dim)
         if not self.num_embeddings:
             raise ValueError("num_embeddings is empty; give at least one table")
-        _check_int("array_size, sum(num_embeddings) * embedding_dim,", self.array_size, 1, MAX_SIZE)
+        check_int("array_size, sum(num_embeddings) * embedding_dim,", self.array_size, 1, MAX_SIZE)
 
     @property
     def num_tables(self) -> int:

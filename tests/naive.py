@@ -25,7 +25,7 @@ def philox(seed, stream, position, count):
 
 def multiply_shift_start(spec, t, x, k):
     """((a x_lo + a' x_hi + b) mod 2^64) >> 32, then (h n) >> 32, of the mixed id."""
-    num_starts = spec.array_size // spec.alignment
+    num_starts = -(-spec.array_size // spec.alignment)
     words = 3 if num_starts <= 2**32 else 6
     c = philox(spec.seed, t, k * words, words)
     key = mix(x)
@@ -42,7 +42,7 @@ def paper_start(spec, t, x, k):
     prime = 2**31 - 1
     a, b, c, d = (word % prime for word in philox(spec.seed, 2 * 2**32, 0, 4))
     h = (a * t + (b or 1) * (x % prime) + c * k + d) % prime
-    return h % (spec.array_size // spec.alignment) * spec.alignment
+    return h % -(-spec.array_size // spec.alignment) * spec.alignment
 
 
 def uma_start(spec, t, x, k):

@@ -22,16 +22,17 @@ def robe_specs(draw, hashes=("multiply-shift", "paper", "uma"), max_size=300):
     sizes = st.lists(st.integers(1, 2**40), min_size=num_tables, max_size=num_tables)
     plain = hash_name == "uma"
     needs_sizes = plain and num_tables > 1
+    embedding_dim = draw(st.one_of(st.integers(1, 20), st.sampled_from([64, 65, 130])))
     return RobeSpec(
         array_size=draw(st.integers(block_size, max(block_size, max_size))),
         block_size=block_size,
-        embedding_dim=draw(st.one_of(st.integers(1, 20), st.sampled_from([64, 65, 130]))),
+        embedding_dim=embedding_dim,
         num_tables=num_tables,
         num_embeddings=draw(sizes if needs_sizes else st.one_of(st.none(), sizes)),
         hash=hash_name,
         seed=draw(st.integers(0, 2**32 - 1 if plain else 2**64 - 1)),
         sign=False if plain else draw(st.booleans()),
-        alignment=1 if plain else draw(st.integers(1, block_size)),
+        alignment=1 if plain else draw(st.integers(1, min(block_size, embedding_dim))),
     )
 
 

@@ -1,7 +1,6 @@
 """The command line as a person uses it: real processes, real files."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -58,7 +57,7 @@ def test_a_run_folder_holds_everything(work):
 
 
 def test_evaluate_repeats_the_test_metrics(work):
-    again = robe("evaluate", work / "run", work / "data", "--part", "test")
+    again = robe("evaluate", work / "run", work / "data")
     fresh = robe("train", work / "data", "-o", work / "again", *TRAIN, "--block-size", 8)
     assert again.split("AUC")[1].strip() == fresh.split("AUC")[1].strip()
     assert (work / "again" / "model.safetensors").read_bytes() == (
@@ -74,6 +73,18 @@ def test_predict_scores_unlabelled_rows(work):
     scores = pq.read_table(work / "scores.parquet")
     assert scores.num_rows == 70
     assert "no labels" in robe("evaluate", work / "run", work / "new", code=1)
+    assert "--overwrite" in robe("predict", work / "run", work / "new", "-o",
+                                 work / "scores.parquet", code=1)  # fmt: skip
+
+
+def test_evaluate_knows_the_data_of_the_run(work):
+    own = robe("evaluate", work / "run", work / "data")
+    assert own.startswith("test rows 500")
+    robe("synth", work / "day2.tsv", "--rows", 300, "--start", 5000, "--scale", 0.001, "--seed", 3)
+    robe("ingest", work / "day2.tsv", "-o", work / "day2")
+    assert robe("evaluate", work / "run", work / "day2").startswith("all rows 300")
+    text = robe("evaluate", work / "run", work / "day2", "--part", "test", code=1)
+    assert "use --part all" in text
 
 
 def test_other_logs_are_described_by_their_columns(work):
@@ -93,7 +104,12 @@ def test_other_logs_are_described_by_their_columns(work):
         (("train", "nowhere", "-o", "x", "--compression", "10"), "nowhere"),
         (("train", "{data}", "-o", "x", "--compression", "10", "--epochs", "0"), "epochs is 0"),
         (("train", "{data}", "-o", "x"), "needs its size"),
-        (("train", "{data}", "-o", "{run}", "--compression", "10"), "not empty"),
+        (("train", "{data}", "-o", "{run}", "--compression", "10"), "holds a run"),
+        (("train", "{data}", "-o", "{data}", "--compression", "10"), "is not a run"),
+        (("train", "{data}", "-o", "x", "--num-parameters", "1" + 13 * "0"), "not enough memory"),
+        (("synth", "{log}", "--rows", "10"), "--overwrite"),
+        (("synth", "."), "is a folder"),
+        (("predict", "{run}", "{data}", "-o", "{folder}"), "is a folder"),
         (("train", "{data}", "-o", "x", "--compression", "1e9"), "block_size"),
         (("evaluate", "{data}", "{data}"), "not the folder of a run"),
         (("predict", "{run}", "{data}", "-o", "scores.csv"), "name it .parquet"),
@@ -103,7 +119,9 @@ def test_other_logs_are_described_by_their_columns(work):
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(work, tmp_path, arguments, words):
-    places = {"data": work / "data", "run": work / "run"}
+    places = {name: work / name for name in ("data", "run")}
+    places |= {"log": work / "log.tsv", "folder": work / "folder.parquet"}
+    places["folder"].mkdir(exist_ok=True)
     text = robe(*(a.format(**places) for a in arguments), code=1, cwd=tmp_path)
     assert "error: " in text
     assert words in text
@@ -141,5 +159,18 @@ def test_the_demo_compares_kinds_and_draws(tmp_path):
         assert word in text
     assert (tmp_path / "demo" / "demo.png").stat().st_size > 10_000
     assert "<svg" in (tmp_path / "demo" / "demo.html").read_text()
-    shutil.copy(tmp_path / "demo" / "demo.html", tmp_path)  # a second demo empties its folder
+    (tmp_path / "demo" / "scores.parquet").write_text("mine")
+    assert "scores.parquet" in robe("demo", "-o", tmp_path / "demo", code=1)
+    assert (tmp_path / "demo" / "scores.parquet").read_text() == "mine"
+    (tmp_path / "demo" / "scores.parquet").unlink()
     robe("demo", "--rows", 10_000, "-o", tmp_path / "demo")
+
+
+def test_without_the_extra_the_command_says_what_to_install():
+    code = "import sys; sys.modules['typer'] = None; from robe_numba.cli import main; main()"
+    finished = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert finished.returncode == 1
+    assert "pip install 'robe-numba[cli]'" in finished.stderr
+    assert "Traceback" not in finished.stderr

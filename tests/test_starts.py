@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from robe_numba import RobeSpec, block_starts
+from robe_numba import RobeSpec, block_starts, lookup_backward
 from robe_numba.hashing import block_start, high_product, mix, row_key, sign_word
 from tests import naive
 from tests.strategies import indices_for, specs
@@ -50,6 +50,8 @@ def test_starts_equal_the_oracle(data):
     alignment=st.sampled_from([1, 4, 16]),
     seed=st.integers(0, 9),
 )
+@example(size=2**32, alignment=1, seed=0)
+@example(size=2**36, alignment=16, seed=0)
 def test_arrays_beyond_32_bits_equal_the_oracle(size, alignment, seed):
     spec = RobeSpec(size, 16, 40, 2, seed=seed, alignment=alignment)
     indices = np.array([[0, 2**64 - 1], [2**32, 12345]], dtype=np.uint64)
@@ -140,8 +142,30 @@ def test_tables_have_their_own_coefficients():
     assert (starts[:, 0] == starts[:, 1]).mean() < 0.01
 
 
-@pytest.mark.parametrize("alignment", [1, 4, 16, 32])
-def test_aligned_starts_are_multiples_and_reach_the_whole_array(alignment):
-    spec = RobeSpec(640, 32, 64, 1, alignment=alignment)
-    starts = block_starts(np.arange(20_000).reshape(-1, 1), spec)
-    assert np.unique(starts).tolist() == list(range(0, 640, alignment))
+@pytest.mark.parametrize("alignment", [1, 4, 16, 30])
+@pytest.mark.parametrize("hash_name", ["multiply-shift", "paper"])
+@pytest.mark.parametrize("size", [640, 641, 655])
+def test_aligned_starts_are_multiples_and_every_element_is_read(alignment, hash_name, size):
+    spec = RobeSpec(size, 32, 30, 1, hash=hash_name, alignment=alignment)
+    # Scattered, since the published formula does put contiguous ids on few starts.
+    indices = np.random.default_rng(0).integers(0, 2**31, (20_000, 1))
+    assert np.unique(block_starts(indices, spec)).tolist() == list(range(0, size, alignment))
+    assert lookup_backward(np.ones((20_000, 1, 30), np.float32), indices, spec).all()
+
+
+def test_random_words_are_those_of_the_published_generator():
+    """Philox4x64-10's known answer for a counter and a key of ones (Salmon et al., SC 2011).
+
+    Saved arrays depend on these words; NumPy counts up before it draws.
+    """
+    ones = 2**64 - 1
+    generator = np.random.Philox(
+        counter=np.array([ones - 1, ones, ones, ones], dtype=np.uint64),
+        key=np.array([ones, ones], dtype=np.uint64),
+    )
+    assert [f"{int(word):016x}" for word in generator.random_raw(4)] == [
+        "87b092c3013fe90b",
+        "438c3c67be8d0224",
+        "9cc7d7c69cd777b6",
+        "a09caebf594f0ba0",
+    ]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,6 +15,7 @@ from robe_numba.training import (
     RunFolder,
     TrainingConfig,
     TrainingError,
+    TrainingInterrupted,
     Watcher,
     build_model,
     evaluate,
@@ -80,8 +82,17 @@ def test_compression_is_counted_from_the_tables_of_the_training_rows(dataset):
         kept = build_model(dataset, config(embedding), vocabulary).embedding.num_bytes
         ratio = full / kept
         assert KINDS[embedding] * 0.999 < ratio < KINDS[embedding] * 1.02
-    exact = build_model(dataset, config(compression=None, num_parameters=1234))
-    assert exact.embedding.num_bytes == 4 * 1234
+    exact = config(compression=None, num_parameters=1234)
+    assert build_model(dataset, exact, vocabulary).embedding.num_bytes == 4 * 1234
+
+
+def test_a_size_means_the_same_however_it_is_given(dataset, tmp_path):
+    by_ratio = train(dataset, config(), tmp_path / "ratio")
+    elements = by_ratio.config["sizes"]["embedding_bytes"] // 4
+    by_size = train(dataset, config(compression=None, num_parameters=elements), tmp_path / "size")
+    assert (by_ratio.path / "model.safetensors").read_bytes() == (
+        by_size.path / "model.safetensors"
+    ).read_bytes()
 
 
 @pytest.mark.parametrize("hash_name", ["paper", "uma"])
@@ -121,18 +132,53 @@ class Interrupter(Watcher):
 
 @pytest.mark.parametrize("at", [1, 15])
 def test_an_interrupted_run_can_be_scored(dataset, tmp_path, at):
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(TrainingInterrupted) as interrupted:
         train(dataset, config(), tmp_path / "run", watcher=Interrupter(at))
-    run = RunFolder(tmp_path / "run")
+    run = interrupted.value.run
     write_report(run)
     assert score(run.load_model(), dataset.split("test")).size == 600
 
 
-@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")
+class SignalInterrupter(Watcher):
+    """Sends this process a real Ctrl-C at a step."""
+
+    def __init__(self, at):
+        self.at, self.seen = at, 0
+
+    def step(self, step, loss):
+        self.seen = step
+        if step == self.at:
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("at", [7, 19])  # in the middle, and at the very last step
+def test_a_real_ctrl_c_waits_for_the_end_of_the_step(dataset, tmp_path, at):
+    watcher = SignalInterrupter(at)
+    with pytest.raises(TrainingInterrupted):
+        train(dataset, config(), tmp_path / "run", watcher=watcher)
+    assert watcher.seen == at
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_divergence_stops_with_the_step_and_a_remedy(dataset, tmp_path):
     wild = config(optimizer="sgd", lr=1e9)
     with pytest.raises(TrainingError, match=r"step \d+ .*lower lr"):
         train(dataset, wild, tmp_path / "run")
+
+
+def test_diverged_weights_do_not_replace_good_ones(dataset, tmp_path):
+    """An evaluation after every step, so that the first bad weights are seen before a bad loss."""
+    wild = config(optimizer="sgd", lr=5.0, evaluations=1000, epochs=3)
+    with pytest.raises(TrainingError, match="lower lr"):
+        train(dataset, wild, tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
+    assert run.metrics()[-1]["validation"]["auc"] is not None
+    assert np.isfinite(score(run.load_model(), dataset.split("test"))).all()
+
+
+def test_evaluations_beyond_the_steps_are_one_per_step(dataset, tmp_path):
+    run = train(dataset, config(evaluations=10**9, batch_size=2000), tmp_path / "run")
+    assert [record["step"] for record in run.metrics()[:-1]] == [1, 2, 3]
 
 
 def test_the_report_is_one_file_with_curves_and_a_table(dataset, tmp_path):
@@ -152,11 +198,29 @@ def test_a_finished_run_is_not_overwritten_unasked(dataset, tmp_path):
         train(dataset, config(), tmp_path / "run")
     train(dataset, config(epochs=2), tmp_path / "run", overwrite=True)
     assert len(RunFolder(tmp_path / "run").metrics()) == 5
+
+
+@pytest.mark.parametrize("name", ["thesis.txt", "config.json", "model.safetensors"])
+def test_what_is_not_a_run_is_never_overwritten(dataset, tmp_path, name):
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.txt").write_text("precious")
-    with pytest.raises(FileExistsError):
+    (tmp_path / "mine" / name).write_text('{"architectures": ["another"]}')
+    with pytest.raises(FileExistsError, match="is not a run"):
         train(dataset, config(), tmp_path / "mine", overwrite=True)
-    assert os.listdir(tmp_path / "mine") == ["thesis.txt"]
+    assert os.listdir(tmp_path / "mine") == [name]
+    assert "another" in (tmp_path / "mine" / name).read_text()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": "other"}'])
+def test_the_config_of_another_program_is_refused(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"config\.json"):
+        RunFolder(tmp_path)
+
+
+def test_weights_are_as_readable_as_other_files(dataset, tmp_path):
+    run = train(dataset, config(), tmp_path / "run")
+    modes = {path.stat().st_mode for path in run.path.iterdir()}
+    assert len(modes) == 1
 
 
 def test_damaged_weights_are_refused(dataset, tmp_path):
@@ -210,9 +274,13 @@ def test_settings_survive_json_and_fill_in_the_preset():
         ({"epochs": 0}, "epochs is 0"),
         ({"lr": -1.0}, "lr is -1"),
         ({"lr": float("nan")}, "lr is nan"),
-        ({"compression": 0.0}, "compression is 0"),
-        ({"compression": None}, "needs its size"),
-        ({"num_parameters": 5}, "needs its size"),
+        ({"compression": 0.5}, "compression is 0.5"),
+        ({"compression": None}, "neither is given"),
+        ({"num_parameters": 5}, "both are given"),
+        ({"block_size": 0}, "block_size is 0"),
+        ({"alignment": -1}, "alignment is -1"),
+        ({"embedding": "hashed", "block_size": 4}, "'hashed' has no block_size"),
+        ({"embedding": "qr", "sign": True}, "'qr' has no sign"),
         ({"embedding": "full"}, "uncompressed table"),
     ],
 )

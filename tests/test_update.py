@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import robe_numba as rn
-from robe_numba import RobeSpec
+from robe_numba import RobeSpec, TableSpec
 from robe_numba.coefficients import hash_spec
 from robe_numba.cpu import update
 from tests import naive
@@ -122,6 +122,7 @@ def step(rule, threads, spec, grad_out, indices):
     return array, state
 
 
+@pytest.mark.usefixtures("threads_for_everything")
 @pytest.mark.parametrize("rule", ["sgd", "adagrad"])
 @pytest.mark.parametrize("spec", [BIG, RobeSpec(2000, 8, 16, 3), RobeSpec(90_000, 1, 16, 3)])
 def test_updates_are_bit_identical_for_any_thread_count(rule, spec):
@@ -198,3 +199,30 @@ def test_nan_gradients_reach_the_array():
     array = np.zeros(100, np.float32)
     rn.sgd_update(array, np.full((1, 1, 4), np.nan, np.float32), np.array([[1]]), spec)
     assert np.isnan(array).sum() == 4
+
+
+@pytest.mark.parametrize("dtype", REAL_DTYPES)
+def test_arithmetic_is_of_the_arrays_own_precision(dtype):
+    """Each element is read once, so NumPy's elementwise arithmetic must give the same bits."""
+    spec = TableSpec((500,), 16)
+    array, state = array_for(spec, dtype, seed=14), np.abs(array_for(spec, dtype, seed=15))
+    indices = np.arange(500).reshape(-1, 1)
+    grad_out = array_for(spec, dtype, seed=16).reshape(500, 1, 16)
+    grad, lr, eps = grad_out.reshape(-1), np.dtype(dtype).type(0.1), np.dtype(dtype).type(1e-3)
+    moved = array.copy()
+    rn.sgd_update(moved, grad_out, indices, spec, lr=0.1)
+    assert moved.tobytes() == (array - lr * grad).tobytes()
+    moved, new_state = array.copy(), state.copy()
+    rn.adagrad_update(moved, new_state, grad_out, indices, spec, lr=0.1, eps=1e-3)
+    expected_state = state + grad * grad
+    assert new_state.tobytes() == expected_state.tobytes()
+    expected = array - lr * grad / (np.sqrt(expected_state) + eps)
+    assert moved.tobytes() == expected.tobytes()
+
+
+def test_the_smallest_gradients_are_kept():
+    spec = TableSpec((1,), 4)
+    tiny = np.array([1e-45, 1e-38, -1e-45, 1e-30], dtype=np.float32).reshape(1, 1, 4)
+    gradient = rn.lookup_backward(tiny, np.array([[0]]), spec)
+    assert gradient.tobytes() == tiny.tobytes()
+    assert gradient.all()

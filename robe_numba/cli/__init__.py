@@ -1,5 +1,14 @@
 """The command `robe`; needs the `cli` extra."""
 
-from robe_numba.cli.app import main
+import sys
 
-__all__ = ["main"]
+
+def main() -> None:
+    """Run the command line, or say what is missing to run it."""
+    try:
+        from robe_numba.cli.app import run
+    except ModuleNotFoundError as error:
+        sys.exit(f"robe needs {error.name}: install it with pip install 'robe-numba[cli]'")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    run()

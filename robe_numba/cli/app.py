@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 import robe_numba
-from data_tools import ParseError
 from robe_numba.cli import data, demo, score, train
 from robe_numba.training import TrainingError
 
@@ -43,10 +42,16 @@ def options(
     """Options of the program itself."""
 
 
-def main() -> None:
+def run() -> None:
     """Run the command line; an error of the user's is one line, without a traceback."""
     try:
         app()
-    except (ParseError, TrainingError, ValueError, TypeError, OSError) as error:
-        typer.secho(f"error: {error}", fg="red", err=True)
-        sys.exit(1)
+    except MemoryError as error:
+        _fail(f"not enough memory: {error}")
+    except (TrainingError, ArithmeticError, ValueError, TypeError, OSError) as error:
+        _fail(str(error))
+
+
+def _fail(message: str) -> None:
+    typer.secho(f"error: {message}", fg="red", err=True)
+    sys.exit(1)

@@ -9,6 +9,7 @@ import typer
 import data_tools
 from data_tools import CRITEO, Schema
 from data_tools.synth import Generator
+from robe_numba.cli.outputs import Overwrite, check_output_file
 from robe_numba.cli.progress import console, tracking
 from robe_numba.metrics import auc
 
@@ -32,6 +33,7 @@ def synth(
     labelled: Annotated[
         bool, typer.Option("--labelled/--unlabelled", help="With or without the label column.")
     ] = True,
+    overwrite: Overwrite = False,
 ) -> None:
     """Generate a click log in Criteo's format, with a known best reachable AUC.
 
@@ -46,6 +48,7 @@ def synth(
 
         robe synth new.tsv --rows 1000 --start 1000000 --unlabelled
     """
+    check_output_file(output, overwrite)
     generator = Generator(preset=preset, scale=scale, seed=seed)
     with tracking(f"writing {output.name}") as progress:
         generator.write(output, rows, start=start, labelled=labelled, progress=progress)
@@ -70,7 +73,7 @@ def ingest(
     label: Annotated[str | None, typer.Option(help="Label column of another log.")] = None,
     dense: Annotated[str | None, typer.Option(help="Its numeric columns, a,b,c.")] = None,
     categorical: Annotated[str | None, typer.Option(help="Its id columns, a,b,c.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a dataset.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Read click logs into a dataset: a folder of Arrow files with a manifest.
 
@@ -90,6 +93,8 @@ def ingest(
     if label or dense or categorical:
         schema = Schema(label or "label", _names(dense), _names(categorical))
     options: dict[str, Any] = {"format": format, "on_error": on_error, "overwrite": overwrite}
+    if label:
+        options["labelled"] = True
     with tracking("reading", unit="bytes") as progress:
         manifest = data_tools.ingest(
             sources,
@@ -100,7 +105,9 @@ def ingest(
             **options,
         )
     console.print(f"{output}: {manifest.rows:,} rows in {len(manifest.shards)} Arrow files")
-    if manifest.positives is not None and manifest.rows:
+    if not manifest.labelled:
+        console.print("no labels: these rows can be scored, not trained on")
+    elif manifest.positives is not None and manifest.rows:
         console.print(f"click rate {manifest.positives / manifest.rows:.4f}")
     if manifest.rejected:
         console.print(f"{manifest.rejected:,} bad lines left out, see {output / 'rejects.jsonl'}")

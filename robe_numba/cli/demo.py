@@ -20,11 +20,8 @@ from robe_numba.training.pictures import auc_against_memory, svg
 from robe_numba.training.report import html_table, page
 
 MODELS = (("full", None), ("robe", 100), ("robe", 1000), ("hashed", 100), ("hashed", 1000))
-SCALE = 1.0
-EPOCHS = 1
-BATCH_SIZE = 512
-LR = 0.01
-MARKER = ".robe-demo"  # a folder without it is not the demo's to empty
+MARKER = ".robe-demo"  # in folders that a demo made
+LOG, DATA, PAGE, PICTURE = "clicks.tsv", "data", "demo.html", "demo.png"
 
 
 @dataclass(frozen=True)
@@ -70,8 +67,8 @@ def demo(
     """
     begun = time.perf_counter()
     _clear(output)
-    generator = Generator(preset="kaggle", scale=SCALE, seed=seed)
-    log, data = output / "clicks.tsv", output / "data"
+    generator = Generator(preset="kaggle", seed=seed)
+    log, data = output / LOG, output / DATA
     with tracking("generating") as progress:
         generator.write(log, rows, progress=progress)
     with tracking("ingesting", unit="bytes") as progress:
@@ -83,9 +80,21 @@ def demo(
     _show(results, best, output, time.perf_counter() - begun)
 
 
+def model_name(kind: str, compression: int | None) -> str:
+    """The folder of a model's run."""
+    return kind if compression is None else f"{kind}-{compression}x"
+
+
 def _clear(output: Path) -> None:
-    """Make the folder, or empty the one that an earlier demo left."""
+    """Make the folder, or remove what an earlier demo left in it, and nothing else."""
+    made = {MARKER, LOG, DATA, PAGE, PICTURE, *(model_name(*model) for model in MODELS)}
     if output.is_dir() and (output / MARKER).is_file():
+        others = sorted({path.name for path in output.iterdir()} - made)
+        if others:
+            raise FileExistsError(
+                f"{output} holds {', '.join(others)} besides an earlier demo; give another folder "
+                f"with --output"
+            )
         shutil.rmtree(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise FileExistsError(f"{output} is not empty; give another folder with --output")
@@ -99,17 +108,18 @@ def _train_all(dataset: Dataset, output: Path, seed: int) -> list[Result]:
     with bar() as progress:
         for number, (kind, compression) in enumerate(MODELS, start=1):
             config = TrainingConfig(
-                embedding=kind, compression=compression, optimizer="adagrad", lr=LR,
-                epochs=EPOCHS, batch_size=BATCH_SIZE, evaluations=2, seed=seed,
-            )  # fmt: skip
-            name = kind if compression is None else f"{kind}-{compression}x"
-            watcher = TrainingBar(progress, f"{number}/{len(MODELS)} {name}", BATCH_SIZE)
+                embedding=kind, compression=compression, evaluations=2, seed=seed
+            ).resolved()
+            name = model_name(kind, compression)
+            watcher = TrainingBar(
+                progress, f"{number}/{len(MODELS)} {name}", config.batch_size or 1
+            )
             begun = time.perf_counter()
             run = train(dataset, config, output / name, vocabulary=vocabulary, watcher=watcher)
             seconds = time.perf_counter() - begun
             write_report(run)
             auc = run.metrics()[-1]["test"]["auc"]
-            size = run.config["embedding_bytes"]
+            size = run.config["sizes"]["embedding_bytes"]
             results.append(Result(kind, compression, size, auc, seconds))
     return results
 
@@ -129,6 +139,6 @@ def _show(results: list[Result], best: float | None, output: Path, seconds: floa
         points.setdefault(result.embedding, []).append((result.num_bytes, result.auc))
     figure = auc_against_memory(points, best)
     body = svg(figure) + html_table(HEAD, [result.cells() for result in results])
-    write_text(output / "demo.html", page("AUC against memory", body))
-    figure.savefig(output / "demo.png", dpi=150)
+    write_text(output / PAGE, page("AUC against memory", body))
+    figure.savefig(output / PICTURE, dpi=150)
     console.print(f"{output / 'demo.html'} shows the picture; done in {seconds:.0f} s")

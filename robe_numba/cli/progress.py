@@ -10,6 +10,7 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     Task,
+    TaskID,
     TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
@@ -54,36 +55,52 @@ def tracking(title: str, unit: str = "rows") -> Iterator[Callable[..., None]]:
 
 
 class TrainingBar(Watcher):
-    """Shows a run as it goes.
+    """Shows a run as it goes: a bar of the training, and one of what it waits for.
 
     Parameters
     ----------
-    progress : the bar to draw on.
+    progress : the bars to draw on.
     title : what is being trained.
     batch_size : rows per step, to show rows rather than steps.
     """
 
     def __init__(self, progress: Progress, title: str, batch_size: int):
         self._progress, self._title, self._batch_size = progress, title, batch_size
-        self._task: Any = None
-        self._note = ""
+        self._training: TaskID | None = None
+        self._waiting: TaskID | None = None
+        self._auc = ""
+
+    def counting(self, done: int, total: int) -> None:
+        """Show the pass over the ids."""
+        self._wait("counting ids", "columns", done, total)
+
+    def scoring(self, done: int, total: int) -> None:
+        """Show an evaluation."""
+        self._wait("scoring", "rows", done, total)
+
+    def _wait(self, title: str, unit: str, done: int, total: int) -> None:
+        if self._waiting is None:
+            self._waiting = self._progress.add_task(title, total=total, unit=unit, note="")
+        self._progress.update(self._waiting, completed=done)
+        if done == total:
+            self._progress.remove_task(self._waiting)
+            self._waiting = None
 
     def begin(self, model: DLRM, steps: int) -> None:
-        """Add the bar."""
-        self._task = self._progress.add_task(
-            self._title, total=steps * self._batch_size, unit="rows", note=""
-        )
+        """Add the bar of the training."""
+        total = steps * self._batch_size
+        self._training = self._progress.add_task(self._title, total=total, unit="rows", note="")
 
     def step(self, step: int, loss: float) -> None:
         """Move the bar."""
-        if step % 16 == 0:
-            note = f"loss {loss:.4f}{self._note}"
-            self._progress.update(self._task, completed=step * self._batch_size, note=note)
+        if self._training is not None and step % 16 == 0:
+            note = f"loss {loss:.4f}{self._auc}"
+            self._progress.update(self._training, completed=step * self._batch_size, note=note)
 
     def evaluated(self, record: dict[str, Any]) -> None:
         """Show the validation AUC beside the loss."""
         auc = record.get("validation", {}).get("auc")
         if auc is not None:
-            self._note = f", validation AUC {auc:.4f}"
-        if "test" in record:
-            self._progress.remove_task(self._task)
+            self._auc = f", validation AUC {auc:.4f}"
+        if "test" in record and self._training is not None:
+            self._progress.remove_task(self._training)

@@ -6,9 +6,10 @@ from typing import Annotated
 import typer
 
 from data_tools import Dataset
+from robe_numba.cli.outputs import Overwrite, check_output_file
 from robe_numba.cli.progress import console, tracking
 from robe_numba.cli.train import show_metrics
-from robe_numba.training import RunFolder
+from robe_numba.training import RunFolder, numba_threads
 from robe_numba.training import evaluate as measure
 from robe_numba.training import predict as write_scores
 
@@ -21,8 +22,12 @@ def evaluate(
     run: RunPath,
     data: DataPath,
     part: Annotated[
-        str, typer.Option(help="all, or train, validation or test as the run split its data.")
-    ] = "all",
+        str | None,
+        typer.Option(
+            help="all, or of the run's own data train, validation or test; default test of its "
+            "own data, all of other data."
+        ),
+    ] = None,
     threads: Threads = None,
 ) -> None:
     """Measure a trained model on labelled rows: AUC, log loss, normalised entropy, calibration.
@@ -31,15 +36,22 @@ def evaluate(
 
         robe evaluate run next_day
 
-        robe evaluate run data --part test
+        robe evaluate run data --part validation
     """
     folder, dataset = RunFolder(run), Dataset(data)
     folder.check_dataset(dataset)
     if not dataset.labelled:
         raise ValueError(f"{data} has no labels; use robe predict to score it")
+    own = folder.is_own(dataset)
+    part = part or ("test" if own else "all")
+    if part != "all" and not own:
+        raise ValueError(
+            f"{data} is not the dataset that {run} was trained on, so it has no {part} rows of its "
+            f"own; use --part all"
+        )
     training = folder.config["training"]
     split = dataset.split(part, training["fractions"], training["split_by"], training["seed"])
-    with tracking("scoring") as progress:
+    with tracking("scoring") as progress, numba_threads(threads):
         result = measure(folder.load_model(threads), split, progress)
     show_metrics(result, part)
 
@@ -49,6 +61,7 @@ def predict(
     data: DataPath,
     output: Annotated[Path, typer.Option("--output", "-o", help="Parquet file to write.")],
     threads: Threads = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Score every row of a dataset, labelled or not, into a Parquet file.
 
@@ -60,8 +73,9 @@ def predict(
     """
     if output.suffix != ".parquet":
         raise ValueError(f"output is {output}; scores are written as Parquet, name it .parquet")
+    check_output_file(output, overwrite)
     folder, dataset = RunFolder(run), Dataset(data)
     folder.check_dataset(dataset)
-    with tracking("scoring") as progress:
+    with tracking("scoring") as progress, numba_threads(threads):
         rows = write_scores(folder.load_model(threads), dataset, output, progress)
     console.print(f"{output}: {rows:,} scores")

@@ -6,9 +6,11 @@ from typing import Annotated, Any
 import typer
 
 from data_tools import Dataset
+from robe_numba.cli.outputs import Overwrite
 from robe_numba.cli.progress import TrainingBar, bar, console
-from robe_numba.training import RunFolder, TrainingConfig, write_report
+from robe_numba.training import TrainingConfig, TrainingInterrupted, write_report
 from robe_numba.training import train as run_training
+from robe_numba.training.report import sizes
 
 
 def train(
@@ -49,7 +51,7 @@ def train(
     split_by: Annotated[str, typer.Option(help="order (in time) or random.")] = "order",
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
     threads: Annotated[int | None, typer.Option(min=1, help="Default: all cores.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Train a DLRM on a dataset and leave a run folder.
 
@@ -74,36 +76,19 @@ def train(
     config = TrainingConfig(**settings, embedding_dim=dim).resolved()
     dataset = Dataset(data)
     assert config.batch_size is not None
-    run = None
     try:
         with bar() as progress:
             watcher = TrainingBar(progress, config.embedding, config.batch_size)
             run = run_training(
                 dataset, config, output, threads=threads, watcher=watcher, overwrite=overwrite
             )
-    except KeyboardInterrupt:
-        _report_interrupt(output)
+    except TrainingInterrupted as interrupted:
+        write_report(interrupted.run)
+        console.print(f"interrupted; {output} holds the best weights so far, ready to score")
         raise typer.Exit(130) from None
     write_report(run)
-    show_run(run)
-
-
-def _report_interrupt(output: Path) -> None:
-    """Say what an interrupted run left."""
-    try:
-        run = RunFolder(output)
-    except FileNotFoundError:
-        console.print("interrupted before training began; nothing was left")
-        return
-    write_report(run)
-    console.print(f"interrupted; {output} holds the best weights so far, ready to score")
-
-
-def show_run(run: RunFolder) -> None:
-    """Print the test metrics of a finished run."""
-    test = run.metrics()[-1]["test"]
-    console.print(f"{run.path}: {run.config['embedding_bytes'] / 1e6:,.2f} MB of embeddings")
-    show_metrics(test, "test")
+    console.print(f"{output}: {sizes(run)}")
+    show_metrics(run.metrics()[-1]["test"], "test")
 
 
 def show_metrics(result: dict[str, Any], rows: str) -> None:

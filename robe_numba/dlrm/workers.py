@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any, TypeVar
 
 import numba
+import numpy as np
 
 try:
     import threadpoolctl
@@ -101,7 +102,13 @@ class Workers:
 
     def run(self, task: Callable[[int], Result], count: int) -> list[Result]:
         """[task(0), ..., task(count - 1)], with BLAS on one thread per task."""
+
+        def quiet(part: int) -> Result:
+            # A model that diverges shows it in its loss; warnings would only repeat it.
+            with np.errstate(over="ignore", invalid="ignore"):
+                return task(part)
+
         with single_threaded_blas():
             if self._pool is None or count == 1:
-                return [task(part) for part in range(count)]
-            return list(self._pool.map(task, range(count)))
+                return [quiet(part) for part in range(count)]
+            return list(self._pool.map(quiet, range(count)))

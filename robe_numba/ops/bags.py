@@ -91,6 +91,7 @@ def embedding_bag_backward(
     TypeError, ValueError : as `embedding_bag`, or "max" without `array`.
     """
     checks.check_spec(spec)
+    checks.check_mode(mode)
     if mode == "max" and array is None:
         raise ValueError(
             "mode 'max' finds the largest element in the array; pass array= as it was "
@@ -119,7 +120,7 @@ def embedding_bag_sgd_update(
     ------
     TypeError, ValueError : as `embedding_bag` and `sgd_update`. Nothing was written then.
     """
-    lr = check_step(array, grad_out, spec, lr)
+    lr = check_step(array, spec, lr, grad_out=grad_out, indices=indices)
     reads = _reads(grad_out, indices, offsets, spec, mode, per_sample_weights, padding_idx, array)
     apply_rule(update_rules.SGD, reads, spec, array, lr=lr)
 
@@ -143,8 +144,8 @@ def embedding_bag_adagrad_update(
     ------
     TypeError, ValueError : as `embedding_bag` and `adagrad_update`. Nothing was written then.
     """
-    lr = check_step(array, grad_out, spec, lr, state_sum)
-    eps = checks.check_scalar("eps", eps, 0)
+    lr = check_step(array, spec, lr, state_sum, grad_out=grad_out, indices=indices)
+    eps = checks.check_scalar("eps", eps, 0, array.dtype)
     reads = _reads(grad_out, indices, offsets, spec, mode, per_sample_weights, padding_idx, array)
     apply_rule(update_rules.ADAGRAD, reads, spec, array, state_sum, lr, eps)
 
@@ -160,16 +161,17 @@ def _check_bags(
 ) -> cpu_bag.Bags:
     """The bags of a call, checked; `dtype` is the array's."""
     offsets = checks.check_offsets(offsets, spec)
-    num_indices = np.size(indices)
-    weights = checks.check_pooling(mode, per_sample_weights, padding_idx, num_indices, dtype)
+    num_indices = checks.check_bag_shape(indices)
+    weights = checks.check_pooling(mode, per_sample_weights, num_indices, dtype)
+    padding = checks.check_padding(padding_idx)
     return cpu_bag.Bags(
-        indices=checks.check_bag_indices(indices, offsets, spec, padding_idx),
+        indices=checks.check_bag_indices(indices, offsets, spec, padding),
         offsets=offsets,
         weights=weights,
         batch=(offsets.size - 1) // spec.num_tables,
         mode=MODES[mode],
-        padded=padding_idx is not None,
-        padding_idx=checks.padding_word(padding_idx),
+        padded=padding is not None,
+        padding_idx=np.uint64(0) if padding is None else padding,
     )
 
 

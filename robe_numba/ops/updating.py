@@ -11,12 +11,15 @@ from robe_numba.spec import Spec
 
 def check_step(
     array: np.ndarray,
-    grad_out: np.ndarray,
     spec: Spec,
     lr: float,
     state_sum: np.ndarray | None = None,
+    **read: np.ndarray | None,
 ) -> float:
-    """Check what an update writes and its learning rate, which is returned."""
+    """Check what an update writes and its learning rate, which is returned.
+
+    `read` are the arrays that the kernels read while they write; their own checks come later.
+    """
     checks.check_spec(spec)
     checks.check_shared_array(array, spec)
     written = {"array": array}
@@ -25,9 +28,10 @@ def check_step(
         written["state_sum"] = state_sum
     checks.check_written(**written)
     for name, target in written.items():
-        if isinstance(grad_out, np.ndarray):  # its own check, with its shape, comes later
-            checks.check_apart(name, target, "grad_out", grad_out)
-    return checks.check_scalar("lr", lr, 0)
+        for other_name, other in read.items():
+            if isinstance(other, np.ndarray):
+                checks.check_apart(name, target, other_name, other)
+    return checks.check_scalar("lr", lr, 0, array.dtype)
 
 
 def check_grad_out(

@@ -6,7 +6,13 @@ from them.
 
 from robe_numba.training.building import build_model, table_rows, training_vocabulary
 from robe_numba.training.config import TrainingConfig
-from robe_numba.training.loop import TrainingError, Watcher, train
+from robe_numba.training.loop import (
+    TrainingError,
+    TrainingInterrupted,
+    Watcher,
+    numba_threads,
+    train,
+)
 from robe_numba.training.report import write_report
 from robe_numba.training.run_folder import RunFolder
 from robe_numba.training.scoring import evaluate, predict, score
@@ -15,9 +21,11 @@ __all__ = [
     "RunFolder",
     "TrainingConfig",
     "TrainingError",
+    "TrainingInterrupted",
     "Watcher",
     "build_model",
     "evaluate",
+    "numba_threads",
     "predict",
     "score",
     "table_rows",

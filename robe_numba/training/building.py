@@ -1,6 +1,9 @@
 """From settings and a dataset to a model: how large the tables are, and how large ours may be."""
 
+import math
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -8,11 +11,26 @@ from data_tools import Dataset
 from robe_numba.dlrm import DLRM, PRESETS, DLRMConfig, make_embedding
 from robe_numba.training.config import TrainingConfig
 
+Progress = Callable[[int, int], Any]  # done, in all
 
-def training_vocabulary(dataset: Dataset, config: TrainingConfig) -> list[np.ndarray]:
-    """The distinct ids of each table among the training rows, sorted."""
+
+def training_vocabulary(
+    dataset: Dataset, config: TrainingConfig, progress: Progress | None = None
+) -> list[np.ndarray]:
+    """The distinct ids of each table among the training rows, sorted.
+
+    Parameters
+    ----------
+    progress : called with (columns done, columns in all).
+    """
     split = dataset.split("train", config.fractions, config.split_by, config.seed)
-    return [split.unique_ids(column) for column in range(dataset.schema.num_categorical)]
+    num_columns = dataset.schema.num_categorical
+    vocabulary = []
+    for column in range(num_columns):
+        vocabulary.append(split.unique_ids(column))
+        if progress:
+            progress(column + 1, num_columns)
+    return vocabulary
 
 
 def table_rows(vocabulary: list[np.ndarray]) -> int:
@@ -45,16 +63,16 @@ def _id_ranges(dataset: Dataset) -> list[int]:
 def build_model(
     dataset: Dataset,
     config: TrainingConfig,
-    vocabulary: list[np.ndarray] | None = None,
+    vocabulary: list[np.ndarray],
     threads: int | None = None,
 ) -> DLRM:
     """A freshly initialised model for a dataset.
 
     Parameters
     ----------
-    dataset : gives the columns and, unless `vocabulary` does, the ids of the training rows.
+    dataset : gives the columns.
     config : settings of the run.
-    vocabulary : what `training_vocabulary` gave, where the caller has it already.
+    vocabulary : what `training_vocabulary` gave; sizes are counted from it.
     threads : of the dense part; None takes Numba's.
 
     Raises
@@ -62,37 +80,25 @@ def build_model(
     ValueError : the dataset has no categorical column, or the size is too small for the kind.
     """
     config = config.resolved()
+    if not dataset.schema.categorical:
+        raise ValueError("the dataset has no categorical column; there is nothing to embed")
     shape = model_config(dataset, config)
-    dim = shape.embedding_dim
-    numbered = config.embedding in ("full", "qr")  # kinds that number the known ids
-    if vocabulary is None and (numbered or config.num_parameters is None):
-        vocabulary = training_vocabulary(dataset, config)
-    num_parameters = config.num_parameters
-    if config.compression is not None:
-        assert vocabulary is not None
-        num_parameters = max(round(table_rows(vocabulary) * dim / config.compression), 1)
-    scale = config.scale
-    if scale is None and vocabulary is not None:
-        scale = float(np.sqrt(1 / max(ids.size + 1 for ids in vocabulary)))
-    if config.embedding == "robe" and config.block_size > num_parameters:  # type: ignore[operator]
-        raise ValueError(
-            f"block_size is {config.block_size} but only {num_parameters} elements are kept; "
-            f"lower compression or block_size"
-        )
+    num_parameters = _num_parameters(config, table_rows(vocabulary), shape.embedding_dim)
+    largest = max(ids.size + 1 for ids in vocabulary)
     embedding = make_embedding(
         config.embedding,
-        embedding_dim=dim,
+        embedding_dim=shape.embedding_dim,
         num_tables=shape.num_tables,
         num_parameters=num_parameters,
-        vocabulary=vocabulary if numbered else None,
+        vocabulary=vocabulary if config.embedding in ("full", "qr") else None,
         num_embeddings=_id_ranges(dataset) if config.hash == "uma" else None,
-        block_size=config.block_size or dim,
+        block_size=config.block_size or shape.embedding_dim,
         hash=config.hash,
         seed=config.seed,
         sign=config.sign,
         alignment=config.alignment,
         optimizer=config.embedding_optimizer or "sgd",
-        scale=scale,
+        scale=math.sqrt(1 / largest) if config.scale is None else config.scale,
     )
     return DLRM(
         shape,
@@ -101,3 +107,18 @@ def build_model(
         optimizer=config.optimizer or "sgd",
         threads=threads,
     )
+
+
+def _num_parameters(config: TrainingConfig, rows: int, dim: int) -> int | None:
+    """Elements to keep, enough for the smallest embedding of the kind; None for "full"."""
+    kept = config.num_parameters
+    if config.compression is not None:
+        kept = round(rows * dim / config.compression)
+    least = {"robe": config.block_size or dim, "hashed": dim}.get(config.embedding, 0)
+    if kept is not None and kept < least:
+        unit = "block_size" if config.embedding == "robe" else "embedding_dim"
+        raise ValueError(
+            f"{unit} is {least} but only {kept} of the {rows * dim:,} elements are kept; "
+            f"lower the compression"
+        )
+    return kept

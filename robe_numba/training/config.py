@@ -20,12 +20,13 @@ class TrainingConfig:
     preset : gives widths, optimizer, batch size and learning rate: "kaggle" (d = 16) and "mlperf"
         (d = 128) as published, or "default", the shape of "kaggle" with Adagrad.
     embedding : "robe", "full", "hashed" or "qr".
-    compression : elements of the uncompressed tables per element kept; the tables have one row
-        per distinct training id and one for unknown ids. Not for "full".
+    compression : elements of the uncompressed tables per element kept, at least 1; the tables
+        have one row per distinct training id and one for unknown ids. Not for "full".
     num_parameters : elements to keep, instead of a compression.
     embedding_dim : d; None is the preset's.
     block_size : Z, elements, of "robe"; None is d.
-    hash, sign, alignment : of the array, see `RobeSpec`.
+    hash, sign : of "robe" and "hashed", see `RobeSpec`.
+    alignment : of "robe", see `RobeSpec`.
     optimizer, lr : of the dense part and, unless they have their own, of the embedding.
     embedding_optimizer, embedding_lr : of the embedding.
     epochs : passes over the training rows.
@@ -76,17 +77,21 @@ class TrainingConfig:
             if getattr(self, name) not in allowed:
                 words = ", ".join(str(word) for word in allowed if word is not None)
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {words}")
-        for name in ("epochs", "batch_size", "evaluations", "num_parameters", "embedding_dim"):
+        counts = ("epochs", "batch_size", "evaluations", "num_parameters", "embedding_dim")
+        for name in (*counts, "block_size", "alignment"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
-        for name in ("lr", "embedding_lr", "compression", "scale"):
+        for name in ("lr", "embedding_lr", "scale"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"{name} is {value}; it must be positive and finite")
         self._check_size()
+        self._check_options()
 
     def _check_size(self) -> None:
+        if self.compression is not None and not 1 <= self.compression < float("inf"):
+            raise ValueError(f"compression is {self.compression}; it must be at least 1")
         given = (self.compression is not None) + (self.num_parameters is not None)
         if self.embedding == "full" and given:
             raise ValueError(
@@ -94,10 +99,22 @@ class TrainingConfig:
                 "num_parameters out, or choose another embedding"
             )
         if self.embedding != "full" and given != 1:
+            were = "both are given" if given else "neither is given"
             raise ValueError(
-                f"embedding {self.embedding!r} needs its size: give either compression or "
-                f"num_parameters"
+                f"embedding {self.embedding!r} needs its size, by compression or by "
+                f"num_parameters; {were}"
             )
+
+    def _check_options(self) -> None:
+        """Refuse what the kind of embedding would ignore."""
+        takes = {"robe": ("block_size", "hash", "sign", "alignment"), "hashed": ("hash", "sign")}
+        for name in takes["robe"]:
+            default = type(self).__dataclass_fields__[name].default
+            if name not in takes.get(self.embedding, ()) and getattr(self, name) != default:
+                raise ValueError(
+                    f"embedding {self.embedding!r} has no {name}; leave it out, or choose "
+                    f"embedding 'robe'"
+                )
 
     def resolved(self) -> Self:
         """The same settings with every default filled in."""
@@ -108,7 +125,7 @@ class TrainingConfig:
         return replace(
             self,
             embedding_dim=dim,
-            block_size=self.block_size or dim,
+            block_size=(self.block_size or dim) if self.embedding == "robe" else None,
             optimizer=optimizer,
             lr=lr,
             embedding_optimizer=self.embedding_optimizer or optimizer,

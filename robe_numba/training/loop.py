@@ -13,7 +13,7 @@ import numpy as np
 
 from data_tools import Dataset, Split
 from robe_numba.dlrm import DLRM
-from robe_numba.training.building import build_model
+from robe_numba.training.building import build_model, training_vocabulary
 from robe_numba.training.config import TrainingConfig
 from robe_numba.training.interrupts import deferred_interrupt
 from robe_numba.training.run_folder import RunFolder
@@ -24,14 +24,33 @@ class TrainingError(RuntimeError):
     """Training cannot go on; the message says where it stopped and why."""
 
 
+class TrainingInterrupted(KeyboardInterrupt):
+    """Ctrl-C during training.
+
+    Attributes
+    ----------
+    run : RunFolder   What was left; its weights can be scored.
+    """
+
+    def __init__(self, run: RunFolder):
+        super().__init__()
+        self.run = run
+
+
 class Watcher:
     """Hears of a run as it goes; a command line draws a progress bar from this."""
+
+    def counting(self, done: int, total: int) -> None:
+        """Distinct ids are being counted: columns done, columns in all."""
 
     def begin(self, model: DLRM, steps: int) -> None:
         """The model is built; so many steps will follow."""
 
     def step(self, step: int, loss: float) -> None:
         """Step number `step`, counted from 1, is done."""
+
+    def scoring(self, done: int, total: int) -> None:
+        """Rows are being scored: rows done, rows in all."""
 
     def evaluated(self, record: dict[str, Any]) -> None:
         """A record was added to metrics.jsonl."""
@@ -83,27 +102,30 @@ def train(
     ------
     ValueError : the dataset has no labels or no training rows, or a setting does not fit it.
     FileExistsError : `output` is not empty.
-    TrainingError : the loss is not finite. What was saved before stays.
-    KeyboardInterrupt : passed on, after the weights were saved if none were yet.
+    TrainingError : loss or scores are not finite. What was saved before stays.
+    TrainingInterrupted : Ctrl-C; the run has the best weights so far, or the latest.
     """
     config = config.resolved()
     watcher = watcher or Watcher()
+    RunFolder.check_free(output, overwrite)
     if not dataset.labelled:
         raise ValueError("the dataset has no labels; training needs a labelled log")
     split = dataset.split("train", config.fractions, config.split_by, config.seed)
     if split.num_rows == 0:
         raise ValueError(f"no training rows: {dataset.num_rows} rows, fractions {config.fractions}")
+    if vocabulary is None:
+        vocabulary = training_vocabulary(dataset, config, watcher.counting)
     with numba_threads(threads):
         model = build_model(dataset, config, vocabulary, threads)
-        run = RunFolder.create(output, config, dataset, model, overwrite)
-        session = _Session(dataset, config, model, run, watcher, threads)
         with deferred_interrupt() as check_interrupt:
+            run = RunFolder.create(output, config, dataset, model, overwrite)
+            session = _Session(dataset, config, model, run, watcher, threads)
             try:
                 session.learn(split, check_interrupt)
             except KeyboardInterrupt:
-                if session.best is None:
+                if not run.has_model:
                     run.save_model(model)
-                raise
+                raise TrainingInterrupted(run) from None
         session.test()
     return run
 
@@ -125,24 +147,22 @@ class _Session:
         config = self.config
         assert config.batch_size is not None
         steps_per_epoch = math.ceil(split.num_rows / config.batch_size)
-        steps = config.epochs * steps_per_epoch
-        stops = {
-            math.ceil(steps_per_epoch * (epoch + part / config.evaluations))
-            for epoch in range(config.epochs)
-            for part in range(1, config.evaluations + 1)
-        }
-        self.watcher.begin(self.model, steps)
-        begun, step, losses = time.perf_counter(), 0, []
+        evaluations = min(config.evaluations, steps_per_epoch)
+        stops = {math.ceil(steps_per_epoch * n / evaluations) for n in range(1, evaluations + 1)}
+        self.watcher.begin(self.model, config.epochs * steps_per_epoch)
+        begun, losses = time.perf_counter(), []
         for epoch in range(config.epochs):
-            for batch in split.batches(config.batch_size, shuffle_seed=config.seed, epoch=epoch):
+            batches = split.batches(config.batch_size, shuffle_seed=config.seed, epoch=epoch)
+            for number, batch in enumerate(batches, start=1):
                 check_interrupt()
-                step += 1
+                step = epoch * steps_per_epoch + number
                 losses.append(self._step(step, batch))
                 self.watcher.step(step, losses[-1])
-                if step in stops:
+                if number in stops:
                     seconds = time.perf_counter() - begun
                     self._validate(step, step / steps_per_epoch, float(np.mean(losses)), seconds)
                     losses = []
+        check_interrupt()
 
     def _step(self, step: int, batch: Any) -> float:
         assert self.config.lr is not None
@@ -150,27 +170,34 @@ class _Session:
             batch.dense, batch.indices, batch.labels, self.config.lr, self.config.embedding_lr
         )
         if not math.isfinite(loss):
-            raise TrainingError(
-                f"the loss of step {step} is {loss}: training has diverged; use a lower lr "
-                f"(it was {self.config.lr}, of the embedding {self.config.embedding_lr})"
-            )
+            raise self._diverged(f"the loss of step {step} is {loss}")
         return loss
 
+    def _diverged(self, found: str) -> TrainingError:
+        return TrainingError(
+            f"{found}: training has diverged; use a lower lr (it was {self.config.lr}, of the "
+            f"embedding {self.config.embedding_lr})"
+        )
+
     def _validate(self, step: int, epoch: float, loss: float, seconds: float) -> None:
-        result = evaluate(self.model, self._part("validation"))
+        try:
+            result = evaluate(self.model, self._part("validation"), self.watcher.scoring)
+        except FloatingPointError as error:
+            raise self._diverged(f"after step {step} {error}") from None
         auc = result["auc"]
-        if auc is None or self.best is None or auc > self.best:
+        keep = auc is None or self.best is None or auc > self.best
+        if keep:
             self.run.save_model(self.model)
             self.best = auc
         self._record(
             {"step": step, "epoch": epoch, "seconds": seconds, "train_loss": loss}
-            | {"validation": result, "kept": self.best == auc}
+            | {"validation": result, "kept": keep}
         )
 
     def test(self) -> None:
         """Score the test rows with the weights that were kept."""
         model = self.run.load_model(self.threads)
-        self._record({"test": evaluate(model, self._part("test"))})
+        self._record({"test": evaluate(model, self._part("test"), self.watcher.scoring)})
 
     def _part(self, name: str) -> Split:
         config = self.config

@@ -63,12 +63,19 @@ def write_report(run: RunFolder) -> None:
         parts += ["<h2>Test rows</h2>", html_table(list(tests[-1]), [list(tests[-1].values())])]
     if validations:
         parts += ["<h2>Training</h2>", svg(curves(validations)), _progress_table(validations)]
-    megabytes = f"{run.config['embedding_bytes'] / 1e6:,.2f} MB of embeddings"
-    parts += ["<h2>Settings</h2>", f"<p>{megabytes}</p>", _settings(run.config)]
+    parts += ["<h2>Settings</h2>", f"<p>{sizes(run)}</p>", _settings(run.config)]
     title = (
         f"{run.config['training']['embedding']} on {', '.join(run.config['dataset']['sources'])}"
     )
     write_text(run.path / REPORT, page(title, "\n".join(parts)))
+
+
+def sizes(run: RunFolder) -> str:
+    """How large the embeddings are, and the known ids of the kinds that number them."""
+    held = run.config["sizes"]
+    ids = held["vocabulary_bytes"]
+    text = f"{held['embedding_bytes'] / 1e6:,.3f} MB of embeddings"
+    return text + (f" and {ids / 1e6:,.3f} MB of known ids" if ids else "")
 
 
 def _progress_table(records: Sequence[Mapping[str, Any]]) -> str:

@@ -8,6 +8,7 @@ report.html         curves and a table
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,6 +22,7 @@ from robe_numba.training.files import replacing, write_text
 
 CONFIG, METRICS, MODEL, REPORT = "config.json", "metrics.jsonl", "model.safetensors", "report.html"
 PREFIX = "embedding."
+FORMAT = "robe run 1"
 
 
 class RunFolder:
@@ -33,6 +35,7 @@ class RunFolder:
     Raises
     ------
     FileNotFoundError : it is no run folder.
+    ValueError : its config.json is damaged or another program's.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
@@ -42,7 +45,42 @@ class RunFolder:
                 f"{self.path} has no {CONFIG}: it is not the folder of a run; "
                 f"give the --output of robe train"
             )
-        self.config: dict[str, Any] = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))
+        self.config = self._read_config()
+
+    def _read_config(self) -> dict[str, Any]:
+        try:
+            config = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{self.path / CONFIG} is not JSON ({error})") from None
+        wanted = {"format", "training", "model", "embedding", "sizes", "dataset"}
+        if not isinstance(config, dict) or set(config) != wanted or config["format"] != FORMAT:
+            raise ValueError(
+                f"{self.path / CONFIG} is not the config of a run (format {FORMAT!r}); "
+                f"give the --output of robe train"
+            )
+        return config
+
+    @classmethod
+    def check_free(cls, path: str | os.PathLike[str], overwrite: bool) -> None:
+        """Require that a run may be written to `path`.
+
+        Raises
+        ------
+        FileExistsError : something stands there that is not a run to be overwritten.
+        """
+        folder = Path(path)
+        if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+            return
+        try:
+            cls(folder)
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            raise FileExistsError(
+                f"{folder} is there and is not a run; choose another output"
+            ) from None
+        if not overwrite:
+            raise FileExistsError(
+                f"{folder} holds a run; choose another output, or pass --overwrite to replace it"
+            )
 
     @classmethod
     def create(
@@ -57,23 +95,23 @@ class RunFolder:
 
         Raises
         ------
-        FileExistsError : the folder is there and not empty, and is not to be overwritten.
+        FileExistsError : as `check_free`.
         """
+        cls.check_free(path, overwrite)
         folder = Path(path)
-        if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-            if not (overwrite and (folder / CONFIG).is_file()):
-                raise FileExistsError(
-                    f"{folder} is not empty; choose another output, or pass --overwrite to "
-                    f"replace a run that stands there"
-                )
-            for name in (METRICS, MODEL, REPORT):
-                (folder / name).unlink(missing_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
+        for name in (METRICS, MODEL, REPORT):  # of a run to be overwritten
+            (folder / name).unlink(missing_ok=True)
+        tables = model.embedding.tables().values()
         config = {
+            "format": FORMAT,
             "training": training.to_dict(),
             "model": model.config.to_dict(),
             "embedding": model.embedding.describe(),
-            "embedding_bytes": model.embedding.num_bytes,
+            "sizes": {
+                "embedding_bytes": model.embedding.num_bytes,
+                "vocabulary_bytes": sum(array.nbytes for array in tables),
+            },
             "dataset": dataset_facts(dataset),
         }
         write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
@@ -93,8 +131,16 @@ class RunFolder:
     def save_model(self, model: DLRM) -> None:
         """Write model.safetensors at once; the same weights give the same bytes."""
         tables = {PREFIX + name: array for name, array in model.embedding.tables().items()}
-        with replacing(self.path / MODEL) as temporary:
-            save_file(model.parameters() | tables, temporary)
+        try:
+            with replacing(self.path / MODEL) as temporary:
+                save_file(model.parameters() | tables, temporary)
+        except SafetensorError as error:  # a full disk, most likely
+            raise OSError(f"{self.path / MODEL} could not be written: {error}") from error
+
+    @property
+    def has_model(self) -> bool:
+        """Whether there are weights to score with."""
+        return (self.path / MODEL).is_file()
 
     def load_model(self, threads: int | None = None) -> DLRM:
         """The model of the run, ready to score; without optimizer state.
@@ -105,7 +151,7 @@ class RunFolder:
         ValueError : the weights are damaged or of another model.
         """
         path = self.path / MODEL
-        if not path.is_file():
+        if not self.has_model:
             raise FileNotFoundError(f"{path} is missing: the run stopped before it was saved")
         try:
             arrays = load_file(path)
@@ -135,6 +181,10 @@ class RunFolder:
                     f"{given[name]}; ingest it as the training data was"
                 )
 
+    def is_own(self, dataset: Dataset) -> bool:
+        """Whether this is the dataset that the run was trained on."""
+        return bool(self.config["dataset"] == dataset_facts(dataset))
+
 
 def dataset_facts(dataset: Dataset) -> dict[str, Any]:
     """What a model must find again in data that it scores, and where its own came from."""
@@ -146,4 +196,5 @@ def dataset_facts(dataset: Dataset) -> dict[str, Any]:
         "index_dtype": manifest.index_dtype,
         "rows": manifest.rows,
         "sources": [source.name for source in manifest.sources],
+        "shards": [asdict(shard) for shard in manifest.shards],
     }

@@ -1,8 +1,6 @@
 """Scoring rows with a model, and how good the scores are."""
 
 import os
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,10 +9,10 @@ import pyarrow.parquet as pq
 from data_tools import Dataset, Split
 from robe_numba import metrics
 from robe_numba.dlrm import DLRM
+from robe_numba.training.building import Progress
 from robe_numba.training.files import replacing
 
 SCORING_ROWS = 8192
-Progress = Callable[[int, int], Any]  # rows done, rows in all
 
 
 def score(model: DLRM, split: Split, progress: Progress | None = None) -> np.ndarray:
@@ -39,8 +37,16 @@ def evaluate(
     -------
     dict of rows, click_rate, auc, log_loss, normalized_entropy and calibration; a metric that is
     not defined, as AUC is for rows of one class, is None.
+
+    Raises
+    ------
+    FloatingPointError : the model gives scores that are not numbers.
     """
     labels, scores = split.labels(), score(model, split, progress)
+    if not np.isfinite(scores).all():
+        raise FloatingPointError(
+            f"{np.count_nonzero(~np.isfinite(scores))} of {scores.size} scores are not finite"
+        )
     result: dict[str, float | int | None] = {"rows": int(split.num_rows)}
     result["click_rate"] = float(labels.mean()) if labels.size else None
     for name in ("auc", "log_loss", "normalized_entropy", "calibration"):

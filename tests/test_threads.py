@@ -1,0 +1,111 @@
+"""Threads: the same bits from every function for any number of them, and no trouble with others."""
+
+import multiprocessing
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numba
+import numpy as np
+import pytest
+
+import robe_numba as rn
+from robe_numba.cpu import launch
+
+SPEC = rn.RobeSpec(3000, 8, 20, 3, sign=True)
+ROWS = 500
+
+
+def results():
+    """The bytes that each public function gives for one batch."""
+    generator = np.random.default_rng(0)
+    array = generator.standard_normal(SPEC.array_size).astype(np.float32)
+    ids = (generator.zipf(1.2, (ROWS, 3)) % 400).astype(np.int64)
+    grad_out = generator.standard_normal((ROWS, 3, 20)).astype(np.float32)
+    sizes = generator.integers(0, 6, 3 * ROWS)
+    bag_ids = generator.integers(0, 400, sizes.sum())
+    bags = (bag_ids, np.concatenate([[0], np.cumsum(sizes)]), SPEC)
+    found = [rn.block_starts(ids, SPEC), rn.lookup(array, ids, SPEC)]
+    found += [rn.lookup_backward(grad_out, ids, SPEC)]
+    for mode in ("sum", "mean", "max"):
+        found.append(rn.embedding_bag(array, *bags, mode))
+        found.append(rn.embedding_bag_backward(grad_out, *bags, mode, array=array))
+    moved, state = array.copy(), np.zeros_like(array)
+    rn.sgd_update(moved, grad_out, ids, SPEC)
+    rn.adagrad_update(moved, state, grad_out, ids, SPEC)
+    rn.embedding_bag_sgd_update(moved, grad_out, *bags, "max")
+    rn.embedding_bag_adagrad_update(moved, state, grad_out, *bags, "mean")
+    return [part.tobytes() for part in (*found, moved, state)]
+
+
+@pytest.mark.usefixtures("threads_for_everything")
+def test_every_function_gives_the_same_bits_on_any_number_of_threads():
+    allowed = numba.get_num_threads()
+    found = []
+    for threads in range(1, allowed + 1):
+        numba.set_num_threads(threads)
+        try:
+            found.append(results())
+        finally:
+            numba.set_num_threads(allowed)
+    assert all(other == found[0] for other in found)
+
+
+def test_small_calls_use_one_thread_and_large_ones_all():
+    allowed = numba.get_num_threads()
+    with launch.threads_for(launch.ELEMENTS_PER_THREAD - 1) as threads:
+        assert threads == numba.get_num_threads() == 1
+    with launch.threads_for(allowed * launch.ELEMENTS_PER_THREAD) as threads:
+        assert threads == numba.get_num_threads() == allowed
+    with pytest.raises(KeyError), launch.threads_for(0):
+        raise KeyError
+    assert numba.get_num_threads() == allowed
+
+
+def test_python_threads_may_call_at_once():
+    expected = results()
+    with ThreadPoolExecutor(4) as pool:
+        assert all(found == expected for found in pool.map(lambda _: results(), range(8)))
+
+
+def test_python_threads_take_turns_where_numba_cannot_do_otherwise():
+    code = (
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "from tests.test_threads import results\n"
+        "pool = ThreadPoolExecutor(4)\n"
+        "assert len({tuple(found) for found in pool.map(lambda _: results(), range(8))}) == 1\n"
+        "import numba; print(numba.threading_layer())"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", f"import numba; numba.config.THREADING_LAYER = 'workqueue'\n{code}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.stdout == "workqueue\n", finished.stderr
+
+
+def try_lookup(queue):
+    """What a lookup in this process comes to."""
+    try:
+        rn.lookup(np.zeros(3000, np.float32), np.zeros((1, 3), np.int64), SPEC)
+        queue.put("done")
+    except RuntimeError as error:
+        queue.put(str(error))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.skipif(
+    "fork" not in multiprocessing.get_all_start_methods(), reason="no fork on this system"
+)
+def test_a_forked_process_is_told_what_to_do():
+    """It would be ended by OpenMP without a word, and a pool would wait for it for ever."""
+    results()
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=try_lookup, args=(queue,))
+    child.start()
+    answer = queue.get(timeout=60)
+    child.join()
+    wanted = 'get_context("spawn")' if numba.threading_layer() == "omp" else "done"
+    assert wanted in answer
