@@ -118,7 +118,7 @@ class Preset:
 # "kaggle" and "mlperf" are as published. "default" has the shape of "kaggle" and learns more from
 # fewer rows.
 PRESETS: dict[str, Preset] = {
-    "default": Preset(DLRMConfig(), optimizer="adagrad", batch_size=512, lr=0.01),
+    "default": Preset(DLRMConfig(), optimizer="adagrad", batch_size=256, lr=0.01),
     "kaggle": Preset(DLRMConfig(), optimizer="sgd", batch_size=128, lr=0.1),
     "mlperf": Preset(
         DLRMConfig(embedding_dim=128, bottom=(512, 256), top=(1024, 1024, 512, 256)),
