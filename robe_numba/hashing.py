@@ -71,26 +71,27 @@ def row_key(index, spec):
 
 
 @jit
-def _strong_word(low, high, coefficients, first):
+def _strong_word(low, high, a, a_high, b):
     """A strongly 2-universal 32-bit word of a 64-bit key (Thorup, vector multiply-shift)."""
-    return (
-        coefficients[first] * low + coefficients[first + 1] * high + coefficients[first + 2]
-    ) >> U32
+    return (a * low + a_high * high + b) >> U32
 
 
 @jit
 def block_start(key, table, block, spec):
     """Position in the array of a row's block, in [0, array_size)."""
-    coefficients = spec.coefficients[table, block]
+    c = spec.coefficients  # indexed element by element: a view would be counted, atomically
     if spec.modulus != 0:
-        start = (coefficients[0] * key + coefficients[1]) % spec.modulus % spec.num_starts
+        start = (c[table, block, 0] * key + c[table, block, 1]) % spec.modulus % spec.num_starts
     else:
         low, high = key & LOW_WORD, key >> U32
-        word = _strong_word(low, high, coefficients, 0)
-        if spec.coefficients.shape[2] == 3:
+        word = _strong_word(low, high, c[table, block, 0], c[table, block, 1], c[table, block, 2])
+        if c.shape[2] == 3:
             start = (word * spec.num_starts) >> U32
         else:  # more than 2**32 starts: a second word
-            word = (word << U32) | _strong_word(low, high, coefficients, 3)
+            second = _strong_word(
+                low, high, c[table, block, 3], c[table, block, 4], c[table, block, 5]
+            )
+            word = (word << U32) | second
             start = high_product(word, spec.num_starts)
     return start * spec.alignment
 

@@ -10,6 +10,10 @@ import numba
 # Waking a thread takes tens of microseconds, in which another copies about so many elements.
 ELEMENTS_PER_THREAD = 1 << 16
 
+# Between two kernels OpenMP's threads would spin for milliseconds on cores that others could use:
+# matrix products, data loaders, other programs. OpenMP reads this when its first kernel starts.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 _one_at_a_time = threading.RLock()
 _first_process: int | None = None  # the process whose threads Numba started
 

@@ -57,8 +57,8 @@ def touched_segments(start, block, spec, shift):
 
 
 @jit(parallel=True)
-def sort_entries(starts, rows, spec, shift, num_chunks, num_segments):
-    """Entries (read * num_blocks + block) sorted stably by segment, and where segments begin.
+def sort_entries(starts, rows, spec, block_bits, shift, num_chunks, num_segments):
+    """Entries (read << block_bits | block) sorted stably by segment, and where segments begin.
 
     Returns order uint64 (num_entries,) and bounds int64 (num_segments + 1,). A block that
     crosses into another segment is listed in both. One iteration owns one chunk of reads.
@@ -90,7 +90,7 @@ def sort_entries(starts, rows, spec, shift, num_chunks, num_segments):
             if rows[i] != SKIPPED:
                 for block in range(spec.num_blocks):
                     first, last, wraps = touched_segments(starts[i, block], block, spec, shift)
-                    entry = np.uint64(i) * spec.num_blocks + block
+                    entry = np.uint64(i) << block_bits | block
                     order[places[first, chunk]] = entry
                     places[first, chunk] += 1
                     if last != first:
@@ -103,14 +103,13 @@ def sort_entries(starts, rows, spec, shift, num_chunks, num_segments):
 
 
 @jit
-def add_entry(entry, reads, starts, spec, low, high, sums):
-    """Add an entry's gradient to sums (high - low,), where it lies in [low, high)."""
-    i, block = entry // spec.num_blocks, entry % spec.num_blocks
+def add_entry(i, block, reads, starts, spec, low, high, sums):
+    """Add the gradient of a read's block to sums (high - low,), where it lies in [low, high)."""
     row = reads.rows[i]
     table = row % spec.num_tables
     key = row_key(reads.indices[i], spec) if spec.sign else ZERO
     first, last = block_bounds(block, spec)
-    grad, scale = reads.grad_out[row], reads.scales[i]
+    scale = reads.scales[i]
     element = first
     while element < last:
         position, length, signs = next_run(starts[i, block], first, element, last, key, table, spec)
@@ -120,24 +119,25 @@ def add_entry(entry, reads, starts, spec, low, high, sums):
             if reads.winners.size:
                 for p in range(begin, end):
                     if reads.winners[row, p + shift] == np.int64(i):
-                        value = grad[p + shift]
+                        value = reads.grad_out[row, p + shift]
                         sums[p - low] += apply_sign(value, signs, p + shift)
             elif spec.sign:
                 for p in range(begin, end):
-                    sums[p - low] += scale * apply_sign(grad[p + shift], signs, p + shift)
+                    sums[p - low] += scale * apply_sign(
+                        reads.grad_out[row, p + shift], signs, p + shift
+                    )
             else:
                 for p in range(begin, end):
-                    sums[p - low] += scale * grad[p + shift]
+                    sums[p - low] += scale * reads.grad_out[row, p + shift]
         element += length
 
 
 @jit
-def apply_entry(entry, starts, spec, low, high, sums, rule, array, state_sum, lr, eps):
-    """Move the elements of an entry within [low, high) by their sums, which become 0.
+def apply_entry(i, block, starts, spec, low, high, sums, rule, array, state_sum, lr, eps):
+    """Move the elements of a read's block within [low, high) by their sums, which become 0.
 
     An element that several entries touch moves at the first of them and finds 0 at the others.
     """
-    i, block = entry // spec.num_blocks, entry % spec.num_blocks
     first, last = block_bounds(block, spec)
     position = starts[i, block]
     remaining = last - first
@@ -162,22 +162,37 @@ def apply_entry(entry, starts, spec, low, high, sums, rule, array, state_sum, lr
 
 @jit(parallel=True)
 def update_segments(
-    reads, starts, order, bounds, spec, shift, num_workers, rule, array, state_sum, lr, eps
+    reads,
+    starts,
+    order,
+    bounds,
+    spec,
+    block_bits,
+    shift,
+    num_workers,
+    rule,
+    array,
+    state_sum,
+    lr,
+    eps,
 ):
     """Sum and apply the gradients of all segments; one iteration owns a worker's segments."""
-    sums = np.zeros((num_workers, np.int64(ONE << shift)), dtype=array.dtype)
+    scratch = np.zeros((num_workers, np.int64(ONE << shift)), dtype=array.dtype)
+    block_mask = (ONE << block_bits) - ONE
     num_segments = bounds.size - 1
     for worker in prange(num_workers):
+        sums = scratch[worker]
         for segment in range(worker, num_segments, num_workers):
             low = np.uint64(segment) << shift
             high = min(low + (ONE << shift), spec.array_size)
-            for e in range(bounds[segment], bounds[segment + 1]):
-                add_entry(order[e], reads, starts, spec, low, high, sums[worker])
-            for e in range(bounds[segment], bounds[segment + 1]):
+            for entry in order[bounds[segment] : bounds[segment + 1]]:
+                i, block = entry >> block_bits, entry & block_mask
+                add_entry(i, block, reads, starts, spec, low, high, sums)
+            for entry in order[bounds[segment] : bounds[segment + 1]]:
+                i, block = entry >> block_bits, entry & block_mask
                 apply_entry(
-                    order[e], starts, spec, low, high, sums[worker],
-                    rule, array, state_sum, lr, eps,
-                )  # fmt: skip
+                    i, block, starts, spec, low, high, sums, rule, array, state_sum, lr, eps
+                )
 
 
 MAX_SHIFT = 16  # 2**16 float32 sums are 256 KB: they stay in a core's second-level cache
@@ -211,8 +226,11 @@ def update(
     shift = np.uint64(bits)
     starts = np.empty((reads.indices.size, int(spec.num_blocks)), dtype=np.uint64)
     read_starts(reads, spec, starts)
-    order, bounds = sort_entries(starts, reads.rows, spec, shift, num_workers, num_segments)
-    lr, eps = array.dtype.type(lr), array.dtype.type(eps)
-    update_segments(
-        reads, starts, order, bounds, spec, shift, num_workers, rule, array, state_sum, lr, eps
+    # Shifts and masks take an entry apart; a division would cost more than a short block.
+    block_bits = np.uint64((int(spec.num_blocks) - 1).bit_length())
+    order, bounds = sort_entries(
+        starts, reads.rows, spec, block_bits, shift, num_workers, num_segments
     )
+    lr, eps = array.dtype.type(lr), array.dtype.type(eps)
+    segments = (order, bounds, spec, block_bits, shift, num_workers)
+    update_segments(reads, starts, *segments, rule, array, state_sum, lr, eps)

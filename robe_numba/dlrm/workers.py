@@ -4,7 +4,6 @@ A batch is cut by its own size alone, each part is computed by one thread with B
 thread, and what the parts return is used in their order.
 """
 
-import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,10 +20,6 @@ except ImportError:
     threadpoolctl = None
 
 Result = TypeVar("Result")
-
-# Between two parallel kernels OpenMP's threads would spin for milliseconds, on the very cores that
-# the threads below need. OpenMP reads this once, when the first parallel kernel starts.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # Fewer rows make matrix products slow and cost more than a second thread gains (the `kaggle`
 # model at 128 rows); more parts are more gradients to hold and to add.
