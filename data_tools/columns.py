@@ -5,7 +5,6 @@ A function here returns the converted column and its faults: the rows that break
 
 import hashlib
 import re
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,30 +13,25 @@ import pyarrow.compute as pc
 
 from data_tools.criteo_parser import transform_dense
 
-_INTEGER = re.compile(rb"0|-?[1-9][0-9]*")
+_INTEGER = re.compile(rb"0|-?[1-9][0-9]{,19}")
+# What Arrow casts to a number, in the syntax of its own regular expressions.
+_NUMBER = r"^[+-]?(([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?|inf|infinity|nan(\([0-9a-z_]*\))?)$"
 
 
-def hash_text(text: bytes) -> int:
-    """64-bit id of a text: the first eight bytes of its BLAKE2b hash, little-endian.
+def text_id(text: bytes) -> int:
+    """64-bit id of a text: an integer is its value, other text is hashed, empty text is 0.
 
-    An empty text is an empty field and has id 0.
+    An integer is written as `str` writes it and fits 64 bits, signed (two's complement) or
+    unsigned; `007` is no integer. The hash is the first eight bytes of BLAKE2b, little-endian.
+    So an id is the same whether a log holds it as a number, as a text, or in a CSV without types.
     """
     if not text:
         return 0
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
-
-
-def csv_id(text: bytes) -> int:
-    """64-bit id of a CSV field, which has no type: an integer is its value, other text is hashed.
-
-    An integer is written as `str` writes it and fits 64 bits, signed (two's complement) or
-    unsigned; `007` is a text.
-    """
     if _INTEGER.fullmatch(text):
         value = int(text)
         if -(2**63) <= value < 2**64:
             return value % 2**64
-    return hash_text(text)
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
 
 def _is_text(dtype: pa.DataType) -> bool:
@@ -58,33 +52,18 @@ def is_number(dtype: pa.DataType) -> bool:
     return dtype == pa.binary() or any(test(dtype) for test in tests)
 
 
-def _try_cast(column: pa.Array, dtype: pa.DataType) -> tuple[pa.Array, list[int]]:
-    """Cast texts; those that cannot be cast become null, and their rows are returned.
-
-    Arrow tells that a column has a bad value but not which, so it is found by halving.
-    """
-    try:
-        return pc.cast(column, dtype), []
-    except pa.ArrowInvalid:
-        if len(column) == 1:
-            return pa.nulls(1, dtype), [0]
-    half = len(column) // 2
-    first, bad = _try_cast(column[:half], dtype)
-    second, more = _try_cast(column[half:], dtype)
-    return pa.concat_arrays([first, second]), bad + [half + row for row in more]
-
-
-def decode(column: pa.Array) -> tuple[pa.Array, list[int]]:
-    """Decode a binary column to strings; faults are not UTF-8."""
-    return _try_cast(column, pa.string())
-
-
 def numbers(column: pa.Array) -> tuple[np.ndarray, list[int]]:
     """Numbers, or a CSV's fields, as float64 (n,) with NaN for null; faults are no numbers."""
     if column.type == pa.binary():
-        texts, faults = decode(column)
-        column, more = _try_cast(texts, pa.float64())
-        return column.to_numpy(zero_copy_only=False), faults + more
+        texts, faults = pc.cast(column, pa.string()), []
+        try:
+            column = pc.cast(texts, pa.float64())
+        except pa.ArrowInvalid:  # it does not tell which row
+            good = pc.match_substring_regex(texts, _NUMBER, ignore_case=True)
+            column = pc.cast(pc.if_else(good, texts, None), pa.float64())
+            bad = ~pc.fill_null(good, True).to_numpy(zero_copy_only=False)
+            faults = np.flatnonzero(bad).tolist()
+        return column.to_numpy(zero_copy_only=False), faults
     # Unsafe means: an integer above 2**53 may be rounded.
     return pc.cast(column, pa.float64(), safe=False).to_numpy(zero_copy_only=False), []
 
@@ -104,7 +83,7 @@ def dense(column: pa.Array, log1p: bool) -> tuple[np.ndarray, list[int]]:
     return out, faults + np.flatnonzero(infinite).tolist()
 
 
-def ids(column: pa.Array, text_id: Callable[[bytes], int] = hash_text) -> np.ndarray:
+def ids(column: pa.Array) -> np.ndarray:
     """Ids of a categorical column, uint64 (n,): integers by value, texts by `text_id`, null 0.
 
     Each distinct text is hashed once. A negative integer is its two's complement.

@@ -274,8 +274,11 @@ class Parser:
             return whole
         fields = line.removesuffix(b"\r").decode().split("\t")
         if len(fields) != self.num_fields:
-            kind = "labelled" if self.labelled else "unlabelled"
-            return f"expected {self.num_fields} fields ({kind}), found {len(fields)}"
+            here, other = ("", "un") if self.labelled else ("un", "")
+            reason = f"expected {self.num_fields} fields ({here}labelled), found {len(fields)}"
+            if len(fields) == len(self.schema.names) - self.labelled:
+                reason += f" as {other}labelled lines have; most of the file's first lines decide"
+            return reason
         column = field + (not self.labelled)
         text = fields[field] if len(fields[field]) <= 60 else fields[field][:60] + "..."
         rule = self._rule(code, column)

@@ -1,25 +1,20 @@
-"""From click logs to a dataset: a folder of shards that a manifest makes complete.
-
-Everything is written into a subfolder and moved into place when it is whole, the manifest last.
-So an ingest that fails or is killed never leaves a folder that could be taken for a dataset, and
-`overwrite` keeps the old dataset until the new one is ready.
-"""
+"""From click logs to a dataset: a folder of shards that a manifest makes complete."""
 
 import os
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from data_tools.criteo_text import read_criteo
-from data_tools.manifest import MANIFEST_NAME, Manifest, Options, Source, created_by
-from data_tools.rejects import REJECTS_NAME, Rejects
+from data_tools.errors import ParseError
+from data_tools.manifest import Manifest, Options, Source, created_by
+from data_tools.rejects import Rejects
 from data_tools.schema import CRITEO, Schema
 from data_tools.shards import SHARD_ROWS, ShardWriter
+from data_tools.staging import publish, staging
 from data_tools.tables import read_table
 from data_tools.text_reader import BLOCK_BYTES
 
-STAGING_NAME = ".unfinished"
+GZIP_MAGIC = b"\x1f\x8b"
 Progress = Callable[[int, int, int], None]
 
 
@@ -31,6 +26,7 @@ def ingest(
     format: str = "auto",
     on_error: str = "stop",
     dense_transform: str = "log1p",
+    labelled: bool | None = None,
     progress: Progress | None = None,
     overwrite: bool = False,
     block_bytes: int = BLOCK_BYTES,
@@ -44,15 +40,18 @@ def ingest(
     ----------
     sources : path or paths
         Criteo text, CSV with a header, or Parquet; text and CSV also gzipped (`.gz`). All of them
-        labelled or all unlabelled: Criteo text by the number of fields of a file's first line, the
-        others by whether they have the label column. Criteo text cannot be mixed with CSV or
-        Parquet, whose ids are made differently.
+        labelled or all unlabelled: Criteo text by the number of fields that most of a file's first
+        lines have, the others by whether they have the label column. One line of a CSV is one row:
+        no field may hold a line end. Criteo text cannot be mixed with CSV or Parquet, whose ids are
+        made differently.
     output : path
         Made if need be; what else lies in it is left alone. One ingest at a time.
     schema : Schema
         The columns: of Criteo text in their order, of CSV and Parquet by name. The id of a Criteo
-        field is its hexadecimal value; of an integer its value; of other text the first eight
-        bytes of its BLAKE2b hash, little-endian; of an empty field 0.
+        field is its hexadecimal value. In CSV and Parquet alike the id of an integer is its value
+        modulo 2**64, also where it is written as text in its plain form (`7`, `-1`; not `007`, not
+        `+7`) and fits 64 bits; of other text the first eight bytes of its BLAKE2b hash,
+        little-endian; of an empty field 0.
     format : {"auto", "criteo", "csv", "parquet"}
         "auto" goes by the name: `.csv`, `.csv.gz`, `.parquet`, and Criteo text for all others.
     on_error : {"stop", "skip"}
@@ -60,10 +59,13 @@ def ingest(
         file, and an empty Criteo text, stop also then.
     dense_transform : {"log1p", "none"}
         log(max(x, 0) + 1), or x. An empty field (null, NaN) is 0 in both.
+    labelled : bool, optional
+        True or False: every source must have labels, or none may; another one is an error. None:
+        the first source decides.
     progress : callable(bytes_done, bytes_total, rows), optional
         Called after every block with the bytes of all sources as they lie on disk.
     overwrite : bool
-        Replace a dataset in `output`.
+        Replace a dataset in `output`; no other files are ever replaced.
     block_bytes : int
         Bytes of Criteo text to read at a time; the result does not depend on it.
     shard_rows : int
@@ -77,22 +79,23 @@ def ingest(
     ------
     ParseError : a bad line or file; nothing is left behind.
     FileNotFoundError : a source does not exist.
-    FileExistsError : `output` holds a dataset, and `overwrite` is false; or it is a file.
-    ValueError : no sources, an unknown option, or Criteo text mixed with other formats.
+    FileExistsError : `output` holds a dataset, and `overwrite` is false; it holds other files of
+        the names that an ingest writes; another ingest is writing to it; or it is a file.
+    ValueError : no sources, one that is no regular file, an unknown option, or Criteo text mixed
+        with other formats.
     """
     options = Options(format, dense_transform, on_error)
     files = _sources(sources, format)
     folder = Path(output)
-    _check_output(folder, overwrite)
     index_dtype = "uint32" if files[0][1] == "criteo" else "uint64"
     with (
-        _staging(folder) as staging,
-        ShardWriter(staging, schema, index_dtype, shard_rows) as writer,
+        staging(folder, overwrite) as staged,
+        ShardWriter(staged, schema, index_dtype, shard_rows, labelled) as writer,
     ):
         rejects = Rejects(skip=on_error == "skip")
         _read_all(files, writer, rejects, dense_transform == "log1p", progress, block_bytes)
         writer.close()
-        rejects.save(staging)
+        rejects.save(staged)
         manifest = Manifest(
             schema=schema,
             sources=tuple(Source(path.name, path.stat().st_size) for path, _ in files),
@@ -105,7 +108,7 @@ def ingest(
             shards=tuple(writer.shards),
             created_by=created_by(),
         )
-        _publish(staging, folder, manifest)
+        publish(staged, folder, manifest)
     return manifest
 
 
@@ -143,9 +146,19 @@ def _sources(sources: str | Path | Sequence[str | Path], format: str) -> list[tu
     for path in map(Path, paths):
         if path.is_dir():
             raise IsADirectoryError(f"the source {path} is a folder; name the files in it")
-        if not path.is_file():
+        if not path.exists():
             raise FileNotFoundError(f"there is no source {path}")
-        files.append((path, _kind(path) if format == "auto" else format))
+        if not path.is_file():
+            raise ValueError(
+                f"the source {path} is not a regular file, and a pipe cannot be read twice; save "
+                "it as a file first"
+            )
+        kind = _kind(path) if format == "auto" else format
+        if kind != "parquet" and path.suffix.lower() != ".gz" and _is_gzip(path):
+            raise ParseError(
+                path, 1, f"the file is compressed by gzip; rename it to {path.name}.gz"
+            )
+        files.append((path, kind))
     if len({kind == "criteo" for _, kind in files}) > 1:
         raise ValueError(
             "Criteo text and tables (CSV, Parquet) are mixed, but make different ids of a text; "
@@ -154,46 +167,14 @@ def _sources(sources: str | Path | Sequence[str | Path], format: str) -> list[tu
     return files
 
 
+def _is_gzip(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+
+
 def _kind(path: Path) -> str:
     """Format of a file by its name."""
     name = path.name.lower().removesuffix(".gz")
     if name.endswith(".csv"):
         return "csv"
     return "parquet" if name.endswith(".parquet") else "criteo"
-
-
-def _check_output(folder: Path, overwrite: bool) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder} is a file; name a folder for the dataset")
-    if (folder / MANIFEST_NAME).exists() and not overwrite:
-        raise FileExistsError(
-            f"{folder} holds a finished dataset; choose another folder, or overwrite it "
-            "(overwrite=True, --overwrite)"
-        )
-
-
-@contextmanager
-def _staging(folder: Path) -> Iterator[Path]:
-    """An empty subfolder to write to; afterwards it is gone, and `folder` too if new and empty."""
-    created = not folder.exists()
-    staging = folder / STAGING_NAME
-    if staging.exists():  # of an ingest that was killed
-        shutil.rmtree(staging)
-    staging.mkdir(parents=True)
-    try:
-        yield staging
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        if created and not any(folder.iterdir()):
-            folder.rmdir()
-
-
-def _publish(staging: Path, folder: Path, manifest: Manifest) -> None:
-    """Move the finished files into `folder`, in the place of an older dataset's."""
-    # Without its manifest the old dataset is none, so the files may change one by one.
-    (folder / MANIFEST_NAME).unlink(missing_ok=True)
-    for old in [*folder.glob("part-[0-9]*.arrow"), folder / REJECTS_NAME]:
-        old.unlink(missing_ok=True)
-    for new in staging.iterdir():
-        os.replace(new, folder / new.name)
-    manifest.save(folder)

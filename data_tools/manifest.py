@@ -11,7 +11,12 @@ from data_tools.errors import DatasetError
 from data_tools.schema import Schema
 
 MANIFEST_NAME = "manifest.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+
+
+def shard_name(number: int) -> str:
+    """File name of a dataset's shard, counted from 0."""
+    return f"part-{number:05d}.arrow"
 
 
 @dataclass(frozen=True)
@@ -24,11 +29,12 @@ class Source:
 
 @dataclass(frozen=True)
 class Shard:
-    """One file of the dataset: its name, rows and size."""
+    """One file of the dataset: its name, rows and size, and a checksum of its values."""
 
     name: str
     rows: int
     bytes: int
+    crc32: int
 
 
 @dataclass(frozen=True)
@@ -106,23 +112,29 @@ class Manifest:
             fields["options"] = Options(**fields["options"])
             fields["shards"] = tuple(Shard(**shard) for shard in fields["shards"])
             manifest = cls(**fields)
+            manifest._check()
         except (KeyError, TypeError, ValueError) as error:
             raise DatasetError(
                 f"the manifest is not valid ({error}); ingest the log again"
             ) from None
-        manifest._check()
         return manifest
 
     def _check(self) -> None:
-        """Refuse numbers that contradict each other."""
+        """Refuse numbers that contradict each other, and names that no ingest gives.
+
+        The names are opened, and deleted when the dataset is replaced: they must lead nowhere else.
+        """
+        for number, shard in enumerate(self.shards):
+            if shard.name != shard_name(number):
+                raise ValueError(f"shard {number} is {shard.name!r}, not {shard_name(number)}")
+            for value in (shard.rows, shard.bytes, shard.crc32):
+                if type(value) is not int or value < 0:
+                    raise ValueError(f"{shard.name} has the number {value!r}")
         held = sum(shard.rows for shard in self.shards)
         if held != self.rows:
-            raise DatasetError(
-                f"the manifest counts {self.rows} rows, but its shards hold {held}; "
-                "ingest the log again"
-            )
+            raise ValueError(f"it counts {self.rows} rows, but its shards hold {held}")
         if self.index_dtype not in ("uint32", "uint64"):
-            raise DatasetError(f"index_dtype is {self.index_dtype!r}; it is uint32 or uint64")
+            raise ValueError(f"index_dtype is {self.index_dtype!r}; it is uint32 or uint64")
 
     def save(self, folder: Path) -> None:
         """Write the manifest into `folder` at once: it is there whole, or not at all."""

@@ -1,6 +1,7 @@
 """What happens to bad lines: the first one stops the ingest, or they are counted and shown."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from data_tools.errors import ParseError
@@ -23,17 +24,20 @@ class Rejects:
         self.count = 0
         self._kept: list[dict[str, str | int]] = []
 
-    def add(self, file: Path, line: int, reason: str, text: bytes | str) -> None:
+    def add(self, file: Path, line: int, explain: Callable[[], tuple[str, bytes | str]]) -> None:
         """Count the bad line, and keep it if it is among the first.
+
+        `explain` returns its reason and text. Only lines that are kept or stop need them.
 
         Raises
         ------
         ParseError : bad lines are not tolerated.
         """
         if not self.skip:
-            raise ParseError(file, line, reason)
+            raise ParseError(file, line, explain()[0])
         self.count += 1
         if len(self._kept) < MAX_KEPT:
+            reason, text = explain()
             if isinstance(text, bytes):
                 text = text[: 4 * MAX_TEXT].decode(errors="replace")
             self._kept.append(

@@ -7,6 +7,7 @@ column is one contiguous array.
 
 import json
 import os
+import zlib
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,19 +16,14 @@ import pyarrow as pa
 
 from data_tools.batch import Batch
 from data_tools.errors import DatasetError, ParseError
-from data_tools.manifest import Manifest, Shard
+from data_tools.manifest import Manifest, Shard, shard_name
 from data_tools.schema import Schema
 
 SHARD_ROWS = 1 << 19  # two buffers of them take 170 MB for Criteo
 
 
-def shard_name(number: int) -> str:
-    """File name of a dataset's shard, counted from 0."""
-    return f"part-{number:05d}.arrow"
-
-
-def _arrow_schema(schema: Schema, labelled: bool, index_dtype: str, number: int) -> pa.Schema:
-    """Columns of a shard; its metadata tells the log's columns and the place in the dataset.
+def _arrow_schema(schema: Schema, labelled: bool, index_dtype: str) -> pa.Schema:
+    """Columns of a shard, without its metadata.
 
     Arrow cannot handle lists of size 0, so a kind of column that the log lacks is left out.
     """
@@ -40,8 +36,19 @@ def _arrow_schema(schema: Schema, labelled: bool, index_dtype: str, number: int)
     ):
         if width:
             fields.append(pa.field(name, pa.list_(dtype, width), nullable=False))
-    about = {"schema": json.dumps(schema.to_json()), "shard": str(number)}
-    return pa.schema(fields, metadata=about)
+    return pa.schema(fields)
+
+
+def _about(schema: Schema, number: int, crc32: int) -> dict[str, str]:
+    """Metadata of a shard: the log's columns, its place in the dataset, and its values' checksum.
+
+    The manifest has the same, so a shard of another dataset is noticed without reading its values.
+    """
+    return {
+        "schema": json.dumps(schema.to_json()),
+        "shard": str(number),
+        "crc32": f"{crc32:08x}",
+    }
 
 
 class ShardWriter:
@@ -56,6 +63,7 @@ class ShardWriter:
     schema : Schema
     index_dtype : str        "uint32" or "uint64".
     shard_rows : int         Rows of every shard but the last.
+    labelled : bool or None  Whether the sources must be labelled; None: the first one decides.
 
     Attributes
     ----------
@@ -64,12 +72,19 @@ class ShardWriter:
     labelled : bool or None  None until the first source has told.
     """
 
-    def __init__(self, folder: Path, schema: Schema, index_dtype: str, shard_rows: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        schema: Schema,
+        index_dtype: str,
+        shard_rows: int,
+        labelled: bool | None = None,
+    ) -> None:
         if shard_rows < 1:
             raise ValueError(f"shard_rows is {shard_rows}; it must be at least 1")
         self.schema = schema
         self.index_dtype = index_dtype
-        self.labelled: bool | None = None
+        self.labelled = labelled
         self.shards: list[Shard] = []
         self.rows = 0
         self.positives = 0
@@ -93,20 +108,21 @@ class ShardWriter:
     def __exit__(self, *error: object) -> None:
         self._thread.shutdown(wait=True)
 
-    def agree_on_labels(self, path: Path, line: int, labelled: bool) -> None:
+    def agree_on_labels(self, path: Path, labelled: bool) -> None:
         """Note whether the source `path` is labelled; all sources of a dataset must be alike.
 
         Raises
         ------
-        ParseError : an earlier source was different.
+        ParseError : an earlier source was different, or something else was asked for.
         """
         if self.labelled is not None and self.labelled != labelled:
             here, before = ("", "no ") if labelled else ("no ", "")
             raise ParseError(
                 path,
-                line,
-                f"this file has {here}labels, but the sources before it have {before}labels; "
-                "ingest the two kinds into separate folders",
+                1,
+                f"this file has {here}labels, but the sources before it have {before}labels, or "
+                f"labelled={self.labelled} asked for that; ingest the two kinds into separate "
+                "folders",
             )
         self.labelled = labelled
 
@@ -151,10 +167,10 @@ class ShardWriter:
         """Begin to write the filled rows to the next shard, and go on with the other buffers."""
         self._wait()
         labels, dense, indices = (values[: self._filled] for values in self._buffers)
-        schema = _arrow_schema(self.schema, bool(self.labelled), self.index_dtype, self._number)
-        path = self._folder / shard_name(self._number)
+        rows = {"label": labels, "dense": dense, "indices": indices}
+        columns = _arrow_schema(self.schema, bool(self.labelled), self.index_dtype)
         self._writing = self._thread.submit(
-            _write_shard, path, schema, {"label": labels, "dense": dense, "indices": indices}
+            _write_shard, self._folder, self._number, self.schema, columns, rows
         )
         self._buffers, self._spare = self._spare, self._buffers
         self._number += 1
@@ -167,20 +183,26 @@ class ShardWriter:
             self._writing = None
 
 
-def _write_shard(path: Path, schema: pa.Schema, rows: dict[str, np.ndarray]) -> Shard:
-    """Write the columns of `schema` to one file, and see it safely on the disk."""
+def _write_shard(
+    folder: Path, number: int, schema: Schema, fields: pa.Schema, rows: dict[str, np.ndarray]
+) -> Shard:
+    """Write the columns that `fields` names to one file, and see it safely on the disk."""
+    path = folder / shard_name(number)
     columns = []
-    for field in schema:
+    crc32 = 0
+    for field in fields:
+        crc32 = zlib.crc32(rows[field.name].data, crc32)
         values = pa.array(rows[field.name].reshape(-1))
         if pa.types.is_fixed_size_list(field.type):
             values = pa.FixedSizeListArray.from_arrays(values, type=field.type)
         columns.append(values)
-    batch = pa.record_batch(columns, schema=schema)
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+    fields = fields.with_metadata(_about(schema, number, crc32))
+    batch = pa.record_batch(columns, schema=fields)
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, fields) as writer:
         writer.write_batch(batch)
     with open(path, "rb+") as file:
         os.fsync(file.fileno())
-    return Shard(path.name, batch.num_rows, path.stat().st_size)
+    return Shard(path.name, batch.num_rows, path.stat().st_size, crc32)
 
 
 def open_shard(folder: Path, manifest: Manifest, number: int) -> Batch:
@@ -207,7 +229,9 @@ def open_shard(folder: Path, manifest: Manifest, number: int) -> Batch:
     except (pa.ArrowException, OSError, IndexError) as error:
         raise DatasetError(f"{path} is not a readable shard ({error}); {remedy}") from None
     schema = manifest.schema
-    expected = _arrow_schema(schema, manifest.labelled, manifest.index_dtype, number)
+    expected = _arrow_schema(schema, manifest.labelled, manifest.index_dtype).with_metadata(
+        _about(schema, number, shard.crc32)
+    )
     if not batch.schema.equals(expected, check_metadata=True) or batch.num_rows != shard.rows:
         raise DatasetError(f"{path} belongs to another dataset; {remedy}")
     views = {

@@ -133,7 +133,7 @@ class Generator:
 
         Parameters
         ----------
-        path : path         A name that ends in ".gz" is compressed.
+        path : path         A name that ends in ".gz", of either case, is compressed.
         rows : int          Number of rows.
         start : int         Number of the first row.
         labelled : bool     False leaves the label column out.
@@ -187,7 +187,7 @@ def _replacing(path: Path) -> Iterator[IO[bytes] | gzip.GzipFile]:
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with aside.open("wb") as raw:
-            if path.suffix == ".gz":
+            if path.suffix.lower() == ".gz":
                 # Neither name nor time in the header: the same rows are the same bytes.
                 with gzip.GzipFile("", "wb", GZIP_LEVEL, raw, mtime=0) as packed:
                     yield packed

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from data_tools.errors import ParseError
 from data_tools.rejects import Rejects
 from data_tools.schema import Schema
 from data_tools.shards import ShardWriter
-from data_tools.table_files import BadLine, TableBatch, open_table
+from data_tools.table_files import TableBatch, open_table
 from data_tools.text_reader import DamagedFileError
 
 
@@ -33,8 +34,8 @@ def read_table(
     Parameters
     ----------
     path : Path
-    kind : str                   "csv" (with a header, no line breaks within fields; gzip where the
-                                 name ends in .gz) or "parquet".
+    kind : str                   "csv" (with a header; one line is one row, so no field has a line
+                                 break; gzip where the name ends in .gz) or "parquet".
     writer : ShardWriter         Its index dtype is uint64.
     rejects : Rejects            Receives the bad lines; of Parquet, the bad rows.
     log1p : bool                 Dense becomes log(max(x, 0) + 1); else x. Null is 0 in both.
@@ -48,14 +49,19 @@ def read_table(
     line = 1
     try:
         table = open_table(path, kind)
-        wanted, labelled = _find_columns(path, writer.schema, table.columns)
-        writer.agree_on_labels(path, 1, labelled)
+        wanted = _find_columns(path, writer.schema, table.columns, bool(writer.labelled))
+        labelled = writer.schema.label in wanted
+        writer.agree_on_labels(path, labelled)
         for batch in table.batches(wanted):
             rows, faults = _convert(batch, writer.schema, labelled, kind == "csv", log1p)
-            for bad in sorted(batch.bad + faults):
-                rejects.add(path, *bad)
+            bad: dict[int, Callable[[], tuple[str, str]]]
+            bad = {each.line: each.explain for each in batch.bad}
+            for row, fault in faults.items():
+                bad[int(batch.lines[row])] = partial(_explain, batch.rows, row, *fault)
+            for bad_line in sorted(bad):
+                rejects.add(path, bad_line, bad[bad_line])
             if faults:
-                rows = take(rows, ~np.isin(batch.lines, [bad.line for bad in faults]))
+                rows = take(rows, ~np.isin(np.arange(len(rows.dense)), list(faults)))
             writer.append(rows)
             line = int(batch.lines[-1]) + 1 if batch.lines.size else line
             report(batch.bytes_done)
@@ -65,16 +71,17 @@ def read_table(
 
 
 def _find_columns(
-    path: Path, schema: Schema, present: list[tuple[str, pa.DataType]]
-) -> tuple[list[str], bool]:
-    """Names of the columns to read, and whether the label is among them."""
+    path: Path, schema: Schema, present: list[tuple[str, pa.DataType]], must_be_labelled: bool
+) -> list[str]:
+    """Names of the columns to read; the label is among them where the file has it."""
     names = [name for name, _ in present]
-    labelled = schema.label in names
-    wanted = [*([schema.label] if labelled else []), *schema.dense, *schema.categorical]
-    there = f"the file has {', '.join(names)}"
+    label = [schema.label] if must_be_labelled or schema.label in names else []
+    wanted = [*label, *schema.dense, *schema.categorical]
+    there = f"the file has {_some(names, 20)}"
     missing = [name for name in wanted if name not in names]
     if missing:
-        raise ParseError(path, 1, f"no column named {', '.join(missing)}; {there}")
+        remedy = "name the columns of the log with Schema (--label, --dense, --categorical)"
+        raise ParseError(path, 1, f"no column named {_some(missing, 5)}; {there}; {remedy}")
     twice = [name for name in wanted if names.count(name) > 1]
     if twice:
         raise ParseError(path, 1, f"more than one column named {', '.join(twice)}; {there}")
@@ -86,26 +93,31 @@ def _find_columns(
             rule = "integers or texts" if categorical else "numbers"
             reason = f"column {name} is of type {types[name]}, but must hold {rule}; convert it"
             raise ParseError(path, 1, reason)
-    return wanted, labelled
+    return wanted
+
+
+def _some(names: list[str], most: int) -> str:
+    """List the first names, and count the rest."""
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
 
 
 def _convert(
     batch: TableBatch, schema: Schema, labelled: bool, is_csv: bool, log1p: bool
-) -> tuple[Batch, list[BadLine]]:
-    """Convert all columns of `batch`: its rows, and those that must be left out."""
+) -> tuple[Batch, dict[int, tuple[str | None, str]]]:
+    """Convert all columns of `batch`; also, by row, the column and the rule that it breaks."""
     count = batch.rows.num_rows
-    reasons: dict[int, str] = {}
+    broken: dict[int, tuple[str | None, str]] = {}
 
     def note(faults: list[int], name: str, rule: str) -> None:
         for row in faults:
-            value = batch.rows.column(name)[row].as_py()
-            found = repr(value.decode(errors="replace") if isinstance(value, bytes) else value)
-            reasons.setdefault(row, f"column {name} is {found[:60]}, but {rule}")
+            broken.setdefault(row, (name, rule))
 
     if is_csv:
         # Arrow makes a row of nulls of an empty line.
         nulls = np.array([column.is_null().to_numpy(zero_copy_only=False) for column in batch.rows])
-        reasons = dict.fromkeys(np.flatnonzero(nulls.all(axis=0)).tolist(), "every field is empty")
+        empty = np.flatnonzero(nulls.all(axis=0)).tolist()
+        broken = dict.fromkeys(empty, (None, "every field is empty"))
     labels = None
     if labelled:
         labels, faults = columns.labels(batch.rows.column(schema.label))
@@ -116,22 +128,15 @@ def _convert(
         note(faults, name, "a dense field must be empty or a finite number")
     indices = np.empty((count, schema.num_categorical), np.uint64)
     for i, name in enumerate(schema.categorical):
-        column = batch.rows.column(name)
-        if is_csv:
-            column, faults = columns.decode(column)
-            note(faults, name, "it is not UTF-8")
-        indices[:, i] = columns.ids(column, columns.csv_id if is_csv else columns.hash_text)
-    bad = [
-        BadLine(int(batch.lines[row]), reason, _text(batch.rows, row))
-        for row, reason in reasons.items()
-    ]
-    return Batch(labels, dense, indices), bad
+        indices[:, i] = columns.ids(batch.rows.column(name))
+    return Batch(labels, dense, indices), broken
 
 
-def _text(rows: pa.RecordBatch, row: int) -> str:
-    """Show a row's columns by name."""
+def _explain(rows: pa.RecordBatch, row: int, name: str | None, rule: str) -> tuple[str, str]:
+    """Say why the row is bad, and show its columns by name."""
     values = rows.slice(row, 1).to_pylist()[0]
-    for name, value in values.items():
+    for column, value in values.items():
         if isinstance(value, bytes):
-            values[name] = value.decode(errors="replace")
-    return json.dumps(values, default=str)
+            values[column] = value.decode(errors="replace")
+    reason = rule if name is None else f"column {name} is {repr(values[name])[:60]}, but {rule}"
+    return reason, json.dumps(values, default=str)

@@ -4,6 +4,7 @@ import gzip
 import io
 import zlib
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,11 @@ def open_source(path: Path) -> tuple[io.BufferedIOBase, io.BufferedIOBase]:
         raw.close()
         raise DamagedFileError("the .gz file has 0 bytes")
     return gzip.GzipFile(fileobj=raw, mode="rb"), raw
+
+
+def first_lines(path: Path, num_bytes: int) -> bytes:
+    """Return the whole lines among the first bytes of a file, as `LineBlocks` hands them out."""
+    return b"".join(block.tobytes() for block in islice(LineBlocks(path, num_bytes), 1))
 
 
 class LineBlocks:

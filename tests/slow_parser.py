@@ -16,20 +16,19 @@ class BadLineError(Exception):
 def parse(data, num_dense, num_categorical, log1p):
     """Parse all of `data`: whether it is labelled, the rows, the numbers of the bad lines.
 
-    A row is (label or None, dense values, ids). Whether the text is labelled is None where no line
-    tells.
+    A row is (label or None, dense values, ids). Whether the text is labelled is what most of the
+    lines with either number of fields say, of as many the first; None where no line tells.
     """
     lines = data.split(b"\n")
     if lines[-1] == b"":
         lines.pop()  # what follows the last line feed is no line
-    labelled, rows, bad = None, [], []
+    features = num_dense + num_categorical
+    fields = [line.count(b"\t") + 1 for line in lines]
+    votes = [count for count in fields if count in (features, features + 1)]
+    # `max` returns the first of equals.
+    labelled = max(votes, key=votes.count) > features if votes else None
+    rows, bad = [], []
     for number, line in enumerate(lines, start=1):
-        tabs = line.count(b"\t")
-        if labelled is None and tabs in (
-            num_dense + num_categorical - 1,
-            num_dense + num_categorical,
-        ):
-            labelled = tabs == num_dense + num_categorical
         try:
             if labelled is None:
                 raise BadLineError

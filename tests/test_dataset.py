@@ -229,9 +229,22 @@ def test_broken_manifests(broken):
     edit_manifest(broken, rows=50, surprise=1)
     with pytest.raises(data_tools.DatasetError, match=r"not valid.*surprise"):
         data_tools.Dataset(broken)
-    edit_manifest(broken, format_version=2)
-    with pytest.raises(data_tools.DatasetError, match="format_version is 2"):
+    edit_manifest(broken, format_version=1)
+    with pytest.raises(data_tools.DatasetError, match="format_version is 1"):
         data_tools.Dataset(broken)
+    ingest(broken.parent / "again", rows=50)
+    record = json.loads((broken.parent / "again" / "manifest.json").read_text())
+    for key, value in (
+        ("name", "../log/part-00000.arrow"),
+        ("name", "part-00001.arrow"),
+        ("rows", "20"),
+        ("bytes", None),
+        ("crc32", 0.5),
+    ):
+        shards = [record["shards"][0] | {key: value}, *record["shards"][1:]]
+        edit_manifest(broken, **record | {"shards": shards})
+        with pytest.raises(data_tools.DatasetError, match="ingest the log again"):
+            data_tools.Dataset(broken)
     for text in ("", "{", "[]"):
         (broken / "manifest.json").write_text(text)
         with pytest.raises(data_tools.DatasetError, match=r"is not (a )?JSON"):
@@ -256,6 +269,12 @@ def test_broken_shards(broken, tmp_path):
     other_schema = Schema("y", ("a", "B"), ("p", "q", "r"))
     ingest(tmp_path / "other", rows=50, schema=other_schema)
     shutil.copy(tmp_path / "other" / shard.name, shard)
+    with pytest.raises(data_tools.DatasetError, match="belongs to another dataset"):
+        data_tools.Dataset(broken)
+    # The same schema, place, rows and size, but other values.
+    ingest(tmp_path / "later", rows=50, first=1)
+    shutil.copy(tmp_path / "later" / shard.name, shard)
+    assert shard.stat().st_size == len(good)
     with pytest.raises(data_tools.DatasetError, match="belongs to another dataset"):
         data_tools.Dataset(broken)
     shard.write_bytes(good)

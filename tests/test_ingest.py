@@ -129,6 +129,66 @@ def test_labelled_and_unlabelled_do_not_mix(tmp_path):
         data_tools.ingest(wrong, tmp_path / "out", schema=SCHEMA)
 
 
+def test_one_broken_line_does_not_decide_whether_a_file_is_labelled(tmp_path):
+    for labelled in (True, False):
+        lines = make_lines(1000, labelled)
+        other = lines[0] + "\t0" if not labelled else lines[0].rpartition("\t")[0]
+        source = write(tmp_path / "log.tsv", [other, *lines])
+        for block_bytes in (1, 1 << 20):
+            folder = tmp_path / f"{labelled}-{block_bytes}"
+            manifest = data_tools.ingest(
+                source, folder, schema=SCHEMA, on_error="skip", block_bytes=block_bytes
+            )
+            assert (manifest.labelled, manifest.rows, manifest.rejected) == (labelled, 1000, 1)
+        here, there = ("labelled", "unlabelled") if labelled else ("unlabelled", "labelled")
+        reason = rf"log.tsv:1: expected . fields \({here}\), found . as {there} lines have"
+        with pytest.raises(data_tools.ParseError, match=reason):
+            data_tools.ingest(source, tmp_path / "stop", schema=SCHEMA)
+
+
+def test_labels_that_are_asked_for(tmp_path):
+    for has in (True, False):
+        source = write(tmp_path / f"{has}.tsv", make_lines(2, has))
+        data_tools.ingest(source, tmp_path / f"{has}", schema=SCHEMA, labelled=has)
+        assert data_tools.Dataset(tmp_path / f"{has}").labelled == has
+        with pytest.raises(data_tools.ParseError, match=f"labelled={not has} asked for that"):
+            data_tools.ingest(source, tmp_path / "out", schema=SCHEMA, labelled=not has)
+
+
+def test_a_byte_order_mark_is_skipped(tmp_path):
+    lines = make_lines(3)
+    plain = write(tmp_path / "plain.tsv", lines)
+    marked = tmp_path / "marked.tsv"
+    marked.write_bytes(b"\xef\xbb\xbf" + plain.read_bytes())
+    data_tools.ingest(plain, tmp_path / "plain", schema=SCHEMA)
+    for block_bytes in (1, 1 << 20):
+        folder = tmp_path / f"marked-{block_bytes}"
+        data_tools.ingest(marked, folder, schema=SCHEMA, block_bytes=block_bytes)
+        assert shard_bytes(folder) == shard_bytes(tmp_path / "plain")
+    # It is part of the first line's text only at the very beginning.
+    later = write(tmp_path / "later.tsv", [lines[0], "\ufeff" + lines[1]])
+    with pytest.raises(data_tools.ParseError, match=r"later.tsv:2: field 1 \(y\)"):
+        data_tools.ingest(later, tmp_path / "out", schema=SCHEMA)
+
+
+def test_gzip_goes_by_the_name_in_either_case(tmp_path):
+    lines = make_lines(3)
+    upper = tmp_path / "LOG.TSV.GZ"
+    upper.write_bytes(gzip.compress("\n".join(lines).encode()))
+    assert data_tools.ingest(upper, tmp_path / "out", schema=SCHEMA).rows == 3
+    for name in ("log.tsv", "log.csv"):
+        upper.rename(tmp_path / name)
+        with pytest.raises(data_tools.ParseError, match=rf"by gzip; rename it to {name}.gz"):
+            data_tools.ingest(tmp_path / name, tmp_path / "new", schema=SCHEMA)
+        (tmp_path / name).rename(upper)
+
+
+def test_a_pipe_is_no_source(tmp_path):
+    os.mkfifo(tmp_path / "pipe.tsv")
+    with pytest.raises(ValueError, match=r"pipe.tsv is not a regular file"):
+        data_tools.ingest(tmp_path / "pipe.tsv", tmp_path / "out", schema=SCHEMA)
+
+
 def test_several_sources_in_order_with_progress(tmp_path):
     lines = make_lines(9)
     sources = [write(tmp_path / f"day_{i}.gz", lines[3 * i : 3 * i + 3]) for i in range(3)]
@@ -200,7 +260,7 @@ def test_no_rows(tmp_path):
     with pytest.raises(data_tools.ParseError, match=r"empty.tsv:1: the file is empty"):
         data_tools.ingest(empty, tmp_path / "out", schema=SCHEMA)
     junk = write(tmp_path / "junk.tsv", ["hello", "world"])
-    with pytest.raises(data_tools.ParseError, match=r"no line of the file has 9 or 8 fields"):
+    with pytest.raises(data_tools.ParseError, match=r"none of the first 2 lines has 9 fields"):
         data_tools.ingest(junk, tmp_path / "out", schema=SCHEMA, on_error="skip")
     bad = write(tmp_path / "bad.tsv", ["label" + "\tx" * 8])
     manifest = data_tools.ingest(bad, tmp_path / "out", schema=SCHEMA, on_error="skip")
@@ -247,22 +307,114 @@ def test_overwrite(tmp_path):
     assert names == ["manifest.json", "notes.txt", "part-00000.arrow"]
 
 
-def test_a_failure_while_overwriting_leaves_no_dataset_of_mixed_files(tmp_path, monkeypatch):
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_failure_while_overwriting_leaves_no_dataset_of_mixed_files(
+    tmp_path, monkeypatch, killed
+):
+    """Moves fail from any of them on; after a kill nothing is tidied up either."""
+    source = write(tmp_path / "log.tsv", make_lines(9))
+    replace = os.replace
+    # The manifest is written, the old one put aside, then 5 shards and the manifest are moved.
+    for allowed in range(8):
+        out = tmp_path / f"out-{allowed}"
+        data_tools.ingest(source, out, schema=SCHEMA, shard_rows=7)
+        before = shard_bytes(out)
+        moves = []
+
+        def move(old, new, moves=moves, allowed=allowed):
+            if len(moves) == allowed:
+                raise OSError("no space")
+            moves.append(new)
+            replace(old, new)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", move)
+            if killed:
+                patch.setattr("data_tools.staging._discard", lambda staged, folder: None)
+            with pytest.raises(OSError, match="no space"):
+                data_tools.ingest(source, out, schema=SCHEMA, shard_rows=2, overwrite=True)
+        if allowed < 2:
+            assert data_tools.Dataset(out).num_rows == 9
+            assert shard_bytes(out) == before
+        else:
+            with pytest.raises(FileNotFoundError, match="did not finish"):
+                data_tools.Dataset(out)
+        assert killed or allowed < 2 or not list(out.iterdir())
+        data_tools.ingest(source, out, schema=SCHEMA, overwrite=allowed < 2)
+        assert data_tools.Dataset(out).num_rows == 9
+        names = sorted(path.name for path in out.iterdir())
+        assert names == ["manifest.json", "part-00000.arrow"]
+
+
+FOREIGN = {
+    "manifest.json": '{"name": "web app"}',
+    "part-00003.arrow": "mine",
+    "rejects.jsonl": "mine",
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_file_of_someone_else_is_in_the_way(tmp_path, name, overwrite):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text(FOREIGN[name])
+    source = write(tmp_path / "log.tsv", make_lines(9))
+    with pytest.raises(FileExistsError, match=rf"{name}.* choose another folder, or"):
+        data_tools.ingest(source, out, schema=SCHEMA, shard_rows=2, overwrite=overwrite)
+    assert {path.name: path.read_text() for path in out.iterdir()} == {name: FOREIGN[name]}
+
+
+def test_files_of_someone_else_survive(tmp_path):
+    out = tmp_path / "out"
+    others = {"part-0.arrow", ".unfinished/a", ".ingest-notes/a", "sub/part-00000.arrow"}
+    for name in others:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text(name)
+    bad = write(tmp_path / "bad.tsv", [*make_lines(9), "0"])
+    good = write(tmp_path / "good.tsv", make_lines(3))
+    data_tools.ingest(bad, out, schema=SCHEMA, shard_rows=2, on_error="skip")
+    data_tools.ingest(good, out, schema=SCHEMA, overwrite=True)
+    files = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    assert files == others | {"manifest.json", "part-00000.arrow"}
+    assert all((out / name).read_text() == name for name in others)
+    # The dataset has no rejects any more, so this file is not its own.
+    (out / "rejects.jsonl").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"holds rejects.jsonl, which no dataset"):
+        data_tools.ingest(bad, out, schema=SCHEMA, overwrite=True)
+    assert (out / "rejects.jsonl").read_text() == "mine"
+
+
+def test_a_file_that_appears_meanwhile_is_not_overwritten(tmp_path):
     out = tmp_path / "out"
     source = write(tmp_path / "log.tsv", make_lines(9))
-    data_tools.ingest(source, out, schema=SCHEMA)
+    with pytest.raises(FileExistsError, match=r"holds part-00000.arrow"):
+        data_tools.ingest(
+            source,
+            out,
+            schema=SCHEMA,
+            progress=lambda *done: (out / "part-00000.arrow").write_text("mine"),
+        )
+    assert {path.name: path.read_text() for path in out.iterdir()} == {"part-00000.arrow": "mine"}
 
-    def fail(old, new):
-        raise OSError("no space")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", fail)
-        with pytest.raises(OSError, match="no space"):
-            data_tools.ingest(source, out, schema=SCHEMA, shard_rows=2, overwrite=True)
-    with pytest.raises(FileNotFoundError, match="did not finish"):
-        data_tools.Dataset(out)
-    data_tools.ingest(source, out, schema=SCHEMA)
+def test_of_two_ingests_into_one_folder_one_is_refused(tmp_path):
+    out = tmp_path / "out"
+    first = write(tmp_path / "first.tsv", make_lines(9))
+    second = write(tmp_path / "second.tsv", make_lines(50))
+    refusals = []
+
+    def interfere(done, total, rows):
+        with pytest.raises(FileExistsError, match="another ingest is writing to") as caught:
+            data_tools.ingest(second, out, schema=SCHEMA, overwrite=True)
+        refusals.append(caught)
+
+    data_tools.ingest(first, out, schema=SCHEMA, shard_rows=2, progress=interfere)
+    assert refusals
+    assert data_tools.Dataset(out).manifest.sources[0].name == "first.tsv"
     assert data_tools.Dataset(out).num_rows == 9
+    assert len(list(out.iterdir())) == 6
+    data_tools.ingest(second, out, schema=SCHEMA, overwrite=True)
 
 
 def test_a_killed_ingest_is_no_dataset_and_can_be_repeated(tmp_path):

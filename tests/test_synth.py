@@ -162,7 +162,7 @@ def test_write_streams_what_text_returns(
     assert plain.read_bytes() == expected
     assert gzip.decompress(packed.read_bytes()) == expected
     assert seen == [(min(done, 5000), 5000) for done in range(300, 5300, 300)]
-    again = tmp_path / "again.tsv.gz"
+    again = tmp_path / "again.tsv.GZ"
     kaggle.write(again, 5000, start=70, labelled=labelled)
     assert again.read_bytes() == packed.read_bytes()
 
