@@ -20,7 +20,7 @@ from rich.text import Text
 from robe_numba.dlrm import DLRM
 from robe_numba.training import Watcher
 
-console = Console()
+console = Console(soft_wrap=True, highlight=False)
 
 
 class _Rate(ProgressColumn):
@@ -43,6 +43,7 @@ def bar() -> Progress:
         TextColumn("{task.fields[note]}"),
         console=console,
         transient=True,
+        disable=not console.is_terminal,  # a file or a pipe gets the results alone
     )
 
 
