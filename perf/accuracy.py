@@ -1,6 +1,6 @@
 """Test AUC and memory of each kind of embedding on one generated log, with several seeds.
 
-    python perf/accuracy.py                       one million rows, the README's table (an hour)
+    python perf/accuracy.py                       one million rows, the README's table (20 minutes)
     python perf/accuracy.py --rows 100000 --seeds 1
 
 All models are trained the same way and keep the weights of their best validation AUC. A model that
