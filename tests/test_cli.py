@@ -26,7 +26,7 @@ def robe(*arguments, code=0, cwd=None):
     text = finished.stdout + finished.stderr
     assert finished.returncode == code, text
     assert "Traceback" not in text
-    return text
+    return text.strip()
 
 
 @pytest.fixture(scope="module")
