@@ -8,11 +8,12 @@ an earlier call finished is not trained again, so an interrupted call goes on wh
 """
 
 import argparse
-import platform
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import machine
 
 import data_tools
 from data_tools import Dataset
@@ -125,17 +126,17 @@ def write(
 ) -> None:
     """Leave table and picture in the output folder, and print the table."""
     lines = [
-        "| embedding | compression | memory | test AUC | against the first row |",
+        "| embedding | compression | memory | test AUC | against `full` |",
         "|---|---|---|---|---|",
         *(row(entry, table[0][3]) for entry in table),
-        f"| true probabilities | | | {best:.4f} | |",
+        f"| best reachable (planted) | | | {best:.4f} | |",
     ]
     write_text(output / "table.md", "\n".join(lines) + "\n")
     points: dict[str, list[tuple[float, float]]] = {}
     for kind, _, size, aucs in table:
         points.setdefault(kind, []).append((size, statistics.mean(aucs)))
     auc_against_memory(points, best).savefig(output / "auc.png", dpi=150)
-    print("\n".join(lines), f"\n{platform.processor() or platform.machine()}, {output}", sep="\n")
+    print("\n".join(lines), f"\n{machine.describe()}, {output}", sep="\n")
 
 
 if __name__ == "__main__":

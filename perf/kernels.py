@@ -8,10 +8,10 @@ floor of the forward pass; reading the array comes on top.
 """
 
 import argparse
-import platform
 import time
 from collections.abc import Callable
 
+import machine
 import numba
 import numpy as np
 
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--shape", choices=SHAPES, action="append")
     options = parser.parse_args()
-    print(f"{platform.machine()}, {numba.get_num_threads()} threads, batch {BATCH}, ms")
+    print(f"{machine.describe()}, {numba.get_num_threads()} threads, batch {BATCH}, ms")
     print("| shape | Z | copy | lookup | sgd_update | adagrad_update |\n|---|---|---|---|---|---|")
     for name in options.shape or SHAPES:
         array_size, dim, block_sizes = SHAPES[name]

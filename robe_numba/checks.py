@@ -31,12 +31,15 @@ def check_array(
     # Subclasses may compare and index otherwise than what kernels read: masked arrays do.
     if type(array) not in (np.ndarray, np.memmap):
         raise TypeError(
-            f"{name} must be a NumPy array, got {_what(array)}; use numpy.asarray, and fill "
-            f"masked values"
+            f"{name} must be a NumPy array, got {_what(array)}; use "
+            f"{'filled()' if isinstance(array, np.ma.MaskedArray) else 'numpy.asarray'}"
         )
     if array.dtype not in dtypes:
-        allowed = ", ".join(str(dtype) for dtype in dtypes)
-        raise TypeError(f"{name} has dtype {array.dtype}; use {name}.astype() to one of {allowed}")
+        allowed = " or ".join(str(dtype) for dtype in dtypes)
+        raise TypeError(
+            f"{name} has dtype {array.dtype}; it must be {allowed}: use "
+            f"{name}.astype(numpy.{dtypes[0]})"
+        )
     if shape is not None and array.shape != shape:
         raise ValueError(f"{name} has shape {array.shape}; expected {shape}")
     if not array.flags.c_contiguous:
@@ -126,10 +129,12 @@ def check_bag_indices(
 
 def _raise_outside(value: Any, position: str, table: int, spec: Spec) -> None:
     assert spec.num_embeddings is not None
+    may_be_free = isinstance(spec, RobeSpec) and (spec.hash != "uma" or spec.num_tables == 1)
+    free = ", or use num_embeddings=None, which takes every id" if may_be_free else ""
     raise ValueError(
         f"indices{position} is {value}, but table {table} has num_embeddings = "
         f"{spec.num_embeddings[table]}: legal ids are 0 to {spec.num_embeddings[table] - 1}. "
-        f"Map the id into the table, or use a RobeSpec with num_embeddings=None"
+        f"Map the id into the table{free}"
     )
 
 

@@ -184,7 +184,7 @@ class RobeSpec(_Json):
         )
         return (
             f"ROBE-{self.block_size}: {self.num_tables} tables of d={self.embedding_dim} in "
-            f"{self.array_size:,} float32 ({self.num_bytes / 1e6:,.1f} MB{ratio}), "
+            f"{self.array_size:,} float32 ({self.num_bytes / 1e6:,.4g} MB{ratio}), "
             f"{self.hash} hash, seed {self.seed}{options}"
         )
 

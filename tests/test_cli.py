@@ -172,5 +172,5 @@ def test_without_the_extra_the_command_says_what_to_install():
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )
     assert finished.returncode == 1
-    assert "pip install 'robe-numba[cli]'" in finished.stderr
+    assert "pip install -e '.[cli]'" in finished.stderr
     assert "Traceback" not in finished.stderr

@@ -8,7 +8,7 @@ def main() -> None:
     try:
         from robe_numba.cli.app import run
     except ModuleNotFoundError as error:
-        sys.exit(f"robe needs {error.name}: install it with pip install 'robe-numba[cli]'")
+        sys.exit(f"robe needs {error.name}: install the extra, pip install -e '.[cli]' in a clone")
     except KeyboardInterrupt:
         sys.exit(130)
     run()

@@ -55,9 +55,10 @@ def synth(
     stop = start + min(rows, CEILING_ROWS)
     rate, best = ceiling(generator, start, stop)
     console.print(f"{output}: {rows:,} rows, {output.stat().st_size / 1e6:,.1f} MB")
-    console.print(f"click rate {rate:.4f}")
-    reach = "not defined: all rows are alike" if best is None else f"{best:.4f}"
-    console.print(f"best reachable AUC (of the true probabilities) {reach}")
+    which = "these rows" if stop == start + rows else f"the first {CEILING_ROWS:,} rows"
+    console.print(f"click rate of {which} {rate:.4f}{'' if labelled else ' (not in the file)'}")
+    reach = "not defined: all are alike" if best is None else f"{best:.4f}"
+    console.print(f"best reachable AUC on {which} (of the true probabilities) {reach}")
 
 
 def _names(text: str | None) -> tuple[str, ...]:
@@ -70,7 +71,9 @@ def ingest(
     format: Annotated[str, typer.Option(help="auto, criteo, csv or parquet.")] = "auto",
     on_error: Annotated[str, typer.Option(help="At a bad line: stop or skip.")] = "stop",
     dense_transform: Annotated[str, typer.Option(help="log1p or none.")] = "log1p",
-    label: Annotated[str | None, typer.Option(help="Label column of another log.")] = None,
+    label: Annotated[
+        str | None, typer.Option(help="Label column of another log; default label.")
+    ] = None,
     dense: Annotated[str | None, typer.Option(help="Its numeric columns, a,b,c.")] = None,
     categorical: Annotated[str | None, typer.Option(help="Its id columns, a,b,c.")] = None,
     overwrite: Overwrite = False,
@@ -79,7 +82,8 @@ def ingest(
 
     Criteo's logs (Kaggle and Terabyte, plain or .gz, with or without labels) need no options.
     Other logs, as CSV or Parquet, are described by their columns. A bad line stops with its file,
-    line number and reason; with --on-error skip it is counted and kept in rejects.jsonl.
+    line number and reason; with --on-error skip it is counted, and the first hundred are kept in
+    rejects.jsonl.
 
     Examples:
 
@@ -104,10 +108,14 @@ def ingest(
             progress=progress,
             **options,
         )
-    console.print(f"{output}: {manifest.rows:,} rows in {len(manifest.shards)} Arrow files")
+    files = len(manifest.shards)
+    console.print(f"{output}: {manifest.rows:,} rows in {files} Arrow file{'s' * (files != 1)}")
     if not manifest.labelled:
         console.print("no labels: these rows can be scored, not trained on")
     elif manifest.positives is not None and manifest.rows:
         console.print(f"click rate {manifest.positives / manifest.rows:.4f}")
     if manifest.rejected:
-        console.print(f"{manifest.rejected:,} bad lines left out, see {output / 'rejects.jsonl'}")
+        console.print(
+            f"{manifest.rejected:,} bad lines left out, the first of them in "
+            f"{output / 'rejects.jsonl'}"
+        )

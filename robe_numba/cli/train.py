@@ -57,14 +57,15 @@ def train(
 
     The folder gets config.json, metrics.jsonl, model.safetensors (of the best validation AUC) and
     report.html. Ctrl-C keeps what was learnt. The uncompressed tables, which --compression is
-    counted from, have one row per distinct id of the training rows.
+    counted from, have one row per distinct id of the training rows and one for unknown ids.
 
     Examples:
 
         robe train data -o run --compression 1000
 
-        robe train data -o run --preset kaggle --embedding robe --compression 1000
-        --block-size 16 --optimizer adagrad --lr 0.02 --epochs 3 --batch-size 2048 --seed 1
+        robe train data -o run --preset kaggle --compression 1000 --optimizer adagrad --lr 0.02
+
+        robe train data -o run --compression 100 --block-size 8 --sign --epochs 2 --seed 1
 
         robe train data -o full --embedding full
     """

@@ -22,6 +22,7 @@ from robe_numba.hashing import HashSpec, block_start, row_key
 GRADIENT, SGD, ADAGRAD = update_rules.GRADIENT, update_rules.SGD, update_rules.ADAGRAD
 ZERO = np.uint64(0)
 ONE = np.uint64(1)
+LINE = 8  # int64 in a cache line of 64 bytes
 
 
 class Reads(NamedTuple):
@@ -64,24 +65,25 @@ def sort_entries(starts, rows, spec, block_bits, shift, num_chunks, num_segments
     crosses into another segment is listed in both. One iteration owns one chunk of reads.
     """
     num_reads = rows.size
-    places = np.zeros((num_segments, num_chunks), dtype=np.int64)
+    # A row per chunk, apart by a cache line, or threads would wait for each other's counts.
+    places = np.zeros((num_chunks, num_segments + LINE), dtype=np.int64)
     for chunk in prange(num_chunks):
         for i in range(num_reads * chunk // num_chunks, num_reads * (chunk + 1) // num_chunks):
             if rows[i] != SKIPPED:
                 for block in range(spec.num_blocks):
                     first, last, wraps = touched_segments(starts[i, block], block, spec, shift)
-                    places[first, chunk] += 1
+                    places[chunk, first] += 1
                     if last != first:
-                        places[last, chunk] += 1
+                        places[chunk, last] += 1
                     if wraps:
-                        places[ZERO, chunk] += 1
+                        places[chunk, ZERO] += 1
     bounds = np.empty(num_segments + 1, dtype=np.int64)
     total = 0
     for segment in range(num_segments):
         bounds[segment] = total
         for chunk in range(num_chunks):
-            count = places[segment, chunk]
-            places[segment, chunk] = total
+            count = places[chunk, segment]
+            places[chunk, segment] = total
             total += count
     bounds[num_segments] = total
     order = np.empty(total, dtype=np.uint64)
@@ -91,14 +93,14 @@ def sort_entries(starts, rows, spec, block_bits, shift, num_chunks, num_segments
                 for block in range(spec.num_blocks):
                     first, last, wraps = touched_segments(starts[i, block], block, spec, shift)
                     entry = np.uint64(i) << block_bits | block
-                    order[places[first, chunk]] = entry
-                    places[first, chunk] += 1
+                    order[places[chunk, first]] = entry
+                    places[chunk, first] += 1
                     if last != first:
-                        order[places[last, chunk]] = entry
-                        places[last, chunk] += 1
+                        order[places[chunk, last]] = entry
+                        places[chunk, last] += 1
                     if wraps:
-                        order[places[ZERO, chunk]] = entry
-                        places[ZERO, chunk] += 1
+                        order[places[chunk, ZERO]] = entry
+                        places[chunk, ZERO] += 1
     return order, bounds
 
 

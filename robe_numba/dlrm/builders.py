@@ -45,8 +45,10 @@ def make_embedding(
     seed : of the hash and of the initial values.
     optimizer : "sgd" or "adagrad".
     eps : Adagrad's addend against division by 0.
-    scale : half-width of the uniform initial values; None as `init_array`. The quotient's
-        factors of `qr` lie that close around 1, so that rows begin like those of a plain table.
+    scale : half-width of the uniform initial values; None as `init_array`, which is
+        sqrt(1 / rows of the largest table) where sizes are known (full, qr) and 1 / sqrt(d) where
+        not (robe, hashed): to compare kinds, pass one scale to all. The quotient's factors of `qr`
+        lie that close around 1, so that rows begin like those of a plain table.
     dtype : float32 or float64.
 
     Raises
@@ -58,6 +60,10 @@ def make_embedding(
     specs: dict[str, Spec]
     if known is None:
         budget = _budget(kind, num_parameters)
+        least = embedding_dim if kind == "hashed" else block_size
+        if budget < least:
+            unit = "embedding_dim" if kind == "hashed" else "block_size"
+            raise ValueError(f"num_parameters is {budget}; {kind} needs at least {unit} = {least}")
         if kind == "hashed":
             budget -= budget % embedding_dim  # whole rows
             block_size = alignment = embedding_dim

@@ -98,6 +98,8 @@ def sgd_update(
 ) -> None:
     """array -= lr * gradient, in place, touching only what `lookup` read.
 
+    Values are not looked at: a NaN in the gradient reaches the elements that it belongs to.
+
     Equals `torch.optim.SGD` on the dense gradient; the same bits for any number of threads.
 
     Parameters

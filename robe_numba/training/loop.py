@@ -78,7 +78,7 @@ def train(
     watcher: Watcher | None = None,
     overwrite: bool = False,
 ) -> RunFolder:
-    """Train a model on a dataset and leave a run folder.
+    """Train a model on a dataset and leave a run folder; `write_report(run)` adds report.html.
 
     model.safetensors holds the weights of the best validation AUC so far, or the latest weights
     where AUC is not defined. The same dataset, config and machine give the same bytes, for any
@@ -176,7 +176,7 @@ class _Session:
     def _diverged(self, found: str) -> TrainingError:
         return TrainingError(
             f"{found}: training has diverged; use a lower lr (it was {self.config.lr}, of the "
-            f"embedding {self.config.embedding_lr})"
+            f"embedding {self.config.embedding_lr}) and overwrite this run"
         )
 
     def _validate(self, step: int, epoch: float, loss: float, seconds: float) -> None:

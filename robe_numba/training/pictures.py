@@ -63,10 +63,12 @@ def auc_against_memory(
         axes.plot(megabytes, [auc for _, auc in sorted(points)], "o-", label=kind,
                   color=COLOURS.get(kind))  # fmt: skip
     if "full" in results:
-        axes.axhline(results["full"][0][1], color=COLOURS["full"], lw=0.8, ls=":")
+        uncompressed = results["full"][0][1]
+        axes.axhline(uncompressed, color=COLOURS["full"], lw=0.8, ls=":", label="uncompressed")
     if ceiling is not None:
         axes.axhline(ceiling, color="#2e7d32", lw=1, ls="--", label="best reachable")
     axes.set_xscale("log")
+    axes.set_title("What compression costs")
     axes.legend(frameon=False)
     _tidy(axes, "embeddings, MB (log scale)", "test AUC")
     return figure

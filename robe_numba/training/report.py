@@ -4,10 +4,21 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from rich.filesize import decimal
+
 from robe_numba.training.files import write_text
 from robe_numba.training.pictures import curves, svg
 from robe_numba.training.run_folder import REPORT, RunFolder
 
+# What people call the metrics.
+NAMES = {
+    "rows": "rows",
+    "click_rate": "click rate",
+    "auc": "AUC",
+    "log_loss": "log loss",
+    "normalized_entropy": "normalised entropy",
+    "calibration": "calibration (mean score / click rate)",
+}
 PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -60,7 +71,8 @@ def write_report(run: RunFolder) -> None:
     parts = []
     tests = [record["test"] for record in records if "test" in record]
     if tests:
-        parts += ["<h2>Test rows</h2>", html_table(list(tests[-1]), [list(tests[-1].values())])]
+        head = [NAMES[name] for name in tests[-1]]
+        parts += ["<h2>Test rows</h2>", html_table(head, [list(tests[-1].values())])]
     if validations:
         parts += ["<h2>Training</h2>", svg(curves(validations)), _progress_table(validations)]
     parts += ["<h2>Settings</h2>", f"<p>{sizes(run)}</p>", _settings(run.config)]
@@ -71,11 +83,13 @@ def write_report(run: RunFolder) -> None:
 
 
 def sizes(run: RunFolder) -> str:
-    """How large the embeddings are, and the known ids of the kinds that number them."""
+    """How large the embeddings are, and what else model.safetensors holds."""
     held = run.config["sizes"]
-    ids = held["vocabulary_bytes"]
-    text = f"{held['embedding_bytes'] / 1e6:,.3f} MB of embeddings"
-    return text + (f" and {ids / 1e6:,.3f} MB of known ids" if ids else "")
+    parts = [f"{decimal(held['embedding_bytes'])} of embeddings"]
+    parts += [f"{decimal(held['dense_bytes'])} of other layers"]
+    if held["vocabulary_bytes"]:
+        parts += [f"{decimal(held['vocabulary_bytes'])} of known ids"]
+    return ", ".join(parts)
 
 
 def _progress_table(records: Sequence[Mapping[str, Any]]) -> str:

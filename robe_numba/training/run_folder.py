@@ -111,6 +111,11 @@ class RunFolder:
             "sizes": {
                 "embedding_bytes": model.embedding.num_bytes,
                 "vocabulary_bytes": sum(array.nbytes for array in tables),
+                "dense_bytes": sum(
+                    array.nbytes
+                    for name, array in model.parameters().items()
+                    if not name.startswith(PREFIX)
+                ),
             },
             "dataset": dataset_facts(dataset),
         }
