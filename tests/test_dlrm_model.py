@@ -70,10 +70,10 @@ def test_config_goes_through_json():
 @pytest.mark.parametrize(
     ("fields", "error", "message"),
     [
-        ({"bottom": (512, 0)}, ValueError, "bottom has 0"),
-        ({"num_tables": 0}, ValueError, "num_tables has 0"),
-        ({"num_dense": -1}, ValueError, "num_dense has -1"),
-        ({"top": (1.5,)}, TypeError, "top must hold integers"),
+        ({"bottom": (512, 0)}, ValueError, "bottom is 0"),
+        ({"num_tables": 0}, ValueError, "num_tables is 0"),
+        ({"num_dense": -1}, ValueError, "num_dense is -1"),
+        ({"top": (1.5,)}, TypeError, "top must be an integer"),
         ({"interaction": "sum"}, ValueError, "interaction is 'sum'"),
     ],
 )

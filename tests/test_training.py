@@ -278,6 +278,8 @@ def test_settings_survive_json_and_fill_in_the_preset():
         ({"compression": None}, "neither is given"),
         ({"num_parameters": 5}, "both are given"),
         ({"block_size": 0}, "block_size is 0"),
+        ({"lr": 0.0}, "lr is 0"),
+        ({"seed": -1}, "seed is -1"),
         ({"alignment": -1}, "alignment is -1"),
         ({"embedding": "hashed", "block_size": 4}, "'hashed' has no block_size"),
         ({"embedding": "qr", "sign": True}, "'qr' has no sign"),
@@ -286,4 +288,10 @@ def test_settings_survive_json_and_fill_in_the_preset():
 )
 def test_bad_settings_are_refused_with_the_rule(change, words):
     with pytest.raises(ValueError, match=words):
+        TrainingConfig(**{"embedding": "robe", "compression": 10, **change})
+
+
+@pytest.mark.parametrize("change", [{"compression": "10"}, {"epochs": 1.5}, {"seed": None}])
+def test_settings_of_the_wrong_type_are_refused(change):
+    with pytest.raises(TypeError, match=next(iter(change))):
         TrainingConfig(**{"embedding": "robe", "compression": 10, **change})

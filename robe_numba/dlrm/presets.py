@@ -8,6 +8,7 @@ from typing import Any, Self
 import numpy as np
 
 from robe_numba.dlrm.interaction import INTERACTIONS
+from robe_numba.spec import MAX_SIZE, check_int
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,7 @@ class DLRMConfig:
         named += [("bottom", width) for width in self.bottom]
         named += [("top", width) for width in self.top]
         for name, value in [("num_dense", self.num_dense), *named]:
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"{name} must hold integers, got {value!r}")
-            if value < (name != "num_dense"):
-                raise ValueError(f"{name} has {value}; it must be positive")
+            check_int(name, value, 0 if name == "num_dense" else 1, MAX_SIZE)
         if self.interaction not in INTERACTIONS:
             raise ValueError(
                 f"interaction is {self.interaction!r}; choose one of {', '.join(INTERACTIONS)}"

@@ -5,8 +5,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
+from robe_numba.checks import check_scalar
 from robe_numba.dlrm import KINDS, OPTIMIZERS, PRESETS
-from robe_numba.spec import HASHES
+from robe_numba.spec import HASHES, MAX_SIZE, check_int
 
 SPLIT_ORDERS = ("order", "random")
 
@@ -39,7 +40,7 @@ class TrainingConfig:
 
     Raises
     ------
-    ValueError : a value is out of range or unknown; the message names it.
+    TypeError, ValueError : a value is no number, out of range or unknown; the message names it.
     """
 
     preset: str = "default"
@@ -79,19 +80,20 @@ class TrainingConfig:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {words}")
         counts = ("epochs", "batch_size", "evaluations", "num_parameters", "embedding_dim")
         for name in (*counts, "block_size", "alignment"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1")
-        for name in ("lr", "embedding_lr", "scale"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise ValueError(f"{name} is {value}; it must be positive and finite")
+            if getattr(self, name) is not None:
+                count = check_int(name, getattr(self, name), 1, MAX_SIZE)
+                object.__setattr__(self, name, count)
+        object.__setattr__(self, "seed", check_int("seed", self.seed, 0, 2**64 - 1))
+        for name in ("lr", "embedding_lr", "scale", "compression"):
+            if getattr(self, name) is not None:
+                value = check_scalar(name, getattr(self, name), 1 if name == "compression" else 0)
+                if value == 0:
+                    raise ValueError(f"{name} is 0; it must be positive")
+                object.__setattr__(self, name, value)
         self._check_size()
         self._check_options()
 
     def _check_size(self) -> None:
-        if self.compression is not None and not 1 <= self.compression < float("inf"):
-            raise ValueError(f"compression is {self.compression}; it must be at least 1")
         given = (self.compression is not None) + (self.num_parameters is not None)
         if self.embedding == "full" and given:
             raise ValueError(

@@ -119,19 +119,19 @@ def train(
         model = build_model(dataset, config, vocabulary, threads)
         with deferred_interrupt() as check_interrupt:
             run = RunFolder.create(output, config, dataset, model, overwrite)
-            session = _Session(dataset, config, model, run, watcher, threads)
+            learner = _Learner(dataset, config, model, run, watcher, threads)
             try:
-                session.learn(split, check_interrupt)
+                learner.learn(split, check_interrupt)
             except KeyboardInterrupt:
                 if not run.has_model:
                     run.save_model(model)
                 raise TrainingInterrupted(run) from None
-        session.test()
+        learner.test()
     return run
 
 
 @dataclass
-class _Session:
+class _Learner:
     """What a run keeps in mind while it trains."""
 
     dataset: Dataset
