@@ -120,7 +120,8 @@ def embedding_bag_sgd_update(
     ------
     TypeError, ValueError : as `embedding_bag` and `sgd_update`. Nothing was written then.
     """
-    lr = check_step(array, spec, lr, grad_out=grad_out, indices=indices)
+    read = {"grad_out": grad_out, "indices": indices}
+    lr = check_step(spec, lr, {"array": array}, read)
     reads = _reads(grad_out, indices, offsets, spec, mode, per_sample_weights, padding_idx, array)
     apply_rule(update_rules.SGD, reads, spec, array, lr=lr)
 
@@ -144,7 +145,9 @@ def embedding_bag_adagrad_update(
     ------
     TypeError, ValueError : as `embedding_bag` and `adagrad_update`. Nothing was written then.
     """
-    lr = check_step(array, spec, lr, state_sum, grad_out=grad_out, indices=indices)
+    written = {"array": array, "state_sum": state_sum}
+    read = {"grad_out": grad_out, "indices": indices}
+    lr = check_step(spec, lr, written, read)
     eps = checks.check_scalar("eps", eps, 0, array.dtype)
     reads = _reads(grad_out, indices, offsets, spec, mode, per_sample_weights, padding_idx, array)
     apply_rule(update_rules.ADAGRAD, reads, spec, array, state_sum, lr, eps)

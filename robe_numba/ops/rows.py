@@ -115,7 +115,8 @@ def sgd_update(
     TypeError, ValueError : an argument of another type, shape, dtype or order, an index outside
         its table, a read-only array, or arrays that share memory. Nothing was written then.
     """
-    lr = check_step(array, spec, lr, grad_out=grad_out, indices=indices)
+    read = {"grad_out": grad_out, "indices": indices}
+    lr = check_step(spec, lr, {"array": array}, read)
     reads = _reads(grad_out, indices, spec, (array.dtype,))
     apply_rule(update_rules.SGD, reads, spec, array, lr=lr)
 
@@ -147,7 +148,9 @@ def adagrad_update(
     ------
     TypeError, ValueError : as `sgd_update`. Nothing was written then.
     """
-    lr = check_step(array, spec, lr, state_sum, grad_out=grad_out, indices=indices)
+    written = {"array": array, "state_sum": state_sum}
+    read = {"grad_out": grad_out, "indices": indices}
+    lr = check_step(spec, lr, written, read)
     eps = checks.check_scalar("eps", eps, 0, array.dtype)
     reads = _reads(grad_out, indices, spec, (array.dtype,))
     apply_rule(update_rules.ADAGRAD, reads, spec, array, state_sum, lr, eps)

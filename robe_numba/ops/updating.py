@@ -10,22 +10,20 @@ from robe_numba.spec import Spec
 
 
 def check_step(
-    array: np.ndarray,
     spec: Spec,
     lr: float,
-    state_sum: np.ndarray | None = None,
-    **read: np.ndarray | None,
+    written: dict[str, np.ndarray],
+    read: dict[str, np.ndarray],
 ) -> float:
     """Check what an update writes and its learning rate, which is returned.
 
-    `read` are the arrays that the kernels read while they write; their own checks come later.
+    `written` has the array, first, and for Adagrad its state_sum. `read` are the arrays that the
+    kernels read while they write; their own checks come later.
     """
     checks.check_spec(spec)
-    checks.check_shared_array(array, spec)
-    written = {"array": array}
-    if state_sum is not None:
-        checks.check_array("state_sum", state_sum, (spec.array_size,), (array.dtype,))
-        written["state_sum"] = state_sum
+    array = checks.check_shared_array(written["array"], spec)
+    for name, target in written.items():
+        checks.check_array(name, target, (spec.array_size,), (array.dtype,))
     checks.check_written(**written)
     for name, target in written.items():
         for other_name, other in read.items():
