@@ -1,11 +1,8 @@
-"""How a batch is cut, run on threads and added up; what importing the model needs."""
-
-import os
-import subprocess
-import sys
+"""How a batch is cut, run on threads and added up."""
 
 import numpy as np
 import pytest
+import threadpoolctl
 
 from robe_numba.dlrm.gradients import GradientBuffer
 from robe_numba.dlrm.workers import Workers, micro_batches, single_threaded_blas
@@ -43,8 +40,6 @@ def test_workers_keep_the_order_and_raise():
 
 
 def test_blas_threads_are_held_and_restored():
-    threadpoolctl = pytest.importorskip("threadpoolctl")
-
     def blas_threads():
         libraries = threadpoolctl.threadpool_info()
         return [lib["num_threads"] for lib in libraries if lib["user_api"] == "blas"]
@@ -55,17 +50,3 @@ def test_blas_threads_are_held_and_restored():
             assert set(blas_threads()) == {1}
         assert set(blas_threads()) == {1}
     assert blas_threads() == before
-
-
-def test_importing_needs_numba_and_numpy_alone():
-    """In a fresh interpreter in which every optional dependency fails to import."""
-    code = (
-        "import sys\n"
-        "for name in ('threadpoolctl', 'scipy', 'sklearn', 'pyarrow', 'safetensors'):\n"
-        "    sys.modules[name] = None\n"
-        "import robe_numba.dlrm, robe_numba.metrics\n"
-        "from robe_numba.dlrm.workers import Workers\n"
-        "assert Workers(2).run(lambda part: part, 2) == [0, 1]\n"
-    )
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=root)

@@ -52,13 +52,16 @@ def test_every_function_gives_the_same_bits_on_any_number_of_threads():
 
 
 def test_small_calls_use_one_thread_and_large_ones_all():
-    allowed = numba.get_num_threads()
+    allowed = numba.config.NUMBA_NUM_THREADS  # not what an earlier call may have left
+    numba.set_num_threads(allowed)
     with launch.threads_for(launch.ELEMENTS_PER_THREAD - 1) as threads:
         assert threads == numba.get_num_threads() == 1
     with launch.threads_for(allowed * launch.ELEMENTS_PER_THREAD) as threads:
         assert threads == numba.get_num_threads() == allowed
     with pytest.raises(KeyError), launch.threads_for(0):
         raise KeyError
+    assert numba.get_num_threads() == allowed
+    results()  # small calls of every public function
     assert numba.get_num_threads() == allowed
 
 
