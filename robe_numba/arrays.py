@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from robe_numba.checks import ARRAY_DTYPES, check_scalar, check_spec
+from robe_numba.memory import aligned_empty
 from robe_numba.spec import Spec, check_int
 
 
@@ -45,7 +46,8 @@ def init_array(
     dtype = np.dtype(dtype)
     scale = default_scale(spec) if scale is None else check_scalar("scale", scale, 0, dtype)
     check_scalar("the width of the initial values, 2 * scale,", 2 * scale, 0, dtype)
-    array = np.random.default_rng(seed).random(spec.array_size, dtype=dtype)
+    array = aligned_empty((spec.array_size,), dtype)
+    np.random.default_rng(seed).random(dtype=dtype, out=array)
     array *= dtype.type(2 * scale)
     array -= dtype.type(scale)
     return array

@@ -6,14 +6,19 @@ have passed.
 
 import math
 import numbers
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
+from robe_numba.cpu.inspect import rows_inside
+from robe_numba.memory import aligned_empty
 from robe_numba.spec import RobeSpec, Spec, TableSpec, check_int
 
 INDEX_DTYPES = tuple(np.dtype(name) for name in ("int32", "int64", "uint32", "uint64"))
 ARRAY_DTYPES = tuple(np.dtype(name) for name in ("float32", "float64"))
+# Arrays that are only read may also be halves; the arithmetic on them is float32.
+STORED_DTYPES = (*ARRAY_DTYPES, np.dtype("float16"))
 MODES = ("sum", "mean", "max")
 
 
@@ -49,9 +54,34 @@ def check_array(
     return array
 
 
-def check_shared_array(array: Any, spec: Spec) -> np.ndarray:
-    """The array that embeddings are read from: float32 or float64 (array_size,)."""
-    return check_array("array", array, (spec.array_size,), ARRAY_DTYPES)
+def check_shared_array(
+    array: Any, spec: Spec, dtypes: tuple[np.dtype, ...] = ARRAY_DTYPES
+) -> np.ndarray:
+    """The array that embeddings are read from, (array_size,) of one of the dtypes."""
+    return check_array("array", array, (spec.array_size,), dtypes)
+
+
+def real_dtype(array: np.ndarray) -> np.dtype:
+    """What elements of an array are in arithmetic: halves are widened."""
+    return np.dtype(np.float32) if array.dtype == np.float16 else array.dtype
+
+
+def as_stored(array: np.ndarray) -> np.ndarray:
+    """An array as kernels read it: they know halves by their bits."""
+    return array.view(np.uint16) if array.dtype == np.float16 else array
+
+
+def check_out(
+    name: str, out: Any, shape: tuple[int, ...], dtype: np.dtype, read: dict[str, np.ndarray]
+) -> np.ndarray:
+    """Memory that a call fills: given by the caller, apart from what the call reads, or new."""
+    if out is None:
+        return aligned_empty(shape, dtype)
+    check_array(name, out, shape, (dtype,))
+    check_written(**{name: out})
+    for other, array in read.items():
+        check_apart(name, out, other, array)
+    return out
 
 
 def check_written(**arrays: np.ndarray) -> None:
@@ -79,13 +109,17 @@ def check_indices(indices: Any, spec: Spec) -> np.ndarray:
             f"indices has shape {indices.shape}; expected (batch, num_tables) with "
             f"num_tables = {spec.num_tables}"
         )
-    ids = as_uint64(indices)
-    if spec.num_embeddings is not None:
-        outside = ids >= np.array(spec.num_embeddings, dtype=np.uint64)
-        if outside.any():
-            sample, table = (int(i) for i in np.argwhere(outside)[0])
-            _raise_outside(indices[sample, table], f"[{sample}, {table}]", table, spec)
-    return ids.reshape(-1)
+    ids = as_uint64(indices).reshape(-1)
+    if spec.num_embeddings is not None and not rows_inside(ids, _limits(spec)):
+        outside = ids.reshape(indices.shape) >= _limits(spec)
+        sample, table = (int(i) for i in np.argwhere(outside)[0])
+        _raise_outside(indices[sample, table], f"[{sample}, {table}]", table, spec)
+    return ids
+
+
+@lru_cache(maxsize=64)
+def _limits(spec: Spec) -> np.ndarray:
+    return np.array(spec.num_embeddings, dtype=np.uint64)
 
 
 def check_bag_shape(indices: Any) -> int:

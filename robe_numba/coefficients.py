@@ -65,13 +65,13 @@ def _multiply_shift(spec: RobeSpec, words: int) -> np.ndarray:
         _words(spec.seed, STARTS + t, spec.num_blocks * words).reshape(shape)
         for t in range(spec.num_tables)
     ]
-    return np.stack(tables)
+    return np.ascontiguousarray(np.moveaxis(np.stack(tables), -1, 0))
 
 
 def _modular(multiplier: int, bases: list[list[int]]) -> np.ndarray:
     """Coefficients (multiplier, base) with one base per table and block."""
     base = np.array(bases, dtype=np.uint64)
-    return np.stack([np.full_like(base, multiplier), base], axis=-1)
+    return np.stack([np.full_like(base, multiplier), base])
 
 
 def _paper(spec: RobeSpec) -> np.ndarray:

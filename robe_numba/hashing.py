@@ -1,7 +1,8 @@
 """Where an element lives: the scalar functions of every hash family, for any target.
 
 All arithmetic is on uint64, on purpose without exception: Numba turns a mix of uint64 and int64
-into int64 or float64, which is right for small ids and wrong for large ones.
+into int64 or float64, which is right for small ids and wrong for large ones. What has no branch
+takes vectors of uint64 as well as scalars.
 """
 
 from typing import NamedTuple
@@ -23,7 +24,7 @@ class HashSpec(NamedTuple):
     num_starts: np.uint64  # hashes map into [0, num_starts), in units of `alignment`
     alignment: np.uint64  # elements
     sign: bool
-    coefficients: np.ndarray  # uint64 (num_tables, num_blocks, 2, 3 or 6)
+    coefficients: np.ndarray  # uint64 (2, 3 or 6, num_tables, num_blocks)
     sign_keys: np.ndarray  # uint64 (num_tables, ceil(d / 64)); no columns without sign
 
 
@@ -40,12 +41,9 @@ U63 = np.uint64(63)
 @jit
 def mix(x):
     """A bijection of 64-bit words that scatters regular patterns (MurmurHash3's finaliser)."""
-    x ^= x >> U33
-    x *= MIX_1
-    x ^= x >> U33
-    x *= MIX_2
-    x ^= x >> U33
-    return x
+    x = (x ^ (x >> U33)) * MIX_1
+    x = (x ^ (x >> U33)) * MIX_2
+    return x ^ (x >> U33)
 
 
 @jit
@@ -71,9 +69,15 @@ def row_key(index, spec):
 
 
 @jit
-def _strong_word(low, high, a, a_high, b):
+def strong_word(key, a, a_high, b):
     """A strongly 2-universal 32-bit word of a 64-bit key (Thorup, vector multiply-shift)."""
-    return (a * low + a_high * high + b) >> U32
+    return (a * (key & LOW_WORD) + a_high * (key >> U32) + b) >> U32
+
+
+@jit
+def scale_word(word, spec):
+    """The start in [0, array_size) that a 32-bit word stands for, with at most 2**32 starts."""
+    return ((word * spec.num_starts) >> U32) * spec.alignment
 
 
 @jit
@@ -81,19 +85,14 @@ def block_start(key, table, block, spec):
     """Position in the array of a row's block, in [0, array_size)."""
     c = spec.coefficients  # indexed element by element: a view would be counted, atomically
     if spec.modulus != 0:
-        start = (c[table, block, 0] * key + c[table, block, 1]) % spec.modulus % spec.num_starts
-    else:
-        low, high = key & LOW_WORD, key >> U32
-        word = _strong_word(low, high, c[table, block, 0], c[table, block, 1], c[table, block, 2])
-        if c.shape[2] == 3:
-            start = (word * spec.num_starts) >> U32
-        else:  # more than 2**32 starts: a second word
-            second = _strong_word(
-                low, high, c[table, block, 3], c[table, block, 4], c[table, block, 5]
-            )
-            word = (word << U32) | second
-            start = high_product(word, spec.num_starts)
-    return start * spec.alignment
+        start = (c[0, table, block] * key + c[1, table, block]) % spec.modulus % spec.num_starts
+        return start * spec.alignment
+    word = strong_word(key, c[0, table, block], c[1, table, block], c[2, table, block])
+    if c.shape[0] == 3:
+        return scale_word(word, spec)
+    # More than 2**32 starts: a second word.
+    second = strong_word(key, c[3, table, block], c[4, table, block], c[5, table, block])
+    return high_product((word << U32) | second, spec.num_starts) * spec.alignment
 
 
 @jit

@@ -17,5 +17,5 @@ def sgd(value, grad, lr):
 @jit
 def adagrad(value, state_sum, grad, lr, eps):
     """The new value and the new sum of squared gradients (Duchi et al. 2011)."""
-    state_sum += grad * grad
+    state_sum = state_sum + grad * grad  # for vectors too, which have no operation in place
     return value - lr * grad / (math.sqrt(state_sum) + eps), state_sum

@@ -25,6 +25,7 @@ LAYERS = {
     "hashing": 0,
     "update_rules": 0,
     "spec": 0,
+    "memory": 0,
     "_jit": 0,
 }
 

@@ -143,13 +143,13 @@ def test_updates_are_bit_identical_for_any_thread_count(rule, spec):
 
 def update_with_workers(spec, grad_out, indices, num_workers):
     """The kernel itself, with more workers than this machine may have threads."""
-    ids = indices.reshape(-1)
     reads = update.Reads(
-        ids,
-        np.arange(ids.size, dtype=np.uint64),
-        np.ones(ids.size, np.float32),
-        np.empty((0, 0), np.int64),
-        grad_out.reshape(-1, spec.embedding_dim),
+        indices=indices.reshape(-1),
+        starts=rn.block_starts(indices, spec).view(np.uint64).reshape(-1),
+        rows=np.empty(0, np.uint64),
+        scales=np.empty(0, np.float32),
+        winners=np.empty(0, np.int64),
+        grad_out=grad_out.reshape(-1),
     )
     array = array_for(spec, np.float32, seed=10)
     state = np.ones_like(array)

@@ -1,17 +1,25 @@
 """Embeddings of bags of ids: pooled reading, gradient and updates.
 
 Bags are CSR and table-major, as FBGEMM and TorchRec have them. Shapes use batch (samples),
-num_tables, d (embedding_dim) and n (ids of all bags).
+num_tables, d (embedding_dim), n (ids of all bags) and blocks (ceil(d / Z)).
 """
 
 import numpy as np
 
-from robe_numba import checks, update_rules
+from robe_numba import checks
 from robe_numba.coefficients import hash_spec
 from robe_numba.cpu import bag as cpu_bag
 from robe_numba.cpu.launch import threads_for
 from robe_numba.cpu.update import Reads
-from robe_numba.ops.updating import apply_rule, check_grad_out, check_step, dense_gradient
+from robe_numba.memory import scratch
+from robe_numba.ops.updating import (
+    adagrad_step,
+    check_grad_out,
+    check_step,
+    dense_gradient,
+    read_starts,
+    sgd_step,
+)
 from robe_numba.spec import Spec
 
 MODES = {"sum": cpu_bag.SUM, "mean": cpu_bag.MEAN, "max": cpu_bag.MAX}
@@ -25,25 +33,30 @@ def embedding_bag(
     mode: str = "sum",
     per_sample_weights: np.ndarray | None = None,
     padding_idx: int | None = None,
+    out: np.ndarray | None = None,
+    starts: np.ndarray | None = None,
 ) -> np.ndarray:
     """Pool the embeddings of each bag of ids.
 
     Parameters
     ----------
-    array : float32 or float64 (array_size,)
+    array : float32, float64 or float16 (array_size,)
     indices : int32, int64, uint32 or uint64 (n,)   Ids of all bags.
     offsets : int32, int64, uint32 or uint64 (num_tables * batch + 1,)   Table-major: bag
         t * batch + b, of table t and sample b, is indices[offsets[bag]:offsets[bag + 1]].
     spec : RobeSpec or TableSpec.
     mode : "sum", "mean" or "max".
-    per_sample_weights : dtype of `array` (n,), factor of each id; with "sum" alone.
+    per_sample_weights : the result's dtype (n,), factor of each id; with "sum" alone.
     padding_idx : an id that is left out of every bag, and out of the count of "mean". It is
         compared as the id itself and may lie outside the tables, as -1 does.
+    out : result's dtype (batch, num_tables, d), filled in and returned; None allocates it.
+    starts : int64 (n, blocks), filled with the start of each block that an id read, -1 for
+        padding, for the update of this batch.
 
     Returns
     -------
-    dtype of `array` (batch, num_tables, d); empty bags are 0. Each element is added up in the
-    order of the bag, in the dtype of `array`.
+    dtype of `array`, but float32 for float16; (batch, num_tables, d). Empty bags are 0. Each
+    element is added up in the order of the bag, in the result's dtype.
 
     Raises
     ------
@@ -51,16 +64,22 @@ def embedding_bag(
         or do not span the indices, or an index outside its table.
     """
     checks.check_spec(spec)
-    checks.check_shared_array(array, spec)
-    bags = _check_bags(indices, offsets, spec, mode, per_sample_weights, padding_idx, array.dtype)
-    out = np.empty((bags.batch * spec.num_tables, spec.embedding_dim), dtype=array.dtype)
-    with threads_for(max(bags.indices.size * spec.embedding_dim, out.size)):
-        if mode == "max":
-            winners = np.empty(out.shape, dtype=np.int64)
-            cpu_bag.pool_max(array, bags, hash_spec(spec), out, winners)
-        else:
-            cpu_bag.pool(array, bags, hash_spec(spec), out)
-    return out.reshape(-1, spec.num_tables, spec.embedding_dim)
+    checks.check_shared_array(array, spec, checks.STORED_DTYPES)
+    real = checks.real_dtype(array)
+    bags = _check_bags(indices, offsets, spec, mode, per_sample_weights, padding_idx, real)
+    read = {"array": array, "indices": indices, "offsets": offsets}
+    if per_sample_weights is not None:
+        read["per_sample_weights"] = per_sample_weights
+    shape = (bags.batch, spec.num_tables, spec.embedding_dim)
+    out = checks.check_out("out", out, shape, real, read)
+    shape = (bags.indices.size, spec.num_blocks)
+    if starts is None:
+        flat = scratch("starts", shape, np.uint64).reshape(-1)
+    else:
+        checks.check_out("starts", starts, shape, np.dtype(np.int64), read | {"out": out})
+        flat = checks.as_uint64(starts).reshape(-1)
+    _pool(array, bags, spec, flat, out)
+    return out
 
 
 def embedding_bag_backward(
@@ -72,6 +91,7 @@ def embedding_bag_backward(
     per_sample_weights: np.ndarray | None = None,
     padding_idx: int | None = None,
     array: np.ndarray | None = None,
+    starts: np.ndarray | None = None,
 ) -> np.ndarray:
     """The dense gradient of the array under `embedding_bag`.
 
@@ -81,6 +101,8 @@ def embedding_bag_backward(
     Parameters
     ----------
     grad_out : float32 or float64 (batch, num_tables, d)
+    starts : int64 (n, blocks), as `embedding_bag` filled it for the same ids and spec; None
+        hashes once more.
 
     Returns
     -------
@@ -99,8 +121,12 @@ def embedding_bag_backward(
         )
     if array is not None:
         checks.check_shared_array(array, spec)
-    reads = _reads(grad_out, indices, offsets, spec, mode, per_sample_weights, padding_idx, array)
-    return dense_gradient(reads, spec)
+    bags, grads = _check_step_bags(
+        grad_out, indices, offsets, spec, mode, per_sample_weights, padding_idx, array
+    )
+    with threads_for(bags.indices.size * spec.embedding_dim) as threads:
+        reads = _reads(bags, grads, array, spec, starts, threads)
+        return dense_gradient(reads, spec, threads)
 
 
 def embedding_bag_sgd_update(
@@ -113,6 +139,7 @@ def embedding_bag_sgd_update(
     per_sample_weights: np.ndarray | None = None,
     padding_idx: int | None = None,
     lr: float = 0.1,
+    starts: np.ndarray | None = None,
 ) -> None:
     """`sgd_update` for what `embedding_bag` read; takes the arguments of both.
 
@@ -120,10 +147,14 @@ def embedding_bag_sgd_update(
     ------
     TypeError, ValueError : as `embedding_bag` and `sgd_update`. Nothing was written then.
     """
-    read = {"grad_out": grad_out, "indices": indices}
+    read = {"grad_out": grad_out, "indices": indices, "offsets": offsets, "starts": starts}
     lr = check_step(spec, lr, {"array": array}, read)
-    reads = _reads(grad_out, indices, offsets, spec, mode, per_sample_weights, padding_idx, array)
-    apply_rule(update_rules.SGD, reads, spec, array, lr=lr)
+    bags, grads = _check_step_bags(
+        grad_out, indices, offsets, spec, mode, per_sample_weights, padding_idx, array
+    )
+    with threads_for(bags.indices.size * spec.embedding_dim) as threads:
+        reads = _reads(bags, grads, array, spec, starts, threads)
+        sgd_step(array, reads, spec, lr, threads)
 
 
 def embedding_bag_adagrad_update(
@@ -138,6 +169,7 @@ def embedding_bag_adagrad_update(
     padding_idx: int | None = None,
     lr: float = 0.1,
     eps: float = 1e-10,
+    starts: np.ndarray | None = None,
 ) -> None:
     """`adagrad_update` for what `embedding_bag` read; takes the arguments of both.
 
@@ -146,11 +178,15 @@ def embedding_bag_adagrad_update(
     TypeError, ValueError : as `embedding_bag` and `adagrad_update`. Nothing was written then.
     """
     written = {"array": array, "state_sum": state_sum}
-    read = {"grad_out": grad_out, "indices": indices}
+    read = {"grad_out": grad_out, "indices": indices, "offsets": offsets, "starts": starts}
     lr = check_step(spec, lr, written, read)
     eps = checks.check_scalar("eps", eps, 0, array.dtype)
-    reads = _reads(grad_out, indices, offsets, spec, mode, per_sample_weights, padding_idx, array)
-    apply_rule(update_rules.ADAGRAD, reads, spec, array, state_sum, lr, eps)
+    bags, grads = _check_step_bags(
+        grad_out, indices, offsets, spec, mode, per_sample_weights, padding_idx, array
+    )
+    with threads_for(bags.indices.size * spec.embedding_dim) as threads:
+        reads = _reads(bags, grads, array, spec, starts, threads)
+        adagrad_step(array, state_sum, reads, spec, lr, eps, threads)
 
 
 def _check_bags(
@@ -178,7 +214,7 @@ def _check_bags(
     )
 
 
-def _reads(
+def _check_step_bags(
     grad_out: np.ndarray,
     indices: np.ndarray,
     offsets: np.ndarray,
@@ -187,19 +223,58 @@ def _reads(
     per_sample_weights: np.ndarray | None,
     padding_idx: int | None,
     array: np.ndarray | None,
-) -> Reads:
-    """Checked reads of an `embedding_bag`: its rows, factors and, for "max", its winners."""
+) -> tuple[cpu_bag.Bags, np.ndarray]:
+    """The bags of a backward pass and the flat gradient, checked."""
     dtypes = checks.ARRAY_DTYPES if array is None else (array.dtype,)
-    offsets_checked = checks.check_offsets(offsets, spec)
-    batch = (offsets_checked.size - 1) // spec.num_tables
+    batch = (checks.check_offsets(offsets, spec).size - 1) // spec.num_tables
     grads = check_grad_out(grad_out, batch, spec, dtypes)
     bags = _check_bags(indices, offsets, spec, mode, per_sample_weights, padding_idx, grads.dtype)
-    rows = np.empty(bags.indices.size, dtype=np.uint64)
-    scales = np.empty(bags.indices.size, dtype=grads.dtype)
-    winners = np.empty(grads.shape if mode == "max" else (0, 0), dtype=np.int64)
-    with threads_for(rows.size):
-        cpu_bag.expand(bags, hash_spec(spec), rows, scales)
-    if mode == "max":
-        with threads_for(rows.size * spec.embedding_dim):
-            cpu_bag.pool_max(array, bags, hash_spec(spec), np.empty_like(grads), winners)
-    return Reads(indices=bags.indices, rows=rows, scales=scales, winners=winners, grad_out=grads)
+    return bags, grads
+
+
+def _pool(
+    array: np.ndarray, bags: cpu_bag.Bags, spec: Spec, starts: np.ndarray, out: np.ndarray
+) -> None:
+    """Run the kernel of the mode; starts and out are filled."""
+    flat, stored, constants = out.reshape(-1), checks.as_stored(array), hash_spec(spec)
+    with threads_for(max(bags.indices.size * spec.embedding_dim, out.size)) as threads:
+        if bags.mode == cpu_bag.MAX:
+            winners = np.empty(out.size, dtype=np.int64)
+            cpu_bag.pool_max(stored, bags, constants, starts, flat, winners, threads)
+        else:
+            ahead = cpu_bag.entries_ahead(constants, array.itemsize)
+            cpu_bag.pool(stored, bags, constants, starts, ahead, flat, threads)
+
+
+def _reads(
+    bags: cpu_bag.Bags,
+    grads: np.ndarray,
+    array: np.ndarray | None,
+    spec: Spec,
+    starts: np.ndarray | None,
+    threads: int,
+) -> Reads:
+    """The reads of an `embedding_bag`: their rows, factors and, for "max", the winners."""
+    constants = hash_spec(spec)
+
+    def hash_into(flat: np.ndarray) -> None:
+        cpu_bag.hash_bags(bags, constants, flat, threads)
+
+    flat = read_starts(starts, (bags.indices.size, spec.num_blocks), spec, hash_into)
+    rows = scratch("rows", (bags.indices.size,), np.uint64)
+    scales = bags.weights
+    if bags.mode == cpu_bag.MEAN:
+        scales = scratch("scales", (bags.indices.size,), grads.dtype)
+    cpu_bag.expand(bags, constants, rows, scales, threads)
+    winners = np.empty(grads.size if bags.mode == cpu_bag.MAX else 0, dtype=np.int64)
+    if bags.mode == cpu_bag.MAX:
+        maxima = scratch("maxima", (grads.size,), grads.dtype)
+        cpu_bag.pool_max(array, bags, constants, flat, maxima, winners, threads)
+    return Reads(
+        indices=bags.indices,
+        starts=flat,
+        rows=rows,
+        scales=scales,
+        winners=winners,
+        grad_out=grads,
+    )

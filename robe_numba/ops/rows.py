@@ -6,12 +6,21 @@ formulas are in docs/design.md.
 
 import numpy as np
 
-from robe_numba import checks, update_rules
+from robe_numba import checks
 from robe_numba.coefficients import hash_spec
 from robe_numba.cpu import lookup as cpu_lookup
+from robe_numba.cpu import starts as cpu_starts
 from robe_numba.cpu.launch import threads_for
 from robe_numba.cpu.update import Reads
-from robe_numba.ops.updating import apply_rule, check_grad_out, check_step, dense_gradient
+from robe_numba.memory import scratch
+from robe_numba.ops.updating import (
+    adagrad_step,
+    check_grad_out,
+    check_step,
+    dense_gradient,
+    read_starts,
+    sgd_step,
+)
 from robe_numba.spec import Spec
 
 
@@ -34,42 +43,75 @@ def block_starts(indices: np.ndarray, spec: Spec) -> np.ndarray:
     """
     checks.check_spec(spec)
     ids = checks.check_indices(indices, spec)
-    starts = np.empty((ids.size, spec.num_blocks), dtype=np.uint64)
-    with threads_for(starts.size):
-        cpu_lookup.block_starts(ids, hash_spec(spec), starts)
-    return starts.view(np.int64).reshape(-1, spec.num_tables, spec.num_blocks)
+    starts = np.empty((len(indices), spec.num_tables, spec.num_blocks), dtype=np.int64)
+    with threads_for(starts.size) as threads:
+        flat = starts.view(np.uint64).reshape(-1)
+        cpu_starts.block_starts(ids, hash_spec(spec), flat, threads)
+    return starts
 
 
-def lookup(array: np.ndarray, indices: np.ndarray, spec: Spec) -> np.ndarray:
+def lookup(
+    array: np.ndarray,
+    indices: np.ndarray,
+    spec: Spec,
+    out: np.ndarray | None = None,
+    starts: np.ndarray | None = None,
+) -> np.ndarray:
     """The embedding of one id per table.
 
     Parameters
     ----------
-    array : float32 or float64 (array_size,)
+    array : float32, float64 or float16 (array_size,)
     indices : int32, int64, uint32 or uint64 (batch, num_tables)
     spec : RobeSpec or TableSpec.
+    out : result's dtype (batch, num_tables, d), filled in and returned; None allocates it.
+        Fastest where it begins a cache line, as arrays made here do.
+    starts : int64 (batch, num_tables, blocks), filled with what `block_starts` gives, for the
+        update of this batch.
 
     Returns
     -------
-    dtype of `array` (batch, num_tables, d)
+    dtype of `array`, but float32 for float16; (batch, num_tables, d)
 
     Raises
     ------
-    TypeError, ValueError : an argument of another type, shape, dtype or order, or an index
-        outside its table.
+    TypeError, ValueError : an argument of another type, shape, dtype or order, an index outside
+        its table, or `out` or `starts` read-only or in the memory of another argument.
 
     Source: Desai, Chou, Shrivastava, ROBE, MLSys 2022.
     """
     checks.check_spec(spec)
-    checks.check_shared_array(array, spec)
+    checks.check_shared_array(array, spec, checks.STORED_DTYPES)
     ids = checks.check_indices(indices, spec)
-    out = np.empty((ids.size, spec.embedding_dim), dtype=array.dtype)
-    with threads_for(out.size):
-        cpu_lookup.lookup(array, ids, hash_spec(spec), out)
-    return out.reshape(-1, spec.num_tables, spec.embedding_dim)
+    read = {"array": array, "indices": indices}
+    shape = (len(indices), spec.num_tables, spec.embedding_dim)
+    out = checks.check_out("out", out, shape, checks.real_dtype(array), read)
+    keep = starts is not None
+    if keep:
+        shape = (len(indices), spec.num_tables, spec.num_blocks)
+        checks.check_out("starts", starts, shape, np.dtype(np.int64), read | {"out": out})
+    tile = cpu_lookup.tile_rows(spec.embedding_dim * out.itemsize)
+    with threads_for(out.size) as threads:
+        if keep:
+            flat = checks.as_uint64(starts).reshape(-1)
+        else:
+            flat = scratch("tiles", (threads * 2 * tile * spec.num_blocks,), np.uint64)
+        cpu_lookup.lookup(
+            checks.as_stored(array),
+            ids,
+            hash_spec(spec),
+            flat,
+            keep,
+            np.uint64(tile),
+            out.reshape(-1),
+            threads,
+        )
+    return out
 
 
-def lookup_backward(grad_out: np.ndarray, indices: np.ndarray, spec: Spec) -> np.ndarray:
+def lookup_backward(
+    grad_out: np.ndarray, indices: np.ndarray, spec: Spec, starts: np.ndarray | None = None
+) -> np.ndarray:
     """The dense gradient of the array under `lookup`, for an optimizer of your own.
 
     Parameters
@@ -77,6 +119,8 @@ def lookup_backward(grad_out: np.ndarray, indices: np.ndarray, spec: Spec) -> np
     grad_out : float32 or float64 (batch, num_tables, d)   Gradient of the output of `lookup`.
     indices : int32, int64, uint32 or uint64 (batch, num_tables)
     spec : RobeSpec or TableSpec.
+    starts : int64 (batch, num_tables, blocks), as `lookup` filled it for the same indices and
+        spec; None hashes once more.
 
     Returns
     -------
@@ -89,18 +133,26 @@ def lookup_backward(grad_out: np.ndarray, indices: np.ndarray, spec: Spec) -> np
         outside its table.
     """
     checks.check_spec(spec)
-    reads = _reads(grad_out, indices, spec, checks.ARRAY_DTYPES)
-    return dense_gradient(reads, spec)
+    ids = checks.check_indices(indices, spec)
+    grads = check_grad_out(grad_out, len(indices), spec, checks.ARRAY_DTYPES)
+    with threads_for(grads.size) as threads:
+        return dense_gradient(_reads(ids, grads, spec, starts, threads), spec, threads)
 
 
 def sgd_update(
-    array: np.ndarray, grad_out: np.ndarray, indices: np.ndarray, spec: Spec, lr: float = 0.1
+    array: np.ndarray,
+    grad_out: np.ndarray,
+    indices: np.ndarray,
+    spec: Spec,
+    lr: float = 0.1,
+    starts: np.ndarray | None = None,
 ) -> None:
     """array -= lr * gradient, in place, touching only what `lookup` read.
 
     Values are not looked at: a NaN in the gradient reaches the elements that it belongs to.
 
-    Equals `torch.optim.SGD` on the dense gradient; the same bits for any number of threads.
+    Equals `torch.optim.SGD` on the dense gradient; an element that several rows read moves once
+    for each, in the order of the batch. The same bits for any number of threads.
 
     Parameters
     ----------
@@ -109,16 +161,19 @@ def sgd_update(
     indices : int32, int64, uint32 or uint64 (batch, num_tables)
     spec : RobeSpec or TableSpec.
     lr : learning rate, finite and not negative.
+    starts : as `lookup_backward` takes it.
 
     Raises
     ------
     TypeError, ValueError : an argument of another type, shape, dtype or order, an index outside
         its table, a read-only array, or arrays that share memory. Nothing was written then.
     """
-    read = {"grad_out": grad_out, "indices": indices}
+    read = {"grad_out": grad_out, "indices": indices, "starts": starts}
     lr = check_step(spec, lr, {"array": array}, read)
-    reads = _reads(grad_out, indices, spec, (array.dtype,))
-    apply_rule(update_rules.SGD, reads, spec, array, lr=lr)
+    ids = checks.check_indices(indices, spec)
+    grads = check_grad_out(grad_out, len(indices), spec, (array.dtype,))
+    with threads_for(grads.size) as threads:
+        sgd_step(array, _reads(ids, grads, spec, starts, threads), spec, lr, threads)
 
 
 def adagrad_update(
@@ -129,6 +184,7 @@ def adagrad_update(
     spec: Spec,
     lr: float = 0.1,
     eps: float = 1e-10,
+    starts: np.ndarray | None = None,
 ) -> None:
     """state_sum += gradient**2; array -= lr * gradient / (sqrt(state_sum) + eps), in place.
 
@@ -143,29 +199,41 @@ def adagrad_update(
     indices : int32, int64, uint32 or uint64 (batch, num_tables)
     spec : RobeSpec or TableSpec.
     lr, eps : learning rate and the term that keeps the divisor from 0; finite, not negative.
+    starts : as `lookup_backward` takes it.
 
     Raises
     ------
     TypeError, ValueError : as `sgd_update`. Nothing was written then.
     """
     written = {"array": array, "state_sum": state_sum}
-    read = {"grad_out": grad_out, "indices": indices}
+    read = {"grad_out": grad_out, "indices": indices, "starts": starts}
     lr = check_step(spec, lr, written, read)
     eps = checks.check_scalar("eps", eps, 0, array.dtype)
-    reads = _reads(grad_out, indices, spec, (array.dtype,))
-    apply_rule(update_rules.ADAGRAD, reads, spec, array, state_sum, lr, eps)
+    ids = checks.check_indices(indices, spec)
+    grads = check_grad_out(grad_out, len(indices), spec, (array.dtype,))
+    with threads_for(grads.size) as threads:
+        reads = _reads(ids, grads, spec, starts, threads)
+        adagrad_step(array, state_sum, reads, spec, lr, eps, threads)
 
 
 def _reads(
-    grad_out: np.ndarray, indices: np.ndarray, spec: Spec, dtypes: tuple[np.dtype, ...]
+    ids: np.ndarray,
+    grads: np.ndarray,
+    spec: Spec,
+    starts: np.ndarray | None,
+    threads: int,
 ) -> Reads:
-    """Checked reads of a `lookup`: row i of the output was read by id i, once."""
-    ids = checks.check_indices(indices, spec)
-    grads = check_grad_out(grad_out, indices.shape[0], spec, dtypes)
+    """The reads of a `lookup`: row i of the output was read by id i, once."""
+
+    def hash_into(flat: np.ndarray) -> None:
+        cpu_starts.block_starts(ids, hash_spec(spec), flat, threads)
+
+    shape = (ids.size // spec.num_tables, spec.num_tables, spec.num_blocks)
     return Reads(
         indices=ids,
-        rows=np.arange(ids.size, dtype=np.uint64),
-        scales=np.ones(ids.size, dtype=grads.dtype),
-        winners=np.empty((0, 0), dtype=np.int64),
+        starts=read_starts(starts, shape, spec, hash_into),
+        rows=np.empty(0, dtype=np.uint64),
+        scales=np.empty(0, dtype=grads.dtype),
+        winners=np.empty(0, dtype=np.int64),
         grad_out=grads,
     )

@@ -1,11 +1,14 @@
 """What gradients and updates of rows and of bags share."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from robe_numba import checks, update_rules
 from robe_numba.coefficients import hash_spec
-from robe_numba.cpu.launch import threads_for
+from robe_numba.cpu.inspect import starts_inside
 from robe_numba.cpu.update import Reads, update
+from robe_numba.memory import scratch
 from robe_numba.spec import Spec
 
 
@@ -13,7 +16,7 @@ def check_step(
     spec: Spec,
     lr: float,
     written: dict[str, np.ndarray],
-    read: dict[str, np.ndarray],
+    read: dict[str, np.ndarray | None],
 ) -> float:
     """Check what an update writes and its learning rate, which is returned.
 
@@ -35,28 +38,57 @@ def check_step(
 def check_grad_out(
     grad_out: np.ndarray, batch: int, spec: Spec, dtypes: tuple[np.dtype, ...]
 ) -> np.ndarray:
-    """The gradient of an output (batch, num_tables, d), as rows (batch * num_tables, d)."""
+    """The gradient of an output (batch, num_tables, d), flat."""
     shape = (batch, spec.num_tables, spec.embedding_dim)
-    return checks.check_array("grad_out", grad_out, shape, dtypes).reshape(-1, spec.embedding_dim)
+    return checks.check_array("grad_out", grad_out, shape, dtypes).reshape(-1)
 
 
-def dense_gradient(reads: Reads, spec: Spec) -> np.ndarray:
+def read_starts(
+    given: np.ndarray | None,
+    shape: tuple[int, ...],
+    spec: Spec,
+    hash_into: Callable[[np.ndarray], None],
+) -> np.ndarray:
+    """Starts uint64 (n * num_blocks,) of a batch: the caller's, once checked, or hashed here.
+
+    Kernels run, so this belongs within `threads_for`.
+    """
+    if given is None:
+        starts = scratch("starts", shape, np.uint64).reshape(-1)
+        hash_into(starts)
+        return starts
+    checks.check_array("starts", given, shape, (np.dtype(np.int64),))
+    starts = checks.as_uint64(given).reshape(-1)
+    if not starts_inside(starts, np.uint64(spec.array_size)):
+        raise ValueError(
+            f"starts has a value outside the array, which has {spec.array_size} elements; pass "
+            f"what the forward pass of the same batch filled in, or None"
+        )
+    return starts
+
+
+def dense_gradient(reads: Reads, spec: Spec, num_workers: int) -> np.ndarray:
     """The gradient of the whole array (array_size,)."""
     gradient = np.zeros(spec.array_size, dtype=reads.grad_out.dtype)
-    apply_rule(update_rules.GRADIENT, reads, spec, gradient)
+    unused = np.empty(0, dtype=gradient.dtype)
+    update(update_rules.GRADIENT, reads, hash_spec(spec), gradient, unused, 0, 0, num_workers)
     return gradient
 
 
-def apply_rule(
-    rule: int,
+def sgd_step(array: np.ndarray, reads: Reads, spec: Spec, lr: float, num_workers: int) -> None:
+    """Move the array in place by the SGD rule."""
+    unused = np.empty(0, dtype=array.dtype)
+    update(update_rules.SGD, reads, hash_spec(spec), array, unused, lr, 0, num_workers)
+
+
+def adagrad_step(
+    array: np.ndarray,
+    state_sum: np.ndarray,
     reads: Reads,
     spec: Spec,
-    array: np.ndarray,
-    state_sum: np.ndarray | None = None,
-    lr: float = 0.0,
-    eps: float = 0.0,
+    lr: float,
+    eps: float,
+    num_workers: int,
 ) -> None:
-    """Run an update kernel in place on this process's Numba threads."""
-    state = np.empty(0, dtype=array.dtype) if state_sum is None else state_sum
-    with threads_for(reads.indices.size * spec.embedding_dim) as threads:
-        update(rule, reads, hash_spec(spec), array, state, lr, eps, num_workers=threads)
+    """Move the array and the sums of squares in place by the Adagrad rule."""
+    update(update_rules.ADAGRAD, reads, hash_spec(spec), array, state_sum, lr, eps, num_workers)

@@ -1,0 +1,245 @@
+"""Vectors of 16, 8 or 4 elements as values in kernels, prefetching and streaming stores.
+
+LLVM's own vectorisation does not reach the short loops of small blocks, nor loops whose arrays
+might overlap. Here a kernel says what it means: `store(out, i, load16(array, j))`. Arithmetic
+between vectors, and with scalars, is written as for scalars, so that one rule serves both. The
+machine's registers may be shorter than a vector: LLVM splits it.
+"""
+
+import math
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import (
+    intrinsic,
+    lower_builtin,
+    models,
+    overload,
+    register_model,
+    type_callable,
+)
+
+CACHE_LINE = 64  # bytes
+HALF = np.dtype(np.uint16)  # how kernels see float16: Numba has no arithmetic on it
+
+
+class Vector(types.Type):
+    """Numba's type of `lanes` elements of a real dtype in a register."""
+
+    def __init__(self, dtype: types.Float, lanes: int):
+        self.dtype, self.lanes = dtype, lanes
+        super().__init__(name=f"Vector({dtype}, {lanes})")
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, fe_type: Vector):
+        element = manager.lookup(fe_type.dtype).get_value_type()
+        super().__init__(manager, fe_type, ir.VectorType(element, fe_type.lanes))
+
+
+def real_type(array: types.Array) -> types.Float:
+    """Type of a loaded element: halves are widened."""
+    return types.float32 if array.dtype == types.uint16 else array.dtype
+
+
+def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.gep(data, [index])
+
+
+def _load(lanes: int) -> Any:
+    @intrinsic
+    def load(typing_context: Any, array: Any, index: Any) -> Any:
+        real = real_type(array)
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            pointer = _pointer(context, builder, array, *arguments)
+            element = ir.HalfType() if array.dtype == types.uint16 else pointer.type.pointee
+            stored = ir.VectorType(element, lanes) if lanes > 1 else element
+            size = context.get_abi_sizeof(pointer.type.pointee)
+            value = builder.load(builder.bitcast(pointer, stored.as_pointer()), align=size)
+            if array.dtype != types.uint16:
+                return value
+            wide = ir.FloatType()
+            return builder.fpext(value, ir.VectorType(wide, lanes) if lanes > 1 else wide)
+
+        return (Vector(real, lanes) if lanes > 1 else real)(array, index), generate
+
+    return load
+
+
+# load16(array, i) is array[i], ..., array[i + 15]; indices are unsigned and in range.
+load16, load8, load4, load1 = _load(16), _load(8), _load(4), _load(1)
+
+
+def _store(streaming: bool) -> Any:
+    @intrinsic
+    def store(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            pointer = _pointer(context, builder, array, *arguments[:2])
+            target = builder.bitcast(pointer, arguments[2].type.as_pointer())
+            size = context.get_abi_sizeof(pointer.type.pointee)
+            instruction = builder.store(
+                arguments[2], target, align=min(CACHE_LINE, context.get_abi_sizeof(arguments[2].type)) if streaming else size
+            )
+            if streaming:
+                one = builder.module.add_metadata([ir.IntType(32)(1)])
+                instruction.set_metadata("nontemporal", one)
+            return context.get_dummy_value()
+
+        return types.void(array, index, value), generate
+
+    return store
+
+
+store = _store(streaming=False)
+# Past the caches, for whole lines that are not read soon; the address must begin a cache line.
+stream = _store(streaming=True)
+
+
+def _prefetch(writes: int) -> Any:
+    @intrinsic
+    def prefetch(typing_context: Any, array: Any, index: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            pointer = _pointer(context, builder, array, *arguments)
+            word, byte = ir.IntType(32), ir.IntType(8).as_pointer()
+            function = cgutils.get_or_insert_function(
+                builder.module,
+                ir.FunctionType(ir.VoidType(), [byte, word, word, word]),
+                "llvm.prefetch.p0i8",
+            )
+            hints = [word(writes), word(3), word(1)]  # read or write, keep in all caches, data
+            builder.call(function, [builder.bitcast(pointer, byte), *hints])
+            return context.get_dummy_value()
+
+        return types.void(array, index), generate
+
+    return prefetch
+
+
+prefetch = _prefetch(writes=0)
+prefetch_to_write = _prefetch(writes=1)
+
+
+def _splat(builder: Any, value: Any, lanes: int) -> Any:
+    undefined = ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined)
+    first = builder.insert_element(undefined, value, ir.IntType(32)(0))
+    zeros = ir.Constant(ir.VectorType(ir.IntType(32), lanes), None)
+    return builder.shuffle_vector(first, undefined, zeros)
+
+
+def _arithmetic(function: Callable, real: str | None, integer: str | None) -> None:
+    """Define an operator on two vectors, and on a vector and a scalar of the same dtype."""
+
+    @type_callable(function)
+    def typed(context: Any) -> Any:
+        def typer(left: Any, right: Any) -> Any:
+            vectors = [x for x in (left, right) if isinstance(x, Vector)]
+            dtypes = {getattr(x, "dtype", x) for x in (left, right)}
+            return vectors[0] if vectors and len(dtypes) == 1 else None
+
+        return typer
+
+    def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = signature.return_type
+        operands = [
+            value if isinstance(operand, Vector) else _splat(builder, value, kind.lanes)
+            for operand, value in zip(signature.args, arguments, strict=True)
+        ]
+        instruction = real if isinstance(kind.dtype, types.Float) else integer
+        return getattr(builder, instruction)(*operands)
+
+    for scalar in (types.Float, types.Integer):
+        for left, right in ((Vector, Vector), (Vector, scalar), (scalar, Vector)):
+            lower_builtin(function, left, right)(lower)
+
+
+_arithmetic(operator.add, "fadd", "add")
+_arithmetic(operator.sub, "fsub", "sub")
+_arithmetic(operator.mul, "fmul", "mul")
+_arithmetic(operator.truediv, "fdiv", None)
+_arithmetic(operator.and_, None, "and_")
+_arithmetic(operator.or_, None, "or_")
+_arithmetic(operator.xor, None, "xor")
+_arithmetic(operator.lshift, None, "shl")
+_arithmetic(operator.rshift, None, "lshr")
+
+
+@type_callable(math.sqrt)
+def _typed_sqrt(context: Any) -> Any:
+    return lambda value: value if isinstance(value, Vector) else None
+
+
+@lower_builtin(math.sqrt, Vector)
+def _lower_sqrt(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    kind = arguments[0].type
+    suffix = f"v{kind.count}f{64 if isinstance(kind.element, ir.DoubleType) else 32}"
+    function = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(kind, [kind]), f"llvm.sqrt.{suffix}"
+    )
+    return builder.call(function, arguments)
+
+
+@intrinsic
+def where_moved(typing_context: Any, grad: Any, new: Any, old: Any) -> Any:
+    """New where the gradient is not 0, else old, bit for bit; vectors or scalars."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        grad, new, old = arguments
+        moved = builder.fcmp_unordered("!=", grad, ir.Constant(grad.type, None))
+        return builder.select(moved, new, old)
+
+    return new(grad, new, old), generate
+
+
+@intrinsic
+def flip(typing_context: Any, value: Any, signs: Any) -> Any:
+    """The value, negated in the lanes whose bit of `signs` is 1; bit 0 is lane 0."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        value, signs = arguments
+        lanes = value.type.count if isinstance(value.type, ir.VectorType) else 1
+        bits = builder.trunc(signs, ir.IntType(lanes))
+        if lanes > 1:
+            bits = builder.bitcast(bits, ir.VectorType(ir.IntType(1), lanes))
+        return builder.select(bits, builder.fneg(value), value)
+
+    return value(value, signs), generate
+
+
+@intrinsic
+def zero_like(typing_context: Any, value: Any) -> Any:
+    """Zeros of the type of a value, vector or scalar."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return ir.Constant(arguments[0].type, None)
+
+    return value(value), generate
+
+
+@intrinsic
+def line_offset(typing_context: Any, array: Any) -> Any:
+    """Bytes of an array's first element beyond the beginning of its cache line."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(array)(context, builder, arguments[0]).data
+        address = builder.ptrtoint(data, ir.IntType(64))
+        return builder.and_(address, ir.IntType(64)(CACHE_LINE - 1))
+
+    return types.uint64(array), generate
+
+
+@intrinsic
+def fence(typing_context: Any) -> Any:
+    """Complete streaming stores before anything that another thread may see next."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), generate
