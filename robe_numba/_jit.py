@@ -44,7 +44,7 @@ CACHE_DIR = _cache_root() / "robe_numba" / source_digest(Path(__file__).parent)
 def jit(function: Callable | None = None, **options: Any) -> Any:
     """Compile `function` lazily with `numba.njit`: cached, without the GIL, IEEE division.
 
-    Options are those of `numba.njit` (`parallel`, `fastmath`, `inline`).
+    Options are those of `numba.njit` (`parallel`, `fastmath`, `forceinline`).
     """
     if function is None:
         return lambda inner: jit(inner, **options)
@@ -55,3 +55,20 @@ def jit(function: Callable | None = None, **options: Any) -> Any:
         return numba.njit(cache=True, nogil=True, error_model="numpy", **options)(function)
     finally:
         numba.config.CACHE_DIR = previous
+
+
+def inner(function: Callable) -> Any:
+    """Compile a function that kernels call and that makes no arrays.
+
+    It counts no references to arrays: the count is atomic, on a line that all threads share, and
+    would cost more than a short block.
+    """
+    return jit(function, _nrt=False)
+
+
+def inlined(function: Callable) -> Any:
+    """As `inner`, compiled into each caller: for what runs once per block or row.
+
+    A call would pass every field of a spec.
+    """
+    return jit(function, forceinline=True, _nrt=False)

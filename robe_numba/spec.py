@@ -115,7 +115,7 @@ class RobeSpec(_Json):
                 f"block_size (Z) is {self.block_size} but array_size (m) is only "
                 f"{self.array_size}; use Z <= m"
             )
-        self._set("alignment", check_int("alignment", self.alignment, 1, MAX_SIZE))
+        self._set("alignment", check_int("alignment", self.alignment, 1, 2**31))
         if self.alignment > min(self.block_size, self.embedding_dim):
             raise ValueError(
                 f"alignment is {self.alignment} but a block reads only "

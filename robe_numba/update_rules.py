@@ -2,19 +2,19 @@
 
 import math
 
-from robe_numba._jit import jit
+from robe_numba._jit import inlined
 
 # Which rule an update kernel applies.
 GRADIENT, SGD, ADAGRAD = 0, 1, 2
 
 
-@jit
+@inlined
 def sgd(value, grad, lr):
     """The new value: value - lr * grad."""
     return value - lr * grad
 
 
-@jit
+@inlined
 def adagrad(value, state_sum, grad, lr, eps):
     """The new value and the new sum of squared gradients (Duchi et al. 2011)."""
     state_sum = state_sum + grad * grad  # for vectors too, which have no operation in place

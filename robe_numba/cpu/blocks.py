@@ -7,7 +7,7 @@ The circular end is the callers' affair: a piece here never leaves the array.
 import numpy as np
 
 from robe_numba import update_rules
-from robe_numba._jit import jit
+from robe_numba._jit import inlined
 from robe_numba.cpu.vector import (
     flip,
     load1,
@@ -30,14 +30,14 @@ U16 = np.uint64(16)
 GROUP = np.uint64(64)  # elements that share a sign word
 
 
-@jit
+@inlined
 def block_length(block, spec):
     """Elements of a row's block; the last may be partial."""
     first = block * spec.block_size
     return min(spec.block_size, spec.embedding_dim - first)
 
 
-@jit
+@inlined
 def sign_bits(key, table, element, spec):
     """Signs of `element` and of the 15 after it, from bit 0 on; 1 is minus."""
     shift = element & U63
@@ -48,7 +48,7 @@ def sign_bits(key, table, element, spec):
     return bits
 
 
-@jit
+@inlined
 def prefetch_block(array, start, length):
     """Ask for the cache lines of array[start:start + length]."""
     for j in range(ZERO, length, U16):
@@ -56,7 +56,7 @@ def prefetch_block(array, start, length):
     prefetch(array, start + length - U1)
 
 
-@jit
+@inlined
 def prefetch_block_to_write(array, start, length):
     """Ask for the cache lines of array[start:start + length] as this core's own."""
     for j in range(ZERO, length, U16):
@@ -64,7 +64,7 @@ def prefetch_block_to_write(array, start, length):
     prefetch_to_write(array, start + length - U1)
 
 
-@jit
+@inlined
 def copy_block(out, o, array, start, length):
     """out[o:o + length] = array[start:start + length]."""
     # The last vector overlaps the one before it instead of leaving a rest.
@@ -87,7 +87,7 @@ def copy_block(out, o, array, start, length):
             store(out, o + j, load1(array, start + j))
 
 
-@jit
+@inlined
 def stream_block(out, o, array, start, length):
     """As `copy_block`, past the caches, for lengths and addresses that `streams` allows."""
     if length == U8:
@@ -97,7 +97,7 @@ def stream_block(out, o, array, start, length):
             stream(out, o + j, load16(array, start + j))
 
 
-@jit
+@inlined
 def copy_signed(out, o, array, start, length, key, table, element, spec):
     """As `copy_block`, with the signs of the row's elements from `element` on."""
     j = ZERO
@@ -117,7 +117,7 @@ def copy_signed(out, o, array, start, length, key, table, element, spec):
             j += U1
 
 
-@jit
+@inlined
 def move_block(target, t, source, s, length, scale, lr):
     """target[t:t + length] moved by the SGD rule against scale * source[s:s + length]."""
     j = ZERO
@@ -139,7 +139,7 @@ def move_block(target, t, source, s, length, scale, lr):
         j += U1
 
 
-@jit
+@inlined
 def move_signed(target, t, source, s, length, scale, lr, key, table, element, spec):
     """As `move_block`, with the signs of the row's elements from `element` on."""
     j = ZERO

@@ -8,7 +8,7 @@ and its blocks prefetched while this one is copied.
 import numpy as np
 from numba import prange
 
-from robe_numba._jit import jit
+from robe_numba._jit import inlined, inner, jit
 from robe_numba.cpu.blocks import (
     block_length,
     copy_block,
@@ -17,7 +17,7 @@ from robe_numba.cpu.blocks import (
     stream_block,
 )
 from robe_numba.cpu.starts import ONE, ZERO, rows_starts, share
-from robe_numba.cpu.vector import fence, line_offset
+from robe_numba.cpu.vector import fence, line_offset, load1
 from robe_numba.hashing import row_key
 
 TILE_BYTES = 8192  # of output: far enough ahead for a read from memory, and at home in any cache
@@ -31,7 +31,7 @@ def tile_rows(row_bytes: int) -> int:
     return max(MIN_TILE, min(MAX_TILE, TILE_BYTES // row_bytes // 8 * 8))
 
 
-@jit
+@inlined
 def streams(out, spec):
     """Whether all blocks of an output begin and end with vectors that `stream` can write."""
     dim, length = spec.embedding_dim, min(spec.block_size, spec.embedding_dim)
@@ -41,7 +41,7 @@ def streams(out, spec):
     return vectors and line_offset(out) == 0
 
 
-@jit
+@inlined
 def copy_wrapped(out, o, array, start, length, spec):
     """Copy a block that goes on at the beginning of the array."""
     end = spec.array_size - start
@@ -49,7 +49,7 @@ def copy_wrapped(out, o, array, start, length, spec):
     copy_block(out, o + end, array, ZERO, length - end)
 
 
-@jit
+@inlined
 def copy_row_signed(array, key, table, spec, starts, entry, out, o):
     """Copy one row with its signs."""
     element = ZERO
@@ -63,28 +63,58 @@ def copy_row_signed(array, key, table, spec, starts, entry, out, o):
         element += length
 
 
-@jit
+@inner
+def copy_blocks(array, count, length, spec, starts, entry, ahead, num_ahead, out, o, streaming):
+    """Copy `count` blocks of equal length, side by side, whose starts begin at `entry`.
+
+    Prefetches the first `num_ahead` of the blocks whose starts begin at `ahead`.
+    """
+    if length == ONE:
+        for k in range(count):
+            out[o + k] = load1(array, starts[entry + k])
+        return
+    for k in range(count):
+        if k < num_ahead:
+            prefetch_block(array, starts[ahead + k], length)
+        start = starts[entry + k]
+        if start + length > spec.array_size:
+            copy_wrapped(out, o, array, start, length, spec)
+        elif streaming:
+            stream_block(out, o, array, start, length)
+        else:
+            copy_block(out, o, array, start, length)
+        o += length
+
+
+@inlined
 def copy_rows(array, rows, spec, starts, entry, ahead, num_ahead, out, o, streaming):
-    """Copy so many rows, whose starts begin at `entry`, and prefetch those that begin at `ahead`."""
-    last_ahead = ahead + num_ahead * spec.num_blocks
-    for _ in range(rows):
-        for block in range(spec.num_blocks):
-            length = block_length(block, spec)
-            if ahead < last_ahead:
-                prefetch_block(array, starts[ahead], length)
-                ahead += ONE
-            start = starts[entry]
-            if start + length > spec.array_size:
-                copy_wrapped(out, o, array, start, length, spec)
-            elif streaming:
-                stream_block(out, o, array, start, length)
-            else:
-                copy_block(out, o, array, start, length)
-            entry += ONE
-            o += length
+    """Copy so many rows, whose starts begin at `entry`; prefetch `num_ahead` rows at `ahead`."""
+    count, length = spec.num_blocks, min(spec.block_size, spec.embedding_dim)
+    rest = spec.embedding_dim - (count - ONE) * length
+    if rest == length:
+        copy_blocks(
+            array,
+            rows * count,
+            length,
+            spec,
+            starts,
+            entry,
+            ahead,
+            num_ahead * count,
+            out,
+            o,
+            streaming,
+        )
+        return
+    for row in range(rows):
+        full = (count - ONE) * (row < num_ahead)
+        copy_blocks(array, count - ONE, length, spec, starts, entry, ahead, full, out, o, False)
+        entry, ahead, o = entry + count - ONE, ahead + count - ONE, o + (count - ONE) * length
+        copy_blocks(array, ONE, rest, spec, starts, entry, ahead, ZERO, out, o, False)
+        entry, ahead, o = entry + ONE, ahead + ONE, o + rest
 
 
-@jit
+@inner
 def lookup_rows(array, indices, row, last, spec, starts, entry, keep, tile, out, streaming):
     """Rows [row, last) of the output. Starts go to `entry` and on; two tiles, or all if `keep`."""
     size = tile * spec.num_blocks

@@ -1,10 +1,10 @@
 """Which parts of the array a batch touches, found range by range and in the order of the batch.
 
-A piece is a block of a read as one range of the array, [low, low + size), sees it: a code, which
-says which block of which read it is, and a place, where the block begins relative to `low`. A block
-may begin before a range and end after it; only what lies within is the range's to move. So that a
-place is never negative, `bias` is added, at least the longest block. A block that wraps around the
-end of the array is two pieces.
+A piece is a block of a read as one range of the array, [low, low + size), sees it: the read, the
+block's first element in the flat gradient, and a place, where the block begins relative to `low`. A
+block may begin before a range and end after it; only what lies within is the range's to move. So
+that a place is never negative, `bias` is added, at least the longest block. A block that wraps
+around the end of the array is two pieces.
 
 There are two ways to find them. Scanning: a worker goes through all starts and takes what touches
 its one range, the fastest way while workers are few. Sorting: a counting sort, for many ranges.
@@ -16,45 +16,69 @@ from typing import NamedTuple
 import numpy as np
 from numba import prange
 
-from robe_numba._jit import jit
+from robe_numba._jit import inlined, inner, jit
 from robe_numba.cpu.bag import NOWHERE
 from robe_numba.cpu.blocks import block_length
-from robe_numba.cpu.starts import ONE, ZERO, share
+from robe_numba.cpu.starts import ONE, TWO, ZERO, share
 
 LINE = 8  # int64 in a cache line of 64 bytes
 
 
 class Pieces(NamedTuple):
-    """How pieces of a call are written down; all are bits of uint64."""
+    """How pieces of a call are written down."""
 
-    block_bits: np.uint64  # code = read << block_bits | block
     bias: np.uint64  # elements, added to places
-    shift: np.uint64  # sorted ranges have 2**shift elements; entry = code << shift + 1 | place
+    shift: np.uint64  # sorted ranges have 2**shift elements
+    block_bits: np.uint64  # a sorted piece: (read << block_bits | block) << (shift + 1) | place
 
 
-@jit
-def scan(starts, read, low, size, pieces, spec, codes, places):
+class Found(NamedTuple):
+    """Buffers for the pieces that a scan finds, uint64 (room,) each."""
+
+    reads: np.ndarray
+    grads: np.ndarray
+    places: np.ndarray
+
+
+@inlined
+def output_element(read, block, rows, spec):
+    """Where the gradient of a read's block begins, flat."""
+    row = rows[read] if rows.size else read
+    return row * spec.embedding_dim + block * spec.block_size
+
+
+@inlined
+def note(found, count, read, grad, place):
+    """Write a piece down."""
+    found.reads[count], found.grads[count], found.places[count] = read, grad, place
+
+
+@inner
+def scan(starts, rows, read, low, size, bias, spec, found):
     """Find pieces of [low, low + size) from a read on, until the buffers might overflow.
 
-    Writes codes and places, and returns their number and the read to go on with.
+    Returns their number and the read to go on with.
     """
-    count, high, room = 0, low + size, codes.size - 2 * np.int64(spec.num_blocks)
-    num_reads = np.uint64(starts.size) // spec.num_blocks
+    count, high, num_blocks = ZERO, low + size, spec.num_blocks
+    room = np.uint64(found.reads.size) - TWO * num_blocks
+    num_reads = np.uint64(starts.size) // num_blocks
     while read < num_reads and count <= room:
-        for block in range(spec.num_blocks):
-            start = starts[read * spec.num_blocks + block]
+        grad = output_element(read, ZERO, rows, spec)
+        for block in range(num_blocks):
+            start = starts[read * num_blocks + block]
             end = start + block_length(block, spec)  # for NOWHERE: less than any block's length
-            code, place = read << pieces.block_bits | block, start + pieces.bias - low
             # Written first and counted if it was one: a branch would be guessed wrong half the time.
-            codes[count], places[count] = code, place
-            count += np.int64((start < high) & (end > low))
-            codes[count], places[count] = code, place - spec.array_size
-            count += np.int64(end > spec.array_size + low)
+            note(found, count, read, grad, start + bias - low)
+            count += np.uint64((start < high) & (end > low))
+            if end > spec.array_size + low:
+                note(found, count, read, grad, start + bias - low - spec.array_size)
+                count += ONE
+            grad += spec.block_size
         read += ONE
     return count, read
 
 
-@jit
+@inlined
 def touched_ranges(start, block, pieces, spec):
     """First and last sorted range of a block, and whether it wraps into range 0 besides."""
     end = start + block_length(block, spec)
@@ -62,14 +86,14 @@ def touched_ranges(start, block, pieces, spec):
     return start >> pieces.shift, (min(end, spec.array_size) - ONE) >> pieces.shift, wraps
 
 
-@jit
+@inlined
 def pack(read, block, start, index, pieces):
     """The entry of a piece of range `index`."""
     place = start + pieces.bias - (index << pieces.shift)
     return (read << pieces.block_bits | block) << (pieces.shift + ONE) | place
 
 
-@jit
+@inner
 def count_pieces(starts, first, last, pieces, spec, counts, chunk):
     """Add to counts[chunk] the pieces that reads [first, last) have in each range."""
     for read in range(first, last):
@@ -84,7 +108,7 @@ def count_pieces(starts, first, last, pieces, spec, counts, chunk):
                     counts[chunk, ZERO] += 1
 
 
-@jit
+@inner
 def place_pieces(starts, first, last, pieces, spec, counts, chunk, order):
     """Write the entries of reads [first, last) to where counts[chunk] says, and advance it."""
     for read in range(first, last):

@@ -6,82 +6,104 @@ Starts are kept flat, block by block and row by row: block k of row r is entry r
 import numpy as np
 from numba import prange
 
-from robe_numba._jit import jit
-from robe_numba.cpu.vector import load8, store
+from robe_numba._jit import inlined, inner, jit
+from robe_numba.cpu.vector import load1, load4, load8, store
 from robe_numba.hashing import block_start, mix, row_key, scale_word, strong_word
 
 ZERO = np.uint64(0)
 ONE = np.uint64(1)
 TWO = np.uint64(2)
-LANES = np.uint64(8)
+U4 = np.uint64(4)
+U8 = np.uint64(8)
 
 
-@jit
+@inlined
 def in_vectors(spec):
     """Whether the hash is multiply-shift with one word, which has no division and no branch."""
     return spec.modulus == 0 and spec.coefficients.shape[0] == 3
 
 
-@jit
-def coefficient_vectors(first, spec):
-    """Eight neighbours of each of the three coefficients; `first` is table * num_blocks + block."""
-    count = spec.num_tables * spec.num_blocks
-    c = spec.coefficients
-    return load8(c, first), load8(c, first + count), load8(c, first + TWO * count)
+@inlined
+def hash_keys(starts, entry, count, first, spec):
+    """Replace `count` keys, from `entry` on, by starts; `first` is table * num_blocks + block."""
+    c, stride = spec.coefficients, spec.num_tables * spec.num_blocks
+    while count >= U8:
+        a, a_high, b = load8(c, first), load8(c, first + stride), load8(c, first + TWO * stride)
+        word = strong_word(load8(starts, entry), a, a_high, b)
+        store(starts, entry, scale_word(word, spec))
+        entry, first, count = entry + U8, first + U8, count - U8
+    if count >= U4:
+        a, a_high, b = load4(c, first), load4(c, first + stride), load4(c, first + TWO * stride)
+        word = strong_word(load4(starts, entry), a, a_high, b)
+        store(starts, entry, scale_word(word, spec))
+        entry, first, count = entry + U4, first + U4, count - U4
+    while count > ZERO:
+        a, a_high, b = load1(c, first), load1(c, first + stride), load1(c, first + TWO * stride)
+        starts[entry] = scale_word(strong_word(starts[entry], a, a_high, b), spec)
+        entry, first, count = entry + ONE, first + ONE, count - ONE
 
 
-@jit
-def row_starts(key, table, spec, starts, entry):
-    """Starts of the blocks of one row, from `entry` on."""
-    block = ZERO
-    if in_vectors(spec):
-        while block + LANES <= spec.num_blocks:
-            a, a_high, b = coefficient_vectors(table * spec.num_blocks + block, spec)
-            store(starts, entry + block, scale_word(strong_word(key, a, a_high, b), spec))
-            block += LANES
-    while block < spec.num_blocks:
-        starts[entry + block] = block_start(key, table, block, spec)
-        block += ONE
+@inlined
+def write_keys(indices, row, last, spec, starts, entry):
+    """The key of each row, once for each of its blocks."""
+    if spec.num_blocks == ONE:
+        while row + U8 <= last:
+            store(starts, entry, mix(load8(indices, row)))
+            row, entry = row + U8, entry + U8
+    while row < last:
+        key = mix(indices[row])
+        for _ in range(spec.num_blocks):
+            starts[entry] = key
+            entry += ONE
+        row += ONE
 
 
-@jit
+@inner
 def rows_starts(indices, row, last, spec, starts, entry):
     """Starts of rows [row, last) of a batch, one id per table, from `entry` on."""
     table = row % spec.num_tables
-    across_tables = spec.num_blocks == ONE and in_vectors(spec)
     while row < last:
-        step = ONE
-        if across_tables and row + LANES <= last and table + LANES <= spec.num_tables:
-            a, a_high, b = coefficient_vectors(table, spec)
-            key = mix(load8(indices, row))
-            store(starts, entry, scale_word(strong_word(key, a, a_high, b), spec))
-            step = LANES
+        count = min(spec.num_tables - table, last - row)
+        if in_vectors(spec):
+            write_keys(indices, row, row + count, spec, starts, entry)
+            entries = count * spec.num_blocks
+            hash_keys(starts, entry, entries, table * spec.num_blocks, spec)
+            entry += entries
         else:
-            row_starts(row_key(indices[row], spec), table, spec, starts, entry)
-        row += step
-        entry += step * spec.num_blocks
-        table += step
-        if table == spec.num_tables:
-            table = ZERO
+            for i in range(count):
+                key = row_key(indices[row + i], spec)
+                for block in range(spec.num_blocks):
+                    starts[entry] = block_start(key, table + i, block, spec)
+                    entry += ONE
+        row, table = row + count, ZERO
 
 
-@jit
+@inner
 def reads_starts(indices, read, last, table, spec, starts):
     """Starts of reads [read, last) of one table; read i has the entries from i * num_blocks on."""
-    if spec.num_blocks == ONE and in_vectors(spec):
-        c = spec.coefficients
-        a, a_high, b = c[0, table, ZERO], c[1, table, ZERO], c[2, table, ZERO]
-        while read + LANES <= last:
-            key = mix(load8(indices, read))
-            store(starts, read, scale_word(strong_word(key, a, a_high, b), spec))
-            read += LANES
+    if not in_vectors(spec):
+        for i in range(read, last):
+            key = row_key(indices[i], spec)
+            for block in range(spec.num_blocks):
+                starts[i * spec.num_blocks + block] = block_start(key, table, block, spec)
+        return
+    write_keys(indices, read, last, spec, starts, read * spec.num_blocks)
+    if spec.num_blocks > ONE:
+        for i in range(read, last):
+            entry = i * spec.num_blocks
+            hash_keys(starts, entry, spec.num_blocks, table * spec.num_blocks, spec)
+        return
+    c = spec.coefficients
+    a, a_high, b = c[0, table, ZERO], c[1, table, ZERO], c[2, table, ZERO]
+    while read + U8 <= last:
+        store(starts, read, scale_word(strong_word(load8(starts, read), a, a_high, b), spec))
+        read += U8
     while read < last:
-        key = row_key(indices[read], spec)
-        row_starts(key, table, spec, starts, read * spec.num_blocks)
+        starts[read] = scale_word(strong_word(starts[read], a, a_high, b), spec)
         read += ONE
 
 
-@jit
+@inlined
 def share(count, worker, num_workers):
     """The contiguous part [first, last) of `count` items that a worker owns."""
     count, worker, num_workers = np.uint64(count), np.uint64(worker), np.uint64(num_workers)

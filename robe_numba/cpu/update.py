@@ -15,7 +15,7 @@ import numpy as np
 from numba import prange
 
 from robe_numba import update_rules
-from robe_numba._jit import jit
+from robe_numba._jit import inlined, inner, jit
 from robe_numba.cpu.blocks import (
     U3,
     U4,
@@ -28,7 +28,15 @@ from robe_numba.cpu.blocks import (
     prefetch_block_to_write,
     sign_bits,
 )
-from robe_numba.cpu.pieces import LINE, Pieces, count_in_ranges, scan, sort_by_range
+from robe_numba.cpu.pieces import (
+    LINE,
+    Found,
+    Pieces,
+    count_in_ranges,
+    output_element,
+    scan,
+    sort_by_range,
+)
 from robe_numba.cpu.starts import ONE, ZERO, share
 from robe_numba.cpu.vector import flip, load1, load4, load16, store, where_moved, zero_like
 from robe_numba.hashing import HashSpec, row_key
@@ -55,13 +63,22 @@ class Rates(NamedTuple):
     eps: np.floating
 
 
-@jit
-def clip(place, length, size, pieces):
+@inlined
+def clip(place, length, size, bias):
     """The part of a piece within its range of `size` elements, still with the bias."""
-    return max(place, pieces.bias), min(place + length, pieces.bias + size)
+    return max(place, bias), min(place + length, bias + size)
 
 
-@jit
+@inlined
+def piece_length(grad, spec):
+    """Elements of the block whose gradient begins there."""
+    block = min(spec.block_size, spec.embedding_dim)
+    if spec.embedding_dim % block == ZERO:
+        return block
+    return min(block, spec.embedding_dim - grad % spec.embedding_dim)
+
+
+@inlined
 def move_winners(target, t, reads, read, g, length, lr, key, table, element, spec):
     """Move target[t:t + length] where the read gave the maximum."""
     for j in range(length):
@@ -72,27 +89,43 @@ def move_winners(target, t, reads, read, g, length, lr, key, table, element, spe
             target[t + j] = update_rules.sgd(target[t + j], grad, lr)
 
 
-@jit
-def move_piece(target, base, code, place, size, reads, pieces, spec, lr):
+@inner
+def move_piece(target, base, read, grad, place, size, bias, reads, spec, lr):
     """Move the elements of a piece by the SGD rule; the range begins at target[base]."""
-    read, block = code >> pieces.block_bits, code & ((ONE << pieces.block_bits) - ONE)
-    begin, end = clip(place, block_length(block, spec), size, pieces)
-    row = reads.rows[read] if reads.rows.size else read
-    element = block * spec.block_size + (begin - place)
-    t, g = base + (begin - pieces.bias), row * spec.embedding_dim + element
+    begin, end = clip(place, piece_length(grad, spec), size, bias)
+    t, g, length = base + (begin - bias), grad + (begin - place), end - begin
     scale = reads.scales[read] if reads.scales.size else target.dtype.type(1)
     if spec.sign or reads.winners.size:
+        row, element = g // spec.embedding_dim, g % spec.embedding_dim
         key, table = row_key(reads.indices[read], spec), row % spec.num_tables
         signs = (key, table, element, spec)
         if reads.winners.size:
-            move_winners(target, t, reads, read, g, end - begin, lr, *signs)
+            move_winners(target, t, reads, read, g, length, lr, *signs)
         else:
-            move_signed(target, t, reads.grad_out, g, end - begin, scale, lr, *signs)
+            move_signed(target, t, reads.grad_out, g, length, scale, lr, *signs)
     else:
-        move_block(target, t, reads.grad_out, g, end - begin, scale, lr)
+        move_block(target, t, reads.grad_out, g, length, scale, lr)
 
 
-@jit
+@inlined
+def is_plain(reads, spec):
+    """Whether all pieces are equally long and added as they are."""
+    ragged = spec.embedding_dim % min(spec.block_size, spec.embedding_dim) != ZERO
+    return not (ragged or spec.sign or reads.winners.size or reads.scales.size)
+
+
+@inlined
+def move_any(target, base, read, grad, place, size, bias, reads, spec, lr, plain, length):
+    """As `move_piece`, in short for the `plain` piece of this length that its range contains."""
+    p = place - bias  # wraps around 2**64 where the piece begins before the range
+    if plain and p <= size - length and length <= size:
+        one = target.dtype.type(1)
+        move_block(target, base + p, reads.grad_out, grad, length, one, lr)
+    else:
+        move_piece(target, base, read, grad, place, size, bias, reads, spec, lr)
+
+
+@inlined
 def adagrad_block(array, state_sum, p, sums, s, length, rates):
     """Move array[p:p + length] by the sums from s on, which become 0.
 
@@ -123,89 +156,111 @@ def adagrad_block(array, state_sum, p, sums, s, length, rates):
         j += ONE
 
 
-@jit
-def adagrad_piece(array, state_sum, low, sums, code, place, size, pieces, spec, rates):
+@inlined
+def adagrad_piece(array, state_sum, low, sums, grad, place, size, bias, spec, rates):
     """Move the elements of a piece by their sums; the range begins at array[low]."""
-    block = code & ((ONE << pieces.block_bits) - ONE)
-    begin, end = clip(place, block_length(block, spec), size, pieces)
-    s = begin - pieces.bias
+    begin, end = clip(place, piece_length(grad, spec), size, bias)
+    s = begin - bias
     adagrad_block(array, state_sum, low + s, sums, s, end - begin, rates)
 
 
-@jit
-def move_scanned(
-    target, base, low, size, reads, pieces, spec, lr, codes, places, ahead
-):
+@inner
+def move_scanned(target, base, low, size, reads, bias, spec, lr, found, ahead):
     """Move a range by the SGD rule with every piece that a scan finds; returns their number."""
-    total, read, num_reads = 0, ZERO, np.uint64(reads.indices.size)
-    length = min(spec.block_size, spec.embedding_dim)
+    total, read, num_reads = ZERO, ZERO, np.uint64(reads.indices.size)
+    length, plain = min(spec.block_size, spec.embedding_dim), is_plain(reads, spec)
     while read < num_reads:
-        count, read = scan(reads.starts, read, low, size, pieces, spec, codes, places)
+        count, read = scan(reads.starts, reads.rows, read, low, size, bias, spec, found)
         for k in range(count):
-            soon = places[min(k + ahead, count - 1)]
-            prefetch_block_to_write(target, base + soon - pieces.bias, length)
-            move_piece(target, base, codes[k], places[k], size, reads, pieces, spec, lr)
+            soon = found.places[min(k + ahead, count - ONE)]
+            prefetch_block_to_write(target, base + soon - bias, length)
+            piece = (found.reads[k], found.grads[k], found.places[k], size, bias)
+            move_any(target, base, *piece, reads, spec, lr, plain, length)
         total += count
     return total
 
 
-@jit
-def adagrad_scanned(array, state_sum, low, size, sums, reads, pieces, spec, rates, codes, places):
+@inner
+def adagrad_scanned(array, state_sum, low, size, sums, reads, bias, spec, rates, found):
     """Apply the sums of a range to what a scan finds touched."""
     read, num_reads = ZERO, np.uint64(reads.indices.size)
     while read < num_reads:
-        count, read = scan(reads.starts, read, low, size, pieces, spec, codes, places)
+        count, read = scan(reads.starts, reads.rows, read, low, size, bias, spec, found)
         for k in range(count):
-            code, place = codes[k], places[k]
-            adagrad_piece(array, state_sum, low, sums, code, place, size, pieces, spec, rates)
+            piece = (found.grads[k], found.places[k], size, bias)
+            adagrad_piece(array, state_sum, low, sums, *piece, spec, rates)
+
+
+@inlined
+def is_dense(count, size, spec):
+    """Whether so many pieces touch most of a range: then it is not looked up where."""
+    return count * min(spec.block_size, spec.embedding_dim) >= size >> ONE
 
 
 @jit(parallel=True)
-def update_scanned(reads, pieces, spec, array, state_sum, rates, sums, codes, places, ahead):
+def update_scanned(reads, bias, spec, array, state_sum, rates, sums, buffers, ahead):
     """Update with one range per worker, found by scanning; one iteration owns one range.
 
-    sums (num_workers, longest range or 0), codes and places (num_workers, room) are scratch.
+    sums (num_workers, longest range or 0) and buffers (num_workers, 3, room) are scratch.
     Adagrad where sums are not empty, else SGD.
     """
-    num_workers = codes.shape[0]
-    one = array.dtype.type(1)
-    block = np.int64(min(spec.block_size, spec.embedding_dim))
+    num_workers = buffers.shape[0]
     for worker in prange(num_workers):
         low, high = share(spec.array_size, worker, num_workers)
-        size = high - low
-        code, place = codes[worker], places[worker]
-        if sums.size == 0:
-            move_scanned(
-                array, low, low, size, reads, pieces, spec, rates.lr, code, place, ahead
-            )
+        size, total = high - low, sums[worker]
+        found = Found(buffers[worker, 0], buffers[worker, 1], buffers[worker, 2])
+        if total.size == 0:
+            move_scanned(array, low, low, size, reads, bias, spec, rates.lr, found, ahead)
         else:
-            total = sums[worker]
             total[:] = 0
-            count = move_scanned(
-                total, ZERO, low, size, reads, pieces, spec, -one, code, place, ahead
-            )
-            if count * block >= np.int64(size) // 2:  # nearly everything: no need to look where
+            minus = array.dtype.type(-1)
+            count = move_scanned(total, ZERO, low, size, reads, bias, spec, minus, found, ahead)
+            if is_dense(count, size, spec):
                 adagrad_block(array, state_sum, low, total, ZERO, size, rates)
             else:
                 adagrad_scanned(
-                    array, state_sum, low, size, total, reads, pieces, spec, rates, code, place
+                    array, state_sum, low, size, total, reads, bias, spec, rates, found
                 )
 
 
-@jit
-def unpack(entry, pieces):
-    """Code and place of a sorted piece."""
-    return entry >> (pieces.shift + ONE), entry & ((ONE << (pieces.shift + ONE)) - ONE)
-
-
-@jit
-def prefetch_gradient(entry, reads, pieces, spec):
-    """Ask for the gradient that a sorted piece will add."""
-    code, _ = unpack(entry, pieces)
+@inlined
+def unpack(entry, reads, pieces, spec):
+    """Read, first gradient and place of a sorted piece."""
+    code = entry >> (pieces.shift + ONE)
     read, block = code >> pieces.block_bits, code & ((ONE << pieces.block_bits) - ONE)
-    row = reads.rows[read] if reads.rows.size else read
-    g = row * spec.embedding_dim + block * spec.block_size
-    prefetch_block(reads.grad_out, g, block_length(block, spec))
+    grad = output_element(read, block, reads.rows, spec)
+    return read, grad, entry & ((ONE << (pieces.shift + ONE)) - ONE)
+
+
+@inner
+def move_sorted(target, base, order, first, last, size, reads, pieces, spec, lr, ahead):
+    """Move a range by the SGD rule with its sorted pieces [first, last)."""
+    length, plain = min(spec.block_size, spec.embedding_dim), is_plain(reads, spec)
+    end = np.uint64(order.size) - ONE
+    for k in range(first, last):
+        _, soon, _ = unpack(order[min(k + ahead, end)], reads, pieces, spec)
+        prefetch_block(reads.grad_out, soon, length)
+        read, grad, place = unpack(order[k], reads, pieces, spec)
+        piece = (read, grad, place, size, pieces.bias)
+        move_any(target, base, *piece, reads, spec, lr, plain, length)
+
+
+@inner
+def adagrad_sorted(
+    array, state_sum, low, order, first, last, size, sums, reads, pieces, spec, rates, ahead
+):
+    """Apply the sums of a range, where its sorted pieces [first, last) touch it."""
+    if is_dense(last - first, size, spec):
+        adagrad_block(array, state_sum, low, sums, ZERO, size, rates)
+        return
+    length, end = min(spec.block_size, spec.embedding_dim), last - ONE
+    for k in range(first, last):
+        _, _, soon = unpack(order[min(k + ahead, end)], reads, pieces, spec)
+        prefetch_block_to_write(array, low + soon - pieces.bias, length)
+        prefetch_block_to_write(state_sum, low + soon - pieces.bias, length)
+        _, grad, place = unpack(order[k], reads, pieces, spec)
+        piece = (grad, place, size, pieces.bias)
+        adagrad_piece(array, state_sum, low, sums, *piece, spec, rates)
 
 
 @jit(parallel=True)
@@ -216,28 +271,22 @@ def update_sorted(reads, pieces, spec, array, state_sum, rates, sums, order, bou
     SGD.
     """
     num_workers, num_ranges = sums.shape[0], bounds.size - 1
-    one = array.dtype.type(1)
     for worker in prange(num_workers):
         total = sums[worker]
         total[:] = 0
         for index in range(worker, num_ranges, num_workers):
             low = np.uint64(index) << pieces.shift
             size = min(ONE << pieces.shift, spec.array_size - low)
-            for k in range(bounds[index], bounds[index + 1]):
-                entry = order[k]
-                soon = order[min(k + ahead, bounds[num_ranges] - 1)]
-                prefetch_gradient(soon, reads, pieces, spec)
-                code, place = unpack(entry, pieces)
-                if total.size == 0:
-                    move_piece(array, low, code, place, size, reads, pieces, spec, rates.lr)
-                else:
-                    move_piece(total, ZERO, code, place, size, reads, pieces, spec, -one)
-            if total.size:
-                for k in range(bounds[index], bounds[index + 1]):
-                    code, place = unpack(order[k], pieces)
-                    adagrad_piece(
-                        array, state_sum, low, total, code, place, size, pieces, spec, rates
-                    )
+            first, last = np.uint64(bounds[index]), np.uint64(bounds[index + 1])
+            part = (order, first, last, size)
+            if total.size == 0:
+                move_sorted(array, low, *part, reads, pieces, spec, rates.lr, ahead)
+            else:
+                minus = array.dtype.type(-1)
+                move_sorted(total, ZERO, *part, reads, pieces, spec, minus, ahead)
+                adagrad_sorted(
+                    array, state_sum, low, *part, total, reads, pieces, spec, rates, ahead
+                )
 
 
 MAX_SHIFT = 16  # 2**16 float32 sums are 256 KB: they stay in a core's second-level cache
@@ -245,15 +294,17 @@ MIN_SHIFT = 8
 RANGES_PER_WORKER = 8  # enough for an even share where ids are skewed
 MAX_SCANS = 8  # workers that may each go through all starts
 MAX_SCANNED_SUMS = 1 << 19  # elements of a worker's range, for Adagrad
-SCAN_ROOM = 1024  # pieces found at a time: 16 KB, which stay in the first-level cache
-AHEAD_BYTES = 4096  # of gradients or array that are prefetched
+SCAN_ROOM = 512  # pieces found at a time: 12 KB, which stay in the first-level cache
+AHEAD_BYTES, MAX_AHEAD = 4096, 64  # of gradients or array that are prefetched; pieces
 
 
-def range_shift(spec: HashSpec, num_workers: int) -> int:
-    """log2 of the elements of a sorted range, such that a block touches at most two neighbours."""
+def sorted_pieces(spec: HashSpec, num_workers: int) -> Pieces:
+    """Ranges such that a block touches at most two neighbours, and the bits of a sorted piece."""
     shift = (int(spec.array_size) // (RANGES_PER_WORKER * num_workers)).bit_length()
     block = int(min(spec.block_size, spec.embedding_dim))
-    return max(min(shift, MAX_SHIFT), MIN_SHIFT, (block - 1).bit_length())
+    shift = max(min(shift, MAX_SHIFT), MIN_SHIFT, (block - 1).bit_length())
+    block_bits = (int(spec.num_blocks) - 1).bit_length()
+    return Pieces(np.uint64(1 << shift), np.uint64(shift), np.uint64(block_bits))
 
 
 def update(
@@ -272,31 +323,22 @@ def update(
     """
     real = array.dtype.type
     rates = Rates(real(-1 if rule == GRADIENT else lr), real(eps))
-    block_bits = np.uint64((int(spec.num_blocks) - 1).bit_length())
     block = int(min(spec.block_size, spec.embedding_dim))
-    ahead = max(1, AHEAD_BYTES // (block * array.itemsize))
+    ahead = np.uint64(max(1, min(MAX_AHEAD, AHEAD_BYTES // (block * array.itemsize))))
     range_size = -(-int(spec.array_size) // num_workers)
-    scans = num_workers <= MAX_SCANS
-    if rule == ADAGRAD:
-        scans = scans and range_size <= MAX_SCANNED_SUMS
-    if scans:
-        pieces = Pieces(block_bits, bias=np.uint64(block), shift=np.uint64(0))
+    if num_workers <= MAX_SCANS and (rule != ADAGRAD or range_size <= MAX_SCANNED_SUMS):
+        sums = scratch("sums", (num_workers, range_size * (rule == ADAGRAD)), array.dtype)
         room = SCAN_ROOM + 2 * int(spec.num_blocks)
-        width = range_size if rule == ADAGRAD else 0
-        sums = scratch("sums", (num_workers, width), array.dtype)
-        codes, places = scratch("pieces", (2, num_workers, room), np.uint64)
-        update_scanned(
-            reads, pieces, spec, array, state_sum, rates, sums, codes, places, min(ahead, 64)
-        )
+        buffers = scratch("pieces", (num_workers, 3, room), np.uint64)
+        bias = np.uint64(block)
+        update_scanned(reads, bias, spec, array, state_sum, rates, sums, buffers, ahead)
         return
-    shift = range_shift(spec, num_workers)
-    pieces = Pieces(block_bits, bias=np.uint64(1 << shift), shift=np.uint64(shift))
-    num_ranges = -(-int(spec.array_size) >> shift)
+    pieces = sorted_pieces(spec, num_workers)
+    num_ranges = -(-int(spec.array_size) >> int(pieces.shift))
     counts = scratch("counts", (num_workers, num_ranges + LINE), np.int64)
     bounds = scratch("bounds", (num_ranges + 1,), np.int64)
     count_in_ranges(reads.starts, pieces, spec, counts, bounds)
     order = scratch("order", (int(bounds[-1]),), np.uint64)
     sort_by_range(reads.starts, pieces, spec, counts, order)
-    width = 1 << shift if rule == ADAGRAD else 0
-    sums = scratch("sums", (num_workers, width), array.dtype)
+    sums = scratch("sums", (num_workers, (1 << int(pieces.shift)) * (rule == ADAGRAD)), array.dtype)
     update_sorted(reads, pieces, spec, array, state_sum, rates, sums, order, bounds, ahead)

@@ -242,8 +242,7 @@ def _pool(
             winners = np.empty(out.size, dtype=np.int64)
             cpu_bag.pool_max(stored, bags, constants, starts, flat, winners, threads)
         else:
-            ahead = cpu_bag.entries_ahead(constants, array.itemsize)
-            cpu_bag.pool(stored, bags, constants, starts, ahead, flat, threads)
+            cpu_bag.pool(stored, bags, constants, starts, flat, threads)
 
 
 def _reads(
