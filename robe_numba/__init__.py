@@ -14,6 +14,7 @@ from robe_numba.ops import (
     embedding_bag_sgd_update,
     lookup,
     lookup_backward,
+    lookup_dot_interaction,
     sgd_update,
 )
 from robe_numba.spec import RobeSpec, TableSpec
@@ -32,5 +33,6 @@ __all__ = [
     "init_array",
     "lookup",
     "lookup_backward",
+    "lookup_dot_interaction",
     "sgd_update",
 ]

@@ -101,6 +101,16 @@ def check_apart(name: str, array: np.ndarray, other_name: str, other: np.ndarray
         raise ValueError(f"{name} and {other_name} share memory; use {other_name}.copy()")
 
 
+def check_kept_starts(
+    starts: Any, shape: tuple[int, ...], read: dict[str, np.ndarray]
+) -> tuple[np.ndarray, bool]:
+    """Starts that a forward pass shall fill in, flat for kernels, and whether there are any."""
+    if starts is None:
+        return np.empty(0, dtype=np.uint64), False
+    check_out("starts", starts, shape, np.dtype(np.int64), read)
+    return as_uint64(starts).reshape(-1), True
+
+
 def check_indices(indices: Any, spec: Spec) -> np.ndarray:
     """Row ids (batch, num_tables) of an integer dtype, as flat uint64 for kernels."""
     check_array("indices", indices, None, INDEX_DTYPES)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from robe_numba.dlrm import bce_with_logits, cat_interaction, dot_interaction, linear, mlp, relu
+from robe_numba.dlrm import bce_with_logits, cat_interaction, dot_interaction, linear, mlp
 from robe_numba.dlrm.loss import sigmoid
 from robe_numba.dlrm.optimizers import DenseOptimizer
 
@@ -52,16 +52,30 @@ def test_linear_is_the_affine_map():
 
 
 def test_relu_gradient():
-    x, direction = random(1, (6, 5), (6, 5))
-    y, backward = relu(x.copy())
-    np.testing.assert_array_equal(y, np.where(x > 0, x, 0))
-    gradient = backward(direction.copy())
-    assert_gradients(lambda: np.sum(relu(x.copy())[0] * direction), (x,), (gradient,))
+    x, weight, bias, direction = random(1, (6, 4), (5, 4), (5,), (6, 5))
+    y, backward = linear(x, weight, bias, relu=True)
+    affine, _ = linear(x, weight, bias)
+    np.testing.assert_array_equal(y, np.where(affine > 0, affine, 0))
+    assert (y == 0).any()
+    grad_x, (grad_weight, grad_bias) = backward(direction.copy())
+    assert_gradients(
+        lambda: np.sum(linear(x, weight, bias, relu=True)[0] * direction),
+        (x, weight, bias),
+        (grad_x, grad_weight, grad_bias),
+    )
 
 
 def test_relu_gradient_at_zero_is_zero():
-    _, backward = relu(np.array([0.0, -0.0]))
-    np.testing.assert_array_equal(backward(np.array([1.0, 1.0])), [0.0, 0.0])
+    zeros, one = np.zeros((2, 1)), np.ones((1, 1))
+    _, backward = linear(zeros, one, np.array([-0.0]), relu=True)
+    grad_x, (_, grad_bias) = backward(np.ones((2, 1)))
+    np.testing.assert_array_equal(grad_x, zeros)
+    np.testing.assert_array_equal(grad_bias, [0.0])
+
+
+def test_relu_passes_nan_on():
+    y, _ = linear(np.array([[np.nan, 1.0]]), np.eye(2), np.zeros(2), relu=True)
+    assert np.isnan(y).all()  # of each output, since NaN * 0 is NaN
 
 
 @pytest.mark.parametrize("final_relu", [False, True])

@@ -10,9 +10,11 @@ import numba
 # Waking a thread takes tens of microseconds, in which another copies about so many elements.
 ELEMENTS_PER_THREAD = 1 << 16
 
-# Between two kernels OpenMP's threads would spin for milliseconds on cores that others could use:
-# matrix products, data loaders, other programs. OpenMP reads this when its first kernel starts.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Between two kernels GNU OpenMP's threads would spin for milliseconds on cores that others could use:
+# matrix products, data loaders, other programs. Not to spin at all costs a wake-up of 70 microseconds
+# per kernel. So many turns are about 0.2 milliseconds. OpenMP reads this when its first kernel starts.
+if not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}:
+    os.environ["GOMP_SPINCOUNT"] = "10000"
 
 _one_at_a_time = threading.RLock()
 _first_process: int | None = None  # the process whose threads Numba started
@@ -63,6 +65,9 @@ def threads_for(elements: int) -> Iterator[int]:
     allowed = numba.get_num_threads()
     threads = max(1, min(allowed, elements // ELEMENTS_PER_THREAD))
     with _one_at_a_time if layer in (None, "workqueue") else nullcontext():
+        if threads == allowed:
+            yield threads
+            return
         numba.set_num_threads(threads)
         try:
             yield threads

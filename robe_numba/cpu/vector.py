@@ -126,6 +126,16 @@ prefetch = _prefetch(writes=0)
 prefetch_to_write = _prefetch(writes=1)
 
 
+@intrinsic
+def splat(typing_context: Any, value: Any) -> Any:
+    """A vector of 16 equal elements."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return _splat(builder, arguments[0], 16)
+
+    return Vector(value, 16)(value), generate
+
+
 def _splat(builder: Any, value: Any, lanes: int) -> Any:
     undefined = ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined)
     first = builder.insert_element(undefined, value, ir.IntType(32)(0))
@@ -170,6 +180,10 @@ _arithmetic(operator.lshift, None, "shl")
 _arithmetic(operator.rshift, None, "lshr")
 
 
+def _bits(element: Any) -> str:
+    return "f64" if isinstance(element, ir.DoubleType) else "f32"
+
+
 @type_callable(math.sqrt)
 def _typed_sqrt(context: Any) -> Any:
     return lambda value: value if isinstance(value, Vector) else None
@@ -178,11 +192,38 @@ def _typed_sqrt(context: Any) -> Any:
 @lower_builtin(math.sqrt, Vector)
 def _lower_sqrt(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
     kind = arguments[0].type
-    suffix = f"v{kind.count}f{64 if isinstance(kind.element, ir.DoubleType) else 32}"
-    function = cgutils.get_or_insert_function(
-        builder.module, ir.FunctionType(kind, [kind]), f"llvm.sqrt.{suffix}"
-    )
+    name = f"llvm.sqrt.v{kind.count}{_bits(kind.element)}"
+    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind]), name)
     return builder.call(function, arguments)
+
+
+@intrinsic
+def multiply_add(typing_context: Any, left: Any, right: Any, addend: Any) -> Any:
+    """left * right + addend of vectors, rounded once where the machine can."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = arguments[0].type
+        name = f"llvm.fmuladd.v{kind.count}{_bits(kind.element)}"
+        function_type = ir.FunctionType(kind, [kind] * 3)
+        function = cgutils.get_or_insert_function(builder.module, function_type, name)
+        return builder.call(function, arguments)
+
+    return left(left, right, addend), generate
+
+
+@intrinsic
+def sum_of(typing_context: Any, vector: Any) -> Any:
+    """The sum of a vector's elements, in one order that the machine's registers suggest."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = arguments[0].type
+        name = f"llvm.vector.reduce.fadd.v{kind.count}{_bits(kind.element)}"
+        function_type = ir.FunctionType(kind.element, [kind.element, kind])
+        function = cgutils.get_or_insert_function(builder.module, function_type, name)
+        zero = ir.Constant(kind.element, -0.0)
+        return builder.call(function, [zero, *arguments], fastmath=("reassoc",))
+
+    return vector.dtype(vector), generate
 
 
 @intrinsic

@@ -7,7 +7,7 @@ any of four kinds of embedding through one interface.
 from robe_numba.dlrm.builders import make_embedding
 from robe_numba.dlrm.embeddings import KINDS, Embedding, embedding_from
 from robe_numba.dlrm.interaction import cat_interaction, dot_interaction
-from robe_numba.dlrm.linear import linear, relu
+from robe_numba.dlrm.linear import linear
 from robe_numba.dlrm.loss import bce_with_logits, sigmoid
 from robe_numba.dlrm.mlp import mlp
 from robe_numba.dlrm.model import DLRM
@@ -32,6 +32,5 @@ __all__ = [
     "linear",
     "make_embedding",
     "mlp",
-    "relu",
     "sigmoid",
 ]

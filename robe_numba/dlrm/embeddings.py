@@ -10,7 +10,7 @@
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,13 @@ from robe_numba.dlrm.optimizers import check_optimizer
 from robe_numba.dlrm.vocabulary import Vocabulary
 from robe_numba.ops import adagrad_update, lookup, lookup_backward, sgd_update
 from robe_numba.spec import RobeSpec, Spec, TableSpec
+
+
+class Read(NamedTuple):
+    """What a lookup read, as its backward pass needs it."""
+
+    rows: np.ndarray  # (batch, num_tables)
+    starts: np.ndarray | None  # int64 (batch, num_tables, blocks); None hashes again
 
 
 class TrainedArray:
@@ -53,14 +60,24 @@ class TrainedArray:
         self.spec, self.array, self.state_sum = spec, array, state_sum
         self.optimizer, self.eps = optimizer, check_scalar("eps", eps, 0)
 
-    def update(self, grad_out: np.ndarray, rows: np.ndarray, lr: float) -> None:
-        """Move the elements that `rows` read; grad_out (batch, num_tables, d)."""
+    def lookup(self, rows: np.ndarray, keep: bool) -> tuple[np.ndarray, Read]:
+        """Read rows; the starts are kept for the backward pass if asked for."""
+        starts = None
+        if keep:
+            starts = np.empty((*rows.shape, self.spec.num_blocks), dtype=np.int64)
+        return lookup(self.array, rows, self.spec, starts=starts), Read(rows, starts)
+
+    def gradient(self, grad_out: np.ndarray, read: Read) -> np.ndarray:
+        """Dense gradient of a read; grad_out (batch, num_tables, d)."""
+        return lookup_backward(grad_out, read.rows, self.spec, starts=read.starts)
+
+    def update(self, grad_out: np.ndarray, read: Read, lr: float) -> None:
+        """Move the elements of a read; grad_out (batch, num_tables, d)."""
+        where = {"indices": read.rows, "spec": self.spec, "starts": read.starts}
         if self.state_sum is None:
-            sgd_update(self.array, grad_out, rows, self.spec, lr=lr)
+            sgd_update(self.array, grad_out, lr=lr, **where)
         else:
-            adagrad_update(
-                self.array, self.state_sum, grad_out, rows, self.spec, lr=lr, eps=self.eps
-            )
+            adagrad_update(self.array, self.state_sum, grad_out, lr=lr, eps=self.eps, **where)
 
 
 class Embedding(ABC):
@@ -87,12 +104,13 @@ class Embedding(ABC):
         self.dtype: np.dtype = first.array.dtype
 
     @abstractmethod
-    def lookup(self, indices: np.ndarray) -> tuple[np.ndarray, Any]:
+    def lookup(self, indices: np.ndarray, keep: bool = True) -> tuple[np.ndarray, Any]:
         """The embeddings of ids, and what the gradients of this batch will need.
 
         Parameters
         ----------
         indices : int32, int64, uint32 or uint64 (batch, num_tables); raw ids, any value
+        keep : whether gradients follow; without them the context is no use.
 
         Returns
         -------
@@ -105,10 +123,10 @@ class Embedding(ABC):
         """
 
     @abstractmethod
-    def _gradients_by_rows(
+    def _gradients_by_part(
         self, grad_out: np.ndarray, context: Any
-    ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """For each part the gradient of what was read from it, and the rows that read it."""
+    ) -> dict[str, tuple[np.ndarray, Read]]:
+        """For each part the gradient of what was read from it, and the read."""
 
     def _check_grad(self, grad_out: np.ndarray, rows: np.ndarray) -> None:
         """Before anything is written: the gradient is that of this batch."""
@@ -127,14 +145,14 @@ class Embedding(ABC):
         TypeError, ValueError : the gradient is not of this batch, or another dtype.
         """
         return {
-            name: lookup_backward(grad, rows, self._parts[name].spec)
-            for name, (grad, rows) in self._gradients_by_rows(grad_out, context).items()
+            name: self._parts[name].gradient(grad, read)
+            for name, (grad, read) in self._gradients_by_part(grad_out, context).items()
         }
 
     def update(self, grad_out: np.ndarray, context: Any, lr: float) -> None:
         """One optimizer step in place; arguments as `gradients`, `lr` the learning rate."""
-        for name, (grad, rows) in self._gradients_by_rows(grad_out, context).items():
-            self._parts[name].update(grad, rows, lr)
+        for name, (grad, read) in self._gradients_by_part(grad_out, context).items():
+            self._parts[name].update(grad, read, lr)
 
     def parameters(self) -> dict[str, np.ndarray]:
         """The weights by name, live."""
@@ -173,16 +191,15 @@ class ArrayEmbedding(Embedding):
 
     names = ("array",)
 
-    def lookup(self, indices: np.ndarray) -> tuple[np.ndarray, Any]:
+    def lookup(self, indices: np.ndarray, keep: bool = True) -> tuple[np.ndarray, Any]:
         """See `Embedding.lookup`."""
-        part = self._parts["array"]
         rows = indices if self._vocabulary is None else self._vocabulary.rows(indices)
-        return lookup(part.array, rows, part.spec), rows
+        return self._parts["array"].lookup(rows, keep)
 
-    def _gradients_by_rows(
+    def _gradients_by_part(
         self, grad_out: np.ndarray, context: Any
-    ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        self._check_grad(grad_out, context)
+    ) -> dict[str, tuple[np.ndarray, Read]]:
+        self._check_grad(grad_out, context.rows)
         return {"array": (grad_out, context)}
 
 
@@ -191,22 +208,22 @@ class QuotientRemainderEmbedding(Embedding):
 
     names = ("quotient", "remainder")
 
-    def lookup(self, indices: np.ndarray) -> tuple[np.ndarray, Any]:
+    def lookup(self, indices: np.ndarray, keep: bool = True) -> tuple[np.ndarray, Any]:
         """See `Embedding.lookup`."""
         assert self._vocabulary is not None
         quotient, remainder = (self._parts[name] for name in self.names)
         sizes = np.array(remainder.spec.num_embeddings, dtype=np.int64)
         high, low = np.divmod(self._vocabulary.rows(indices), sizes)
-        factors = lookup(quotient.array, high, quotient.spec)
-        rows = lookup(remainder.array, low, remainder.spec)
-        return factors * rows, (high, factors, low, rows)
+        factors, high_read = quotient.lookup(high, keep)
+        rows, low_read = remainder.lookup(low, keep)
+        return factors * rows, (factors, high_read, rows, low_read)
 
-    def _gradients_by_rows(
+    def _gradients_by_part(
         self, grad_out: np.ndarray, context: Any
-    ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        high, factors, low, rows = context
-        self._check_grad(grad_out, high)
-        return {"quotient": (grad_out * rows, high), "remainder": (grad_out * factors, low)}
+    ) -> dict[str, tuple[np.ndarray, Read]]:
+        factors, high_read, rows, low_read = context
+        self._check_grad(grad_out, high_read.rows)
+        return {"quotient": (grad_out * rows, high_read), "remainder": (grad_out * factors, low_read)}
 
 
 KINDS: dict[str, type[Embedding]] = {

@@ -4,65 +4,13 @@ Source: Naumov et al., Deep Learning Recommendation Model, 2019, arXiv 1906.0009
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
-from robe_numba._jit import jit
 from robe_numba.checks import ARRAY_DTYPES, check_array
+from robe_numba.cpu.interaction import dot_backward, dot_forward, padded, padded_width
 
 InteractionBackward = Callable[..., tuple[np.ndarray, np.ndarray]]
-
-# Lets the sum of products fill vector registers: one compiled order, the same bits every time.
-_SUMS_IN_ANY_ORDER: Any = {"reassoc", "contract", "nsz"}
-
-
-@jit(fastmath=_SUMS_IN_ANY_ORDER)
-def _dot_forward(dense: Any, embeddings: Any, vectors: Any, out: Any) -> None:
-    """One thread owns all rows; `vectors` (T + 1, d) is scratch."""
-    batch, num_tables, dim = embeddings.shape
-    for b in range(batch):
-        vectors[0] = dense[b]
-        vectors[1:] = embeddings[b]
-        out[b, :dim] = dense[b]
-        position = dim
-        for i in range(1, num_tables + 1):
-            for j in range(i):
-                total = out.dtype.type(0)
-                for c in range(dim):
-                    total += vectors[i, c] * vectors[j, c]
-                out[b, position] = total
-                position += 1
-
-
-@jit(fastmath=_SUMS_IN_ANY_ORDER)
-def _dot_backward(
-    dense: Any,
-    embeddings: Any,
-    grad_out: Any,
-    vectors: Any,
-    grad_vectors: Any,
-    grad_dense: Any,
-    grad_embeddings: Any,
-) -> None:
-    """One thread owns all rows; `vectors` and `grad_vectors` (T + 1, d) are scratch."""
-    batch, num_tables, dim = embeddings.shape
-    for b in range(batch):
-        vectors[0] = dense[b]
-        vectors[1:] = embeddings[b]
-        grad_vectors[0] = grad_out[b, :dim]
-        grad_vectors[1:] = 0
-        position = dim
-        for i in range(1, num_tables + 1):
-            for j in range(i):
-                grad = grad_out[b, position]
-                position += 1
-                for c in range(dim):
-                    grad_vectors[i, c] += grad * vectors[j, c]
-                    grad_vectors[j, c] += grad * vectors[i, c]
-        grad_dense[b] = grad_vectors[0]
-        grad_embeddings[b] = grad_vectors[1:]
-
 
 def _check_inputs(dense: np.ndarray, embeddings: np.ndarray) -> tuple[int, int, int]:
     check_array("embeddings", embeddings, None, ARRAY_DTYPES)
@@ -116,9 +64,10 @@ def dot_interaction(
     TypeError, ValueError : shapes or dtypes do not fit each other.
     """
     batch, num_tables, dim = _check_inputs(dense, embeddings)
-    vectors = np.empty((num_tables + 1, dim), dense.dtype)
+    rows = padded(num_tables + 1)
+    vectors = np.zeros((rows, padded_width(dim)), dense.dtype)
     out = np.empty((batch, dot_width(num_tables, dim)), dense.dtype)
-    _dot_forward(dense, embeddings, vectors, out)
+    dot_forward(dense, embeddings, vectors, out)
 
     def backward(
         grad_out: np.ndarray, grad_embeddings: np.ndarray | None = None
@@ -126,8 +75,9 @@ def dot_interaction(
         check_array("grad_out", grad_out, out.shape, (out.dtype,))
         grad_dense = np.empty_like(dense)
         grad_embeddings = _into(grad_embeddings, embeddings)
-        scratch = np.empty_like(vectors)
-        _dot_backward(dense, embeddings, grad_out, vectors, scratch, grad_dense, grad_embeddings)
+        grads, weights = np.zeros_like(vectors), np.zeros((rows, rows), dense.dtype)
+        inputs = (dense, embeddings, grad_out)
+        dot_backward(*inputs, vectors, grads, weights, grad_dense, grad_embeddings)
         return grad_dense, grad_embeddings
 
     return out, backward

@@ -1,13 +1,15 @@
-"""The affine layer and the rectifier: a forward that returns its own backward.
+"""The affine layer, rectified or not: a forward that returns its own backward.
 
 Every layer of this package has the same form: `output, backward = layer(input, ...)`, where
 `backward(grad_output)` gives the gradient of the input, then those of the parameters.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
+from robe_numba._jit import jit
 from robe_numba.checks import ARRAY_DTYPES, check_array
 
 # Where a layer writes the gradients of its (weight, bias); None allocates them.
@@ -15,22 +17,45 @@ GradPair = tuple[np.ndarray, np.ndarray]
 LinearBackward = Callable[..., tuple[np.ndarray, GradPair]]
 
 
+@jit
+def _add_bias(y: Any, bias: Any, rectify: bool) -> None:
+    """One thread owns all rows."""
+    for row in range(y.shape[0]):
+        for column in range(y.shape[1]):
+            value = y[row, column] + bias[column]
+            # A NaN is neither and stays: a model that diverges shall show it.
+            y[row, column] = 0 if rectify and value <= 0 else value
+
+
+@jit
+def _sum_rectified(grad_y: Any, y: Any, rectify: bool, grad_bias: Any) -> None:
+    """One thread owns all rows: grad_y becomes 0 where y was rectified; grad_bias is its sum."""
+    grad_bias[:] = 0
+    for row in range(y.shape[0]):
+        for column in range(y.shape[1]):
+            if rectify and not y[row, column] > 0:
+                grad_y[row, column] = 0
+            grad_bias[column] += grad_y[row, column]
+
+
 def linear(
-    x: np.ndarray, weight: np.ndarray, bias: np.ndarray
+    x: np.ndarray, weight: np.ndarray, bias: np.ndarray, *, relu: bool = False
 ) -> tuple[np.ndarray, LinearBackward]:
-    """Affine layer: x @ weight.T + bias.
+    """Affine layer: x @ weight.T + bias, or max(x @ weight.T + bias, 0).
 
     Parameters
     ----------
     x : float32 or float64 (batch, fan_in)
     weight : (fan_out, fan_in), dtype of `x`
     bias : (fan_out,), dtype of `x`
+    relu : whether to rectify; the gradient at 0 is then 0.
 
     Returns
     -------
     y : (batch, fan_out), dtype of `x`
     backward : backward(grad_y, out=None) -> (grad_x, (grad_weight, grad_bias)); `out` is a pair
-        of arrays that receives the gradients of the parameters.
+        of arrays that receives the gradients of the parameters. With `relu`, `grad_y` is
+        overwritten.
 
     Raises
     ------
@@ -43,36 +68,15 @@ def linear(
     check_array("bias", bias, (fan_out,), (weight.dtype,))
     check_array("x", x, (len(x), fan_in), (weight.dtype,))
     y = x @ weight.T
-    y += bias
+    _add_bias(y, bias, relu)
 
     def backward(grad_y: np.ndarray, out: GradPair | None = None) -> tuple[np.ndarray, GradPair]:
         check_array("grad_y", grad_y, y.shape, (y.dtype,))
         grad_weight, grad_bias = (
             (np.empty_like(weight), np.empty_like(bias)) if out is None else out
         )
+        _sum_rectified(grad_y, y, relu, grad_bias)
         np.matmul(grad_y.T, x, out=grad_weight)
-        np.sum(grad_y, axis=0, out=grad_bias)
         return grad_y @ weight, (grad_weight, grad_bias)
-
-    return y, backward
-
-
-def relu(x: np.ndarray) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
-    """Rectifier max(x, 0), in place; its gradient at 0 is 0.
-
-    Parameters
-    ----------
-    x : float32 or float64, any shape; overwritten by the output.
-
-    Returns
-    -------
-    y : `x` itself
-    backward : backward(grad_y) -> grad_x, which is `grad_y` itself, overwritten.
-    """
-    y = np.maximum(x, 0, out=x)
-
-    def backward(grad_y: np.ndarray) -> np.ndarray:
-        check_array("grad_y", grad_y, y.shape, (y.dtype,))
-        return np.multiply(grad_y, y > 0, out=grad_y)
 
     return y, backward

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from robe_numba.dlrm.linear import GradPair, linear, relu
+from robe_numba.dlrm.linear import GradPair, linear
 
 MLPBackward = Callable[..., tuple[np.ndarray, list[GradPair]]]
 
@@ -33,23 +33,18 @@ def mlp(
     """
     if not layers:
         raise ValueError("layers is empty; give at least one (weight, bias)")
-    steps = []
+    backwards = []
     for position, (weight, bias) in enumerate(layers):
-        x, backward_linear = linear(x, weight, bias)
-        backward_relu = None
-        if final_relu or position < len(layers) - 1:
-            x, backward_relu = relu(x)
-        steps.append((backward_linear, backward_relu))
+        rectify = final_relu or position < len(layers) - 1
+        x, backward_linear = linear(x, weight, bias, relu=rectify)
+        backwards.append(backward_linear)
 
     def backward(
         grad: np.ndarray, out: Sequence[GradPair] | None = None
     ) -> tuple[np.ndarray, list[GradPair]]:
         gradients: list[GradPair] = []
-        for position in reversed(range(len(steps))):
-            backward_linear, backward_relu = steps[position]
-            if backward_relu is not None:
-                grad = backward_relu(grad)
-            grad, pair = backward_linear(grad, None if out is None else out[position])
+        for position in reversed(range(len(backwards))):
+            grad, pair = backwards[position](grad, None if out is None else out[position])
             gradients.append(pair)
         return grad, gradients[::-1]
 

@@ -181,7 +181,7 @@ class DLRM:
         check_array("indices", indices, (len(dense), self.config.num_tables), INDEX_DTYPES)
 
     def _logits(self, dense: np.ndarray, indices: np.ndarray, out: np.ndarray) -> None:
-        embeddings, _ = self.embedding.lookup(indices)
+        embeddings, _ = self.embedding.lookup(indices, keep=False)
         parts = micro_batches(len(dense))
 
         def score(part: int) -> None:

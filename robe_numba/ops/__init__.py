@@ -6,6 +6,7 @@ from robe_numba.ops.bags import (
     embedding_bag_backward,
     embedding_bag_sgd_update,
 )
+from robe_numba.ops.interaction import lookup_dot_interaction
 from robe_numba.ops.rows import (
     adagrad_update,
     block_starts,
@@ -23,5 +24,6 @@ __all__ = [
     "embedding_bag_sgd_update",
     "lookup",
     "lookup_backward",
+    "lookup_dot_interaction",
     "sgd_update",
 ]

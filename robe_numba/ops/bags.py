@@ -73,11 +73,9 @@ def embedding_bag(
     shape = (bags.batch, spec.num_tables, spec.embedding_dim)
     out = checks.check_out("out", out, shape, real, read)
     shape = (bags.indices.size, spec.num_blocks)
-    if starts is None:
+    flat, keep = checks.check_kept_starts(starts, shape, read | {"out": out})
+    if not keep:
         flat = scratch("starts", shape, np.uint64).reshape(-1)
-    else:
-        checks.check_out("starts", starts, shape, np.dtype(np.int64), read | {"out": out})
-        flat = checks.as_uint64(starts).reshape(-1)
     _pool(array, bags, spec, flat, out)
     return out
 

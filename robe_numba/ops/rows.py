@@ -86,15 +86,11 @@ def lookup(
     read = {"array": array, "indices": indices}
     shape = (len(indices), spec.num_tables, spec.embedding_dim)
     out = checks.check_out("out", out, shape, checks.real_dtype(array), read)
-    keep = starts is not None
-    if keep:
-        shape = (len(indices), spec.num_tables, spec.num_blocks)
-        checks.check_out("starts", starts, shape, np.dtype(np.int64), read | {"out": out})
+    shape = (len(indices), spec.num_tables, spec.num_blocks)
+    flat, keep = checks.check_kept_starts(starts, shape, read | {"out": out})
     tile = cpu_lookup.tile_rows(spec.embedding_dim * out.itemsize)
     with threads_for(out.size) as threads:
-        if keep:
-            flat = checks.as_uint64(starts).reshape(-1)
-        else:
+        if not keep:
             flat = scratch("tiles", (threads * 2 * tile * spec.num_blocks,), np.uint64)
         cpu_lookup.lookup(
             checks.as_stored(array),

@@ -1,0 +1,164 @@
+"""A whole DLRM, training step and inference, beside torch's and beside its matrix products alone.
+
+python perf/bench_dlrm.py
+python perf/bench_dlrm.py --shape kaggle
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import checks
+import command
+import numpy as np
+import peers
+from shapes import S1, S2, TINY, Batch, Shape, make_batch
+from timing import Contender, Row, Work, race
+
+from robe_numba.dlrm import DLRM, PRESETS, DLRMConfig, make_embedding
+from robe_numba.dlrm.workers import Workers, micro_batches
+
+try:
+    from threadpoolctl import threadpool_limits
+except ImportError:
+    threadpool_limits = None
+
+LR = 1e-3  # small enough that a thousand steps on one batch change no time
+
+
+@dataclass(frozen=True)
+class Model:
+    """A preset's layers over a shape's embeddings."""
+
+    name: str
+    config: DLRMConfig
+    shape: Shape
+
+
+SHAPES = {
+    "mlperf": Model("mlperf", PRESETS["mlperf"].config, S1),
+    "kaggle": Model("kaggle", PRESETS["kaggle"].config, S2),
+    "tiny": Model("tiny", DLRMConfig(4, TINY.num_tables, 16, (8,), (8,)), TINY),
+}
+
+
+@dataclass(frozen=True)
+class Data:
+    """One batch of a model."""
+
+    batch: Batch
+    dense: np.ndarray  # float32 (batch, num_dense)
+    labels: np.ndarray  # float32 (batch,)
+
+
+def measure(model: Model, options: Any) -> Iterator[Row]:
+    """A race for the training step and one for inference."""
+    generator = np.random.default_rng(0)
+    size = model.shape.batch
+    data = Data(
+        make_batch(model.shape, options.ids),
+        generator.random((size, model.config.num_dense), np.float32),
+        generator.integers(0, 2, size).astype(np.float32),
+    )
+    contenders = [
+        ours(model, data, options.threads),
+        *torch(model, data, options.peers),
+        *products(model, options.threads),
+    ]
+    for position, name in enumerate(("training step", "inference")):
+        work = Work("dlrm", model.name, name, size)
+        yield from race(work, [pair[position] for pair in contenders], options.repeats, lead=1)
+
+
+def ours(model: Model, data: Data, threads: int) -> tuple[Contender, Contender]:
+    """Training step and inference, checked against NumPy."""
+    shape, indices = model.shape, data.batch.indices
+    block_size = shape.block_sizes[0]
+    embedding = make_embedding(
+        "robe",
+        embedding_dim=shape.embedding_dim,
+        num_tables=shape.num_tables,
+        num_parameters=shape.array_size,
+        block_size=block_size,
+    )
+    dlrm = DLRM(model.config, embedding, threads=threads)
+    parameters = dlrm.parameters()
+    rows = parameters["embedding.array"][checks.positions(indices, shape.spec(block_size))]
+    expected = checks.dlrm_logits(parameters, data.dense, rows)
+    np.testing.assert_allclose(dlrm.logits(data.dense, indices), expected, rtol=1e-3, atol=1e-4)
+    return (
+        Contender("robe", partial(dlrm.train_step, data.dense, indices, data.labels, LR)),
+        Contender("robe", partial(dlrm.logits, data.dense, indices)),
+    )
+
+
+def torch(model: Model, data: Data, names: list[str]) -> Iterator[tuple[Contender, Contender]]:
+    """The same model over uncompressed tables, one sparse EmbeddingBag each."""
+    if "torch" not in names:
+        return
+    if peers.missing("torch"):
+        yield peers.absent("torch"), peers.absent("torch")
+        return
+    from peers.dlrm import TorchDLRM
+
+    peer = TorchDLRM(model.config, data.batch, data.dense, data.labels)
+    peer.check()
+    yield Contender("torch", peer.step, "peer"), Contender("torch", peer.infer, "peer")
+
+
+def products(model: Model, threads: int) -> Iterator[tuple[Contender, Contender]]:
+    """The matrix products alone: on BLAS's own threads, and in parts as the model runs them."""
+    rows = model.shape.batch
+    whole = layer_products(model.config, [slice(0, rows)])
+    parts = layer_products(model.config, micro_batches(rows))
+    workers = Workers(threads)
+
+    def on_blas_threads(train: bool) -> None:
+        limit = threadpool_limits(threads, "blas") if threadpool_limits else nullcontext()
+        with limit:
+            whole[0](train)
+
+    def in_parts(train: bool) -> None:
+        workers.run(lambda part: parts[part](train), len(parts))
+
+    for name, run in (("BLAS threads", on_blas_threads), ("in parts", in_parts)):
+        yield tuple(
+            Contender(f"matrix products, {name}", partial(run, train), "floor")
+            for train in (True, False)
+        )
+
+
+def layer_products(config: DLRMConfig, parts: list[slice]) -> list[Callable[[bool], None]]:
+    """For each part a function that multiplies the matrices of all layers, into kept outputs."""
+    fans = [*pairwise(config.bottom_widths), *pairwise(config.top_widths)]
+    generator = np.random.default_rng(0)
+
+    def random(*shape: int) -> np.ndarray:
+        return generator.random(shape, np.float32)
+
+    weights = [random(fan_out, fan_in) for fan_in, fan_out in fans]
+
+    def for_part(rows: int) -> Callable[[bool], None]:
+        layers = [
+            (random(rows, w.shape[1]), w, random(rows, w.shape[0]), np.empty_like(w))
+            for w in weights
+        ]
+
+        def multiply(train: bool) -> None:
+            for x, weight, y, _ in layers:
+                np.matmul(x, weight.T, out=y)
+            if train:
+                for x, weight, grad_y, grad_weight in reversed(layers):
+                    np.matmul(grad_y.T, x, out=grad_weight)
+                    np.matmul(grad_y, weight, out=x)
+
+        return multiply
+
+    return [for_part(part.stop - part.start) for part in parts]
+
+
+if __name__ == "__main__":
+    command.main("dlrm", __doc__, SHAPES, measure)

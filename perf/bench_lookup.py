@@ -1,0 +1,70 @@
+"""Forward pass of one id per table, beside uncompressed tables and a copy of the output.
+
+python perf/bench_lookup.py
+python perf/bench_lookup.py --shape S1 --peers torch,torch-huge --ids zipf
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import checks
+import command
+import copies
+import numpy as np
+import peers
+from shapes import ROWS, Batch, Shape, make_batch
+from timing import Contender, Row, Work, race
+
+import robe_numba as rn
+from robe_numba.memory import aligned_empty
+
+ALIGNMENT = 16  # elements: starts at the beginning of a cache line
+
+
+def measure(shape: Shape, options: Any) -> list[Row]:
+    """One race of all block sizes and all peers."""
+    batch = make_batch(shape, options.ids)
+    work = Work(
+        "lookup", shape.name, "lookup", shape.num_ids, shape.output_bytes, 2 * shape.output_bytes
+    )
+    contenders = [
+        *ours(batch),
+        *peers.contenders(options.peers, batch),
+        *copies.contenders(shape.output_bytes // 4),
+    ]
+    return race(work, contenders, options.repeats)
+
+
+def ours(batch: Batch) -> Iterator[Contender]:
+    """Every block size: plain, aligned, and read from an array of halves."""
+    shape = batch.shape
+    array = rn.init_array(shape.spec(shape.block_sizes[0]))
+    half = aligned_empty(array.shape, np.float16)
+    half[...] = array
+    for block_size in shape.block_sizes:
+        spec = shape.spec(block_size)
+        yield contender("robe", array, batch, spec)
+        if block_size > 1:
+            aligned = shape.spec(block_size, alignment=min(ALIGNMENT, block_size))
+            yield contender("robe, aligned", array, batch, aligned)
+        try:
+            yield contender("robe, float16", half, batch, spec)
+        except TypeError as error:
+            note = f"absent: {error}"
+            yield Contender("robe, float16", None, block_size=block_size, note=note)
+
+
+def contender(name: str, array: np.ndarray, batch: Batch, spec: rn.RobeSpec) -> Contender:
+    """A lookup into an output that is there already, checked."""
+    out = rn.lookup(array, batch.indices, spec)
+    checks.check_forward(out, array, batch, spec)
+    target = aligned_empty(out.shape, out.dtype)
+    run = partial(rn.lookup, array, batch.indices, spec, out=target)
+    run()
+    assert np.array_equal(out, target)
+    return Contender(name, run, block_size=spec.block_size)
+
+
+if __name__ == "__main__":
+    command.main("lookup", __doc__, ROWS, measure)

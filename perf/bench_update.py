@@ -1,0 +1,106 @@
+"""Whole steps of one id per table: forward, backward and update, and the memory they take.
+
+python perf/bench_update.py
+python perf/bench_update.py --shape S2 --peers none
+"""
+
+import threading
+import tracemalloc
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import checks
+import command
+import numba
+import numpy as np
+import peers
+from shapes import ROWS, Batch, Shape, make_batch
+from timing import Contender, Row, Work, race
+
+import robe_numba as rn
+from robe_numba.memory import aligned_empty
+
+OPTIMIZERS = {"sgd": "SGD", "adagrad": "Adagrad"}
+
+
+def measure(shape: Shape, options: Any) -> Iterator[Row]:
+    """A race for each optimizer."""
+    batch = make_batch(shape, options.ids)
+    for optimizer in OPTIMIZERS:
+        yield from one_race(batch, optimizer, options)
+
+
+def one_race(batch: Batch, optimizer: str, options: Any) -> list[Row]:
+    """All block sizes and all peers; what they hold is freed at the end."""
+    shape = batch.shape
+    name = f"{OPTIMIZERS[optimizer]} step"
+    work = Work("update", shape.name, name, shape.num_ids, shape.output_bytes)
+    contenders = [*ours(batch, optimizer), *peers.contenders(options.peers, batch, optimizer)]
+    return race(work, contenders, options.repeats)
+
+
+def ours(batch: Batch, optimizer: str) -> Iterator[Contender]:
+    """Every block size, checked; the output and the starts between the passes are reused."""
+    shape = batch.shape
+    array = rn.init_array(shape.spec(shape.block_sizes[0]))
+    state_sum = np.zeros_like(array) if optimizer == "adagrad" else None
+    out = aligned_empty(shape.output_shape, np.float32)
+    for block_size in shape.block_sizes:
+        spec = shape.spec(block_size)
+        starts = np.empty((shape.batch, shape.num_tables, spec.num_blocks), np.int64)
+        step = partial(train, batch=batch, spec=spec, out=out, starts=starts)
+        checks.check_step(step, array, batch, spec, optimizer == "adagrad")
+        run = partial(step, array, state_sum)
+        yield Contender("robe", run, block_size=block_size, peak_bytes=peak(run))
+
+
+def train(
+    array: np.ndarray,
+    state_sum: np.ndarray | None,
+    batch: Batch,
+    spec: rn.RobeSpec,
+    out: np.ndarray,
+    starts: np.ndarray,
+) -> None:
+    """Forward, backward and update, hashing once."""
+    rn.lookup(array, batch.indices, spec, out=out, starts=starts)
+    if state_sum is None:
+        rn.sgd_update(array, batch.grad_out, batch.indices, spec, lr=checks.LR, starts=starts)
+    else:
+        rn.adagrad_update(
+            array,
+            state_sum,
+            batch.grad_out,
+            batch.indices,
+            spec,
+            lr=checks.LR,
+            eps=checks.EPS,
+            starts=starts,
+        )
+
+
+def peak(run: Callable[[], object]) -> int:
+    """Most bytes that NumPy and Python hold at once for one call, by tracemalloc.
+
+    What kernels keep for their next call is kept by thread: a new thread shows all of it.
+    """
+    run()  # compiles
+    threads = numba.get_num_threads()
+
+    def run_here() -> None:
+        numba.set_num_threads(threads)
+        run()
+
+    tracemalloc.start()
+    try:
+        thread = threading.Thread(target=run_here)
+        thread.start()
+        thread.join()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+if __name__ == "__main__":
+    command.main("update", __doc__, ROWS, measure)

@@ -1,0 +1,93 @@
+"""Who we race against: PyTorch, FBGEMM and the published formula in torch operations.
+
+Each peer is checked against NumPy when it is made. One that is not installed is a contender all
+the same, whose note says so: nobody is left out in silence.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+from importlib import import_module
+
+from libraries import torch
+from shapes import Batch
+from timing import Contender
+
+LABELS = {
+    "torch": "torch",
+    "torch-huge": "torch, huge pages",
+    "fbgemm": "FBGEMM",
+    "published": "published formula",
+}
+
+
+@cache
+def missing(name: str) -> str | None:
+    """Why a peer cannot run here; None if it can."""
+    if torch is None:
+        return "torch is not installed"
+    if name == "fbgemm":
+        try:
+            import_module("fbgemm_gpu")
+        except (ImportError, OSError) as error:  # OSError: built for another torch
+            return f"fbgemm_gpu cannot be imported ({str(error).splitlines()[0]})"
+    return None
+
+
+def absent(name: str, block_size: int | None = None) -> Contender:
+    """A peer that is not here."""
+    return Contender(LABELS[name], None, "peer", block_size, f"absent: {missing(name)}")
+
+
+def contenders(
+    names: Sequence[str], batch: Batch, optimizer: str | None = None, weighted: bool = False
+) -> Iterator[Contender]:
+    """The named peers that do this work: a forward pass, or with an optimizer a whole step.
+
+    Parameters
+    ----------
+    names : of `LABELS`.
+    batch : what is read, and the gradient.
+    optimizer : "sgd", "adagrad" or None for the forward pass alone.
+    weighted : bags with per_sample_weights.
+    """
+    for name in names:
+        if name == "published" and (batch.shape.bag > 1 or optimizer == "adagrad"):
+            continue  # its release has neither
+        for block_size in batch.shape.block_sizes if name == "published" else (None,):
+            if missing(name):
+                yield absent(name, block_size)
+                continue
+            peer = _make(name, batch, optimizer, weighted, block_size)
+            peer.check()
+            run = peer.forward if optimizer is None else peer.step
+            yield Contender(LABELS[name], run, "peer", block_size)
+
+
+def _make(name, batch, optimizer, weighted, block_size):
+    """The peer of a name; its module needs torch and is imported only here."""
+    if name == "fbgemm":
+        from peers.fbgemm import FbgemmTables
+
+        return FbgemmTables(batch, optimizer, weighted)
+    if name == "published":
+        from peers.published import PublishedFormula
+
+        return PublishedFormula(batch, optimizer, block_size)
+    from peers.tables import TorchTable
+
+    return TorchTable(batch, optimizer, weighted, huge_pages=name == "torch-huge")
+
+
+def set_threads(threads: int) -> None:
+    """Threads of torch, which are FBGEMM's too."""
+    if torch is not None:
+        torch.set_num_threads(threads)
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of the peers' libraries; None where one is absent."""
+    found: dict[str, str | None] = {"torch": None if torch is None else torch.__version__}
+    found["fbgemm_gpu"] = (
+        None if missing("fbgemm") else str(import_module("fbgemm_gpu").__version__)
+    )
+    return found

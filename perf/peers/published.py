@@ -1,0 +1,57 @@
+"""ROBE as its authors released it: the position of every element computed by torch operations.
+
+Source: Desai, Chou, Shrivastava, ROBE, MLSys 2022, arXiv 2108.02191.
+"""
+
+import numpy as np
+import torch
+from checks import LR, STEP_ATOL
+from shapes import Batch
+
+from peers.tables import make_optimizer
+
+PRIME = 2038074743
+A, B, C, D = 1_234_567_891, 987_654_321, 1_357_924_680, 246_813_579
+
+
+class PublishedFormula:
+    """((A t + B x + C k + D) mod P) mod (m - Z + 1) + j, then indexing; gradients are dense."""
+
+    def __init__(self, batch: Batch, optimizer: str | None, block_size: int):
+        shape = self._shape = batch.shape
+        self._block_size, self._optimizer_name = block_size, optimizer
+        self._indices = batch.indices
+        self._ids = torch.from_numpy(batch.indices)[:, :, None]
+        self._grad = torch.from_numpy(batch.grad_out)
+        self._array = torch.empty(shape.array_size).uniform_(-1, 1).requires_grad_()
+        self._optimizer = make_optimizer(optimizer, [self._array])
+
+    def _positions(self) -> torch.Tensor:
+        element = torch.arange(self._shape.embedding_dim)
+        table = torch.arange(self._shape.num_tables)[:, None]
+        block, inside = element // self._block_size, element % self._block_size
+        start = (A * table + B * self._ids + C * block + D) % PRIME
+        return start % (self._shape.array_size - self._block_size + 1) + inside
+
+    def forward(self) -> torch.Tensor:
+        with torch.no_grad():
+            return self._array[self._positions()]
+
+    def step(self) -> None:
+        self._optimizer.zero_grad()
+        self._array[self._positions()].backward(self._grad)
+        self._optimizer.step()
+
+    def check(self) -> None:
+        """Compare the output, and the first step, with the formula in NumPy."""
+        element, table = np.arange(self._shape.embedding_dim), np.arange(self._shape.num_tables)
+        key = (B * self._indices + A * table + D)[:, :, None] + C * (element // self._block_size)
+        starts = key % PRIME % (self._shape.array_size - self._block_size + 1)
+        positions = starts + element % self._block_size
+        array = self._array.detach().numpy()
+        np.testing.assert_array_equal(self.forward().numpy(), array[positions])
+        if self._optimizer is not None:
+            expected = array.astype(float)
+            np.add.at(expected, positions.ravel(), -LR * self._grad.numpy().ravel())
+            self.step()
+            np.testing.assert_allclose(array, expected, rtol=0, atol=STEP_ATOL)

@@ -1,0 +1,128 @@
+"""Timing of contenders against each other: interleaved, shuffled, medians."""
+
+import ctypes
+import gc
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+
+WARM_UP = 2  # untimed rounds: compilation, first touch of memory, waking of threads
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Something to time.
+
+    Parameters
+    ----------
+    name : as it stands in tables.
+    run : one call of what is timed; None if it cannot run here, and `note` says why.
+    role : "ours", "peer" or "floor" (what nothing can beat, as a copy of the output).
+    block_size : Z, of those that have one.
+    note : anything a reader should know.
+    peak_bytes : most memory that one call allocates, where it was measured.
+    """
+
+    name: str
+    run: Callable[[], object] | None
+    role: str = "ours"
+    block_size: int | None = None
+    note: str = ""
+    peak_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the contenders of a race all do, on which shape, and how much it is."""
+
+    bench: str
+    shape: str
+    work: str
+    items: int  # embeddings, starts or samples
+    output_bytes: int | None = None
+    bytes: int | None = None  # read and written, at the least
+    x: float | None = None  # the value of what a sweep varies
+
+
+@dataclass(frozen=True)
+class Row(Work):
+    """The result of one contender in one race; times in milliseconds, None if absent."""
+
+    contender: str = ""
+    role: str = "ours"
+    block_size: int | None = None
+    note: str = ""
+    peak_bytes: int | None = None
+    threads: int = 1
+    ms: float | None = None
+    lower_quartile: float | None = None
+    upper_quartile: float | None = None
+
+
+def race(work: Work, contenders: Sequence[Contender], repeats: int, lead: int = 0) -> list[Row]:
+    """Time contenders in turns, each round in another order (the same in every run).
+
+    A turn begins with `lead` untimed calls: the idle threads of one library spin for some
+    milliseconds after its call, on a core that another library's threads need.
+    """
+    running = [c for c in contenders if c.run is not None]
+    times: dict[int, list[float]] = {id(contender): [] for contender in running}
+    order = np.random.default_rng(0)
+    with no_garbage_collection():
+        for repeat in range(WARM_UP + repeats):
+            for position in order.permutation(len(running)):
+                contender = running[position]
+                for _ in range(lead):
+                    contender.run()
+                begun = time.perf_counter()
+                contender.run()
+                elapsed = 1e3 * (time.perf_counter() - begun)
+                if repeat >= WARM_UP:
+                    times[id(contender)].append(elapsed)
+    return [_row(work, contender, times.get(id(contender))) for contender in contenders]
+
+
+def _row(work: Work, contender: Contender, times: list[float] | None) -> Row:
+    absent = (None, None, None)
+    low, median, high = absent if times is None else map(float, np.percentile(times, (25, 50, 75)))
+    return Row(
+        **vars(work),
+        contender=contender.name,
+        role=contender.role,
+        block_size=contender.block_size,
+        note=contender.note,
+        peak_bytes=contender.peak_bytes,
+        threads=numba.get_num_threads(),
+        ms=median,
+        lower_quartile=low,
+        upper_quartile=high,
+    )
+
+
+@contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """Whoever happens to allocate would pay for everybody's garbage."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def keep_memory() -> None:
+    """Let glibc's malloc keep freed memory of up to 32 MiB a piece, the most that it allows.
+
+    Otherwise it maps every output of more than 128 KiB anew and the system zeroes it page by page,
+    which makes peers that allocate their output look nearly twice as slow.
+    """
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)

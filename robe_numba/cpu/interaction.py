@@ -1,0 +1,246 @@
+"""Dot products of all pairs of a row's vectors, and their gradient.
+
+The vectors of a row lie in scratch of a padded shape: `padded(count)` rows, of which those beyond
+the count are zeros, and a width of a multiple of 16 elements, likewise. So the inner loops always
+work on whole tiles of three vectors, whose sums stay in registers.
+"""
+
+import numpy as np
+from numba import prange
+
+from robe_numba._jit import inlined, inner, jit
+from robe_numba.cpu.blocks import U16, copy_block
+from robe_numba.cpu.lookup import copy_row_signed, copy_rows
+from robe_numba.cpu.starts import ONE, ZERO, rows_starts, share
+from robe_numba.cpu.vector import load16, multiply_add, splat, store, sum_of, zero_like
+from robe_numba.hashing import row_key
+
+TILE = np.uint64(3)  # vectors: nine sums and six operands fit the registers of most machines
+TWO = np.uint64(2)
+
+
+def padded(count: int) -> int:
+    """Rows of scratch for so many vectors."""
+    return -(-count // int(TILE)) * int(TILE)
+
+
+def padded_width(dim: int) -> int:
+    """Elements of a row of scratch."""
+    return -(-dim // 16) * 16
+
+
+@inlined
+def put(out, o, i, j, count, total):
+    """Write the dot product of vectors i and j, if it is one of the pairs."""
+    if j < i and i < count:
+        out[o + i * (i - ONE) // TWO + j] = sum_of(total)
+
+
+@inlined
+def dot_tile(vectors, width, i, j, count, out, o):
+    """Dot products of vectors i, i + 1, i + 2 with j, j + 1, j + 2."""
+    i_1, i_2, j_1, j_2 = i + ONE, i + TWO, j + ONE, j + TWO
+    t_00 = zero_like(load16(vectors, ZERO))
+    t_01, t_02, t_10, t_11, t_12, t_20, t_21, t_22 = t_00, t_00, t_00, t_00, t_00, t_00, t_00, t_00
+    for c in range(ZERO, width, U16):
+        left_0, left_1 = load16(vectors, i * width + c), load16(vectors, i_1 * width + c)
+        left_2 = load16(vectors, i_2 * width + c)
+        right = load16(vectors, j * width + c)
+        t_00 = multiply_add(left_0, right, t_00)
+        t_10 = multiply_add(left_1, right, t_10)
+        t_20 = multiply_add(left_2, right, t_20)
+        right = load16(vectors, j_1 * width + c)
+        t_01 = multiply_add(left_0, right, t_01)
+        t_11 = multiply_add(left_1, right, t_11)
+        t_21 = multiply_add(left_2, right, t_21)
+        right = load16(vectors, j_2 * width + c)
+        t_02 = multiply_add(left_0, right, t_02)
+        t_12 = multiply_add(left_1, right, t_12)
+        t_22 = multiply_add(left_2, right, t_22)
+    put(out, o, i, j, count, t_00)
+    put(out, o, i, j_1, count, t_01)
+    put(out, o, i, j_2, count, t_02)
+    put(out, o, i_1, j, count, t_10)
+    put(out, o, i_1, j_1, count, t_11)
+    put(out, o, i_1, j_2, count, t_12)
+    put(out, o, i_2, j, count, t_20)
+    put(out, o, i_2, j_1, count, t_21)
+    put(out, o, i_2, j_2, count, t_22)
+
+
+@inner
+def dot_pairs(vectors, width, count, out, o):
+    """out[o:] = the strictly lower triangle, in rows, of the dot products of `count` vectors."""
+    for i in range(ZERO, count, TILE):
+        for j in range(ZERO, i + ONE, TILE):
+            dot_tile(vectors, width, i, j, count, out, o)
+
+
+@inner
+def spread_pairs(grad_out, o, count, rows, weights):
+    """weights (rows, rows) = the symmetric matrix whose lower triangle begins at grad_out[o]."""
+    for i in range(count):
+        weights[i * rows + i] = 0
+        for j in range(i):
+            weight = grad_out[o]
+            weights[i * rows + j], weights[j * rows + i] = weight, weight
+            o += ONE
+
+
+@inlined
+def combine_tile(weights, rows, i, vectors, width, c, count, grads):
+    """grads[i:i + 3, c:c + 16] += the weighted sums of all vectors."""
+    i_1, i_2 = i + ONE, i + TWO
+    t_0, t_1 = load16(grads, i * width + c), load16(grads, i_1 * width + c)
+    t_2 = load16(grads, i_2 * width + c)
+    for j in range(count):
+        vector = load16(vectors, j * width + c)
+        t_0 = multiply_add(splat(weights[i * rows + j]), vector, t_0)
+        t_1 = multiply_add(splat(weights[i_1 * rows + j]), vector, t_1)
+        t_2 = multiply_add(splat(weights[i_2 * rows + j]), vector, t_2)
+    store(grads, i * width + c, t_0)
+    store(grads, i_1 * width + c, t_1)
+    store(grads, i_2 * width + c, t_2)
+
+
+@inner
+def combine_pairs(weights, rows, vectors, width, count, grads):
+    """grads (rows, width) += weights @ vectors."""
+    for c in range(ZERO, width, U16):
+        for i in range(ZERO, count, TILE):
+            combine_tile(weights, rows, i, vectors, width, c, count, grads)
+
+
+@jit
+def dot_forward(dense, embeddings, vectors, out):
+    """One thread owns all rows: out (batch, d + pairs); `vectors` is zeroed scratch of one row."""
+    batch, num_tables, dim = embeddings.shape
+    width, columns = np.uint64(vectors.shape[1]), np.uint64(out.shape[1])
+    flat_dense, flat, flat_out = dense.reshape(-1), embeddings.reshape(-1), out.reshape(-1)
+    _dot_forward(
+        flat_dense,
+        flat,
+        np.uint64(batch),
+        np.uint64(num_tables),
+        np.uint64(dim),
+        vectors.reshape(-1),
+        width,
+        flat_out,
+        columns,
+    )
+
+
+@inner
+def _dot_forward(dense, embeddings, batch, num_tables, dim, vectors, width, out, columns):
+    count = num_tables + ONE
+    for b in range(batch):
+        copy_block(vectors, ZERO, dense, b * dim, dim)
+        for t in range(num_tables):
+            copy_block(vectors, (t + ONE) * width, embeddings, (b * num_tables + t) * dim, dim)
+        copy_block(out, b * columns, dense, b * dim, dim)
+        dot_pairs(vectors, width, count, out, b * columns + dim)
+
+
+@jit
+def dot_backward(
+    dense, embeddings, grad_out, vectors, grads, weights, grad_dense, grad_embeddings
+):
+    """One thread owns all rows; `vectors`, `grads` and `weights` are zeroed scratch of one row."""
+    batch, num_tables, dim = embeddings.shape
+    _dot_backward(
+        dense.reshape(-1),
+        embeddings.reshape(-1),
+        grad_out.reshape(-1),
+        (np.uint64(batch), np.uint64(num_tables), np.uint64(dim), np.uint64(grad_out.shape[1])),
+        vectors.reshape(-1),
+        np.uint64(vectors.shape[1]),
+        grads.reshape(-1),
+        weights.reshape(-1),
+        np.uint64(weights.shape[1]),
+        grad_dense.reshape(-1),
+        grad_embeddings.reshape(-1),
+    )
+
+
+@inner
+def _dot_backward(
+    dense,
+    embeddings,
+    grad_out,
+    shape,
+    vectors,
+    width,
+    grads,
+    weights,
+    rows,
+    grad_dense,
+    grad_embeddings,
+):
+    batch, num_tables, dim, columns = shape
+    count = num_tables + ONE
+    for b in range(batch):
+        copy_block(vectors, ZERO, dense, b * dim, dim)
+        for t in range(num_tables):
+            copy_block(vectors, (t + ONE) * width, embeddings, (b * num_tables + t) * dim, dim)
+        for i in range(width, count * width):
+            grads[i] = 0
+        copy_block(grads, ZERO, grad_out, b * columns, dim)
+        spread_pairs(grad_out, b * columns + dim, count, rows, weights)
+        combine_pairs(weights, rows, vectors, width, count, grads)
+        copy_block(grad_dense, b * dim, grads, ZERO, dim)
+        for t in range(num_tables):
+            o = (b * num_tables + t) * dim
+            copy_block(grad_embeddings, o, grads, (t + ONE) * width, dim)
+
+
+@inlined
+def gather_row(array, key, table, spec, starts, entry, ahead, num_ahead, vectors, o):
+    """Read one row into scratch."""
+    if spec.sign:
+        copy_row_signed(array, key, table, spec, starts, entry, vectors, o)
+    else:
+        copy_rows(array, ONE, spec, starts, entry, ahead, num_ahead, vectors, o, False)
+
+
+@inner
+def gather_dot(array, indices, dense, first, last, spec, starts, entry, keep, vectors, width, out):
+    """Samples [first, last): read their rows into scratch and multiply them there.
+
+    Starts go to `entry` and on: of two samples, or of all if `keep`.
+    """
+    tables, dim = spec.num_tables, spec.embedding_dim
+    size = tables * spec.num_blocks
+    columns = dim + tables * (tables + ONE) // TWO
+    after = entry + size
+    if first < last:
+        rows_starts(indices, first * tables, (first + ONE) * tables, spec, starts, entry)
+    for b in range(first, last):
+        num_ahead = ONE if b + ONE < last else ZERO
+        if num_ahead:
+            rows_starts(indices, (b + ONE) * tables, (b + TWO) * tables, spec, starts, after)
+        copy_block(vectors, ZERO, dense, b * dim, dim)
+        for t in range(tables):
+            key, skip = row_key(indices[b * tables + t], spec), t * spec.num_blocks
+            place = (spec, starts, entry + skip, after + skip, num_ahead)
+            gather_row(array, key, t, *place, vectors, (t + ONE) * width)
+        copy_block(out, b * columns, dense, b * dim, dim)
+        dot_pairs(vectors, width, tables + ONE, out, b * columns + dim)
+        entry, after = after, after + size if keep else entry
+
+
+@jit(parallel=True)
+def lookup_dot(array, indices, dense, spec, starts, keep, vectors, width, out, num_workers):
+    """out (batch * columns,) of indices (n,) and dense (batch * d,); an iteration owns samples.
+
+    starts are (n * num_blocks,) if they are kept, else scratch for two samples per worker;
+    vectors (num_workers, padded rows * width) is scratch.
+    """
+    batch = np.uint64(indices.size) // spec.num_tables
+    for worker in prange(num_workers):
+        scratch = vectors[worker]
+        scratch[:] = 0
+        first, last = share(batch, worker, num_workers)
+        entry = (first if keep else np.uint64(2 * worker)) * spec.num_tables * spec.num_blocks
+        gather_dot(
+            array, indices, dense, first, last, spec, starts, entry, keep, scratch, width, out
+        )

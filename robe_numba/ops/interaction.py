@@ -1,0 +1,76 @@
+"""Embeddings and their interaction in one pass, for models that need nothing else of them.
+
+Source: Naumov et al., Deep Learning Recommendation Model, 2019, arXiv 1906.00091.
+"""
+
+import numpy as np
+
+from robe_numba import checks
+from robe_numba.coefficients import hash_spec
+from robe_numba.cpu.interaction import lookup_dot, padded, padded_width
+from robe_numba.cpu.launch import threads_for
+from robe_numba.memory import scratch
+from robe_numba.spec import Spec
+
+
+def lookup_dot_interaction(
+    array: np.ndarray,
+    indices: np.ndarray,
+    dense: np.ndarray,
+    spec: Spec,
+    out: np.ndarray | None = None,
+    starts: np.ndarray | None = None,
+) -> np.ndarray:
+    """The dense vector, then the dot product of each pair of it and the row's embeddings.
+
+    As `lookup` followed by `robe_numba.dlrm.dot_interaction`, without writing the embeddings to
+    memory. With v_0 the dense vector and v_1 ... v_T the embeddings, the pairs follow as the
+    strictly lower triangle in rows: <v_1, v_0>, <v_2, v_0>, <v_2, v_1>, <v_3, v_0>, ...
+
+    Parameters
+    ----------
+    array : float32, float64 or float16 (array_size,)
+    indices : int32, int64, uint32 or uint64 (batch, num_tables)
+    dense : result's dtype (batch, d)
+    spec : RobeSpec or TableSpec.
+    out : result's dtype (batch, d + (num_tables + 1) num_tables / 2), filled in and returned;
+        None allocates it.
+    starts : int64 (batch, num_tables, blocks), filled with what `block_starts` gives.
+
+    Returns
+    -------
+    dtype of `array`, but float32 for float16; the shape of `out`
+
+    Raises
+    ------
+    TypeError, ValueError : an argument of another type, shape, dtype or order, an index outside
+        its table, or `out` or `starts` read-only or in the memory of another argument.
+    """
+    checks.check_spec(spec)
+    checks.check_shared_array(array, spec, checks.STORED_DTYPES)
+    ids = checks.check_indices(indices, spec)
+    batch, tables, dim = len(indices), spec.num_tables, spec.embedding_dim
+    real = checks.real_dtype(array)
+    checks.check_array("dense", dense, (batch, dim), (real,))
+    read = {"array": array, "indices": indices, "dense": dense}
+    out = checks.check_out("out", out, (batch, dim + (tables + 1) * tables // 2), real, read)
+    flat, keep = checks.check_kept_starts(
+        starts, (batch, tables, spec.num_blocks), read | {"out": out}
+    )
+    width = padded_width(dim)
+    with threads_for(batch * tables * dim) as threads:
+        if not keep:
+            flat = scratch("tiles", (threads * 2 * tables * spec.num_blocks,), np.uint64)
+        lookup_dot(
+            checks.as_stored(array),
+            ids,
+            dense.reshape(-1),
+            hash_spec(spec),
+            flat,
+            keep,
+            scratch("vectors", (threads, padded(tables + 1) * width), real),
+            np.uint64(width),
+            out.reshape(-1),
+            threads,
+        )
+    return out

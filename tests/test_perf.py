@@ -1,0 +1,100 @@
+"""Every benchmark runs and leaves the rows it promises; nothing is said about time."""
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+PERF = Path(__file__).resolve().parent.parent / "perf"
+PUBLISHED = {"published formula"}
+TABLES = {"torch", "torch, huge pages", "FBGEMM"}
+COPY = {"copy (Numba)"}
+CONTENDERS = {
+    "bench_hash": {"robe", "NumPy"},
+    "bench_lookup": {"robe", "robe, aligned", "robe, float16"} | TABLES | PUBLISHED | COPY,
+    "bench_bag": {"robe"} | TABLES | COPY,
+    "bench_update": {"robe"} | TABLES | PUBLISHED,
+    "bench_interaction": {"robe, fused", "robe, two passes", "torch"},
+    "bench_dlrm": {"robe", "torch", "matrix products, BLAS threads", "matrix products, in parts"},
+    "sweeps": {"lookup", "SGD step", "torch, huge pages"} | COPY,
+}
+WORKS = {
+    "bench_hash": {"starts, multiply-shift", "starts, paper", "starts, uma"},
+    "bench_lookup": {"lookup"},
+    "bench_bag": {
+        f"{bags}, {work}"
+        for bags in ("bags", "weighted bags")
+        for work in ("sum", "SGD step", "Adagrad step")
+    },
+    "bench_update": {"SGD step", "Adagrad step"},
+    "bench_interaction": {"lookup and interaction"},
+    "bench_dlrm": {"training step", "inference"},
+    "sweeps": {"block size", "batch", "array size", "threads"},
+}
+
+
+def run(script, *arguments):
+    command = [sys.executable, str(PERF / f"{script}.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory):
+    """The folder of one tiny run of everything."""
+    folder = tmp_path_factory.mktemp("perf")
+    finished = run("run_all", "--shape", "tiny", "--repeats", 1, "--output", folder)
+    assert finished.returncode == 0, finished.stderr
+    return folder
+
+
+@pytest.mark.parametrize("script", CONTENDERS)
+def test_a_benchmark_leaves_its_rows(output, script):
+    rows = json.loads((output / f"{script}.json").read_text())["rows"]
+    assert {row["contender"] for row in rows} - {"copy (torch)"} == CONTENDERS[script]
+    assert {row["work"] for row in rows} == WORKS[script]
+    for row in rows:
+        assert (row["ms"] is None) == row["note"].startswith("absent"), row
+        assert row["role"] == "peer" or row["ms"] is not None, row
+
+
+@pytest.mark.skipif(find_spec("torch") is not None, reason="torch is installed")
+def test_missing_peers_are_reported(output):
+    rows = json.loads((output / "bench_lookup.json").read_text())["rows"]
+    notes = {row["note"] for row in rows if row["role"] == "peer"}
+    assert notes == {"absent: torch is not installed"}
+    assert "FBGEMM absent: torch is not installed." in (output / "table.md").read_text()
+
+
+def test_all_results_become_one_table_and_one_picture(output):
+    lines = (output / "table.md").read_text().splitlines()
+    assert lines[0] == "<!-- table -->"
+    assert lines[-1] == "<!-- /table -->"
+    assert sum(line.startswith("|---") for line in lines) == 1
+    assert (output / "speed.png").stat().st_size > 0
+
+
+def test_a_benchmark_stands_alone_and_draws_its_times(tmp_path):
+    picture = tmp_path / "picture.svg"
+    options = ["--shape", "tiny", "--repeats", 1, "--threads", 1, "--peers", "none"]
+    finished = run("bench_lookup", *options, "--ids", "zipf", "--plot", picture)
+    assert finished.returncode == 0, finished.stderr
+    assert "torch, ms" not in finished.stdout
+    assert picture.stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--device", "cuda"], "not yet"),
+        (["--threads", "0"], "it must be in [1, "),
+        (["--repeats", "0"], "at least 1"),
+        (["--peers", "tensorflow"], "['tensorflow']"),
+    ],
+)
+def test_options_that_cannot_be_met_are_refused(options, message):
+    finished = run("bench_hash", "--shape", "tiny", *options)
+    assert finished.returncode == 2
+    assert message in finished.stderr
