@@ -60,12 +60,15 @@ class TrainedArray:
         self.spec, self.array, self.state_sum = spec, array, state_sum
         self.optimizer, self.eps = optimizer, check_scalar("eps", eps, 0)
 
-    def lookup(self, rows: np.ndarray, keep: bool) -> tuple[np.ndarray, Read]:
+    def lookup(
+        self, rows: np.ndarray, keep: bool, out: np.ndarray | None = None
+    ) -> tuple[np.ndarray, Read]:
         """Read rows; the starts are kept for the backward pass if asked for."""
         starts = None
         if keep:
             starts = np.empty((*rows.shape, self.spec.num_blocks), dtype=np.int64)
-        return lookup(self.array, rows, self.spec, starts=starts), Read(rows, starts)
+        embeddings = lookup(self.array, rows, self.spec, out=out, starts=starts)
+        return embeddings, Read(rows, starts)
 
     def gradient(self, grad_out: np.ndarray, read: Read) -> np.ndarray:
         """Dense gradient of a read; grad_out (batch, num_tables, d)."""
@@ -104,13 +107,16 @@ class Embedding(ABC):
         self.dtype: np.dtype = first.array.dtype
 
     @abstractmethod
-    def lookup(self, indices: np.ndarray, keep: bool = True) -> tuple[np.ndarray, Any]:
+    def lookup(
+        self, indices: np.ndarray, keep: bool = True, out: np.ndarray | None = None
+    ) -> tuple[np.ndarray, Any]:
         """The embeddings of ids, and what the gradients of this batch will need.
 
         Parameters
         ----------
         indices : int32, int64, uint32 or uint64 (batch, num_tables); raw ids, any value
         keep : whether gradients follow; without them the context is no use.
+        out : `self.dtype` (batch, num_tables, d), filled in and returned; None allocates it.
 
         Returns
         -------
@@ -191,10 +197,12 @@ class ArrayEmbedding(Embedding):
 
     names = ("array",)
 
-    def lookup(self, indices: np.ndarray, keep: bool = True) -> tuple[np.ndarray, Any]:
+    def lookup(
+        self, indices: np.ndarray, keep: bool = True, out: np.ndarray | None = None
+    ) -> tuple[np.ndarray, Any]:
         """See `Embedding.lookup`."""
         rows = indices if self._vocabulary is None else self._vocabulary.rows(indices)
-        return self._parts["array"].lookup(rows, keep)
+        return self._parts["array"].lookup(rows, keep, out)
 
     def _gradients_by_part(
         self, grad_out: np.ndarray, context: Any
@@ -208,7 +216,9 @@ class QuotientRemainderEmbedding(Embedding):
 
     names = ("quotient", "remainder")
 
-    def lookup(self, indices: np.ndarray, keep: bool = True) -> tuple[np.ndarray, Any]:
+    def lookup(
+        self, indices: np.ndarray, keep: bool = True, out: np.ndarray | None = None
+    ) -> tuple[np.ndarray, Any]:
         """See `Embedding.lookup`."""
         assert self._vocabulary is not None
         quotient, remainder = (self._parts[name] for name in self.names)
@@ -216,7 +226,7 @@ class QuotientRemainderEmbedding(Embedding):
         high, low = np.divmod(self._vocabulary.rows(indices), sizes)
         factors, high_read = quotient.lookup(high, keep)
         rows, low_read = remainder.lookup(low, keep)
-        return factors * rows, (factors, high_read, rows, low_read)
+        return np.multiply(factors, rows, out=out), (factors, high_read, rows, low_read)
 
     def _gradients_by_part(
         self, grad_out: np.ndarray, context: Any

@@ -4,23 +4,40 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numba import prange
 
-from robe_numba._jit import jit
+from robe_numba._jit import inner, jit
+from robe_numba.cpu.blocks import U1, U16
+from robe_numba.cpu.launch import threads_for
+from robe_numba.cpu.starts import share
+from robe_numba.cpu.vector import load1, load16, store
 from robe_numba.dlrm.linear import GradPair
 
-_CHUNK = 4096  # elements whose running sum stays in the first-level cache
+
+@jit(parallel=True)
+def _sum_rows(rows: Any, count: Any, total: Any, num_workers: int) -> None:
+    """total (n,) = the sum of the first rows of the flat `rows`; one iteration owns a share."""
+    size = np.uint64(total.size)
+    for worker in prange(num_workers):
+        first, last = share(size, worker, num_workers)
+        _sum_range(rows, np.uint64(count), size, first, last, total)
 
 
-@jit
-def _sum_rows(rows: Any, total: Any) -> None:
-    """One thread owns all elements; row 0 is added first."""
-    for start in range(0, total.size, _CHUNK):
-        chunk = total[start : start + _CHUNK]
-        chunk[:] = rows[0, start : start + _CHUNK]
-        for part in range(1, len(rows)):
-            row = rows[part, start : start + _CHUNK]
-            for i in range(chunk.size):
-                chunk[i] += row[i]
+@inner
+def _sum_range(rows: Any, count: Any, size: Any, first: Any, last: Any, total: Any) -> None:
+    """Sum elements [first, last), row 0 first."""
+    while first + U16 <= last:
+        value = load16(rows, first)
+        for row in range(U1, count):
+            value = value + load16(rows, row * size + first)
+        store(total, first, value)
+        first += U16
+    while first < last:
+        value = load1(rows, first)
+        for row in range(U1, count):
+            value = value + load1(rows, row * size + first)
+        store(total, first, value)
+        first += U1
 
 
 def layers_of(named: Mapping[str, np.ndarray], mlp: str) -> list[GradPair]:
@@ -56,7 +73,8 @@ class GradientBuffer:
         """The sum of the first `count` parts, part 0 first; valid until the next call."""
         if count == 1:
             return self._views[0]
-        _sum_rows(self._rows[:count], self._total)
+        with threads_for(count * self._total.size) as threads:
+            _sum_rows(self._rows.reshape(-1), count, self._total, threads)
         return self._named(self._total)
 
     def _named(self, flat: np.ndarray) -> dict[str, np.ndarray]:

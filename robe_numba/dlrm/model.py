@@ -17,6 +17,7 @@ from robe_numba.dlrm.mlp import mlp
 from robe_numba.dlrm.optimizers import DenseOptimizer
 from robe_numba.dlrm.presets import DLRMConfig, init_parameters
 from robe_numba.dlrm.workers import Workers, micro_batches
+from robe_numba.memory import scratch
 
 _PREDICT_ROWS = 8192  # rows whose embeddings are held at once when scoring
 
@@ -180,8 +181,13 @@ class DLRM:
         check_array("dense", dense, (len(dense), self.config.num_dense), (self.dtype,))
         check_array("indices", indices, (len(dense), self.config.num_tables), INDEX_DTYPES)
 
+    def _room(self, name: str, indices: np.ndarray) -> np.ndarray:
+        """Kept memory like the embeddings of a batch."""
+        shape = (*indices.shape, self.config.embedding_dim)
+        return scratch(f"dlrm {name}", shape, self.dtype)
+
     def _logits(self, dense: np.ndarray, indices: np.ndarray, out: np.ndarray) -> None:
-        embeddings, _ = self.embedding.lookup(indices, keep=False)
+        embeddings, _ = self.embedding.lookup(indices, False, self._room("embeddings", indices))
         parts = micro_batches(len(dense))
 
         def score(part: int) -> None:
@@ -215,8 +221,10 @@ class DLRM:
         check_array("labels", labels, (len(dense),), (self.dtype,))
         if not np.all((labels == 0) | (labels == 1)):
             raise ValueError("labels must be 0 or 1; map other values before training")
-        embeddings, context = self.embedding.lookup(indices)
-        grad_embeddings = np.empty_like(embeddings)
+        embeddings, context = self.embedding.lookup(
+            indices, True, self._room("embeddings", indices)
+        )
+        grad_embeddings = self._room("grad_embeddings", indices)
         parts = micro_batches(len(dense))
         gradients = self._gradients.parts(len(parts))
 
