@@ -57,13 +57,18 @@ def jit(function: Callable | None = None, **options: Any) -> Any:
         numba.config.CACHE_DIR = previous
 
 
+def scalar(function: Callable) -> Any:
+    """Compile a function of numbers into each of its callers; Python may call it too."""
+    return jit(function, forceinline=True, _nrt=False)
+
+
 def inner(function: Callable) -> Any:
     """Compile a function that kernels call and that makes no arrays.
 
     It counts no references to arrays: the count is atomic, on a line that all threads share, and
     would cost more than a short block.
     """
-    return jit(function, _nrt=False)
+    return jit(function, _nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 def inlined(function: Callable) -> Any:
@@ -71,4 +76,5 @@ def inlined(function: Callable) -> Any:
 
     A call would pass every field of a spec.
     """
-    return jit(function, forceinline=True, _nrt=False)
+    options = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    return jit(function, forceinline=True, _nrt=False, **options)

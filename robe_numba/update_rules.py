@@ -2,19 +2,19 @@
 
 import math
 
-from robe_numba._jit import inlined
+from robe_numba._jit import scalar
 
 # Which rule an update kernel applies.
 GRADIENT, SGD, ADAGRAD = 0, 1, 2
 
 
-@inlined
+@scalar
 def sgd(value, grad, lr):
     """The new value: value - lr * grad."""
     return value - lr * grad
 
 
-@inlined
+@scalar
 def adagrad(value, state_sum, grad, lr, eps):
     """The new value and the new sum of squared gradients (Duchi et al. 2011)."""
     state_sum = state_sum + grad * grad  # for vectors too, which have no operation in place

@@ -277,9 +277,7 @@ def maximum_bag(array, bags, bag, spec, starts, out, winners):
             start, length = starts[i * spec.num_blocks + block], block_length(block, spec)
             end = min(length, spec.array_size - start)
             o, rest = begin + element, element + end
-            maximum_block(
-                array, start, end, i, key, table, element, spec, out, winners, o, empty
-            )
+            maximum_block(array, start, end, i, key, table, element, spec, out, winners, o, empty)
             maximum_block(
                 array, ZERO, length - end, i, key, table, rest, spec, out, winners, o + end, empty
             )

@@ -142,9 +142,7 @@ def _dot_forward(dense, embeddings, batch, num_tables, dim, vectors, width, out,
 
 
 @jit
-def dot_backward(
-    dense, embeddings, grad_out, vectors, grads, weights, grad_dense, grad_embeddings
-):
+def dot_backward(dense, embeddings, grad_out, vectors, grads, weights, grad_dense, grad_embeddings):
     """One thread owns all rows; `vectors`, `grads` and `weights` are zeroed scratch of one row."""
     batch, num_tables, dim = embeddings.shape
     _dot_backward(

@@ -107,10 +107,11 @@ def copy_rows(array, rows, spec, starts, entry, ahead, num_ahead, out, o, stream
         )
         return
     for row in range(rows):
-        full = (count - ONE) * (row < num_ahead)
-        copy_blocks(array, count - ONE, length, spec, starts, entry, ahead, full, out, o, False)
-        entry, ahead, o = entry + count - ONE, ahead + count - ONE, o + (count - ONE) * length
-        copy_blocks(array, ONE, rest, spec, starts, entry, ahead, ZERO, out, o, False)
+        full = count - ONE
+        now = full if row < num_ahead else ZERO
+        copy_blocks(array, full, length, spec, starts, entry, ahead, now, out, o, streaming)
+        entry, ahead, o = entry + full, ahead + full, o + full * length
+        copy_blocks(array, ONE, rest, spec, starts, entry, ahead, ZERO, out, o, streaming)
         entry, ahead, o = entry + ONE, ahead + ONE, o + rest
 
 

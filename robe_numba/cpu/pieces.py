@@ -67,7 +67,7 @@ def scan(starts, rows, read, low, size, bias, spec, found):
         for block in range(num_blocks):
             start = starts[read * num_blocks + block]
             end = start + block_length(block, spec)  # for NOWHERE: less than any block's length
-            # Written first and counted if it was one: a branch would be guessed wrong half the time.
+            # Written first, counted if it was one: a branch would be guessed wrong half the time.
             note(found, count, read, grad, start + bias - low)
             count += np.uint64((start < high) & (end > low))
             if end > spec.array_size + low:

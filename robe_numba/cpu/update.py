@@ -17,11 +17,8 @@ from numba import prange
 from robe_numba import update_rules
 from robe_numba._jit import inlined, inner, jit
 from robe_numba.cpu.blocks import (
-    U3,
     U4,
-    U15,
     U16,
-    block_length,
     move_block,
     move_signed,
     prefetch_block,
@@ -38,7 +35,7 @@ from robe_numba.cpu.pieces import (
     sort_by_range,
 )
 from robe_numba.cpu.starts import ONE, ZERO, share
-from robe_numba.cpu.vector import flip, load1, load4, load16, store, where_moved, zero_like
+from robe_numba.cpu.vector import flip, load4, load16, store, where_moved, zero_like
 from robe_numba.hashing import HashSpec, row_key
 from robe_numba.memory import scratch
 
@@ -218,9 +215,7 @@ def update_scanned(reads, bias, spec, array, state_sum, rates, sums, buffers, ah
             if is_dense(count, size, spec):
                 adagrad_block(array, state_sum, low, total, ZERO, size, rates)
             else:
-                adagrad_scanned(
-                    array, state_sum, low, size, total, reads, bias, spec, rates, found
-                )
+                adagrad_scanned(array, state_sum, low, size, total, reads, bias, spec, rates, found)
 
 
 @inlined

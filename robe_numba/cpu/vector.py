@@ -18,7 +18,6 @@ from numba.extending import (
     intrinsic,
     lower_builtin,
     models,
-    overload,
     register_model,
     type_callable,
 )
@@ -42,7 +41,7 @@ class _VectorModel(models.PrimitiveModel):
         super().__init__(manager, fe_type, ir.VectorType(element, fe_type.lanes))
 
 
-def real_type(array: types.Array) -> types.Float:
+def real_type(array: types.Array) -> Any:
     """Type of a loaded element: halves are widened."""
     return types.float32 if array.dtype == types.uint16 else array.dtype
 
@@ -59,9 +58,11 @@ def _load(lanes: int) -> Any:
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             pointer = _pointer(context, builder, array, *arguments)
-            element = ir.HalfType() if array.dtype == types.uint16 else pointer.type.pointee
+            element = context.get_data_type(array.dtype)
+            size = context.get_abi_sizeof(element)
+            if array.dtype == types.uint16:
+                element = ir.HalfType()
             stored = ir.VectorType(element, lanes) if lanes > 1 else element
-            size = context.get_abi_sizeof(pointer.type.pointee)
             value = builder.load(builder.bitcast(pointer, stored.as_pointer()), align=size)
             if array.dtype != types.uint16:
                 return value
@@ -83,10 +84,10 @@ def _store(streaming: bool) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             pointer = _pointer(context, builder, array, *arguments[:2])
             target = builder.bitcast(pointer, arguments[2].type.as_pointer())
-            size = context.get_abi_sizeof(pointer.type.pointee)
-            instruction = builder.store(
-                arguments[2], target, align=min(CACHE_LINE, context.get_abi_sizeof(arguments[2].type)) if streaming else size
-            )
+            size = context.get_abi_sizeof(context.get_data_type(array.dtype))
+            if streaming:
+                size = min(CACHE_LINE, context.get_abi_sizeof(arguments[2].type))
+            instruction = builder.store(arguments[2], target, align=size)
             if streaming:
                 one = builder.module.add_metadata([ir.IntType(32)(1)])
                 instruction.set_metadata("nontemporal", one)
@@ -143,15 +144,21 @@ def _splat(builder: Any, value: Any, lanes: int) -> Any:
     return builder.shuffle_vector(first, undefined, zeros)
 
 
-def _arithmetic(function: Callable, real: str | None, integer: str | None) -> None:
-    """Define an operator on two vectors, and on a vector and a scalar of the same dtype."""
+def _arithmetic(function: Callable, real: str, integer: str) -> None:
+    """Define an operator on two vectors, and on a vector and a scalar of the same dtype.
+
+    Given are LLVM's instructions for real numbers and for unsigned integers; "" for none.
+    """
 
     @type_callable(function)
     def typed(context: Any) -> Any:
         def typer(left: Any, right: Any) -> Any:
             vectors = [x for x in (left, right) if isinstance(x, Vector)]
             dtypes = {getattr(x, "dtype", x) for x in (left, right)}
-            return vectors[0] if vectors and len(dtypes) == 1 else None
+            if not vectors or len(dtypes) > 1:
+                return None
+            known = real if isinstance(vectors[0].dtype, types.Float) else integer
+            return vectors[0] if known else None
 
         return typer
 
@@ -172,12 +179,12 @@ def _arithmetic(function: Callable, real: str | None, integer: str | None) -> No
 _arithmetic(operator.add, "fadd", "add")
 _arithmetic(operator.sub, "fsub", "sub")
 _arithmetic(operator.mul, "fmul", "mul")
-_arithmetic(operator.truediv, "fdiv", None)
-_arithmetic(operator.and_, None, "and_")
-_arithmetic(operator.or_, None, "or_")
-_arithmetic(operator.xor, None, "xor")
-_arithmetic(operator.lshift, None, "shl")
-_arithmetic(operator.rshift, None, "lshr")
+_arithmetic(operator.truediv, "fdiv", "")
+_arithmetic(operator.and_, "", "and_")
+_arithmetic(operator.or_, "", "or_")
+_arithmetic(operator.xor, "", "xor")
+_arithmetic(operator.lshift, "", "shl")
+_arithmetic(operator.rshift, "", "lshr")
 
 
 def _bits(element: Any) -> str:

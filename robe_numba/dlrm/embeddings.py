@@ -76,11 +76,13 @@ class TrainedArray:
 
     def update(self, grad_out: np.ndarray, read: Read, lr: float) -> None:
         """Move the elements of a read; grad_out (batch, num_tables, d)."""
-        where = {"indices": read.rows, "spec": self.spec, "starts": read.starts}
+        rows, starts = read
         if self.state_sum is None:
-            sgd_update(self.array, grad_out, lr=lr, **where)
+            sgd_update(self.array, grad_out, rows, self.spec, lr, starts)
         else:
-            adagrad_update(self.array, self.state_sum, grad_out, lr=lr, eps=self.eps, **where)
+            adagrad_update(
+                self.array, self.state_sum, grad_out, rows, self.spec, lr, self.eps, starts
+            )
 
 
 class Embedding(ABC):
@@ -233,7 +235,10 @@ class QuotientRemainderEmbedding(Embedding):
     ) -> dict[str, tuple[np.ndarray, Read]]:
         factors, high_read, rows, low_read = context
         self._check_grad(grad_out, high_read.rows)
-        return {"quotient": (grad_out * rows, high_read), "remainder": (grad_out * factors, low_read)}
+        return {
+            "quotient": (grad_out * rows, high_read),
+            "remainder": (grad_out * factors, low_read),
+        }
 
 
 KINDS: dict[str, type[Embedding]] = {

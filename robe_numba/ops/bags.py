@@ -72,10 +72,10 @@ def embedding_bag(
         read["per_sample_weights"] = per_sample_weights
     shape = (bags.batch, spec.num_tables, spec.embedding_dim)
     out = checks.check_out("out", out, shape, real, read)
-    shape = (bags.indices.size, spec.num_blocks)
-    flat, keep = checks.check_kept_starts(starts, shape, read | {"out": out})
+    places = (bags.indices.size, spec.num_blocks)
+    flat, keep = checks.check_kept_starts(starts, places, read | {"out": out})
     if not keep:
-        flat = scratch("starts", shape, np.uint64).reshape(-1)
+        flat = scratch("starts", places, np.uint64).reshape(-1)
     _pool(array, bags, spec, flat, out)
     return out
 
