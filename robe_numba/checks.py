@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from robe_numba.cpu.inspect import rows_inside
+from robe_numba.cpu.inspect import reads_inside, rows_inside
 from robe_numba.memory import aligned_empty
 from robe_numba.spec import RobeSpec, Spec, TableSpec, check_int
 
@@ -157,17 +157,18 @@ def check_bag_indices(
             f"the last offset must be the number of indices"
         )
     ids = as_uint64(indices)
-    if spec.num_embeddings is not None and ids.size:
+    if spec.num_embeddings is None:
+        return ids
+    limits, padded = _limits(spec), padding is not None
+    if not reads_inside(ids, offsets, limits, padded, padding if padded else np.uint64(0)):
         batch = (offsets.size - 1) // spec.num_tables
-        table_sizes = np.diff(offsets[::batch]) if batch else np.zeros(spec.num_tables, int)
-        limits = np.repeat(np.array(spec.num_embeddings, dtype=np.uint64), table_sizes)
-        outside = ids >= limits
+        table_sizes = np.diff(offsets[::batch])
+        outside = ids >= np.repeat(limits, table_sizes)
         if padding is not None:
             outside &= ids != padding
-        if outside.any():
-            position = int(np.argmax(outside))
-            table = int(np.searchsorted(np.cumsum(table_sizes), position, side="right"))
-            _raise_outside(indices[position], f"[{position}]", table, spec)
+        position = int(np.argmax(outside))
+        table = int(np.searchsorted(np.cumsum(table_sizes), position, side="right"))
+        _raise_outside(indices[position], f"[{position}]", table, spec)
     return ids
 
 

@@ -15,7 +15,6 @@ from robe_numba.cpu.vector import (
     load8,
     load16,
     prefetch,
-    prefetch_to_write,
     store,
     stream,
 )
@@ -54,14 +53,6 @@ def prefetch_block(array, start, length):
     for j in range(ZERO, length, U16):
         prefetch(array, start + j)
     prefetch(array, start + length - U1)
-
-
-@inlined
-def prefetch_block_to_write(array, start, length):
-    """Ask for the cache lines of array[start:start + length] as this core's own."""
-    for j in range(ZERO, length, U16):
-        prefetch_to_write(array, start + j)
-    prefetch_to_write(array, start + length - U1)
 
 
 @inlined

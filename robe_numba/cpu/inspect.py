@@ -19,14 +19,14 @@ def rows_inside(indices, limits):
 
 
 @jit
-def reads_inside(bags, limits):
+def reads_inside(indices, offsets, limits, padded, padding_idx):
     """Whether every id of table-major bags is below its table's limit, or padding."""
-    outside = 0
+    outside, batch = 0, (offsets.size - 1) // limits.size
     for table in range(limits.size):
-        first, last = bags.offsets[table * bags.batch], bags.offsets[(table + 1) * bags.batch]
+        first, last = np.uint64(offsets[table * batch]), np.uint64(offsets[(table + 1) * batch])
         for i in range(first, last):
-            padding = bags.padded and bags.indices[i] == bags.padding_idx
-            outside += (bags.indices[i] >= limits[table]) & (not padding)
+            padding = padded and indices[i] == padding_idx
+            outside += (indices[i] >= limits[table]) & (not padding)
     return outside == 0
 
 

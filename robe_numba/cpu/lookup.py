@@ -20,7 +20,7 @@ from robe_numba.cpu.starts import ONE, ZERO, rows_starts, share
 from robe_numba.cpu.vector import fence, line_offset, load1
 from robe_numba.hashing import row_key
 
-TILE_BYTES = 8192  # of output: far enough ahead for a read from memory, and at home in any cache
+TILE_BYTES = 16384  # of output: far enough ahead for a read from memory, and at home in any cache
 MIN_TILE, MAX_TILE = 8, 128  # rows
 # A worker's output beyond this would push what others need out of its second-level cache.
 STREAM_BYTES = 1 << 20

@@ -22,7 +22,6 @@ from robe_numba.cpu.blocks import (
     move_block,
     move_signed,
     prefetch_block,
-    prefetch_block_to_write,
     sign_bits,
 )
 from robe_numba.cpu.pieces import (
@@ -170,7 +169,7 @@ def move_scanned(target, base, low, size, reads, bias, spec, lr, found, ahead):
         count, read = scan(reads.starts, reads.rows, read, low, size, bias, spec, found)
         for k in range(count):
             soon = found.places[min(k + ahead, count - ONE)]
-            prefetch_block_to_write(target, base + soon - bias, length)
+            prefetch_block(target, base + soon - bias, length)
             piece = (found.reads[k], found.grads[k], found.places[k], size, bias)
             move_any(target, base, *piece, reads, spec, lr, plain, length)
         total += count
@@ -251,8 +250,8 @@ def adagrad_sorted(
     length, end = min(spec.block_size, spec.embedding_dim), last - ONE
     for k in range(first, last):
         _, _, soon = unpack(order[min(k + ahead, end)], reads, pieces, spec)
-        prefetch_block_to_write(array, low + soon - pieces.bias, length)
-        prefetch_block_to_write(state_sum, low + soon - pieces.bias, length)
+        prefetch_block(array, low + soon - pieces.bias, length)
+        prefetch_block(state_sum, low + soon - pieces.bias, length)
         _, grad, place = unpack(order[k], reads, pieces, spec)
         piece = (grad, place, size, pieces.bias)
         adagrad_piece(array, state_sum, low, sums, *piece, spec, rates)

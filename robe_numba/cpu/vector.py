@@ -103,28 +103,25 @@ store = _store(streaming=False)
 stream = _store(streaming=True)
 
 
-def _prefetch(writes: int) -> Any:
-    @intrinsic
-    def prefetch(typing_context: Any, array: Any, index: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            pointer = _pointer(context, builder, array, *arguments)
-            word, byte = ir.IntType(32), ir.IntType(8).as_pointer()
-            function = cgutils.get_or_insert_function(
-                builder.module,
-                ir.FunctionType(ir.VoidType(), [byte, word, word, word]),
-                "llvm.prefetch.p0i8",
-            )
-            hints = [word(writes), word(3), word(1)]  # read or write, keep in all caches, data
-            builder.call(function, [builder.bitcast(pointer, byte), *hints])
-            return context.get_dummy_value()
+@intrinsic
+def prefetch(typing_context: Any, array: Any, index: Any) -> Any:
+    """Ask for the cache line of an element; the index may be out of range."""
 
-        return types.void(array, index), generate
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = _pointer(context, builder, array, *arguments)
+        word, byte = ir.IntType(32), ir.IntType(8).as_pointer()
+        function = cgutils.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(ir.VoidType(), [byte, word, word, word]),
+            "llvm.prefetch.p0i8",
+        )
+        # Data, to read, into the second-level cache: that can wait for more lines at a time than
+        # the first, and its hint was the faster one for lines that are written, too.
+        hints = [word(0), word(2), word(1)]
+        builder.call(function, [builder.bitcast(pointer, byte), *hints])
+        return context.get_dummy_value()
 
-    return prefetch
-
-
-prefetch = _prefetch(writes=0)
-prefetch_to_write = _prefetch(writes=1)
+    return types.void(array, index), generate
 
 
 @intrinsic
