@@ -78,6 +78,17 @@ def test_relu_passes_nan_on():
     assert np.isnan(y).all()  # of each output, since NaN * 0 is NaN
 
 
+@pytest.mark.parametrize("width", [1, 7, 70])
+def test_relu_gradient_of_many_columns(width):
+    """Vector code and what is left over of it."""
+    (y_before, grad_y) = random(15, (9, width), (9, width))
+    _, backward = linear(y_before, np.eye(width), np.zeros(width), relu=True)
+    expected = np.where(y_before > 0, grad_y, 0)
+    grad_x, (_, grad_bias) = backward(grad_y)
+    np.testing.assert_allclose(grad_x, expected, rtol=1e-12)
+    np.testing.assert_allclose(grad_bias, expected.sum(axis=0), rtol=1e-12, atol=1e-14)
+
+
 @pytest.mark.parametrize("final_relu", [False, True])
 def test_mlp_gradient(final_relu):
     x, w0, b0, w1, b1, direction = random(2, (4, 3), (5, 3), (5,), (2, 5), (2,), (4, 2))
@@ -93,14 +104,35 @@ def test_mlp_gradient(final_relu):
     )
 
 
-def test_mlp_writes_into_out():
-    x, weight, bias, direction = random(3, (4, 3), (2, 3), (2,), (4, 2))
-    _, backward = mlp(x, [(weight, bias)], final_relu=False)
-    _, expected = backward(direction)
-    out = [(np.full((2, 3), np.nan), np.full(2, np.nan))]
-    backward(direction, out)
-    for written, wanted in zip(out[0], expected[0], strict=True):
-        np.testing.assert_array_equal(written, wanted)
+def test_mlp_writes_into_what_it_is_given():
+    x, w0, b0, w1, b1, direction = random(3, (4, 3), (5, 3), (5,), (2, 5), (2,), (4, 2))
+    layers = [(w0, b0), (w1, b1)]
+    expected_y, backward = mlp(x, layers, final_relu=True)
+    expected_grad, expected = backward(direction.copy())
+    outs = [np.full((4, 5), np.nan), np.full((4, 2), np.nan)]
+    y, backward = mlp(x, layers, final_relu=True, outs=outs)
+    assert y is outs[1]
+    np.testing.assert_array_equal(y, expected_y)
+    out = [tuple(np.full_like(array, np.nan) for array in pair) for pair in layers]
+    grads = [np.full((4, 3), np.nan), np.full((4, 5), np.nan)]
+    grad_x, pairs = backward(direction.copy(), out, grads)
+    assert grad_x is grads[0]
+    np.testing.assert_array_equal(grad_x, expected_grad)
+    for pair, written, wanted in zip(pairs, out, expected, strict=True):
+        for array, its_room, values in zip(pair, written, wanted, strict=True):
+            assert array is its_room
+            np.testing.assert_array_equal(array, values)
+
+
+def test_mlp_without_the_gradient_of_its_input():
+    x, w0, b0, w1, b1, direction = random(3, (4, 3), (5, 3), (5,), (2, 5), (2,), (4, 2))
+    _, backward = mlp(x, [(w0, b0), (w1, b1)], final_relu=True)
+    _, expected = backward(direction.copy())
+    grad_x, pairs = backward(direction.copy(), wanted=False)
+    assert grad_x is None
+    for pair, wanted in zip(pairs, expected, strict=True):
+        for array, values in zip(pair, wanted, strict=True):
+            np.testing.assert_array_equal(array, values)
 
 
 def einsum_interaction(dense, embeddings):
@@ -130,6 +162,9 @@ def test_interaction_gradient(interaction):
     given = np.full_like(embeddings, np.nan)
     grad_dense, grad_embeddings = backward(direction, given)
     assert grad_embeddings is given
+    again = np.full_like(out, np.nan)
+    assert interaction(dense, embeddings, again)[0] is again
+    np.testing.assert_array_equal(again, out)
     assert_gradients(
         lambda: np.sum(interaction(dense, embeddings)[0] * direction),
         (dense, embeddings),
@@ -201,6 +236,8 @@ def test_misfits_are_errors_that_name_the_argument():
         linear(x, weight.astype(np.int64), bias)
     with pytest.raises(ValueError, match="grad_y has shape"):
         linear(x, weight, bias)[1](np.zeros((2, 3)))
+    with pytest.raises(ValueError, match="out has shape"):
+        linear(x, weight, bias, out=np.zeros((2, 3)))
     with pytest.raises(ValueError, match="layers is empty"):
         mlp(x, [], final_relu=True)
     with pytest.raises(ValueError, match="labels has shape"):
@@ -221,6 +258,8 @@ def test_interaction_misfits(interaction):
         backward(out[:, :-1].copy())
     with pytest.raises(ValueError, match="grad_embeddings has shape"):
         backward(out, embeddings[:1])
+    with pytest.raises(ValueError, match="out has shape"):
+        interaction(dense, embeddings, out[:1])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -8,9 +8,13 @@ from robe_numba.dlrm.gradients import GradientBuffer
 from robe_numba.dlrm.workers import Workers, micro_batches, single_threaded_blas
 
 
-@pytest.mark.parametrize("rows", [0, 1, 127, 128, 300, 1024, 100_003])
-def test_micro_batches_cover_the_batch_in_order(rows):
+@pytest.mark.parametrize(
+    ("rows", "count"),
+    [(0, 1), (1, 1), (130, 1), (256, 2), (300, 2), (1000, 4), (2048, 4), (3000, 5), (100_003, 8)],
+)
+def test_micro_batches_cover_the_batch_in_order(rows, count):
     parts = micro_batches(rows)
+    assert len(parts) == count
     covered = [row for part in parts for row in range(part.start, part.stop)]
     assert covered == list(range(rows))
     lengths = [part.stop - part.start for part in parts]

@@ -1,7 +1,7 @@
-"""Room for the dense gradients of each part of a batch, and their sum in a fixed order."""
+"""Kept memory for what the parts of a batch compute, and the sum of their gradients in order."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import prange
@@ -12,6 +12,8 @@ from robe_numba.cpu.launch import threads_for
 from robe_numba.cpu.starts import share
 from robe_numba.cpu.vector import load1, load16, store
 from robe_numba.dlrm.linear import GradPair
+from robe_numba.dlrm.presets import DLRMConfig
+from robe_numba.memory import scratch
 
 
 @jit(parallel=True)
@@ -38,6 +40,39 @@ def _sum_range(rows: Any, count: Any, size: Any, first: Any, last: Any, total: A
             value = value + load1(rows, row * size + first)
         store(total, first, value)
         first += U1
+
+
+class Activations(NamedTuple):
+    """What the layers of a DLRM give for some rows of a batch."""
+
+    bottom: list[np.ndarray]  # (batch, width) of each layer
+    joined: np.ndarray  # (batch, width of the interaction)
+    top: list[np.ndarray]  # (batch, width) of each layer
+
+
+def kept_outputs(config: DLRMConfig, rows: int, dtype: Any) -> Activations:
+    """Memory for the output of each layer, this thread's until its next request."""
+
+    def arrays(mlp: str, widths: tuple[int, ...]) -> list[np.ndarray]:
+        return [
+            scratch(f"dlrm {mlp} {layer}", (rows, width), dtype)
+            for layer, width in enumerate(widths)
+        ]
+
+    joined, *top = arrays("top", config.top_widths)
+    return Activations(arrays("bottom", config.bottom_widths[1:]), joined, top)
+
+
+def kept_grads(widths: tuple[int, ...], rows: int, dtype: Any) -> list[np.ndarray]:
+    """Memory for the gradient of each layer's input, this thread's until its next request.
+
+    Neighbours lie apart, others overlap: once a layer has the gradient of its input, nobody needs
+    that of its output. So they stay in the cache.
+    """
+    return [
+        scratch(f"dlrm grad {position % 2}", (rows, width), dtype)
+        for position, width in enumerate(widths)
+    ]
 
 
 def layers_of(named: Mapping[str, np.ndarray], mlp: str) -> list[GradPair]:

@@ -12,6 +12,7 @@ from robe_numba.cpu.interaction import dot_backward, dot_forward, padded, padded
 
 InteractionBackward = Callable[..., tuple[np.ndarray, np.ndarray]]
 
+
 def _check_inputs(dense: np.ndarray, embeddings: np.ndarray) -> tuple[int, int, int]:
     check_array("embeddings", embeddings, None, ARRAY_DTYPES)
     if embeddings.ndim != 3:
@@ -23,11 +24,12 @@ def _check_inputs(dense: np.ndarray, embeddings: np.ndarray) -> tuple[int, int, 
     return batch, num_tables, dim
 
 
-def _into(grad: np.ndarray | None, like: np.ndarray) -> np.ndarray:
-    if grad is None:
-        return np.empty(like.shape, like.dtype)
-    check_array("grad_embeddings", grad, like.shape, (like.dtype,))
-    return grad
+def _into(
+    name: str, given: np.ndarray | None, shape: tuple[int, ...], dtype: np.dtype
+) -> np.ndarray:
+    if given is None:
+        return np.empty(shape, dtype)
+    return check_array(name, given, shape, (dtype,))
 
 
 def dot_width(num_tables: int, embedding_dim: int) -> int:
@@ -41,7 +43,7 @@ def cat_width(num_tables: int, embedding_dim: int) -> int:
 
 
 def dot_interaction(
-    dense: np.ndarray, embeddings: np.ndarray
+    dense: np.ndarray, embeddings: np.ndarray, out: np.ndarray | None = None
 ) -> tuple[np.ndarray, InteractionBackward]:
     """The dense vector, then the dot product of each pair of the row's T + 1 vectors.
 
@@ -52,6 +54,7 @@ def dot_interaction(
     ----------
     dense : float32 or float64 (batch, d)
     embeddings : (batch, num_tables, d), dtype of `dense`
+    out : the result's memory, filled in and returned; None allocates it.
 
     Returns
     -------
@@ -66,7 +69,7 @@ def dot_interaction(
     batch, num_tables, dim = _check_inputs(dense, embeddings)
     rows = padded(num_tables + 1)
     vectors = np.zeros((rows, padded_width(dim)), dense.dtype)
-    out = np.empty((batch, dot_width(num_tables, dim)), dense.dtype)
+    out = _into("out", out, (batch, dot_width(num_tables, dim)), dense.dtype)
     dot_forward(dense, embeddings, vectors, out)
 
     def backward(
@@ -74,7 +77,7 @@ def dot_interaction(
     ) -> tuple[np.ndarray, np.ndarray]:
         check_array("grad_out", grad_out, out.shape, (out.dtype,))
         grad_dense = np.empty_like(dense)
-        grad_embeddings = _into(grad_embeddings, embeddings)
+        grad_embeddings = _into("grad_embeddings", grad_embeddings, embeddings.shape, dense.dtype)
         grads, weights = np.zeros_like(vectors), np.zeros((rows, rows), dense.dtype)
         inputs = (dense, embeddings, grad_out)
         dot_backward(*inputs, vectors, grads, weights, grad_dense, grad_embeddings)
@@ -84,27 +87,28 @@ def dot_interaction(
 
 
 def cat_interaction(
-    dense: np.ndarray, embeddings: np.ndarray
+    dense: np.ndarray, embeddings: np.ndarray, out: np.ndarray | None = None
 ) -> tuple[np.ndarray, InteractionBackward]:
     """The dense vector and the embeddings side by side; arguments as `dot_interaction`.
 
     Returns
     -------
     out : (batch, (T + 1) d), dtype of `dense`
-    backward : backward(grad_out, grad_embeddings=None) -> (grad_dense, grad_embeddings)
+    backward : as that of `dot_interaction`
 
     Raises
     ------
     TypeError, ValueError : shapes or dtypes do not fit each other.
     """
     batch, num_tables, dim = _check_inputs(dense, embeddings)
-    out = np.concatenate([dense, embeddings.reshape(batch, num_tables * dim)], axis=1)
+    out = _into("out", out, (batch, cat_width(num_tables, dim)), dense.dtype)
+    np.concatenate([dense, embeddings.reshape(batch, num_tables * dim)], axis=1, out=out)
 
     def backward(
         grad_out: np.ndarray, grad_embeddings: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         check_array("grad_out", grad_out, out.shape, (out.dtype,))
-        grad_embeddings = _into(grad_embeddings, embeddings)
+        grad_embeddings = _into("grad_embeddings", grad_embeddings, embeddings.shape, dense.dtype)
         grad_embeddings[...] = grad_out[:, dim:].reshape(embeddings.shape)
         return grad_out[:, :dim].copy(), grad_embeddings
 

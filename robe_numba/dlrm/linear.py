@@ -14,7 +14,7 @@ from robe_numba.checks import ARRAY_DTYPES, check_array
 
 # Where a layer writes the gradients of its (weight, bias); None allocates them.
 GradPair = tuple[np.ndarray, np.ndarray]
-LinearBackward = Callable[..., tuple[np.ndarray, GradPair]]
+LinearBackward = Callable[..., tuple[np.ndarray | None, GradPair]]
 
 
 @jit
@@ -31,15 +31,24 @@ def _add_bias(y: Any, bias: Any, rectify: bool) -> None:
 def _sum_rectified(grad_y: Any, y: Any, rectify: bool, grad_bias: Any) -> None:
     """One thread owns all rows: grad_y becomes 0 where y was rectified; grad_bias is its sum."""
     grad_bias[:] = 0
+    zero = grad_bias.dtype.type(0)
     for row in range(y.shape[0]):
-        for column in range(y.shape[1]):
-            if rectify and not y[row, column] > 0:
-                grad_y[row, column] = 0
-            grad_bias[column] += grad_y[row, column]
+        # Two loops, neither of which branches: both become vector code, one of both would not.
+        values, outputs = grad_y[row], y[row]
+        if rectify:
+            for column in range(values.size):
+                values[column] = values[column] if outputs[column] > 0 else zero
+        for column in range(values.size):
+            grad_bias[column] += values[column]
 
 
 def linear(
-    x: np.ndarray, weight: np.ndarray, bias: np.ndarray, *, relu: bool = False
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    *,
+    relu: bool = False,
+    out: np.ndarray | None = None,
 ) -> tuple[np.ndarray, LinearBackward]:
     """Affine layer: x @ weight.T + bias, or max(x @ weight.T + bias, 0).
 
@@ -49,13 +58,15 @@ def linear(
     weight : (fan_out, fan_in), dtype of `x`
     bias : (fan_out,), dtype of `x`
     relu : whether to rectify; the gradient at 0 is then 0.
+    out : (batch, fan_out), dtype of `x`, filled in and returned; None allocates it.
 
     Returns
     -------
     y : (batch, fan_out), dtype of `x`
-    backward : backward(grad_y, out=None) -> (grad_x, (grad_weight, grad_bias)); `out` is a pair
-        of arrays that receives the gradients of the parameters. With `relu`, `grad_y` is
-        overwritten.
+    backward : backward(grad_y, out=None, grad_x=None, wanted=True) ->
+        (grad_x, (grad_weight, grad_bias)); `out`, a pair of arrays, and `grad_x` receive the
+        gradients if given. Without `wanted` there is no grad_x, but None. With `relu`, `grad_y`
+        is overwritten.
 
     Raises
     ------
@@ -65,18 +76,27 @@ def linear(
     if weight.ndim != 2:
         raise ValueError(f"weight has shape {weight.shape}; expected (fan_out, fan_in)")
     fan_out, fan_in = weight.shape
-    check_array("bias", bias, (fan_out,), (weight.dtype,))
-    check_array("x", x, (len(x), fan_in), (weight.dtype,))
-    y = x @ weight.T
+    dtypes = (weight.dtype,)
+    check_array("bias", bias, (fan_out,), dtypes)
+    check_array("x", x, (len(x), fan_in), dtypes)
+    y = np.empty((len(x), fan_out), weight.dtype) if out is None else out
+    check_array("out", y, (len(x), fan_out), dtypes)
+    np.matmul(x, weight.T, out=y)
     _add_bias(y, bias, relu)
 
-    def backward(grad_y: np.ndarray, out: GradPair | None = None) -> tuple[np.ndarray, GradPair]:
-        check_array("grad_y", grad_y, y.shape, (y.dtype,))
+    def backward(
+        grad_y: np.ndarray,
+        out: GradPair | None = None,
+        grad_x: np.ndarray | None = None,
+        wanted: bool = True,
+    ) -> tuple[np.ndarray | None, GradPair]:
+        check_array("grad_y", grad_y, y.shape, dtypes)
         grad_weight, grad_bias = (
             (np.empty_like(weight), np.empty_like(bias)) if out is None else out
         )
         _sum_rectified(grad_y, y, relu, grad_bias)
         np.matmul(grad_y.T, x, out=grad_weight)
-        return grad_y @ weight, (grad_weight, grad_bias)
+        grad_x = np.matmul(grad_y, weight, out=grad_x) if wanted else None
+        return grad_x, (grad_weight, grad_bias)
 
     return y, backward

@@ -6,11 +6,15 @@ import numpy as np
 
 from robe_numba.dlrm.linear import GradPair, linear
 
-MLPBackward = Callable[..., tuple[np.ndarray, list[GradPair]]]
+MLPBackward = Callable[..., tuple[np.ndarray | None, list[GradPair]]]
 
 
 def mlp(
-    x: np.ndarray, layers: Sequence[GradPair], *, final_relu: bool
+    x: np.ndarray,
+    layers: Sequence[GradPair],
+    *,
+    final_relu: bool,
+    outs: Sequence[np.ndarray] | None = None,
 ) -> tuple[np.ndarray, MLPBackward]:
     """Affine layers with ReLU between them, and after the last one if `final_relu`.
 
@@ -19,12 +23,15 @@ def mlp(
     x : float32 or float64 (batch, fan_in of the first layer)
     layers : (weight, bias) of each layer, as `linear` takes them; at least one.
     final_relu : whether the last layer is rectified as well.
+    outs : (batch, fan_out) of each layer, dtype of `x`, filled in; None allocates them.
 
     Returns
     -------
     y : (batch, fan_out of the last layer), dtype of `x`
-    backward : backward(grad_y, out=None) -> (grad_x, [(grad_weight, grad_bias), ...]), in the
-        order of `layers`; `out` has the same form and receives the gradients. `grad_y` may be
+    backward : backward(grad_y, out=None, grads=None, wanted=True) ->
+        (grad_x, [(grad_weight, grad_bias), ...]), in the order of `layers`; `out` has the form
+        of that list and receives the gradients, and `grads` those of the layers' inputs, the
+        first of which is grad_x. Without `wanted` there is no grad_x, but None. `grad_y` may be
         overwritten.
 
     Raises
@@ -36,15 +43,22 @@ def mlp(
     backwards = []
     for position, (weight, bias) in enumerate(layers):
         rectify = final_relu or position < len(layers) - 1
-        x, backward_linear = linear(x, weight, bias, relu=rectify)
+        out = None if outs is None else outs[position]
+        x, backward_linear = linear(x, weight, bias, relu=rectify, out=out)
         backwards.append(backward_linear)
 
     def backward(
-        grad: np.ndarray, out: Sequence[GradPair] | None = None
-    ) -> tuple[np.ndarray, list[GradPair]]:
+        grad_y: np.ndarray,
+        out: Sequence[GradPair] | None = None,
+        grads: Sequence[np.ndarray] | None = None,
+        wanted: bool = True,
+    ) -> tuple[np.ndarray | None, list[GradPair]]:
+        grad: np.ndarray | None = grad_y
         gradients: list[GradPair] = []
         for position in reversed(range(len(backwards))):
-            grad, pair = backwards[position](grad, None if out is None else out[position])
+            pair_out = None if out is None else out[position]
+            grad_x = None if grads is None else grads[position]
+            grad, pair = backwards[position](grad, pair_out, grad_x, wanted or position > 0)
             gradients.append(pair)
         return grad, gradients[::-1]
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from robe_numba.checks import INDEX_DTYPES, check_array, check_scalar
 from robe_numba.dlrm.embeddings import Embedding
-from robe_numba.dlrm.gradients import GradientBuffer, layers_of
+from robe_numba.dlrm.gradients import GradientBuffer, kept_grads, kept_outputs, layers_of
 from robe_numba.dlrm.interaction import INTERACTIONS
 from robe_numba.dlrm.loss import bce_with_logits, sigmoid
 from robe_numba.dlrm.mlp import mlp
@@ -199,17 +199,26 @@ class DLRM:
     def _forward(
         self, dense: np.ndarray, embeddings: np.ndarray
     ) -> tuple[np.ndarray, Callable[..., None]]:
-        interaction, _ = INTERACTIONS[self.config.interaction]
-        x, backward_bottom = mlp(dense, layers_of(self._dense, "bottom"), final_relu=True)
-        joined, backward_interaction = interaction(x, embeddings)
-        logits, backward_top = mlp(joined, layers_of(self._dense, "top"), final_relu=False)
+        """Logits of some rows and their backward, both in memory of the thread that runs them."""
+        config, rows = self.config, len(dense)
+        interaction, _ = INTERACTIONS[config.interaction]
+        bottom, top = (layers_of(self._dense, name) for name in ("bottom", "top"))
+        outs = kept_outputs(config, rows, self.dtype)
+        x, backward_bottom = mlp(dense, bottom, final_relu=True, outs=outs.bottom)
+        joined, backward_interaction = interaction(x, embeddings, outs.joined)
+        logits, backward_top = mlp(joined, top, final_relu=False, outs=outs.top)
 
         def backward(
             grad_logits: np.ndarray, gradients: dict[str, np.ndarray], grad_embeddings: np.ndarray
         ) -> None:
-            grad_joined, _ = backward_top(grad_logits[:, None], layers_of(gradients, "top"))
+            pairs = layers_of(gradients, "top")
+            grads = kept_grads(config.top_widths[:-1], rows, self.dtype)
+            grad_joined, _ = backward_top(grad_logits[:, None], pairs, grads)
             grad_x, _ = backward_interaction(grad_joined, grad_embeddings)
-            backward_bottom(grad_x, layers_of(gradients, "bottom"))
+            pairs = layers_of(gradients, "bottom")
+            grads = kept_grads(config.bottom_widths[:-1], rows, self.dtype)
+            # Nothing learns from the gradient of the dense features.
+            backward_bottom(grad_x, pairs, grads, wanted=False)
 
         return logits[:, 0], backward
 

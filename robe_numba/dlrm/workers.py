@@ -22,8 +22,11 @@ except ImportError:
 Result = TypeVar("Result")
 
 # Fewer rows make matrix products slow and cost more than a second thread gains (the `kaggle`
-# model at 128 rows); more parts are more gradients to hold and to add.
+# model at 128 rows).
 MIN_ROWS = 128
+# With so many rows they come close to their full speed; only then are there more than four parts.
+FULL_ROWS = 512
+# More parts are more gradients to hold and to add.
 MAX_PARTS = 8
 
 _blas_lock = threading.Lock()
@@ -73,7 +76,8 @@ def micro_batches(rows: int) -> list[slice]:
     -------
     slices in order, at least one (an empty batch is one empty part).
     """
-    parts = min(max(rows // MIN_ROWS, 1), MAX_PARTS)
+    few = min(max(rows // MIN_ROWS, 1), MAX_PARTS // 2)
+    parts = max(few, min(rows // FULL_ROWS, MAX_PARTS))
     return [slice(p * rows // parts, (p + 1) * rows // parts) for p in range(parts)]
 
 
