@@ -1,9 +1,12 @@
 """Settings of all tests, and what several files use."""
 
+from contextlib import nullcontext
+
 import pytest
 from hypothesis import HealthCheck, settings
 
 from robe_numba.cpu import launch
+from robe_numba.ops import bags, interaction, rows
 
 # Kernels compile at their first call, so a single example has no deadline.
 settings.register_profile(
@@ -16,3 +19,14 @@ settings.load_profile("default")
 def threads_for_everything(monkeypatch):
     """Let the smallest call use all threads."""
     monkeypatch.setattr(launch, "ELEMENTS_PER_THREAD", 1)
+
+
+@pytest.fixture
+def set_workers(monkeypatch):
+    """Call it with the number of workers that kernels shall have, whatever threads there are."""
+
+    def set_to(count):
+        for module in (rows, bags, interaction):
+            monkeypatch.setattr(module, "threads_for", lambda elements: nullcontext(count))
+
+    return set_to

@@ -113,6 +113,20 @@ def lookup(array, indices, spec):
     return out
 
 
+def interaction(vectors, dense):
+    """float64 (2, batch, d + pairs): the dense vector and the dot product of each pair of it and
+    the vectors (batch, num_tables, d); then the sums of absolute products, 0 for the dense part.
+    """
+    every = np.concatenate([dense[:, None], vectors], axis=1).astype(np.float64)
+    out = [[*dense.T.astype(np.float64)], [*np.zeros(dense.T.shape)]]
+    for i in range(every.shape[1]):
+        for j in range(i):
+            products = every[:, i] * every[:, j]
+            out[0].append(products.sum(axis=1))
+            out[1].append(np.abs(products).sum(axis=1))
+    return np.array(out).transpose(0, 2, 1)
+
+
 def bag_members(indices, offsets, spec, padding_idx):
     """For each bag: its sample, its table, and the positions of its ids that are not padding."""
     batch = (len(offsets) - 1) // spec.num_tables
@@ -124,6 +138,16 @@ def bag_members(indices, offsets, spec, padding_idx):
             if padding_idx is None or int(indices[i]) % WORD != padding_idx % WORD
         ]
         yield bag % batch, bag // batch, kept
+
+
+def bag_starts(indices, offsets, spec, padding_idx):
+    """int64 (n, blocks), -1 for padding."""
+    blocks = -(-spec.embedding_dim // spec.block_size)
+    starts = np.full((len(indices), blocks), -1, dtype=np.int64)
+    for _, t, kept in bag_members(indices, offsets, spec, padding_idx):
+        for i in kept:
+            starts[i] = [start(spec, t, indices[i], k) for k in range(blocks)]
+    return starts
 
 
 def embedding_bag(array, indices, offsets, spec, mode, weights, padding_idx):

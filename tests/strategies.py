@@ -17,12 +17,13 @@ EDGES = (0, 1, 2, 3, 2**31 - 2, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**63 - 1, 2
 def robe_specs(draw, hashes=("multiply-shift", "paper", "uma"), max_size=300):
     """Blocks that divide d and that do not, Z > d, arrays that barely hold a block, and large."""
     hash_name = draw(st.sampled_from(hashes))
-    block_size = draw(st.one_of(st.integers(1, 12), st.sampled_from([16, 64, 70])))
-    num_tables = draw(st.integers(1, 4))
+    block_size = draw(st.one_of(st.integers(1, 40), st.sampled_from([1, 4, 8, 16, 64, 70])))
+    num_tables = draw(st.one_of(st.integers(1, 4), st.sampled_from([7, 8, 9, 26])))
     sizes = st.lists(st.integers(1, 2**40), min_size=num_tables, max_size=num_tables)
     plain = hash_name == "uma"
     needs_sizes = plain and num_tables > 1
-    embedding_dim = draw(st.one_of(st.integers(1, 20), st.sampled_from([64, 65, 130])))
+    embedding_dim = draw(st.one_of(st.integers(1, 40), st.sampled_from([64, 65, 130, 300])))
+    max_size *= draw(st.sampled_from([1, 10]))  # in small arrays most blocks wrap, in larger few
     return RobeSpec(
         array_size=draw(st.integers(block_size, max(block_size, max_size))),
         block_size=block_size,

@@ -58,12 +58,19 @@ BAD_ARRAYS = [
     (masked(array()), TypeError, "array must be a NumPy array, got numpy.ma"),
     ([0.0] * 100, TypeError, "array must be a NumPy array, got list"),
     (Device(), TypeError, "array must be a NumPy array"),
-    (array().astype(np.float16), TypeError, "array has dtype float16"),
+    (array().astype(np.longdouble), TypeError, "array has dtype"),
     (array().astype(">f4"), TypeError, "array has dtype >f4"),
     (array()[:99], ValueError, r"array has shape \(99,\); expected \(100,\)"),
     (array().reshape(10, 10), ValueError, "array has shape"),
     (strided(array()), ValueError, "array is not C-contiguous"),
     (unaligned(array()), ValueError, "array is not aligned"),
+]
+BAD_DENSE = [
+    (np.ones((3, 8)), TypeError, "dense has dtype float64"),
+    (np.ones((3, 8), np.float16), TypeError, "dense has dtype float16"),
+    (np.ones((2, 8), np.float32), ValueError, r"dense has shape \(2, 8\); expected \(3, 8\)"),
+    (np.ones((3, 16), np.float32)[:, ::2], ValueError, "dense is not C-contiguous"),
+    (None, TypeError, "dense must be a NumPy array, got NoneType"),
 ]
 BAD_INDICES = [
     (masked(INDICES), TypeError, "indices must be a NumPy array, got numpy.ma"),
@@ -80,10 +87,17 @@ BAD_INDICES = [
 ]
 
 
+@pytest.mark.parametrize(("bad", "error", "words"), BAD_DENSE)
+def test_the_interaction_checks_the_dense_part(bad, error, words):
+    with pytest.raises(error, match=words):
+        rn.lookup_dot_interaction(array(), INDICES, bad, SPEC)
+
+
 @pytest.mark.parametrize(("bad", "error", "words"), BAD_ARRAYS)
 def test_every_function_checks_the_array(bad, error, words):
     calls = [
         lambda: rn.lookup(bad, INDICES, SPEC),
+        lambda: rn.lookup_dot_interaction(bad, INDICES, np.ones((3, 8), np.float32), SPEC),
         lambda: rn.embedding_bag(bad, BAG_INDICES, OFFSETS, SPEC),
         lambda: rn.sgd_update(bad, GRAD, INDICES, SPEC),
         lambda: rn.adagrad_update(bad, array(), GRAD, INDICES, SPEC),
@@ -95,6 +109,204 @@ def test_every_function_checks_the_array(bad, error, words):
             call()
 
 
+def test_halves_are_for_reading_alone():
+    half = array().astype(np.float16)
+    ones = np.ones(100, np.float32)
+    calls = [
+        lambda: rn.sgd_update(half, GRAD, INDICES, SPEC),
+        lambda: rn.adagrad_update(half, ones, GRAD, INDICES, SPEC),
+        lambda: rn.adagrad_update(ones, half, GRAD, INDICES, SPEC),
+        lambda: rn.lookup_backward(GRAD.astype(np.float16), INDICES, SPEC),
+        lambda: rn.embedding_bag_sgd_update(half, BAG_GRAD, BAG_INDICES, OFFSETS, SPEC),
+        lambda: rn.embedding_bag_backward(BAG_GRAD, BAG_INDICES, OFFSETS, SPEC, "max", array=half),
+        lambda: rn.lookup(half, INDICES, SPEC, out=np.empty((3, 2, 8), np.float16)),
+        lambda: rn.lookup_dot_interaction(half, INDICES, np.ones((3, 8), np.float16), SPEC),
+    ]
+    for call in calls:
+        with pytest.raises(TypeError, match="has dtype float16"):
+            call()
+
+
+def forward_calls():
+    """Each function that reads: a call with `out` and `starts`, and the shapes of these two."""
+    dense = np.ones((3, 8), np.float32)
+    return [
+        (lambda **o: rn.lookup(array(), INDICES, SPEC, **o), (3, 2, 8), (3, 2, 2)),
+        (
+            lambda **o: rn.embedding_bag(array(), BAG_INDICES, OFFSETS, SPEC, **o),
+            (2, 2, 8),
+            (5, 2),
+        ),
+        (
+            lambda **o: rn.lookup_dot_interaction(array(), INDICES, dense, SPEC, **o),
+            (3, 11),
+            (3, 2, 2),
+        ),
+    ]
+
+
+@pytest.mark.parametrize("name", ["out", "starts"])
+@pytest.mark.parametrize(
+    ("spoil", "error", "words"),
+    [
+        (lambda good: good.tolist(), TypeError, "must be a NumPy array, got list"),
+        (masked, TypeError, "must be a NumPy array, got numpy.ma"),
+        (lambda good: good.astype(np.float16), TypeError, "has dtype float16"),
+        (lambda good: good.view(f"u{good.itemsize}"), TypeError, "has dtype uint"),
+        (lambda good: good.astype(good.dtype.newbyteorder()), TypeError, "has dtype >"),
+        (lambda good: good[:-1], ValueError, "has shape"),
+        (lambda good: good.reshape(-1), ValueError, "has shape"),
+        (lambda good: good[None], ValueError, "has shape"),
+        (strided, ValueError, "is not C-contiguous"),
+        (unaligned, ValueError, "is not aligned"),
+        (lambda good: read_only(good.copy()), ValueError, "is read-only"),
+    ],
+)
+def test_every_reading_function_checks_what_it_fills(name, spoil, error, words):
+    for call, *shapes in forward_calls():
+        good = {"out": np.zeros(shapes[0], np.float32), "starts": np.zeros(shapes[1], np.int64)}
+        with pytest.raises(error, match=f"{name} {words}"):
+            call(**{**good, name: spoil(good[name])})
+        assert not any(given.any() for given in good.values())
+        call(**good)
+        assert all(given.any() for given in good.values())
+
+
+def test_what_is_filled_shares_no_memory_with_what_is_read():
+    raw = np.zeros(4096, np.uint8)
+
+    def part(begin, shape, dtype):
+        count = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        return raw[begin : begin + count].view(dtype).reshape(shape)
+
+    def bag(indices=BAG_INDICES, offsets=OFFSETS, values=None, weights=None, **filled):
+        values = array() if values is None else values
+        rn.embedding_bag(values, indices, offsets, SPEC, "sum", weights, **filled)
+
+    def row(values=None, indices=INDICES, **filled):
+        rn.lookup(array() if values is None else values, indices, SPEC, **filled)
+
+    def dot(dense, values=None, indices=INDICES, **filled):
+        values = array() if values is None else values
+        rn.lookup_dot_interaction(values, indices, dense, SPEC, **filled)
+
+    real, dense = np.float32, np.ones((3, 8), np.float32)
+    out, bag_out, dot_out = (part(8, s, real) for s in ((3, 2, 8), (2, 2, 8), (3, 11)))
+    starts, bag_starts = part(8, (3, 2, 2), int), part(8, (5, 2), int)
+    values, ids = part(0, (100,), real), part(0, (3, 2), int)
+    weights, bag_ids, offsets = part(0, (5,), real), part(0, (5,), int), part(0, (5,), int)
+    calls = {
+        "out and array": [
+            lambda: row(values, out=out),
+            lambda: bag(values=values, out=bag_out),
+            lambda: dot(dense, values, out=dot_out),
+        ],
+        "out and indices": [
+            lambda: row(indices=ids, out=out),
+            lambda: bag(bag_ids, out=bag_out, offsets=np.array([0, 1, 2, 3, 5])),
+            lambda: dot(dense, indices=ids, out=dot_out),
+        ],
+        "out and offsets": [lambda: bag(BAG_INDICES[:0].copy(), offsets, out=bag_out)],
+        "out and per_sample_weights": [lambda: bag(weights=weights, out=bag_out)],
+        "out and dense": [lambda: dot(part(0, (3, 8), real), out=dot_out)],
+        "starts and array": [
+            lambda: row(values, starts=starts),
+            lambda: bag(values=values, starts=bag_starts),
+            lambda: dot(dense, values, starts=starts),
+        ],
+        "starts and indices": [
+            lambda: row(indices=ids, starts=starts),
+            lambda: bag(bag_ids, starts=bag_starts),
+            lambda: dot(dense, indices=ids, starts=starts),
+        ],
+        "starts and per_sample_weights": [lambda: bag(weights=weights, starts=bag_starts)],
+        "starts and dense": [lambda: dot(part(0, (3, 8), real), starts=starts)],
+        "starts and out": [
+            lambda: row(out=out, starts=starts),
+            lambda: bag(out=bag_out, starts=bag_starts),
+            lambda: dot(dense, out=dot_out, starts=starts),
+        ],
+    }
+    for words, group in calls.items():
+        for call in group:
+            with pytest.raises(ValueError, match=f"{words} share memory"):
+                call()
+    assert not raw.any()
+
+
+def step_calls(starts, bag_starts):
+    """Each function that takes starts, and what it may write."""
+    values, state = array(), np.zeros(100, np.float32)
+    bags = (BAG_GRAD, BAG_INDICES, OFFSETS, SPEC)
+    written = (values, state)
+    return [
+        (lambda: rn.lookup_backward(GRAD, INDICES, SPEC, starts=starts), written),
+        (lambda: rn.sgd_update(values, GRAD, INDICES, SPEC, starts=starts), written),
+        (lambda: rn.adagrad_update(values, state, GRAD, INDICES, SPEC, starts=starts), written),
+        (lambda: rn.embedding_bag_backward(*bags, starts=bag_starts), written),
+        (
+            lambda: rn.embedding_bag_backward(*bags, "max", array=values, starts=bag_starts),
+            written,
+        ),
+        (lambda: rn.embedding_bag_sgd_update(values, *bags, starts=bag_starts), written),
+        (
+            lambda: rn.embedding_bag_adagrad_update(values, state, *bags, starts=bag_starts),
+            written,
+        ),
+    ]
+
+
+@pytest.mark.parametrize("bad", [100, -2, -100, 2**63 - 1, -(2**63)])
+@pytest.mark.parametrize("place", [0, -1])
+def test_starts_outside_the_array_are_refused(bad, place):
+    starts, bag_starts = np.zeros((3, 2, 2), np.int64), np.zeros((5, 2), np.int64)
+    starts.reshape(-1)[place] = bag_starts.reshape(-1)[place] = bad
+    for call, (values, state) in step_calls(starts, bag_starts):
+        with pytest.raises(ValueError, match="starts has a value outside the array, which has 100"):
+            call()
+        np.testing.assert_array_equal(values, array())
+        assert not state.any()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "words"),
+    [
+        (lambda good: good.tolist(), TypeError, "must be a NumPy array, got list"),
+        (lambda good: good.astype(np.int32), TypeError, "has dtype int32"),
+        (lambda good: good.view(np.uint64), TypeError, "has dtype uint64"),
+        (lambda good: good[..., :1].copy(), ValueError, "has shape"),
+        (lambda good: good.reshape(-1), ValueError, "has shape"),
+        (strided, ValueError, "is not C-contiguous"),
+        (unaligned, ValueError, "is not aligned"),
+    ],
+)
+def test_starts_are_checked(spoil, error, words):
+    spoiled = (spoil(np.zeros((3, 2, 2), np.int64)), spoil(np.zeros((5, 2), np.int64)))
+    for call, (values, state) in step_calls(*spoiled):
+        with pytest.raises(error, match=f"starts {words}"):
+            call()
+        np.testing.assert_array_equal(values, array())
+        assert not state.any()
+
+
+def test_starts_at_the_ends_of_the_array_are_taken():
+    """Whatever lies in the array is safe, and -1 stands for no read."""
+    starts = np.array([[[0, 99], [-1, -1]]])
+    gradient = rn.lookup_backward(np.ones((1, 2, 8), np.float32), INDICES[:1], SPEC, starts=starts)
+    np.testing.assert_array_equal(np.flatnonzero(gradient), [0, 1, 2, 3, 99])
+    np.testing.assert_array_equal(gradient[[0, 1, 2, 3, 99]], [2, 2, 2, 1, 1])
+    read_only(starts)
+    again = rn.lookup_backward(np.ones((1, 2, 8), np.float32), INDICES[:1], SPEC, starts=starts)
+    np.testing.assert_array_equal(again, gradient)
+
+
+def test_a_backward_pass_does_not_write_to_the_starts_that_it_is_given():
+    starts = np.zeros((5, 2), np.int64)
+    for call, _ in step_calls(np.zeros((3, 2, 2), np.int64), starts):
+        call()
+        assert not starts.any()
+
+
 @pytest.mark.parametrize(("bad", "error", "words"), BAD_INDICES)
 def test_every_function_checks_the_indices_and_writes_nothing(bad, error, words):
     values, state = array(), np.zeros(100, np.float32)
@@ -102,6 +314,7 @@ def test_every_function_checks_the_indices_and_writes_nothing(bad, error, words)
     calls = [
         lambda: rn.block_starts(bad, SPEC),
         lambda: rn.lookup(values, bad, SPEC),
+        lambda: rn.lookup_dot_interaction(values, bad, np.ones((len(bad), 8), np.float32), SPEC),
         lambda: rn.lookup_backward(grad_out, bad, SPEC),
         lambda: rn.sgd_update(values, grad_out, bad, SPEC),
         lambda: rn.adagrad_update(values, state, grad_out, bad, SPEC),
@@ -242,6 +455,12 @@ def test_arrays_that_share_memory_are_refused():
         rn.sgd_update(wide, GRAD.astype(np.float64), ids, FREE)
     with pytest.raises(ValueError, match="state_sum and indices share memory"):
         rn.adagrad_update(wide.copy(), wide, GRAD.astype(np.float64), ids, FREE)
+    weights = values[:5]
+    bags = (BAG_GRAD, BAG_INDICES, OFFSETS, RobeSpec(48, 4, 8, 2), "sum", weights)
+    with pytest.raises(ValueError, match="array and per_sample_weights share memory"):
+        rn.embedding_bag_sgd_update(values, *bags)
+    with pytest.raises(ValueError, match="state_sum and per_sample_weights share memory"):
+        rn.embedding_bag_adagrad_update(values.copy(), values, *bags)
     with pytest.raises(ValueError, match="state_sum and grad_out share memory"):
         rn.adagrad_update(np.ones(48, np.float32), values, values.reshape(3, 2, 8), INDICES, spec)
 
@@ -270,6 +489,23 @@ def test_a_memory_mapped_array_is_a_numpy_array(tmp_path):
     mapped = np.memmap(tmp_path / "array", np.float32, "r")
     np.testing.assert_array_equal(rn.lookup(mapped, INDICES, SPEC),
                                   rn.lookup(array(), INDICES, SPEC))  # fmt: skip
+
+    def copy(name, values):
+        values.tofile(tmp_path / name)
+        return np.memmap(tmp_path / name, values.dtype, "r+", shape=values.shape)
+
+    starts = np.zeros((3, 2, 2), np.int64)
+    arguments = (array(), np.zeros(100, np.float32), GRAD, INDICES)
+    plain = [values.copy() for values in arguments]
+    out = rn.lookup(plain[0], INDICES, SPEC, starts=starts)
+    rn.adagrad_update(*plain, SPEC, starts=starts)
+    files = [copy(str(i), values) for i, values in enumerate(arguments)]
+    out_file, starts_file = copy("out", np.zeros_like(out)), copy("starts", np.zeros_like(starts))
+    rn.lookup(files[0], files[3], SPEC, out=out_file, starts=starts_file)
+    rn.adagrad_update(*files, SPEC, starts=starts_file)
+    for in_file, expected in zip((*files, out_file, starts_file), (*plain, out, starts),
+                                 strict=True):  # fmt: skip
+        np.testing.assert_array_equal(in_file, expected)
 
 
 def test_without_sizes_every_64_bit_id_is_legal():

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from robe_numba import RobeSpec, block_starts, lookup_backward
+from robe_numba import RobeSpec, block_starts, embedding_bag, lookup_backward
 from robe_numba.hashing import block_start, high_product, mix, row_key, sign_word
 from tests import naive
 from tests.strategies import indices_for, specs
@@ -58,6 +58,45 @@ def test_arrays_beyond_32_bits_equal_the_oracle(size, alignment, seed):
     starts = block_starts(indices, spec)
     np.testing.assert_array_equal(starts, naive.block_starts(indices, spec))
     assert starts.max() >= 2**31  # the upper part of the array is reached
+
+
+@pytest.mark.parametrize(
+    ("size", "alignment", "length"),
+    [
+        (2**32, 1, 16),  # 2**32 starts, which just fit one word
+        (2**36 - 5, 16, 16),
+        (2**62, 2**31, 2**31),  # the largest alignment
+        (2**62, 2**30, 2**30),  # exactly 2**32 starts
+        (2**31 + 1, 2**31, 2**31),  # two starts, the second one a block of one element
+        (1, 1, 1),
+    ],
+)
+def test_extreme_numbers_of_starts_equal_the_oracle(size, alignment, length):
+    spec = RobeSpec(size, length, length, 9, seed=3, alignment=alignment)
+    indices = np.random.default_rng(4).integers(0, 2**64, (3, 9), dtype=np.uint64)
+    starts = block_starts(indices, spec)
+    np.testing.assert_array_equal(starts, naive.block_starts(indices, spec))
+    assert starts.max() < size
+    assert starts.max() >= size // 2
+
+
+@pytest.mark.parametrize("hash_name", ["multiply-shift", "paper"])
+@pytest.mark.parametrize("num_tables", [1, 2, 5, 7, 8, 9, 26])
+@pytest.mark.parametrize("num_blocks", [1, 2, 3, 7, 8, 9, 13])
+def test_starts_in_vectors_equal_the_oracle(hash_name, num_tables, num_blocks, set_workers):
+    """Groups of eight, of four and of one; workers begin in the middle of a sample."""
+    spec = RobeSpec(10_007, 3, 3 * num_blocks - 1, num_tables, hash=hash_name, sign=True)
+    indices = np.random.default_rng(5).integers(0, 2**64, (5, num_tables), dtype=np.uint64)
+    expected = naive.block_starts(indices, spec)
+    for workers in (1, 2, 3, 7):
+        set_workers(workers)
+        np.testing.assert_array_equal(block_starts(indices, spec), expected)
+    flat = np.ascontiguousarray(indices.T).reshape(-1)
+    kept = np.empty((flat.size, num_blocks), np.int64)
+    array = np.zeros(spec.array_size, np.float32)
+    offsets = np.arange(flat.size + 1)  # table-major, one id per bag
+    embedding_bag(array, flat, offsets, spec, starts=kept)
+    np.testing.assert_array_equal(kept, expected.transpose(1, 0, 2).reshape(flat.size, num_blocks))
 
 
 @given(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import robe_numba as rn
-from robe_numba.cpu import launch
+from robe_numba.cpu import launch, update
 
 SPEC = rn.RobeSpec(3000, 8, 20, 3, sign=True)
 ROWS = 500
@@ -49,6 +49,18 @@ def test_every_function_gives_the_same_bits_on_any_number_of_threads():
         finally:
             numba.set_num_threads(allowed)
     assert all(other == found[0] for other in found)
+
+
+@pytest.mark.parametrize("scans", [0, update.MAX_SCANS])
+def test_every_function_gives_the_same_bits_for_any_number_of_workers(
+    scans, set_workers, monkeypatch
+):
+    """Also more workers than this machine has threads; by sorting and by scanning."""
+    monkeypatch.setattr(update, "MAX_SCANS", scans)
+    expected = results()
+    for workers in (1, 2, 3, 7, 2 * ROWS):
+        set_workers(workers)
+        assert results() == expected
 
 
 def test_small_calls_use_one_thread_and_large_ones_all():

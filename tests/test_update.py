@@ -104,6 +104,18 @@ def test_bag_updates_equal_the_oracle(data, dtype):
     assert (np.abs(moved - expected) <= bound + 5 * eps * (np.abs(array) + 1)).all()
 
 
+def test_the_gradient_of_equal_maxima_goes_to_the_first():
+    """Also of 0.0 and -0.0, which are equal, and of NaNs."""
+    spec = TableSpec((4,), 3)
+    array = np.array([1, 0, np.nan, 2, -0.0, 1, 2, 0, np.nan, 2, 0, np.nan], np.float32)
+    grad_out = np.arange(1, 4, dtype=np.float32).reshape(1, 1, 3)
+    for ids, winners in (([0, 1, 2, 3], [3, 1, 2]), ([3, 2, 1, 0], [9, 10, 11])):
+        call = (grad_out, np.array(ids), np.array([0, 4]), spec, "max")
+        gradient = rn.embedding_bag_backward(*call, array=array)
+        assert np.flatnonzero(gradient).tolist() == sorted(winners)
+        assert gradient[winners].tolist() == [1, 2, 3]
+
+
 BIG = RobeSpec(300_000, 24, 80, 3, sign=True)  # many segments, wraps, partial blocks
 
 
@@ -136,25 +148,132 @@ def test_updates_are_bit_identical_for_any_thread_count(rule, spec):
     for array, state in results[1:]:
         assert array.tobytes() == results[0][0].tobytes()
         assert state.tobytes() == results[0][1].tobytes()
-    # Segmentation changes with the number of workers, the sums must not.
-    workers = [update_with_workers(spec, grad_out, indices, n) for n in (1, 2, 3, 7)]
-    assert len({array.tobytes() for array in workers}) == 1
 
 
-def update_with_workers(spec, grad_out, indices, num_workers):
-    """The kernel itself, with more workers than this machine may have threads."""
+def update_with(spec, grad_out, indices, rule=update.ADAGRAD, workers=1, array=None, **settings):
+    """Bytes of array and state after the kernel ran with so many workers, and settings of it."""
     reads = update.Reads(
-        indices=indices.reshape(-1),
+        indices=indices.view(np.uint64).reshape(-1),
         starts=rn.block_starts(indices, spec).view(np.uint64).reshape(-1),
         rows=np.empty(0, np.uint64),
-        scales=np.empty(0, np.float32),
+        scales=np.empty(0, grad_out.dtype),
         winners=np.empty(0, np.int64),
         grad_out=grad_out.reshape(-1),
     )
-    array = array_for(spec, np.float32, seed=10)
-    state = np.ones_like(array)
-    update.update(update.ADAGRAD, reads, hash_spec(spec), array, state, 0.1, 1e-10, num_workers)
-    return array
+    array = array_for(spec, grad_out.dtype, seed=10) if array is None else array.copy()
+    state = np.zeros_like(array)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setattr(update, name, value)
+        update.update(rule, reads, hash_spec(spec), array, state, 0.1, 0.0, workers)
+    return array.tobytes(), state.tobytes()
+
+
+SCAN = {"MAX_SCANS": 99, "MAX_SCANNED_SUMS": 1 << 40}
+SCAN_LITTLE = {**SCAN, "SCAN_ROOM": 1}  # one read at a time
+SORT = {"MAX_SCANS": 0}
+SORT_SMALL = {**SORT, "MIN_SHIFT": 0, "MAX_SHIFT": 5}  # the smallest ranges that blocks allow
+SORT_LARGE = {**SORT, "MIN_SHIFT": 20}  # one range
+
+
+@pytest.mark.parametrize("rule", [update.GRADIENT, update.SGD, update.ADAGRAD])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        BIG,
+        RobeSpec(2000, 8, 16, 3),  # plain pieces
+        RobeSpec(2000, 33, 300, 3, seed=1),  # ragged ones
+        RobeSpec(47, 47, 40, 3, seed=2),  # as long as the array
+        RobeSpec(1, 1, 3, 3, seed=3),
+        RobeSpec(90_000, 1, 16, 3),
+        RobeSpec(1000, 40, 16, 3, hash="paper", seed=4, alignment=16),  # Z > d
+    ],
+)
+def test_the_same_bits_by_scanning_and_by_sorting(rule, spec):
+    generator = np.random.default_rng(11)
+    indices = (generator.zipf(1.2, (90, 3)) % 5000).astype(np.uint64)  # many duplicates
+    grad_out = generator.standard_normal((90, 3, spec.embedding_dim)).astype(np.float32)
+    array = np.zeros(spec.array_size, np.float32) if rule == update.GRADIENT else None
+    expected = update_with(spec, grad_out, indices, rule, array=array, **SCAN)
+    for settings in (SCAN, SCAN_LITTLE, SORT, SORT_SMALL, SORT_LARGE):
+        for workers in (1, 2, 3, 7):
+            found = update_with(spec, grad_out, indices, rule, workers, array, **settings)
+            assert found == expected
+
+
+@pytest.mark.parametrize("dtype", REAL_DTYPES)
+@pytest.mark.parametrize(("block_size", "dim"), [(80, 80), (8, 19), (1, 5)])
+def test_a_sweep_gives_the_bits_of_a_walk(block_size, dim, dtype):
+    """Whole ranges are swept where pieces would fill half of them; nothing else tells them apart.
+
+    With eps and the state 0 an element that did not move would become NaN; -0.0 and NaN stay what
+    they are where the sum is 0.
+    """
+    spec = RobeSpec(4000, block_size, dim, 1)
+    indices = np.arange(4).repeat(2).reshape(8, 1)
+    grad_out = np.random.default_rng(12).integers(-1, 2, (8, 1, dim)).astype(dtype)  # many zeros
+    grad_out[1] = -grad_out[0]  # sums of 0
+    grad_out[5, 0, 0] = np.nan
+    array = array_for(spec, dtype, seed=13)
+    array[::3], array[1::3] = -0.0, np.nan
+    touched = 2 * 8 * spec.num_blocks * min(block_size, dim)  # pieces on both sides of a border
+    assert touched < spec.array_size // 2  # one range is walked
+    walked = update_with(spec, grad_out, indices, array=array, **SCAN)
+    # A range of a piece's length is swept if a piece touches it.
+    swept = update_with(
+        spec, grad_out, indices, workers=4000 // min(block_size, dim), array=array, **SCAN
+    )
+    assert swept == walked
+    assert update_with(spec, grad_out, indices, array=array, **SORT_SMALL) == walked
+    assert update_with(spec, grad_out, indices, array=array, **SORT_LARGE) == walked
+    gradient, magnitude = naive.lookup_gradient(grad_out, indices, spec)
+    still = gradient == 0
+    moved, state = (np.frombuffer(part, dtype) for part in walked)
+    assert moved[still].tobytes() == array[still].tobytes()
+    assert not state[still].any()
+    assert (magnitude[still] != 0).any()  # sums of 0 are among them
+    assert np.isnan(gradient).any()
+    np.testing.assert_array_equal(np.isnan(state), np.isnan(gradient))
+
+
+@given(st.data())
+def test_kept_starts_give_the_bits_of_hashing_again(data):
+    spec = data.draw(specs)
+    indices = data.draw(indices_for(spec))
+    array = array_for(spec, np.float32, seed=15)
+    starts = np.empty((len(indices), spec.num_tables, spec.num_blocks), np.int64)
+    rn.lookup(array, indices, spec, starts=starts)
+    kept = starts.copy()
+    grad_out = grad_for(spec, len(indices), np.float32)
+    results = []
+    for given_starts in (None, starts):
+        gradient = rn.lookup_backward(grad_out, indices, spec, starts=given_starts)
+        moved, state = array.copy(), np.ones_like(array)
+        rn.sgd_update(moved, grad_out, indices, spec, starts=given_starts)
+        rn.adagrad_update(moved, state, grad_out, indices, spec, starts=given_starts)
+        results.append((gradient.tobytes(), moved.tobytes(), state.tobytes()))
+    assert results[0] == results[1]
+    np.testing.assert_array_equal(starts, kept)
+
+
+@given(st.data())
+def test_kept_starts_of_bags_give_the_bits_of_hashing_again(data):
+    spec = data.draw(specs)
+    bags = data.draw(bags_for(spec, np.float32))
+    array = array_for(spec, np.float32, seed=16)
+    starts = np.empty((bags.indices.size, spec.num_blocks), np.int64)
+    call = (bags.indices, bags.offsets, spec, *bags[2:])
+    grad_out = grad_for(spec, len(rn.embedding_bag(array, *call, starts=starts)), np.float32)
+    kept = starts.copy()
+    results = []
+    for given_starts in (None, starts):
+        gradient = rn.embedding_bag_backward(grad_out, *call, array, starts=given_starts)
+        moved, state = array.copy(), np.ones_like(array)
+        rn.embedding_bag_sgd_update(moved, grad_out, *call, starts=given_starts)
+        rn.embedding_bag_adagrad_update(moved, state, grad_out, *call, starts=given_starts)
+        results.append((gradient.tobytes(), moved.tobytes(), state.tobytes()))
+    assert results[0] == results[1]
+    np.testing.assert_array_equal(starts, kept)
 
 
 def test_large_updates_equal_numpy_scatter():

@@ -146,6 +146,7 @@ def embedding_bag_sgd_update(
     TypeError, ValueError : as `embedding_bag` and `sgd_update`. Nothing was written then.
     """
     read = {"grad_out": grad_out, "indices": indices, "offsets": offsets, "starts": starts}
+    read["per_sample_weights"] = per_sample_weights
     lr = check_step(spec, lr, {"array": array}, read)
     bags, grads = _check_step_bags(
         grad_out, indices, offsets, spec, mode, per_sample_weights, padding_idx, array
@@ -177,6 +178,7 @@ def embedding_bag_adagrad_update(
     """
     written = {"array": array, "state_sum": state_sum}
     read = {"grad_out": grad_out, "indices": indices, "offsets": offsets, "starts": starts}
+    read["per_sample_weights"] = per_sample_weights
     lr = check_step(spec, lr, written, read)
     eps = checks.check_scalar("eps", eps, 0, array.dtype)
     bags, grads = _check_step_bags(
@@ -266,7 +268,8 @@ def _reads(
     winners = np.empty(grads.size if bags.mode == cpu_bag.MAX else 0, dtype=np.int64)
     if bags.mode == cpu_bag.MAX:
         maxima = scratch("maxima", (grads.size,), grads.dtype)
-        cpu_bag.pool_max(array, bags, constants, flat, maxima, winners, threads)
+        hashed = scratch("hashed", flat.shape, np.uint64)  # not into the caller's starts
+        cpu_bag.pool_max(array, bags, constants, hashed, maxima, winners, threads)
     return Reads(
         indices=bags.indices,
         starts=flat,
