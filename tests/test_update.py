@@ -169,7 +169,7 @@ def update_with(spec, grad_out, indices, rule=update.ADAGRAD, workers=1, array=N
     return array.tobytes(), state.tobytes()
 
 
-SCAN = {"MAX_SCANS": 99, "MAX_SCANNED_SUMS": 1 << 40}
+SCAN = {"MAX_SCANS": 99, "MAX_SCANNED_SUMS": 1 << 40, "SUMS_PER_OUTPUT": 1e12}
 SCAN_LITTLE = {**SCAN, "SCAN_ROOM": 1}  # one read at a time
 SORT = {"MAX_SCANS": 0}
 SORT_SMALL = {**SORT, "MIN_SHIFT": 0, "MAX_SHIFT": 5}  # the smallest ranges that blocks allow

@@ -288,6 +288,7 @@ MIN_SHIFT = 8
 RANGES_PER_WORKER = 8  # enough for an even share where ids are skewed
 MAX_SCANS = 8  # workers that may each go through all starts
 MAX_SCANNED_SUMS = 1 << 19  # elements of a worker's range, for Adagrad
+SUMS_PER_OUTPUT = 1.0  # elements of all ranges per element of the output
 SCAN_ROOM = 512  # pieces found at a time: 12 KB, which stay in the first-level cache
 AHEAD_BYTES, MAX_AHEAD = 4096, 64  # of gradients or array that are prefetched; pieces
 
@@ -320,7 +321,9 @@ def update(
     block = int(min(spec.block_size, spec.embedding_dim))
     ahead = np.uint64(max(1, min(MAX_AHEAD, AHEAD_BYTES // (block * array.itemsize))))
     range_size = -(-int(spec.array_size) // num_workers)
-    if num_workers <= MAX_SCANS and (rule != ADAGRAD or range_size <= MAX_SCANNED_SUMS):
+    # Adagrad's sums of the whole array at once, but never more memory than the batch's output.
+    fits = range_size <= min(MAX_SCANNED_SUMS, SUMS_PER_OUTPUT * reads.grad_out.size / num_workers)
+    if num_workers <= MAX_SCANS and (rule != ADAGRAD or fits):
         sums = scratch("sums", (num_workers, range_size * (rule == ADAGRAD)), array.dtype)
         room = SCAN_ROOM + 2 * int(spec.num_blocks)
         buffers = scratch("pieces", (num_workers, 3, room), np.uint64)

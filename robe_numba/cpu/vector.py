@@ -11,7 +11,9 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
+import numba
 import numpy as np
+from llvmlite import binding as llvm
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import (
@@ -51,6 +53,41 @@ def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any
     return builder.gep(data, [index])
 
 
+def _converts_halves() -> bool:
+    """Whether the machine that is compiled for has an instruction for it: x86 since 2012."""
+    features = numba.config.CPU_FEATURES  # what the user chose; "" with NUMBA_CPU_NAME=generic
+    if features is None:
+        features = llvm.get_host_cpu_features().flatten()
+    return not llvm.get_process_triple().startswith("x86") or "+f16c" in features
+
+
+def _widen(builder: Any, bits: Any, lanes: int) -> Any:
+    """The floats that the bits of halves stand for."""
+
+    def kind(element: Any) -> Any:
+        return ir.VectorType(element, lanes) if lanes > 1 else element
+
+    def constant(element: Any, value: Any) -> Any:
+        return ir.Constant(kind(element), [value] * lanes if lanes > 1 else value)
+
+    real, word = ir.FloatType(), ir.IntType(32)
+    if _converts_halves():
+        return builder.fpext(builder.bitcast(bits, kind(ir.HalfType())), kind(real))
+    # By hand, or LLVM would call a function that is not there and end the process.
+    bits = builder.zext(bits, kind(word))
+    sign = builder.shl(builder.and_(bits, constant(word, 0x8000)), constant(word, 16))
+    size = builder.shl(builder.and_(bits, constant(word, 0x7FFF)), constant(word, 13))
+    # The exponents of halves begin 112 later; a product is exact for subnormals too.
+    number = builder.fmul(builder.bitcast(size, kind(real)), constant(real, 2.0**112))
+    special = builder.icmp_unsigned(">=", size, constant(word, 0x7C00 << 13))  # infinity or NaN
+    size = builder.select(
+        special,
+        builder.or_(size, constant(word, 0x7F800000)),
+        builder.bitcast(number, kind(word)),
+    )
+    return builder.bitcast(builder.or_(size, sign), kind(real))
+
+
 def _load(lanes: int) -> Any:
     @intrinsic
     def load(typing_context: Any, array: Any, index: Any) -> Any:
@@ -60,14 +97,11 @@ def _load(lanes: int) -> Any:
             pointer = _pointer(context, builder, array, *arguments)
             element = context.get_data_type(array.dtype)
             size = context.get_abi_sizeof(element)
-            if array.dtype == types.uint16:
-                element = ir.HalfType()
             stored = ir.VectorType(element, lanes) if lanes > 1 else element
             value = builder.load(builder.bitcast(pointer, stored.as_pointer()), align=size)
             if array.dtype != types.uint16:
                 return value
-            wide = ir.FloatType()
-            return builder.fpext(value, ir.VectorType(wide, lanes) if lanes > 1 else wide)
+            return _widen(builder, value, lanes)
 
         return (Vector(real, lanes) if lanes > 1 else real)(array, index), generate
 
