@@ -70,7 +70,7 @@ def measure(model: Model, options: Any) -> Iterator[Row]:
     ]
     for position, name in enumerate(("training step", "inference")):
         work = Work("dlrm", model.name, name, size)
-        yield from race(work, [pair[position] for pair in contenders], options.repeats, lead=1)
+        yield from race(work, [pair[position] for pair in contenders], options.repeats)
 
 
 def ours(model: Model, data: Data, threads: int) -> tuple[Contender, Contender]:

@@ -65,11 +65,11 @@ class Row(Work):
     upper_quartile: float | None = None
 
 
-def race(work: Work, contenders: Sequence[Contender], repeats: int, lead: int = 0) -> list[Row]:
+def race(work: Work, contenders: Sequence[Contender], repeats: int) -> list[Row]:
     """Time contenders in turns, each round in another order (the same in every run).
 
-    A turn begins with `lead` untimed calls: the idle threads of one library spin for some
-    milliseconds after its call, on a core that another library's threads need.
+    A turn begins with an untimed call: the idle threads of one library spin for some milliseconds
+    after its call, on a core that another library's threads need.
     """
     running = [c for c in contenders if c.run is not None]
     times: dict[int, list[float]] = {id(contender): [] for contender in running}
@@ -78,8 +78,7 @@ def race(work: Work, contenders: Sequence[Contender], repeats: int, lead: int = 
         for repeat in range(WARM_UP + repeats):
             for position in order.permutation(len(running)):
                 contender = running[position]
-                for _ in range(lead):
-                    contender.run()
+                contender.run()
                 begun = time.perf_counter()
                 contender.run()
                 elapsed = 1e3 * (time.perf_counter() - begun)

@@ -1,5 +1,10 @@
 """Reading rows and bags: equal to the oracle, to the bit."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -74,6 +79,20 @@ def test_every_half_is_widened_exactly(dim):
     assert same_bits(out[numbers], expected[numbers])
     payload = np.uint32(0xFFBFFFFF)  # all but the bit that makes a NaN quiet
     np.testing.assert_array_equal(out.view(np.uint32) & payload, expected.view(np.uint32) & payload)
+
+
+def test_halves_are_widened_also_without_an_instruction_for_it():
+    """A processor that has none must not end the process, nor give other numbers."""
+    name = test_every_half_is_widened_exactly.__name__
+    finished = subprocess.run(
+        [sys.executable, "-c", f"from tests.test_lookup import {name}; {name}(20)"],
+        env={**os.environ, "NUMBA_CPU_NAME": "generic"},
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
 
 
 ODD_BITS = (0x7FC00001, 0xFFC12345, 0x7F800001, 0x80000000, 0x00000001, 0x7F800000)

@@ -9,7 +9,7 @@ import numpy as np
 from numba import prange
 
 from robe_numba._jit import inlined, inner, jit
-from robe_numba.cpu.blocks import U16, copy_block
+from robe_numba.cpu.blocks import U16, copy_block, prefetch_block
 from robe_numba.cpu.lookup import copy_row_signed, copy_rows
 from robe_numba.cpu.starts import ONE, ZERO, rows_starts, share
 from robe_numba.cpu.vector import load16, multiply_add, splat, store, sum_of, zero_like
@@ -69,11 +69,10 @@ def dot_tile(vectors, width, i, j, count, out, o):
 
 
 @inner
-def dot_pairs(vectors, width, count, out, o):
-    """out[o:] = the strictly lower triangle, in rows, of the dot products of `count` vectors."""
-    for i in range(ZERO, count, TILE):
-        for j in range(ZERO, i + ONE, TILE):
-            dot_tile(vectors, width, i, j, count, out, o)
+def dot_rows(vectors, width, i, count, out, o):
+    """Three rows, from i on, of the strictly lower triangle of dot products from out[o] on."""
+    for j in range(ZERO, i + ONE, TILE):
+        dot_tile(vectors, width, i, j, count, out, o)
 
 
 @inner
@@ -138,7 +137,8 @@ def _dot_forward(dense, embeddings, batch, num_tables, dim, vectors, width, out,
         for t in range(num_tables):
             copy_block(vectors, (t + ONE) * width, embeddings, (b * num_tables + t) * dim, dim)
         copy_block(out, b * columns, dense, b * dim, dim)
-        dot_pairs(vectors, width, count, out, b * columns + dim)
+        for i in range(ZERO, count, TILE):
+            dot_rows(vectors, width, i, count, out, b * columns + dim)
 
 
 @jit
@@ -192,19 +192,28 @@ def _dot_backward(
 
 
 @inlined
-def gather_row(array, key, table, spec, starts, entry, ahead, num_ahead, vectors, o):
+def gather_row(array, key, table, spec, starts, entry, vectors, o):
     """Read one row into scratch."""
     if spec.sign:
         copy_row_signed(array, key, table, spec, starts, entry, vectors, o)
     else:
-        copy_rows(array, ONE, spec, starts, entry, ahead, num_ahead, vectors, o, False)
+        copy_rows(array, ONE, spec, starts, entry, entry, ZERO, vectors, o, False)
+
+
+@inlined
+def prefetch_rows(array, first, last, spec, starts, entry):
+    """Ask for rows [first, last) of a sample whose starts begin at `entry`."""
+    length = min(spec.block_size, spec.embedding_dim)
+    for place in range(entry + first * spec.num_blocks, entry + last * spec.num_blocks):
+        prefetch_block(array, starts[place], length)
 
 
 @inner
 def gather_dot(array, indices, dense, first, last, spec, starts, entry, keep, vectors, width, out):
     """Samples [first, last): read their rows into scratch and multiply them there.
 
-    Starts go to `entry` and on: of two samples, or of all if `keep`.
+    Starts go to `entry` and on: of two samples, or of all if `keep`. The rows of the next sample
+    are prefetched between the products of this one, not all at once: memory then is never idle.
     """
     tables, dim = spec.num_tables, spec.embedding_dim
     size = tables * spec.num_blocks
@@ -213,16 +222,16 @@ def gather_dot(array, indices, dense, first, last, spec, starts, entry, keep, ve
     if first < last:
         rows_starts(indices, first * tables, (first + ONE) * tables, spec, starts, entry)
     for b in range(first, last):
-        num_ahead = ONE if b + ONE < last else ZERO
-        if num_ahead:
-            rows_starts(indices, (b + ONE) * tables, (b + TWO) * tables, spec, starts, after)
+        ahead = tables if b + ONE < last else ZERO
+        rows_starts(indices, (b + ONE) * tables, (b + ONE) * tables + ahead, spec, starts, after)
         copy_block(vectors, ZERO, dense, b * dim, dim)
         for t in range(tables):
-            key, skip = row_key(indices[b * tables + t], spec), t * spec.num_blocks
-            place = (spec, starts, entry + skip, after + skip, num_ahead)
-            gather_row(array, key, t, *place, vectors, (t + ONE) * width)
+            key, place = row_key(indices[b * tables + t], spec), entry + t * spec.num_blocks
+            gather_row(array, key, t, spec, starts, place, vectors, (t + ONE) * width)
         copy_block(out, b * columns, dense, b * dim, dim)
-        dot_pairs(vectors, width, tables + ONE, out, b * columns + dim)
+        for i in range(ZERO, tables + ONE, TILE):
+            prefetch_rows(array, min(i, ahead), min(i + TILE, ahead), spec, starts, after)
+            dot_rows(vectors, width, i, tables + ONE, out, b * columns + dim)
         entry, after = after, after + size if keep else entry
 
 
