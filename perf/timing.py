@@ -12,6 +12,8 @@ import numba
 import numpy as np
 
 WARM_UP = 2  # untimed rounds: compilation, first touch of memory, waking of threads
+PAUSE = 0.03  # seconds; GNU OpenMP's threads spin for half as long here
+LEAD = 2  # untimed calls in each turn
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
@@ -68,8 +70,8 @@ class Row(Work):
 def race(work: Work, contenders: Sequence[Contender], repeats: int) -> list[Row]:
     """Time contenders in turns, each round in another order (the same in every run).
 
-    A turn begins with an untimed call: the idle threads of one library spin for some milliseconds
-    after its call, on a core that another library's threads need.
+    The idle threads of a library spin for milliseconds after its call, on a core that another's
+    threads need. So a turn begins with a pause, and with untimed calls that wake its own threads.
     """
     running = [c for c in contenders if c.run is not None]
     times: dict[int, list[float]] = {id(contender): [] for contender in running}
@@ -78,7 +80,9 @@ def race(work: Work, contenders: Sequence[Contender], repeats: int) -> list[Row]
         for repeat in range(WARM_UP + repeats):
             for position in order.permutation(len(running)):
                 contender = running[position]
-                contender.run()
+                time.sleep(PAUSE)
+                for _ in range(LEAD):
+                    contender.run()
                 begun = time.perf_counter()
                 contender.run()
                 elapsed = 1e3 * (time.perf_counter() - begun)
@@ -124,4 +128,6 @@ def keep_memory() -> None:
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if hasattr(libc, "mallopt"):
         libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)
-        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(PAUSE = 0.03  # seconds; GNU OpenMP's threads spin for half as long here
+LEAD = 2  # untimed calls in each turn
+_M_TRIM_THRESHOLD, 2**31 - 1)
