@@ -128,6 +128,4 @@ def keep_memory() -> None:
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if hasattr(libc, "mallopt"):
         libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)
-        libc.mallopt(PAUSE = 0.03  # seconds; GNU OpenMP's threads spin for half as long here
-LEAD = 2  # untimed calls in each turn
-_M_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
