@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from robe_numba._jit import scalar
+from robe_numba._jit import inlined, scalar
 
 
 class HashSpec(NamedTuple):
@@ -56,7 +56,7 @@ def high_product(x, y):
     return x_high * y_high + (middle >> U32) + (other >> U32)
 
 
-@scalar
+@inlined
 def row_key(index, spec):
     """What the hashes of one row start from, computed once per row.
 
@@ -68,13 +68,13 @@ def row_key(index, spec):
     return index % spec.modulus
 
 
-@scalar
+@inlined
 def strong_word(key, a, a_high, b):
     """A strongly 2-universal 32-bit word of a 64-bit key (Thorup, vector multiply-shift)."""
     return (a * (key & LOW_WORD) + a_high * (key >> U32) + b) >> U32
 
 
-@scalar
+@inlined
 def scale_word(word, spec):
     """The start in [0, array_size) that a 32-bit word stands for, with at most 2**32 starts."""
     # word * num_starts, of factors that are seen to have 32 bits: vectors of these multiply faster.
@@ -82,7 +82,7 @@ def scale_word(word, spec):
     return (product >> U32) * (spec.alignment & LOW_WORD)
 
 
-@scalar
+@inlined
 def block_start(key, table, block, spec):
     """Position in the array of a row's block, in [0, array_size)."""
     c = spec.coefficients  # indexed element by element: a view would be counted, atomically
@@ -97,7 +97,7 @@ def block_start(key, table, block, spec):
     return high_product((word << U32) | second, spec.num_starts) * spec.alignment
 
 
-@scalar
+@inlined
 def sign_word(key, table, element, spec):
     """The 64 signs of the aligned group of 64 elements that `element` is in; bit 1 is minus."""
     return mix(key ^ spec.sign_keys[table, element >> U6])
