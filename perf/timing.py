@@ -12,7 +12,7 @@ import numba
 import numpy as np
 
 WARM_UP = 2  # untimed rounds: compilation, first touch of memory, waking of threads
-PAUSE = 0.03  # seconds; GNU OpenMP's threads spin for half as long here
+PAUSE = 0.03  # seconds; GNU OpenMP's threads by default spin for about 0.005 here
 LEAD = 2  # untimed calls in each turn
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
