@@ -21,7 +21,6 @@ from robe_numba.cpu.vector import (
 from robe_numba.hashing import U1, U63, sign_word
 
 ZERO = np.uint64(0)
-U3 = np.uint64(3)
 U4 = np.uint64(4)
 U8 = np.uint64(8)
 U15 = np.uint64(15)

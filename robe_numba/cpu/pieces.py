@@ -17,9 +17,8 @@ import numpy as np
 from numba import prange
 
 from robe_numba._jit import inlined, inner, jit
-from robe_numba.cpu.bag import NOWHERE
 from robe_numba.cpu.blocks import block_length
-from robe_numba.cpu.starts import ONE, TWO, ZERO, share
+from robe_numba.cpu.starts import NOWHERE, ONE, TWO, ZERO, share
 
 LINE = 8  # int64 in a cache line of 64 bytes
 

@@ -15,6 +15,7 @@ ONE = np.uint64(1)
 TWO = np.uint64(2)
 U4 = np.uint64(4)
 U8 = np.uint64(8)
+NOWHERE = np.uint64(2**64 - 1)  # the start of a block that a padded index would have read
 
 
 @inlined

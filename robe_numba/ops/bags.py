@@ -9,6 +9,7 @@ import numpy as np
 from robe_numba import checks
 from robe_numba.coefficients import hash_spec
 from robe_numba.cpu import bag as cpu_bag
+from robe_numba.cpu.bag_max import pool_max
 from robe_numba.cpu.launch import threads_for
 from robe_numba.cpu.update import Reads
 from robe_numba.memory import scratch
@@ -240,7 +241,7 @@ def _pool(
     with threads_for(max(bags.indices.size * spec.embedding_dim, out.size)) as threads:
         if bags.mode == cpu_bag.MAX:
             winners = np.empty(out.size, dtype=np.int64)
-            cpu_bag.pool_max(stored, bags, constants, starts, flat, winners, threads)
+            pool_max(stored, bags, constants, starts, flat, winners, threads)
         else:
             cpu_bag.pool(stored, bags, constants, starts, flat, threads)
 
@@ -269,7 +270,7 @@ def _reads(
     if bags.mode == cpu_bag.MAX:
         maxima = scratch("maxima", (grads.size,), grads.dtype)
         hashed = scratch("hashed", flat.shape, np.uint64)  # not into the caller's starts
-        cpu_bag.pool_max(array, bags, constants, hashed, maxima, winners, threads)
+        pool_max(array, bags, constants, hashed, maxima, winners, threads)
     return Reads(
         indices=bags.indices,
         starts=flat,
