@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from robe_numba._jit import inlined, scalar
+from robe_numba.unsigned import ONE, U6, U32, U33
 
 
 class HashSpec(NamedTuple):
@@ -31,11 +32,6 @@ class HashSpec(NamedTuple):
 MIX_1 = np.uint64(0xFF51AFD7ED558CCD)
 MIX_2 = np.uint64(0xC4CEB9FE1A85EC53)
 LOW_WORD = np.uint64(0xFFFFFFFF)
-U1 = np.uint64(1)
-U6 = np.uint64(6)
-U32 = np.uint64(32)
-U33 = np.uint64(33)
-U63 = np.uint64(63)
 
 
 @scalar
@@ -78,7 +74,7 @@ def strong_word(key, a, a_high, b):
 def scale_word(word, spec):
     """The start in [0, array_size) that a 32-bit word stands for, with at most 2**32 starts."""
     # word * num_starts, of factors that are seen to have 32 bits: vectors of these multiply faster.
-    product = word * ((spec.num_starts - U1) & LOW_WORD) + word
+    product = word * ((spec.num_starts - ONE) & LOW_WORD) + word
     return (product >> U32) * (spec.alignment & LOW_WORD)
 
 

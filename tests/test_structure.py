@@ -111,6 +111,6 @@ def test_an_edited_source_never_leaves_a_stale_kernel(package_copy):
     line = "return (product >> U32) * (spec.alignment & LOW_WORD)"
     assert text.count(line) == 1
     status = hashing.stat()
-    hashing.write_text(text.replace(line, "return (product >> U32) ^ U1"))
+    hashing.write_text(text.replace(line, "return (product >> U32) ^ ONE"))
     os.utime(hashing, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert int(run_python(code, package_copy, NUMBA_CACHE_DIR=str(cache))) == before ^ 1

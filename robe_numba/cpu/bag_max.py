@@ -6,9 +6,10 @@ from numba import prange
 from robe_numba._jit import inlined, inner, jit
 from robe_numba.cpu.bag import bag_starts, is_padding, output_row
 from robe_numba.cpu.blocks import block_length, sign_bits
-from robe_numba.cpu.starts import ZERO, share
+from robe_numba.cpu.starts import share
 from robe_numba.cpu.vector import flip, load1
 from robe_numba.hashing import row_key
+from robe_numba.unsigned import ZERO
 
 
 @inlined

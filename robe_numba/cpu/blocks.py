@@ -8,23 +8,10 @@ import numpy as np
 
 from robe_numba import update_rules
 from robe_numba._jit import inlined
-from robe_numba.cpu.vector import (
-    flip,
-    load1,
-    load4,
-    load8,
-    load16,
-    prefetch,
-    store,
-    stream,
-)
-from robe_numba.hashing import U1, U63, sign_word
+from robe_numba.cpu.vector import flip, load1, load4, load8, load16, prefetch, store, stream
+from robe_numba.hashing import sign_word
+from robe_numba.unsigned import ONE, U4, U8, U15, U16, U63, ZERO
 
-ZERO = np.uint64(0)
-U4 = np.uint64(4)
-U8 = np.uint64(8)
-U15 = np.uint64(15)
-U16 = np.uint64(16)
 GROUP = np.uint64(64)  # elements that share a sign word
 
 
@@ -51,7 +38,7 @@ def prefetch_block(array, start, length):
     """Ask for the cache lines of array[start:start + length]."""
     for j in range(ZERO, length, U16):
         prefetch(array, start + j)
-    prefetch(array, start + length - U1)
+    prefetch(array, start + length - ONE)
 
 
 @inlined
@@ -103,8 +90,8 @@ def copy_signed(out, o, array, start, length, key, table, element, spec):
             j += U4
         while j < length:
             store(out, o + j, flip(load1(array, start + j), bits))
-            bits >>= U1
-            j += U1
+            bits >>= ONE
+            j += ONE
 
 
 @inlined
@@ -126,7 +113,7 @@ def move_block(target, t, source, s, length, scale, lr):
     while j < length:
         grad = scale * load1(source, s + j)
         target[t + j] = update_rules.sgd(target[t + j], grad, lr)
-        j += U1
+        j += ONE
 
 
 @inlined
@@ -148,5 +135,5 @@ def move_signed(target, t, source, s, length, scale, lr, key, table, element, sp
         while j < length:
             grad = scale * flip(load1(source, s + j), bits)
             target[t + j] = update_rules.sgd(target[t + j], grad, lr)
-            bits >>= U1
-            j += U1
+            bits >>= ONE
+            j += ONE

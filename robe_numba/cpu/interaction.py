@@ -9,11 +9,12 @@ import numpy as np
 from numba import prange
 
 from robe_numba._jit import inlined, inner, jit
-from robe_numba.cpu.blocks import U16, copy_block, prefetch_block
+from robe_numba.cpu.blocks import copy_block, prefetch_block
 from robe_numba.cpu.lookup import copy_row_signed, copy_rows
-from robe_numba.cpu.starts import ONE, TWO, ZERO, rows_starts, share
+from robe_numba.cpu.starts import rows_starts, share
 from robe_numba.cpu.vector import load16, multiply_add, splat, store, sum_of, zero_like
 from robe_numba.hashing import row_key
+from robe_numba.unsigned import ONE, TWO, U16, ZERO
 
 TILE = np.uint64(3)  # vectors: nine sums and six operands fit the registers of most machines
 

@@ -16,9 +16,10 @@ from robe_numba.cpu.blocks import (
     prefetch_block,
     stream_block,
 )
-from robe_numba.cpu.starts import ONE, ZERO, rows_starts, share
+from robe_numba.cpu.starts import rows_starts, share
 from robe_numba.cpu.vector import fence, line_offset, load1
 from robe_numba.hashing import row_key
+from robe_numba.unsigned import ONE, ZERO
 
 TILE_BYTES = 16384  # of output: far enough ahead for a read from memory, and at home in any cache
 MIN_TILE, MAX_TILE = 8, 128  # rows

@@ -6,10 +6,10 @@ import numpy as np
 
 from robe_numba import update_rules
 from robe_numba._jit import inlined, inner
-from robe_numba.cpu.blocks import U4, U16, move_block, move_signed, sign_bits
-from robe_numba.cpu.starts import ONE, ZERO
+from robe_numba.cpu.blocks import move_block, move_signed, sign_bits
 from robe_numba.cpu.vector import flip, load4, load16, store, where_moved, zero_like
 from robe_numba.hashing import row_key
+from robe_numba.unsigned import ONE, U4, U16, ZERO
 
 
 class Reads(NamedTuple):

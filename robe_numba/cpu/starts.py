@@ -9,12 +9,8 @@ from numba import prange
 from robe_numba._jit import inlined, inner, jit
 from robe_numba.cpu.vector import load1, load4, load8, store
 from robe_numba.hashing import block_start, mix, row_key, scale_word, strong_word
+from robe_numba.unsigned import ONE, TWO, U4, U8, ZERO
 
-ZERO = np.uint64(0)
-ONE = np.uint64(1)
-TWO = np.uint64(2)
-U4 = np.uint64(4)
-U8 = np.uint64(8)
 NOWHERE = np.uint64(2**64 - 1)  # the start of a block that a padded index would have read
 
 

@@ -15,14 +15,7 @@ from numba import prange
 from robe_numba import update_rules
 from robe_numba._jit import inlined, inner, jit
 from robe_numba.cpu.blocks import prefetch_block
-from robe_numba.cpu.moves import (
-    Rates,
-    Reads,
-    adagrad_block,
-    adagrad_piece,
-    is_plain,
-    move_any,
-)
+from robe_numba.cpu.moves import Rates, Reads, adagrad_block, adagrad_piece, is_plain, move_any
 from robe_numba.cpu.pieces import (
     LINE,
     Found,
@@ -32,9 +25,10 @@ from robe_numba.cpu.pieces import (
     scan,
     sort_by_range,
 )
-from robe_numba.cpu.starts import ONE, ZERO, share
+from robe_numba.cpu.starts import share
 from robe_numba.hashing import HashSpec
 from robe_numba.memory import scratch
+from robe_numba.unsigned import ONE, ZERO
 
 GRADIENT, SGD, ADAGRAD = update_rules.GRADIENT, update_rules.SGD, update_rules.ADAGRAD
 

@@ -7,13 +7,13 @@ import numpy as np
 from numba import prange
 
 from robe_numba._jit import inner, jit
-from robe_numba.cpu.blocks import U1, U16
 from robe_numba.cpu.launch import threads_for
 from robe_numba.cpu.starts import share
 from robe_numba.cpu.vector import load1, load16, store
 from robe_numba.dlrm.linear import GradPair
 from robe_numba.dlrm.presets import DLRMConfig
 from robe_numba.memory import scratch
+from robe_numba.unsigned import ONE, U16
 
 
 @jit(parallel=True)
@@ -30,16 +30,16 @@ def _sum_range(rows: Any, count: Any, size: Any, first: Any, last: Any, total: A
     """Sum elements [first, last), row 0 first."""
     while first + U16 <= last:
         value = load16(rows, first)
-        for row in range(U1, count):
+        for row in range(ONE, count):
             value = value + load16(rows, row * size + first)
         store(total, first, value)
         first += U16
     while first < last:
         value = load1(rows, first)
-        for row in range(U1, count):
+        for row in range(ONE, count):
             value = value + load1(rows, row * size + first)
         store(total, first, value)
-        first += U1
+        first += ONE
 
 
 class Activations(NamedTuple):
