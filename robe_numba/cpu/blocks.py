@@ -8,7 +8,7 @@ import numpy as np
 
 from robe_numba import update_rules
 from robe_numba._jit import inlined
-from robe_numba.cpu.vector import flip, load1, load4, load8, load16, prefetch, store, stream
+from robe_numba.cpu.vector import claim, flip, load1, load4, load8, load16, prefetch, store, stream
 from robe_numba.hashing import sign_word
 from robe_numba.unsigned import ONE, U4, U8, U15, U16, U63, ZERO
 
@@ -39,6 +39,14 @@ def prefetch_block(array, start, length):
     for j in range(ZERO, length, U16):
         prefetch(array, start + j)
     prefetch(array, start + length - ONE)
+
+
+@inlined
+def claim_block(array, start, length):
+    """As `prefetch_block`, for elements that are about to be written."""
+    for j in range(ZERO, length, U16):
+        claim(array, start + j)
+    claim(array, start + length - ONE)
 
 
 @inlined

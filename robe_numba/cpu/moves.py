@@ -6,10 +6,12 @@ import numpy as np
 
 from robe_numba import update_rules
 from robe_numba._jit import inlined, inner
-from robe_numba.cpu.blocks import move_block, move_signed, sign_bits
+from robe_numba.cpu.blocks import claim_block, move_block, move_signed, sign_bits
 from robe_numba.cpu.vector import flip, load4, load16, store, where_moved, zero_like
 from robe_numba.hashing import row_key
 from robe_numba.unsigned import ONE, U4, U16, ZERO
+
+PART = np.uint64(256)  # elements that a sweep claims at a time
 
 
 class Reads(NamedTuple):
@@ -121,6 +123,15 @@ def adagrad_block(array, state_sum, p, sums, s, length, rates):
             )
             sums[s + j] = 0
         j += ONE
+
+
+@inlined
+def adagrad_range(array, state_sum, low, size, sums, rates):
+    """Move array[low:low + size] by its sums, which become 0."""
+    for first in range(ZERO, size, PART):
+        claim_block(array, low + first + PART, PART)
+        length = min(PART, size - first)
+        adagrad_block(array, state_sum, low + first, sums, first, length, rates)
 
 
 @inlined

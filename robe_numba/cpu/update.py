@@ -14,8 +14,8 @@ from numba import prange
 
 from robe_numba import update_rules
 from robe_numba._jit import inlined, inner, jit
-from robe_numba.cpu.blocks import prefetch_block
-from robe_numba.cpu.moves import Rates, Reads, adagrad_block, adagrad_piece, is_plain, move_any
+from robe_numba.cpu.blocks import claim_block, prefetch_block
+from robe_numba.cpu.moves import Rates, Reads, adagrad_piece, adagrad_range, is_plain, move_any
 from robe_numba.cpu.pieces import (
     LINE,
     Found,
@@ -35,14 +35,18 @@ GRADIENT, SGD, ADAGRAD = update_rules.GRADIENT, update_rules.SGD, update_rules.A
 
 @inner
 def move_scanned(target, base, low, size, reads, bias, spec, lr, found, ahead):
-    """Move a range by the SGD rule with every piece that a scan finds; returns their number."""
+    """Move a range by the SGD rule with every piece that a scan finds; returns their number.
+
+    Claims the target so many pieces `ahead`; 0 if it is in the cache.
+    """
     total, read, num_reads = ZERO, ZERO, np.uint64(reads.indices.size)
     length, plain = min(spec.block_size, spec.embedding_dim), is_plain(reads, spec)
     while read < num_reads:
         count, read = scan(reads.starts, reads.rows, read, low, size, bias, spec, found)
         for k in range(count):
-            soon = found.places[min(k + ahead, count - ONE)]
-            prefetch_block(target, base + soon - bias, length)
+            if ahead:
+                soon = found.places[min(k + ahead, count - ONE)]
+                claim_block(target, base + soon - bias, length)
             piece = (found.reads[k], found.grads[k], found.places[k], size, bias)
             move_any(target, base, *piece, reads, spec, lr, plain, length)
         total += count
@@ -71,7 +75,7 @@ def update_scanned(reads, bias, spec, array, state_sum, rates, sums, buffers, ah
     """Update with one range per worker, found by scanning; one iteration owns one range.
 
     sums (num_workers, longest range or 0) and buffers (num_workers, 3, room) are scratch.
-    Adagrad where sums are not empty, else SGD.
+    Adagrad where sums are not empty, else SGD. With `ahead` 0 a range is claimed as a whole.
     """
     num_workers = buffers.shape[0]
     for worker in prange(num_workers):
@@ -79,13 +83,15 @@ def update_scanned(reads, bias, spec, array, state_sum, rates, sums, buffers, ah
         size, total = high - low, sums[worker]
         found = Found(buffers[worker, 0], buffers[worker, 1], buffers[worker, 2])
         if total.size == 0:
+            if ahead == ZERO:
+                claim_block(array, low, size)
             move_scanned(array, low, low, size, reads, bias, spec, rates.lr, found, ahead)
         else:
             total[:] = 0
             minus = array.dtype.type(-1)
-            count = move_scanned(total, ZERO, low, size, reads, bias, spec, minus, found, ahead)
+            count = move_scanned(total, ZERO, low, size, reads, bias, spec, minus, found, ZERO)
             if is_dense(count, size, spec):
-                adagrad_block(array, state_sum, low, total, ZERO, size, rates)
+                adagrad_range(array, state_sum, low, size, total, rates)
             else:
                 adagrad_scanned(array, state_sum, low, size, total, reads, bias, spec, rates, found)
 
@@ -118,7 +124,7 @@ def adagrad_sorted(
 ):
     """Apply the sums of a range, where its sorted pieces [first, last) touch it."""
     if is_dense(last - first, size, spec):
-        adagrad_block(array, state_sum, low, sums, ZERO, size, rates)
+        adagrad_range(array, state_sum, low, size, sums, rates)
         return
     length, end = min(spec.block_size, spec.embedding_dim), last - ONE
     for k in range(first, last):
@@ -163,6 +169,7 @@ MAX_SCANS = 8  # workers that may each go through all starts
 MAX_SCANNED_SUMS = 1 << 19  # elements of a worker's range, for Adagrad
 SUMS_PER_OUTPUT = 1.0  # elements of all ranges per element of the output
 SCAN_ROOM = 512  # pieces found at a time: 12 KB, which stay in the first-level cache
+MAX_CLAIMED = 1 << 19  # elements of a worker's range that may be claimed as a whole
 AHEAD_BYTES, MAX_AHEAD = 4096, 64  # of gradients or array that are prefetched; pieces
 
 
@@ -193,6 +200,7 @@ def update(
     rates = Rates(real(-1 if rule == GRADIENT else lr), real(eps))
     block = int(min(spec.block_size, spec.embedding_dim))
     ahead = np.uint64(max(1, min(MAX_AHEAD, AHEAD_BYTES // (block * array.itemsize))))
+    num_elements = reads.indices.size * int(spec.embedding_dim)
     range_size = -(-int(spec.array_size) // num_workers)
     # Adagrad's sums of the whole array at once, but never more memory than the batch's output.
     fits = range_size <= min(MAX_SCANNED_SUMS, SUMS_PER_OUTPUT * reads.grad_out.size / num_workers)
@@ -201,6 +209,8 @@ def update(
         room = SCAN_ROOM + 2 * int(spec.num_blocks)
         buffers = scratch("pieces", (num_workers, 3, room), np.uint64)
         bias = np.uint64(block)
+        if range_size <= MAX_CLAIMED and num_elements >= spec.array_size:
+            ahead = ZERO
         update_scanned(reads, bias, spec, array, state_sum, rates, sums, buffers, ahead)
         return
     pieces = sorted_pieces(spec, num_workers)

@@ -137,25 +137,31 @@ store = _store(streaming=False)
 stream = _store(streaming=True)
 
 
-@intrinsic
-def prefetch(typing_context: Any, array: Any, index: Any) -> Any:
-    """Ask for the cache line of an element; the index may be out of range."""
+def _prefetch(to_write: int, level: int) -> Any:
+    @intrinsic
+    def prefetch(typing_context: Any, array: Any, index: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            pointer = _pointer(context, builder, array, *arguments)
+            word, byte = ir.IntType(32), ir.IntType(8).as_pointer()
+            function = cgutils.get_or_insert_function(
+                builder.module,
+                ir.FunctionType(ir.VoidType(), [byte, word, word, word]),
+                "llvm.prefetch.p0i8",
+            )
+            hints = [word(to_write), word(4 - level), word(1)]  # 1 for data
+            builder.call(function, [builder.bitcast(pointer, byte), *hints])
+            return context.get_dummy_value()
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer = _pointer(context, builder, array, *arguments)
-        word, byte = ir.IntType(32), ir.IntType(8).as_pointer()
-        function = cgutils.get_or_insert_function(
-            builder.module,
-            ir.FunctionType(ir.VoidType(), [byte, word, word, word]),
-            "llvm.prefetch.p0i8",
-        )
-        # Data, to read, into the second-level cache: that can wait for more lines at a time than
-        # the first, and its hint was the faster one for lines that are written, too.
-        hints = [word(0), word(2), word(1)]
-        builder.call(function, [builder.bitcast(pointer, byte), *hints])
-        return context.get_dummy_value()
+        return types.void(array, index), generate
 
-    return types.void(array, index), generate
+    return prefetch
+
+
+# Ask for the cache line of an element; the index may be out of range. To read: into the
+# second-level cache, which can wait for more lines at a time than the first.
+prefetch = _prefetch(to_write=0, level=2)
+# To write: other cores give up their copies of the line now, not when it is stored to.
+claim = _prefetch(to_write=1, level=1)
 
 
 @intrinsic
