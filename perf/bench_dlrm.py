@@ -143,17 +143,23 @@ def layer_products(config: DLRMConfig, parts: list[slice]) -> list[Callable[[boo
 
     def for_part(rows: int) -> Callable[[bool], None]:
         layers = [
-            (random(rows, w.shape[1]), w, random(rows, w.shape[0]), np.empty_like(w))
+            (
+                random(rows, w.shape[1]),
+                w,
+                random(rows, w.shape[0]),
+                np.empty_like(w),
+                random(rows, w.shape[1]),
+            )
             for w in weights
         ]
 
         def multiply(train: bool) -> None:
-            for x, weight, y, _ in layers:
+            for x, weight, y, _, _ in layers:
                 np.matmul(x, weight.T, out=y)
             if train:
-                for x, weight, grad_y, grad_weight in reversed(layers):
+                for x, weight, grad_y, grad_weight, grad_x in reversed(layers):
                     np.matmul(grad_y.T, x, out=grad_weight)
-                    np.matmul(grad_y, weight, out=x)
+                    np.matmul(grad_y, weight, out=grad_x)
 
         return multiply
 

@@ -35,8 +35,8 @@ class DLRM:
     seed : of the dense parameters.
     dtype : float32, or float64 for tests; the embedding's dtype too.
     optimizer : "sgd" or "adagrad", of the dense parameters.
-    threads : of the dense part; None takes Numba's number of threads, which the embedding's
-        kernels always use.
+    threads : of the dense part, and of all in scoring; None takes Numba's number of threads, which
+        the embedding's kernels always use in training.
 
     Raises
     ------
@@ -187,12 +187,13 @@ class DLRM:
         return scratch(f"dlrm {name}", shape, self.dtype)
 
     def _logits(self, dense: np.ndarray, indices: np.ndarray, out: np.ndarray) -> None:
-        embeddings, _ = self.embedding.lookup(indices, False, self._room("embeddings", indices))
         parts = micro_batches(len(dense))
 
         def score(part: int) -> None:
             rows = parts[part]
-            out[rows], _ = self._forward(dense[rows], embeddings[rows])
+            room = self._room("embeddings", indices[rows])
+            embeddings, _ = self.embedding.lookup(indices[rows], False, room)
+            out[rows], _ = self._forward(dense[rows], embeddings)
 
         self._workers.run(score, len(parts))
 

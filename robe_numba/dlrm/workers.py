@@ -97,10 +97,15 @@ class Workers:
         self.threads = numba.get_num_threads() if threads is None else threads
         if self.threads < 1:
             raise ValueError(f"threads is {threads}; it must be at least 1")
-        self._pool = ThreadPoolExecutor(self.threads) if self.threads > 1 else None
+        # Kernels in its threads run on that thread alone; Numba keeps this by thread.
+        self._pool = (
+            ThreadPoolExecutor(self.threads, initializer=numba.set_num_threads, initargs=(1,))
+            if self.threads > 1
+            else None
+        )
 
     def run(self, task: Callable[[int], Result], count: int) -> list[Result]:
-        """[task(0), ..., task(count - 1)], with BLAS on one thread per task."""
+        """[task(0), ..., task(count - 1)], with BLAS and kernels on one thread per task."""
 
         def quiet(part: int) -> Result:
             # A model that diverges shows it in its loss; warnings would only repeat it.
