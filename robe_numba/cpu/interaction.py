@@ -12,7 +12,7 @@ from robe_numba._jit import inlined, inner, jit
 from robe_numba.cpu.blocks import copy_block, prefetch_block
 from robe_numba.cpu.lookup import copy_row_signed, copy_rows
 from robe_numba.cpu.starts import rows_starts, share
-from robe_numba.cpu.vector import load16, multiply_add, splat, store, sum_of, zero_like
+from robe_numba.cpu.vector import load16, multiply_add, splat, store, sums_of, zero_like
 from robe_numba.hashing import row_key
 from robe_numba.unsigned import ONE, TWO, U16, ZERO
 
@@ -29,19 +29,21 @@ def padded_width(dim: int) -> int:
     return -(-dim // 16) * 16
 
 
-@inlined
-def put(out, o, i, j, count, total):
-    """Write the dot product of vectors i and j, if it is one of the pairs."""
-    if j < i and i < count:
-        out[o + i * (i - ONE) // TWO + j] = sum_of(total)
+def products_size(count: int) -> int:
+    """Elements of scratch for the products of so many vectors with each other."""
+    return padded(count) * (padded(count) + 1)
 
 
 @inlined
-def dot_tile(vectors, width, i, j, count, out, o):
-    """Dot products of vectors i, i + 1, i + 2 with j, j + 1, j + 2."""
+def dot_tile(vectors, width, i, j, products, stride):
+    """products[i:i + 3, j:j + 4] = dot products of vectors i, i + 1, i + 2 with j, j + 1, j + 2.
+
+    The fourth of each row is none; the next tile overwrites it, or nobody reads it.
+    """
     i_1, i_2, j_1, j_2 = i + ONE, i + TWO, j + ONE, j + TWO
-    t_00 = zero_like(load16(vectors, ZERO))
-    t_01, t_02, t_10, t_11, t_12, t_20, t_21, t_22 = t_00, t_00, t_00, t_00, t_00, t_00, t_00, t_00
+    zero = zero_like(load16(vectors, ZERO))
+    t_00, t_01, t_02, t_10, t_11, t_12 = zero, zero, zero, zero, zero, zero
+    t_20, t_21, t_22 = zero, zero, zero
     for c in range(ZERO, width, U16):
         left_0, left_1 = load16(vectors, i * width + c), load16(vectors, i_1 * width + c)
         left_2 = load16(vectors, i_2 * width + c)
@@ -57,22 +59,19 @@ def dot_tile(vectors, width, i, j, count, out, o):
         t_02 = multiply_add(left_0, right, t_02)
         t_12 = multiply_add(left_1, right, t_12)
         t_22 = multiply_add(left_2, right, t_22)
-    put(out, o, i, j, count, t_00)
-    put(out, o, i, j_1, count, t_01)
-    put(out, o, i, j_2, count, t_02)
-    put(out, o, i_1, j, count, t_10)
-    put(out, o, i_1, j_1, count, t_11)
-    put(out, o, i_1, j_2, count, t_12)
-    put(out, o, i_2, j, count, t_20)
-    put(out, o, i_2, j_1, count, t_21)
-    put(out, o, i_2, j_2, count, t_22)
+    store(products, i * stride + j, sums_of(t_00, t_01, t_02, zero))
+    store(products, i_1 * stride + j, sums_of(t_10, t_11, t_12, zero))
+    store(products, i_2 * stride + j, sums_of(t_20, t_21, t_22, zero))
 
 
 @inner
-def dot_rows(vectors, width, i, count, out, o):
+def dot_rows(vectors, width, i, count, products, out, o):
     """Three rows, from i on, of the strictly lower triangle of dot products from out[o] on."""
+    stride = (count + TWO) // TILE * TILE + ONE
     for j in range(ZERO, i + ONE, TILE):
-        dot_tile(vectors, width, i, j, count, out, o)
+        dot_tile(vectors, width, i, j, products, stride)
+    for row in range(i, min(i + TILE, count)):
+        copy_block(out, o + row * (row - ONE) // TWO, products, row * stride, row)
 
 
 @inner
@@ -111,8 +110,8 @@ def combine_pairs(weights, rows, vectors, width, count, grads):
 
 
 @jit
-def dot_forward(dense, embeddings, vectors, out):
-    """One thread owns all rows: out (batch, d + pairs); `vectors` is zeroed scratch of one row."""
+def dot_forward(dense, embeddings, vectors, products, out):
+    """One thread owns all rows: out (batch, d + pairs); scratch of one row, `vectors` zeroed."""
     batch, num_tables, dim = embeddings.shape
     width, columns = np.uint64(vectors.shape[1]), np.uint64(out.shape[1])
     flat_dense, flat, flat_out = dense.reshape(-1), embeddings.reshape(-1), out.reshape(-1)
@@ -124,13 +123,14 @@ def dot_forward(dense, embeddings, vectors, out):
         np.uint64(dim),
         vectors.reshape(-1),
         width,
+        products,
         flat_out,
         columns,
     )
 
 
 @inner
-def _dot_forward(dense, embeddings, batch, num_tables, dim, vectors, width, out, columns):
+def _dot_forward(dense, embeddings, batch, num_tables, dim, vectors, width, products, out, columns):
     count = num_tables + ONE
     for b in range(batch):
         copy_block(vectors, ZERO, dense, b * dim, dim)
@@ -138,7 +138,7 @@ def _dot_forward(dense, embeddings, batch, num_tables, dim, vectors, width, out,
             copy_block(vectors, (t + ONE) * width, embeddings, (b * num_tables + t) * dim, dim)
         copy_block(out, b * columns, dense, b * dim, dim)
         for i in range(ZERO, count, TILE):
-            dot_rows(vectors, width, i, count, out, b * columns + dim)
+            dot_rows(vectors, width, i, count, products, out, b * columns + dim)
 
 
 @jit
@@ -209,7 +209,9 @@ def prefetch_rows(array, first, last, spec, starts, entry):
 
 
 @inner
-def gather_dot(array, indices, dense, first, last, spec, starts, entry, keep, vectors, width, out):
+def gather_dot(
+    array, indices, dense, first, last, spec, starts, entry, keep, vectors, width, products, out
+):
     """Samples [first, last): read their rows into scratch and multiply them there.
 
     Starts go to `entry` and on: of two samples, or of all if `keep`. The rows of the next sample
@@ -231,16 +233,18 @@ def gather_dot(array, indices, dense, first, last, spec, starts, entry, keep, ve
         copy_block(out, b * columns, dense, b * dim, dim)
         for i in range(ZERO, tables + ONE, TILE):
             prefetch_rows(array, min(i, ahead), min(i + TILE, ahead), spec, starts, after)
-            dot_rows(vectors, width, i, tables + ONE, out, b * columns + dim)
+            dot_rows(vectors, width, i, tables + ONE, products, out, b * columns + dim)
         entry, after = after, after + size if keep else entry
 
 
 @jit(parallel=True)
-def lookup_dot(array, indices, dense, spec, starts, keep, vectors, width, out, num_workers):
+def lookup_dot(
+    array, indices, dense, spec, starts, keep, vectors, width, products, out, num_workers
+):
     """out (batch * columns,) of indices (n,) and dense (batch * d,); an iteration owns samples.
 
     starts are (n * num_blocks,) if they are kept, else scratch for two samples per worker;
-    vectors (num_workers, padded rows * width) is scratch.
+    vectors (num_workers, padded rows * width) and products (num_workers, size) are scratch.
     """
     batch = np.uint64(indices.size) // spec.num_tables
     for worker in prange(num_workers):
@@ -248,6 +252,5 @@ def lookup_dot(array, indices, dense, spec, starts, keep, vectors, width, out, n
         scratch[:] = 0
         first, last = share(batch, worker, num_workers)
         entry = (first if keep else np.uint64(2 * worker)) * spec.num_tables * spec.num_blocks
-        gather_dot(
-            array, indices, dense, first, last, spec, starts, entry, keep, scratch, width, out
-        )
+        rows = (scratch, width, products[worker])
+        gather_dot(array, indices, dense, first, last, spec, starts, entry, keep, *rows, out)

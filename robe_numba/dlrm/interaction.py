@@ -8,7 +8,13 @@ from collections.abc import Callable
 import numpy as np
 
 from robe_numba.checks import ARRAY_DTYPES, check_array
-from robe_numba.cpu.interaction import dot_backward, dot_forward, padded, padded_width
+from robe_numba.cpu.interaction import (
+    dot_backward,
+    dot_forward,
+    padded,
+    padded_width,
+    products_size,
+)
 
 InteractionBackward = Callable[..., tuple[np.ndarray, np.ndarray]]
 
@@ -70,7 +76,8 @@ def dot_interaction(
     rows = padded(num_tables + 1)
     vectors = np.zeros((rows, padded_width(dim)), dense.dtype)
     out = _into("out", out, (batch, dot_width(num_tables, dim)), dense.dtype)
-    dot_forward(dense, embeddings, vectors, out)
+    products = np.empty(products_size(num_tables + 1), dense.dtype)
+    dot_forward(dense, embeddings, vectors, products, out)
 
     def backward(
         grad_out: np.ndarray, grad_embeddings: np.ndarray | None = None

@@ -7,7 +7,7 @@ import numpy as np
 
 from robe_numba import checks
 from robe_numba.coefficients import hash_spec
-from robe_numba.cpu.interaction import lookup_dot, padded, padded_width
+from robe_numba.cpu.interaction import lookup_dot, padded, padded_width, products_size
 from robe_numba.cpu.launch import threads_for
 from robe_numba.memory import scratch
 from robe_numba.spec import Spec
@@ -70,6 +70,7 @@ def lookup_dot_interaction(
             keep,
             scratch("vectors", (threads, padded(tables + 1) * width), real),
             np.uint64(width),
+            scratch("products", (threads, products_size(tables + 1)), real),
             out.reshape(-1),
             threads,
         )
