@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import platform
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
@@ -14,7 +13,7 @@ import numba
 import numpy as np
 import peers
 import tables
-from libraries import OPENMP
+from libraries import openmp_policy
 from timing import Row, keep_memory
 
 Measure = Callable[[Any, argparse.Namespace], Iterable[Row]]
@@ -102,7 +101,7 @@ def about(options: argparse.Namespace) -> dict[str, Any]:
         "threads": options.threads,
         "ids": options.ids,
         "repeats": options.repeats,
-        "openmp": {"ours": {name: os.environ.get(name) for name in OPENMP}, "peers": OPENMP},
+        "openmp": openmp_policy(),
         "versions": {
             "python": platform.python_version(),
             "numba": numba.__version__,

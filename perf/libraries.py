@@ -1,19 +1,21 @@
-"""torch, or None where it is not installed; to be imported before robe_numba.
+"""torch, or None where it is not installed; loaded after robe_numba.
 
-robe_numba tells OpenMP's threads to spin for a short time only between kernels, unless the user
-chose otherwise, and that might slow torch down. An OpenMP library reads the setting when it is
-loaded: loaded first, torch's own keeps its default.
+robe_numba lets GNU OpenMP's threads spin for a short time only between kernels, unless the user
+chose otherwise, and OpenMP reads that when it is loaded: so one policy holds for all.
 """
 
 import os
-import sys
 
-assert "robe_numba" not in sys.modules, "import libraries (or shapes) before robe_numba"
-OPENMP = {name: os.environ.get(name) for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}  # peers'
+import robe_numba  # noqa: F401  (first; see above)
+
+OPENMP = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
 try:
     import torch
 except ImportError:
     torch = None
 
-__all__ = ["OPENMP", "torch"]
+
+def openmp_policy() -> dict[str, str | None]:
+    """How long OpenMP's idle threads spin, as told by the environment."""
+    return {name: os.environ.get(name) for name in OPENMP}

@@ -30,7 +30,7 @@ Points = Sequence[tuple[float | None, int, float | None]]
 def save(figure: Figure, path: Path) -> None:
     """Write the picture in the format of the path's suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=100)
 
 
 def times(rows: Sequence[Row]) -> Figure:

@@ -7,7 +7,6 @@ python perf/run_all.py --draw             table and picture of what an earlier c
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
@@ -16,19 +15,18 @@ from typing import Any
 
 import command
 import tables
-from libraries import OPENMP
 from timing import Row
 
 FOLDER = Path(__file__).resolve().parent
 # Each script, and about how many minutes it took on 2 cores, for the time that is left.
 SCRIPTS = {
-    "bench_hash": 0.5,
-    "bench_lookup": 2.0,
-    "bench_bag": 6.0,
-    "bench_update": 4.0,
-    "bench_interaction": 0.5,
-    "bench_dlrm": 2.0,
-    "sweeps": 4.0,
+    "bench_hash": 0.3,
+    "bench_lookup": 1.0,
+    "bench_bag": 5.5,
+    "bench_update": 1.2,
+    "bench_interaction": 0.3,
+    "bench_dlrm": 1.2,
+    "sweeps": 3.0,
 }
 
 
@@ -66,10 +64,6 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
 
 def measure(output: Path, passed_on: list[str]) -> None:
     """Run every script; a process that ends gives all of its memory back."""
-    environment = dict(os.environ)
-    for name, value in OPENMP.items():
-        if value is None:
-            environment.pop(name, None)  # robe_numba may have set it here; see libraries.py
     begun, done = time.monotonic(), 0.0
     for position, (script, minutes) in enumerate(SCRIPTS.items(), 1):
         left = sum(SCRIPTS.values()) - done
@@ -78,7 +72,7 @@ def measure(output: Path, passed_on: list[str]) -> None:
         known = "" if "tiny" in passed_on else f", about {left:.0f} minutes left"
         print(f"[{position}/{len(SCRIPTS)}] {script}{known}", flush=True)
         path = [str(FOLDER / f"{script}.py"), "--json", str(output / f"{script}.json")]
-        subprocess.run([sys.executable, *path, *passed_on], env=environment, check=True)
+        subprocess.run([sys.executable, *path, *passed_on], check=True)
         done += minutes
 
 

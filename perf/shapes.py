@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import libraries  # noqa: F401  (before robe_numba)
 import numpy as np
 
 import robe_numba as rn

@@ -12,7 +12,7 @@ import numba
 import numpy as np
 
 WARM_UP = 2  # untimed rounds: compilation, first touch of memory, waking of threads
-PAUSE = 0.03  # seconds; GNU OpenMP's threads by default spin for about 0.005 here
+PAUSE = 0.01  # seconds; GNU OpenMP's threads by default spin for about half of it
 LEAD = 2  # untimed calls in each turn
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
@@ -80,7 +80,7 @@ def race(work: Work, contenders: Sequence[Contender], repeats: int) -> list[Row]
         for repeat in range(WARM_UP + repeats):
             for position in order.permutation(len(running)):
                 contender = running[position]
-                time.sleep(PAUSE)
+                keep_busy(PAUSE)
                 for _ in range(LEAD):
                     contender.run()
                 begun = time.perf_counter()
@@ -106,6 +106,13 @@ def _row(work: Work, contender: Contender, times: list[float] | None) -> Row:
         lower_quartile=low,
         upper_quartile=high,
     )
+
+
+def keep_busy(seconds: float) -> None:
+    """Wait without sleeping: a machine that idles gets slower, for longer than a short call."""
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        pass
 
 
 @contextmanager
