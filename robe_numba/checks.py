@@ -22,6 +22,11 @@ STORED_DTYPES = (*ARRAY_DTYPES, np.dtype("float16"))
 MODES = ("sum", "mean", "max")
 
 
+def is_on_device(array: Any) -> bool:
+    """Whether an array is on a GPU: CuPy's, a PyTorch tensor, Numba's, or its simulator's."""
+    return hasattr(array, "__cuda_array_interface__") or hasattr(array, "__cuda_ndarray__")
+
+
 def check_spec(spec: Any) -> Spec:
     """A RobeSpec or a TableSpec."""
     if not isinstance(spec, RobeSpec | TableSpec):

@@ -15,6 +15,10 @@ settings.register_profile(
 settings.load_profile("default")
 
 
+def pytest_addoption(parser):
+    parser.addoption("--gpu", action="store_true", help="run tests/gpu on the GPU as well")
+
+
 @pytest.fixture
 def threads_for_everything(monkeypatch):
     """Let the smallest call use all threads."""

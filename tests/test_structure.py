@@ -18,6 +18,7 @@ LAYERS = {
     "dlrm": 4,
     "metrics": 4,
     "ops": 3,
+    "gpu": 2,
     "arrays": 2,
     "checks": 2,
     "cpu": 1,
@@ -26,6 +27,7 @@ LAYERS = {
     "update_rules": 0,
     "spec": 0,
     "memory": 0,
+    "unsigned": 0,
     "_jit": 0,
 }
 

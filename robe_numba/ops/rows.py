@@ -13,6 +13,7 @@ from robe_numba.cpu import starts as cpu_starts
 from robe_numba.cpu.launch import threads_for
 from robe_numba.cpu.update import Reads
 from robe_numba.memory import scratch
+from robe_numba.ops.devices import on_any_device
 from robe_numba.ops.updating import (
     adagrad_step,
     check_grad_out,
@@ -24,6 +25,7 @@ from robe_numba.ops.updating import (
 from robe_numba.spec import Spec
 
 
+@on_any_device("rows")
 def block_starts(indices: np.ndarray, spec: Spec) -> np.ndarray:
     """Where each block of each row begins in the array.
 
@@ -50,6 +52,7 @@ def block_starts(indices: np.ndarray, spec: Spec) -> np.ndarray:
     return starts
 
 
+@on_any_device("rows")
 def lookup(
     array: np.ndarray,
     indices: np.ndarray,
@@ -105,6 +108,7 @@ def lookup(
     return out
 
 
+@on_any_device("rows")
 def lookup_backward(
     grad_out: np.ndarray, indices: np.ndarray, spec: Spec, starts: np.ndarray | None = None
 ) -> np.ndarray:
@@ -135,6 +139,7 @@ def lookup_backward(
         return dense_gradient(_reads(ids, grads, spec, starts, threads), spec, threads)
 
 
+@on_any_device("rows")
 def sgd_update(
     array: np.ndarray,
     grad_out: np.ndarray,
@@ -172,6 +177,7 @@ def sgd_update(
         sgd_step(array, _reads(ids, grads, spec, starts, threads), spec, lr, threads)
 
 
+@on_any_device("rows")
 def adagrad_update(
     array: np.ndarray,
     state_sum: np.ndarray,

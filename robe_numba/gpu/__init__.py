@@ -1,0 +1,1 @@
+"""The kernels for NVIDIA GPUs, by numba-cuda; imported when the first device array comes in."""

@@ -1,0 +1,115 @@
+"""Embeddings of one id per table on a GPU: what `robe_numba.ops.rows` does with NumPy arrays.
+
+Arguments, results and errors are those of the functions there. Values are not looked at: that
+would wait for the device. An id outside its table reads another row, never other memory.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from robe_numba import checks, update_rules
+from robe_numba.gpu import device, gather, segments
+from robe_numba.gpu import starts as gpu_starts
+from robe_numba.spec import Spec
+
+INT64 = (np.dtype(np.int64),)
+
+
+def block_starts(indices: Any, spec: Spec) -> Any:
+    """See `robe_numba.block_starts`."""
+    checks.check_spec(spec)
+    ids = _ids(indices, spec)
+    with device.work_on(indices) as work:
+        starts = work.empty((ids.shape[0], spec.num_tables, spec.num_blocks), np.int64)
+        gpu_starts.launch(work, device.flat(ids), spec, device.seen_flat(starts, np.uint64))
+    return starts
+
+
+def lookup(array: Any, indices: Any, spec: Spec, out: Any = None, starts: Any = None) -> Any:
+    """See `robe_numba.lookup`."""
+    checks.check_spec(spec)
+    values = device.view("array", array, (spec.array_size,), checks.STORED_DTYPES)
+    ids = _ids(indices, spec)
+    batch = ids.shape[0]
+    with device.work_on(array) as work:
+        shape = (batch, spec.num_tables, spec.embedding_dim)
+        real = checks.real_dtype(values)
+        out = work.empty(shape, real) if out is None else out
+        target = device.view("out", out, shape, (real,))
+        kept = None
+        if starts is not None:
+            shape = (batch, spec.num_tables, spec.num_blocks)
+            kept = device.flat(device.view("starts", starts, shape, INT64), np.uint64)
+        gather.launch(work, values, device.flat(ids), spec, kept, device.flat(target))
+    return out
+
+
+def lookup_backward(grad_out: Any, indices: Any, spec: Spec, starts: Any = None) -> Any:
+    """See `robe_numba.lookup_backward`."""
+    checks.check_spec(spec)
+    with device.work_on(grad_out) as work:
+        reads = _reads(work, grad_out, checks.ARRAY_DTYPES, indices, spec, starts)
+        gradient = work.zeros((spec.array_size,), reads.grad_out.dtype)
+        target = device.seen_flat(gradient)
+        segments.update(work, update_rules.GRADIENT, reads, spec, target, target, 0, 0)
+    return gradient
+
+
+def sgd_update(
+    array: Any, grad_out: Any, indices: Any, spec: Spec, lr: float = 0.1, starts: Any = None
+) -> None:
+    """See `robe_numba.sgd_update`; here an element moves once, by the sum of its gradients."""
+    checks.check_spec(spec)
+    values = device.view("array", array, (spec.array_size,), checks.ARRAY_DTYPES)
+    lr = checks.check_scalar("lr", lr, 0, values.dtype)
+    with device.work_on(array) as work:
+        reads = _reads(work, grad_out, (values.dtype,), indices, spec, starts)
+        segments.update(work, update_rules.SGD, reads, spec, values, values, lr, 0)
+
+
+def adagrad_update(
+    array: Any,
+    state_sum: Any,
+    grad_out: Any,
+    indices: Any,
+    spec: Spec,
+    lr: float = 0.1,
+    eps: float = 1e-10,
+    starts: Any = None,
+) -> None:
+    """See `robe_numba.adagrad_update`."""
+    checks.check_spec(spec)
+    values = device.view("array", array, (spec.array_size,), checks.ARRAY_DTYPES)
+    sums = device.view("state_sum", state_sum, (spec.array_size,), (values.dtype,))
+    lr = checks.check_scalar("lr", lr, 0, values.dtype)
+    eps = checks.check_scalar("eps", eps, 0, values.dtype)
+    with device.work_on(array) as work:
+        reads = _reads(work, grad_out, (values.dtype,), indices, spec, starts)
+        segments.update(work, update_rules.ADAGRAD, reads, spec, values, sums, lr, eps)
+
+
+def _ids(indices: Any, spec: Spec) -> Any:
+    """Ids (batch, num_tables) of an integer dtype."""
+    ids = device.view("indices", indices, None, checks.INDEX_DTYPES)
+    if len(ids.shape) != 2 or ids.shape[1] != spec.num_tables:
+        raise ValueError(
+            f"indices has shape {tuple(ids.shape)}; expected (batch, num_tables) with "
+            f"num_tables = {spec.num_tables}"
+        )
+    return ids
+
+
+def _reads(
+    work: device.Work, grad_out: Any, dtypes: Any, indices: Any, spec: Spec, starts: Any
+) -> segments.Reads:
+    """The reads of a `lookup`: row i of the output was read by id i, once."""
+    ids = _ids(indices, spec)
+    batch = ids.shape[0]
+    shape = (batch, spec.num_tables, spec.embedding_dim)
+    grads = device.flat(device.view("grad_out", grad_out, shape, dtypes))
+    if starts is None:
+        starts = block_starts(indices, spec)
+    shape = (batch, spec.num_tables, spec.num_blocks)
+    places = device.flat(device.view("starts", starts, shape, INT64), np.uint64)
+    return segments.sort(work, places, device.flat(ids), grads, spec)

@@ -1,0 +1,194 @@
+"""Backward pass and updates on the GPU: exact, and the same bits from run to run.
+
+The blocks that a batch read are sorted by where they begin in the array. A segment of the array is
+WIDTH neighbouring elements, a lane for each. A warp goes through the blocks that may touch its
+segment, in sorted order, and so has the complete sum of each element's gradients before it moves
+the element, once. Segments that many blocks touch, as a frequent id makes them, are left to whole
+thread blocks. No sum is made by atomic additions, whose order nobody knows.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import cuda
+
+from robe_numba import update_rules
+from robe_numba.gpu.device import SIMULATED, as_seen, device_spec
+from robe_numba.hashing import row_key, sign_word
+from robe_numba.spec import Spec
+from robe_numba.unsigned import ONE, U63, ZERO
+
+WIDTH = 32  # elements of a segment, and lanes of a warp
+SHIFT = np.uint64(5)
+THREADS = 64 if SIMULATED else 256  # of a thread block
+WARPS = THREADS // WIDTH
+# Segments that more blocks may touch take a thread block.
+HEAVY = 8 if SIMULATED else 256
+HEAVY_GRID = 2 if SIMULATED else 1024  # thread blocks that share the heavy segments
+ADAGRAD, SGD = update_rules.ADAGRAD, update_rules.SGD
+
+
+class Reads(NamedTuple):
+    """Every block that a batch read, and the gradient of what it went into."""
+
+    order: Any  # int64 (n * num_blocks,), numbers of blocks in the order of where they begin
+    starts: Any  # uint64 (n * num_blocks,), where they begin, in that order; NOWHERE is last
+    bounds: Any  # int64 (num_segments + 1,), the first block that begins in a segment or later
+    indices: Any  # (n,), ids
+    rows: Any  # int64 (n,), row of grad_out; (0,) where read i is row i
+    scales: Any  # (n,), factor of the read in its row; (0,) for 1
+    winners: Any  # int64 (num_rows * d,), the read that gave each maximum, or (0,)
+    grad_out: Any  # (num_rows * d,)
+
+
+@cuda.jit
+def fill_bounds(starts, bounds):
+    """bounds (num_segments + 1,) of sorted starts (n,): for each i of [0, n] the segments from the
+    one of block i - 1 on to that of block i.
+    """
+    i, end = cuda.grid(1), bounds.size - 1
+    if i <= starts.size:
+        low = ZERO if i == 0 else min(starts[i - 1] >> SHIFT, np.uint64(end)) + ONE
+        high = np.uint64(end)
+        if i < starts.size:
+            high = min(starts[i] >> SHIFT, high)
+        for segment in range(low, high + ONE):
+            bounds[segment] = i
+
+
+@cuda.jit(device=True)
+def gradient_of(i, element, wrap, reads, spec):
+    """What the i-th block in order adds to an element; `wrap` is m for one that wraps around."""
+    offset = np.uint64(element) + wrap - reads.starts[i]  # beyond any block if it begins later
+    number = np.uint64(reads.order[i])
+    read, block = number // spec.num_blocks, number % spec.num_blocks
+    first = block * spec.block_size
+    grad = reads.grad_out.dtype.type(0)
+    if offset < min(spec.block_size, spec.embedding_dim - first):
+        row = np.uint64(reads.rows[read]) if reads.rows.size else read
+        column = first + offset
+        place = row * spec.embedding_dim + column
+        if reads.winners.size == 0 or reads.winners[place] == np.int64(read):
+            grad = reads.grad_out[place]
+            if spec.sign:
+                key = row_key(np.uint64(reads.indices[read]), spec)
+                word = sign_word(key, row % spec.num_tables, column, spec)
+                if (word >> (column & U63)) & ONE:
+                    grad = -grad
+            if reads.scales.size:
+                grad = grad * reads.scales[read]
+    return grad
+
+
+@cuda.jit(device=True)
+def touching(segment, reads, spec):
+    """Ranges of blocks that may touch a segment: [first, last), and [wrapping, end) around."""
+    length = min(spec.block_size, spec.embedding_dim)
+    low = np.uint64(segment) << SHIFT
+    first = reads.bounds[(low - min(length - ONE, low)) >> SHIFT]
+    last, end = reads.bounds[segment + 1], reads.bounds[reads.bounds.size - 1]
+    wrapping = end
+    if low + ONE < length:
+        wrapping = reads.bounds[(low + spec.array_size - length + ONE) >> SHIFT]
+    return first, last, wrapping, end
+
+
+@cuda.jit(device=True)
+def add_up(element, begin, step, ranges, reads, spec):
+    """Sum of what every `step`-th of the blocks that may touch a segment adds to an element."""
+    first, last, wrapping, end = ranges
+    total = reads.grad_out.dtype.type(0)
+    for i in range(first + begin, last, step):
+        total += gradient_of(i, element, ZERO, reads, spec)
+    for i in range(wrapping + begin, end, step):
+        total += gradient_of(i, element, spec.array_size, reads, spec)
+    return total
+
+
+@cuda.jit(device=True)
+def move(rule, element, total, array, state_sum, lr, eps):
+    """Apply a rule to an element, given the sum of its gradients."""
+    if rule == ADAGRAD:
+        array[element], state_sum[element] = update_rules.adagrad(
+            array[element], state_sum[element], total, lr, eps
+        )
+    elif rule == SGD:
+        array[element] = update_rules.sgd(array[element], total, lr)
+    else:
+        array[element] = total
+
+
+@cuda.jit
+def update_light(rule, reads, spec, array, state_sum, lr, eps, heavy, num_heavy):
+    """A warp for each segment; those that are heavy are listed and left."""
+    thread = cuda.grid(1)
+    segment, element = thread // WIDTH, thread
+    if segment + 1 < reads.bounds.size:
+        ranges = touching(segment, reads, spec)
+        first, last, wrapping, end = ranges
+        if last - first + end - wrapping > HEAVY:
+            if thread % WIDTH == 0:
+                heavy[cuda.atomic.add(num_heavy, 0, 1)] = segment
+        elif last - first + end - wrapping > 0 and element < array.size:
+            total = add_up(element, 0, 1, ranges, reads, spec)
+            if total != 0:
+                move(rule, element, total, array, state_sum, lr, eps)
+
+
+@cuda.jit
+def update_heavy(rule, reads, spec, array, state_sum, lr, eps, heavy, num_heavy):
+    """A thread block for each listed segment: its warps share the blocks, the first adds up.
+
+    Shared memory: THREADS elements of the array's dtype.
+    """
+    sums = cuda.shared.array(0, array.dtype)
+    warp, lane = cuda.threadIdx.x // WIDTH, cuda.threadIdx.x % WIDTH
+    for k in range(cuda.blockIdx.x, num_heavy[0], cuda.gridDim.x):
+        segment = heavy[k]
+        element = segment * WIDTH + lane
+        ranges = touching(segment, reads, spec)
+        sums[cuda.threadIdx.x] = add_up(element, warp, WARPS, ranges, reads, spec)
+        cuda.syncthreads()
+        if warp == 0 and element < array.size:
+            total = sums[lane]
+            for other in range(1, WARPS):
+                total += sums[other * WIDTH + lane]
+            if total != 0:
+                move(rule, element, total, array, state_sum, lr, eps)
+        cuda.syncthreads()
+
+
+def sort(work: Any, starts: Any, ids: Any, grads: Any, spec: Spec) -> Reads:
+    """The reads of rows, sorted, given starts uint64 (n * num_blocks,) of ids (n,)."""
+    order, placed = work.order(starts)
+    num_segments = -(-spec.array_size // WIDTH)
+    bounds = as_seen(work.empty((num_segments + 1,), np.int64))
+    threads = starts.size + 1
+    fill_bounds[-(-threads // THREADS), THREADS, work.stream](placed, bounds)
+    none = as_seen(work.empty((0,), np.int64))
+    unscaled = as_seen(work.empty((0,), grads.dtype))
+    return Reads(order, placed, bounds, ids, none, unscaled, none, grads)
+
+
+def update(
+    work: Any,
+    rule: int,
+    reads: Reads,
+    spec: Spec,
+    array: Any,
+    state_sum: Any,
+    lr: float,
+    eps: float,
+) -> None:
+    """Apply a rule to `array` in place; `state_sum` is used by ADAGRAD alone."""
+    if reads.grad_out.size == 0:
+        return
+    real = array.dtype.type
+    num_segments = reads.bounds.size - 1
+    heavy = as_seen(work.empty((num_segments,), np.int64))
+    num_heavy = as_seen(work.zeros((1,), np.int64))
+    constants = (rule, reads, device_spec(spec), array, state_sum, real(lr), real(eps))
+    grid = -(-num_segments * WIDTH // THREADS)
+    update_light[grid, THREADS, work.stream](*constants, heavy, num_heavy)
+    shared = THREADS * array.dtype.itemsize
+    update_heavy[HEAVY_GRID, THREADS, work.stream, shared](*constants, heavy, num_heavy)

@@ -1,0 +1,55 @@
+"""Four elements in one instruction of 16 bytes, where the compiler would make four."""
+
+from typing import Any
+
+import numba
+
+if numba.config.ENABLE_CUDASIM:
+
+    def load4(array: Any, i: Any) -> Any:
+        """array[i], ..., array[i + 3]; array[i] is aligned to four elements."""
+        return array[i], array[i + 1], array[i + 2], array[i + 3]
+
+    def store4(array: Any, i: Any, values: Any) -> None:
+        """array[i], ..., array[i + 3] = values; array[i] is aligned to four elements."""
+        for lane in range(4):
+            array[i + lane] = values[lane]
+
+else:
+    from llvmlite import ir
+    from numba.cuda import types
+    from numba.cuda.extending import intrinsic
+
+    def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
+        data = context.make_array(array_type)(context, builder, array).data
+        element = context.get_data_type(array_type.dtype)
+        vector = ir.VectorType(element, 4).as_pointer()
+        align = 4 * context.get_abi_sizeof(element)
+        return builder.bitcast(builder.gep(data, [index]), vector), align
+
+    @intrinsic
+    def load4(typing_context: Any, array: Any, index: Any) -> Any:
+        """array[i], ..., array[i + 3]; array[i] is aligned to four elements."""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            pointer, align = _pointer(context, builder, array, *arguments)
+            vector = builder.load(pointer, align=align)
+            lanes = [builder.extract_element(vector, ir.IntType(32)(k)) for k in range(4)]
+            return context.make_tuple(builder, signature.return_type, lanes)
+
+        return types.UniTuple(array.dtype, 4)(array, index), generate
+
+    @intrinsic
+    def store4(typing_context: Any, array: Any, index: Any, values: Any) -> Any:
+        """array[i], ..., array[i + 3] = values; array[i] is aligned to four elements."""
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            pointer, align = _pointer(context, builder, array, *arguments[:2])
+            vector = ir.Constant(pointer.type.pointee, ir.Undefined)
+            for k in range(4):
+                lane = builder.extract_value(arguments[2], k)
+                vector = builder.insert_element(vector, lane, ir.IntType(32)(k))
+            builder.store(vector, pointer, align=align)
+            return context.get_dummy_value()
+
+        return types.void(array, index, values), generate

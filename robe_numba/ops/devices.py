@@ -1,0 +1,33 @@
+"""Functions of NumPy arrays that take arrays on a GPU as well."""
+
+import functools
+from collections.abc import Callable
+from importlib import import_module
+from typing import ParamSpec, TypeVar
+
+import numpy as np
+
+from robe_numba.checks import is_on_device
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
+
+
+def on_any_device(gpu: str) -> Callable[[Callable[P, Result]], Callable[P, Result]]:
+    """Send calls with an array on a GPU to the function of that name in `robe_numba.gpu.<gpu>`.
+
+    The module is imported by the first such call: without a GPU nothing of it is.
+    """
+
+    def decorate(function: Callable[P, Result]) -> Callable[P, Result]:
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> Result:
+            for argument in (*args, *kwargs.values()):
+                if type(argument) is not np.ndarray and is_on_device(argument):
+                    module = import_module(f"robe_numba.gpu.{gpu}")
+                    return getattr(module, function.__name__)(*args, **kwargs)
+            return function(*args, **kwargs)
+
+        return call
+
+    return decorate

@@ -1,0 +1,105 @@
+"""Rows on a GPU: starts and forward as the oracle to the bit, gradients and updates exactly."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import robe_numba as rn
+from tests import naive
+from tests.gpu.conftest import to_cpu, to_gpu
+from tests.strategies import INDEX_DTYPES, REAL_DTYPES, array_for, indices_for, specs
+
+
+def whole_numbers(shape, dtype, seed):
+    """Gradients whose sums are exact in any order."""
+    return np.random.default_rng(seed).integers(-9, 10, shape).astype(dtype)
+
+
+@given(st.data(), st.sampled_from(REAL_DTYPES))
+def test_lookup_equals_the_oracle(data, dtype):
+    spec = data.draw(specs)
+    indices = data.draw(indices_for(spec, max_batch=2))
+    array = array_for(spec, dtype, seed=1)
+    expected, places = naive.lookup(array, indices, spec), naive.block_starts(indices, spec)
+    ids = to_gpu(indices)
+    np.testing.assert_array_equal(to_cpu(rn.block_starts(ids, spec)), places)
+    out, starts = to_gpu(np.full_like(expected, np.nan)), to_gpu(np.full_like(places, -7))
+    assert rn.lookup(to_gpu(array), ids, spec, out=out, starts=starts) is out
+    assert to_cpu(out).tobytes() == expected.tobytes()
+    np.testing.assert_array_equal(to_cpu(starts), places)
+
+
+@given(st.data(), st.sampled_from(REAL_DTYPES), st.booleans())
+def test_updates_equal_the_oracle(data, dtype, keep):
+    spec = data.draw(specs)
+    indices = data.draw(indices_for(spec, max_batch=2))
+    array = array_for(spec, dtype, seed=2, whole=True)
+    grad_out = whole_numbers((*indices.shape, spec.embedding_dim), dtype, seed=3)
+    gradient, _ = naive.lookup_gradient(grad_out, indices, spec)
+    ids, grads = to_gpu(indices), to_gpu(grad_out)
+    starts = to_gpu(naive.block_starts(indices, spec)) if keep else None
+    result = rn.lookup_backward(grads, ids, spec, starts)
+    np.testing.assert_array_equal(to_cpu(result), gradient)
+    moved = to_gpu(array)
+    rn.sgd_update(moved, grads, ids, spec, 0.5, starts)
+    np.testing.assert_array_equal(to_cpu(moved), array - gradient / 2)
+    moved, sums = to_gpu(array), to_gpu(np.abs(array))
+    rn.adagrad_update(moved, sums, grads, ids, spec, 0.5, 1e-3, starts)
+    expected, expected_sums = naive.adagrad(array, np.abs(array), gradient, 0.5, 1e-3)
+    np.testing.assert_array_equal(to_cpu(sums), expected_sums)
+    tolerance = 8 * np.finfo(dtype).eps
+    np.testing.assert_allclose(to_cpu(moved), expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", INDEX_DTYPES)
+@pytest.mark.parametrize("alignment", [1, 4])
+def test_many_reads_of_few_elements_are_added_up_by_whole_thread_blocks(dtype, alignment):
+    spec = rn.RobeSpec(44, 8, 16, 2, alignment=alignment, sign=True)
+    indices = np.random.default_rng(4).integers(0, 3, (40, 2)).astype(dtype)
+    grad_out = whole_numbers((40, 2, 16), np.float32, seed=5)
+    gradient, _ = naive.lookup_gradient(grad_out, indices, spec)
+    result = rn.lookup_backward(to_gpu(grad_out), to_gpu(indices), spec)
+    np.testing.assert_array_equal(to_cpu(result), gradient)
+
+
+@pytest.mark.parametrize("wrong", ["array", "indices", "out", "starts"])
+def test_arrays_of_two_devices_are_refused(wrong):
+    spec = rn.RobeSpec(100, 8, 8, 2)
+    arguments = {
+        "array": np.zeros(100, np.float32),
+        "indices": np.zeros((3, 2), np.int64),
+        "out": np.zeros((3, 2, 8), np.float32),
+        "starts": np.zeros((3, 2, 1), np.int64),
+    }
+    mixed = {name: a if name == wrong else to_gpu(a) for name, a in arguments.items()}
+    with pytest.raises(TypeError, match=f"{wrong} must be on the GPU as the other arrays are"):
+        rn.lookup(spec=spec, **mixed)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"array": np.zeros(99, np.float32)}, ValueError, "array has shape"),
+        ({"array": np.zeros(100, np.int32)}, TypeError, "array has dtype int32"),
+        ({"indices": np.zeros((3, 3), np.int64)}, ValueError, "indices has shape"),
+        ({"indices": np.zeros((3, 2))}, TypeError, "indices has dtype float64"),
+        ({"out": np.zeros((3, 2, 9), np.float32)}, ValueError, "out has shape"),
+        ({"starts": np.zeros((3, 2, 1), np.int32)}, TypeError, "starts has dtype int32"),
+    ],
+)
+def test_what_does_not_fit_is_refused(change, error, message):
+    spec = rn.RobeSpec(100, 8, 8, 2)
+    arguments = {"array": np.zeros(100, np.float32), "indices": np.zeros((3, 2), np.int64)}
+    with pytest.raises(error, match=message):
+        rn.lookup(spec=spec, **{name: to_gpu(a) for name, a in (arguments | change).items()})
+
+
+@given(st.data())
+def test_halves_are_widened(data):
+    spec = data.draw(specs)
+    indices = data.draw(indices_for(spec, max_batch=2))
+    half = array_for(spec, "float16", seed=6)
+    out = to_cpu(rn.lookup(to_gpu(half), to_gpu(indices), spec))
+    assert out.dtype == np.float32
+    np.testing.assert_array_equal(out, naive.lookup(half, indices, spec))

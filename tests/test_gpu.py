@@ -1,0 +1,138 @@
+"""Kernels for GPUs on a machine without one: simulated, and compiled for real ones."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numba import cuda
+from numba.cuda import dispatcher, types
+from numba.cuda.typing.typeof import typeof
+
+from robe_numba import RobeSpec
+from robe_numba.coefficients import hash_spec
+from robe_numba.gpu import gather, segments, starts
+
+ROOT = Path(__file__).resolve().parent.parent
+CAPABILITIES = [(8, 0), (9, 0)]
+
+
+def test_everything_passes_in_the_simulator():
+    """It replaces numba.cuda when that is imported, so it takes a process of its own."""
+    environment = os.environ | {"NUMBA_ENABLE_CUDASIM": "1", "NUMBA_DISABLE_JIT": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/gpu"]
+    finished = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+
+
+def flat(dtype):
+    """A device array (n,)."""
+    return types.Array(dtype, 1, "C")
+
+
+SPEC = typeof(hash_spec(RobeSpec(1000, 8, 16, 3, alignment=4, sign=True)))
+IDS, WORDS, PLACES = flat(types.int64), flat(types.uint64), flat(types.int64)
+
+
+def reads_of(real):
+    """Type of `segments.Reads`."""
+    fields = [PLACES, WORDS, PLACES, IDS, PLACES, flat(real), PLACES, flat(real)]
+    return types.NamedTuple(fields, segments.Reads)
+
+
+def kernels(real):
+    """Every kernel and the types of its arguments, for an array of `real`."""
+    read = (flat(real), IDS, SPEC, types.boolean, WORDS, flat(real), types.uint64)
+    update = (types.int64, reads_of(real), SPEC, flat(real), flat(real), real, real, PLACES, PLACES)
+    return {
+        "block_starts": (starts.block_starts, (IDS, SPEC, WORDS)),
+        "gather": (gather.gather, read),
+        "gather_vectors": (gather.gather_vectors, read),
+        "fill_bounds": (segments.fill_bounds, (WORDS, PLACES)),
+        "update_light": (segments.update_light, update),
+        "update_heavy": (segments.update_heavy, update),
+    }
+
+
+@pytest.fixture
+def no_device(monkeypatch):
+    """Typing a call of a device function asks which GPU is there; any will do."""
+    monkeypatch.setattr(
+        dispatcher, "get_current_device", lambda: type("GPU", (), {"compute_capability": (9, 0)})
+    )
+
+
+def compile_to_ptx(kernel, arguments, capability):
+    """PTX of a kernel."""
+    signature = types.void(*arguments)
+    ptx, _ = cuda.compile(
+        kernel.py_func, signature, device=False, cc=capability, abi="numba", output="ptx"
+    )
+    return ptx
+
+
+def assemble(ptx, capability, folder):
+    """What ptxas reports of the machine code; it fails on code that the GPU could not run."""
+    source = folder / "kernel.ptx"
+    source.write_text(ptx)
+    import nvidia
+
+    (ptxas,) = {p for root in nvidia.__path__ for p in Path(root).glob("*/bin/ptxas*")}
+    target = f"-arch=sm_{capability[0]}{capability[1]}"
+    command = [str(ptxas), "-v", target, str(source), "-o", str(folder / "kernel.cubin")]
+    finished = subprocess.run(command, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    return finished.stderr
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("name", kernels(types.float32))
+def test_kernels_become_machine_code_that_keeps_to_registers_and_float32(
+    name, capability, no_device, tmp_path
+):
+    kernel, arguments = kernels(types.float32)[name]
+    ptx = compile_to_ptx(kernel, arguments, capability)
+    assert f".target sm_{capability[0]}{capability[1]}" in ptx
+    assert not re.search(r"\.f64|%fd\d", ptx), "float64 arithmetic in a float32 kernel"
+    report = assemble(ptx, capability, tmp_path)
+    spills = re.findall(r"(\d+) bytes spill", report)
+    assert spills
+    assert set(spills) == {"0"}, report
+    registers = int(re.search(r"Used (\d+) registers", report)[1])
+    assert registers <= 128, "fewer than two thread blocks of 256 fit a multiprocessor"
+
+
+@pytest.mark.parametrize("name", kernels(types.float64))
+def test_kernels_compile_for_float64(name, no_device, tmp_path):
+    assemble(compile_to_ptx(*kernels(types.float64)[name], (9, 0)), (9, 0), tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [types.int32, types.uint32, types.uint64])
+@pytest.mark.parametrize("name", ["block_starts", "gather", "gather_vectors"])
+def test_kernels_compile_for_every_dtype_of_ids(name, dtype, no_device, tmp_path):
+    kernel, arguments = kernels(types.float32)[name]
+    arguments = [flat(dtype) if a is IDS else a for a in arguments]
+    assemble(compile_to_ptx(kernel, arguments, (9, 0)), (9, 0), tmp_path)
+
+
+def test_halves_compile(no_device, tmp_path):
+    kernel, arguments = kernels(types.float32)["gather"]
+    ptx = compile_to_ptx(kernel, (flat(types.float16), *arguments[1:]), (9, 0))
+    assert not re.search(r"\.f64|%fd\d", ptx)
+    assemble(ptx, (9, 0), tmp_path)
+
+
+def test_aligned_blocks_are_read_and_written_16_bytes_at_a_time(no_device):
+    ptx = compile_to_ptx(*kernels(types.float32)["gather_vectors"], (9, 0))
+    assert re.search(r"ld\.global(\.\w+)*\.v4\.(f32|b32|u32)", ptx)
+    assert re.search(r"st\.global(\.\w+)*\.v4\.(f32|b32|u32)", ptx)
+    assert not re.search(r"(ld|st)\.global(\.(?!v4)\w+)*\.f32", ptx), "elements moved one by one"
+
+
+def test_constants_of_launches_suit_the_hardware():
+    assert gather.THREADS == segments.THREADS == 256
+    assert gather.UNROLL * gather.THREADS * 8 * gather.SECTIONS <= 48 << 10, "of shared memory"
+    assert np.uint64(segments.WIDTH) == np.uint64(1) << segments.SHIFT
