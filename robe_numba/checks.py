@@ -20,6 +20,9 @@ ARRAY_DTYPES = tuple(np.dtype(name) for name in ("float32", "float64"))
 # Arrays that are only read may also be halves; the arithmetic on them is float32.
 STORED_DTYPES = (*ARRAY_DTYPES, np.dtype("float16"))
 MODES = ("sum", "mean", "max")
+MAX_NEEDS_ARRAY = (
+    "mode 'max' finds the largest element in the array; pass array= as it was in the forward pass"
+)
 
 
 def is_on_device(array: Any) -> bool:
@@ -140,9 +143,14 @@ def _limits(spec: Spec) -> np.ndarray:
 def check_bag_shape(indices: Any) -> int:
     """The number of ids n of bags: indices is (n,) of an integer dtype."""
     check_array("indices", indices, None, INDEX_DTYPES)
-    if indices.ndim != 1:
-        raise ValueError(f"indices has shape {indices.shape}; bags take one dimension (n,)")
+    check_bag_ids_shape(indices)
     return int(indices.size)
+
+
+def check_bag_ids_shape(indices: Any) -> None:
+    """Ids of bags have one dimension."""
+    if len(indices.shape) != 1:
+        raise ValueError(f"indices has shape {tuple(indices.shape)}; bags take one dimension (n,)")
 
 
 def check_padding(padding_idx: Any) -> np.uint64 | None:
@@ -201,11 +209,7 @@ def as_uint64(indices: np.ndarray) -> np.ndarray:
 def check_offsets(offsets: Any, spec: Spec) -> np.ndarray:
     """Table-major bag offsets (num_tables * batch + 1,), from 0, never falling, as int64."""
     check_array("offsets", offsets, None, INDEX_DTYPES)
-    if offsets.ndim != 1 or offsets.size == 0 or (offsets.size - 1) % spec.num_tables:
-        raise ValueError(
-            f"offsets has shape {offsets.shape}; expected (num_tables * batch + 1,) with "
-            f"num_tables = {spec.num_tables}"
-        )
+    check_offsets_shape(offsets, spec)
     if offsets[0] != 0:
         raise ValueError(f"offsets starts at {offsets[0]}; the first offset must be 0")
     falls = offsets[1:] < offsets[:-1]
@@ -220,19 +224,33 @@ def check_offsets(offsets: Any, spec: Spec) -> np.ndarray:
     return np.array(offsets, dtype=np.int64)
 
 
+def check_offsets_shape(offsets: Any, spec: Spec) -> None:
+    """Offsets of bags are (num_tables * batch + 1,)."""
+    if len(offsets.shape) != 1 or offsets.size == 0 or (offsets.size - 1) % spec.num_tables:
+        raise ValueError(
+            f"offsets has shape {tuple(offsets.shape)}; expected (num_tables * batch + 1,) with "
+            f"num_tables = {spec.num_tables}"
+        )
+
+
 def check_mode(mode: Any) -> None:
     """A known way to pool."""
     if not isinstance(mode, str) or mode not in MODES:
         raise ValueError(f"mode is {mode!r}; choose one of {', '.join(MODES)}")
 
 
+def check_weighted_mode(mode: Any, weighted: bool) -> None:
+    """A known way to pool, which takes weights if there are any."""
+    check_mode(mode)
+    if weighted and mode != "sum":
+        raise ValueError(f"per_sample_weights go with mode 'sum' alone, got mode {mode!r}")
+
+
 def check_pooling(mode: str, weights: Any, num_indices: int, dtype: np.dtype) -> np.ndarray:
     """The mode, and the weights (n,) of the array's dtype; (0,) for none."""
-    check_mode(mode)
+    check_weighted_mode(mode, weights is not None)
     if weights is None:
         return np.empty(0, dtype=dtype)
-    if mode != "sum":
-        raise ValueError(f"per_sample_weights go with mode 'sum' alone, got mode {mode!r}")
     return check_array("per_sample_weights", weights, (num_indices,), (dtype,))
 
 

@@ -57,7 +57,7 @@ def masked(values):
 BAD_ARRAYS = [
     (masked(array()), TypeError, "array must be a NumPy array, got numpy.ma"),
     ([0.0] * 100, TypeError, "array must be a NumPy array, got list"),
-    (Device(), TypeError, "array must be a NumPy array"),
+    (Device(), TypeError, r" is a NumPy array but array is on a GPU"),
     (array().astype(np.longdouble), TypeError, "array has dtype"),
     (array().astype(">f4"), TypeError, "array has dtype >f4"),
     (array()[:99], ValueError, r"array has shape \(99,\); expected \(100,\)"),

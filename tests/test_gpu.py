@@ -14,7 +14,7 @@ from numba.cuda.typing.typeof import typeof
 
 from robe_numba import RobeSpec
 from robe_numba.coefficients import hash_spec
-from robe_numba.gpu import gather, segments, starts
+from robe_numba.gpu import dot, gather, pool, segments, starts
 
 ROOT = Path(__file__).resolve().parent.parent
 CAPABILITIES = [(8, 0), (9, 0)]
@@ -43,10 +43,18 @@ def reads_of(real):
     return types.NamedTuple(fields, segments.Reads)
 
 
+def bags_of(real):
+    """Type of `pool.Bags`."""
+    scalars = [types.uint64, types.int64, types.boolean, types.uint64]
+    return types.NamedTuple([IDS, PLACES, flat(real), *scalars], pool.Bags)
+
+
 def kernels(real):
     """Every kernel and the types of its arguments, for an array of `real`."""
     read = (flat(real), IDS, SPEC, types.boolean, WORDS, flat(real), types.uint64)
     update = (types.int64, reads_of(real), SPEC, flat(real), flat(real), real, real, PLACES, PLACES)
+    fused = (flat(real), IDS, flat(real), SPEC, WORDS, flat(real), types.uint64)
+    pooled = (flat(real), bags_of(real), SPEC, WORDS, flat(real))
     return {
         "block_starts": (starts.block_starts, (IDS, SPEC, WORDS)),
         "gather": (gather.gather, read),
@@ -54,6 +62,11 @@ def kernels(real):
         "fill_bounds": (segments.fill_bounds, (WORDS, PLACES)),
         "update_light": (segments.update_light, update),
         "update_heavy": (segments.update_heavy, update),
+        "lookup_dot": (dot.lookup_dot, fused),
+        "bag_starts": (pool.bag_starts, (bags_of(real), SPEC, WORDS)),
+        "pool_sums": (pool.pool_sums, pooled),
+        "pool_maxima": (pool.pool_maxima, (*pooled, PLACES)),
+        "expand": (pool.expand, (bags_of(real), SPEC, PLACES, flat(real))),
     }
 
 
@@ -118,8 +131,9 @@ def test_kernels_compile_for_every_dtype_of_ids(name, dtype, no_device, tmp_path
     assemble(compile_to_ptx(kernel, arguments, (9, 0)), (9, 0), tmp_path)
 
 
-def test_halves_compile(no_device, tmp_path):
-    kernel, arguments = kernels(types.float32)["gather"]
+@pytest.mark.parametrize("name", ["gather", "pool_sums", "pool_maxima"])
+def test_halves_compile(name, no_device, tmp_path):
+    kernel, arguments = kernels(types.float32)[name]
     ptx = compile_to_ptx(kernel, (flat(types.float16), *arguments[1:]), (9, 0))
     assert not re.search(r"\.f64|%fd\d", ptx)
     assemble(ptx, (9, 0), tmp_path)
@@ -130,6 +144,12 @@ def test_aligned_blocks_are_read_and_written_16_bytes_at_a_time(no_device):
     assert re.search(r"ld\.global(\.\w+)*\.v4\.(f32|b32|u32)", ptx)
     assert re.search(r"st\.global(\.\w+)*\.v4\.(f32|b32|u32)", ptx)
     assert not re.search(r"(ld|st)\.global(\.(?!v4)\w+)*\.f32", ptx), "elements moved one by one"
+
+
+def test_weighted_sums_are_rounded_twice_as_on_the_cpu(no_device):
+    ptx = compile_to_ptx(*kernels(types.float32)["pool_sums"], (9, 0))
+    assert "mul.rn.f32" in ptx
+    assert "fma.rn.f32" not in ptx
 
 
 def test_constants_of_launches_suit_the_hardware():

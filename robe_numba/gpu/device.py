@@ -18,6 +18,7 @@ from robe_numba.coefficients import hash_spec
 from robe_numba.hashing import HashSpec
 from robe_numba.spec import Spec
 
+INT64 = (np.dtype(np.int64),)
 SIMULATED = bool(numba.config.ENABLE_CUDASIM)
 
 

@@ -11,15 +11,14 @@ import numpy as np
 from robe_numba import checks, update_rules
 from robe_numba.gpu import device, gather, segments
 from robe_numba.gpu import starts as gpu_starts
+from robe_numba.gpu.device import INT64
 from robe_numba.spec import Spec
-
-INT64 = (np.dtype(np.int64),)
 
 
 def block_starts(indices: Any, spec: Spec) -> Any:
     """See `robe_numba.block_starts`."""
     checks.check_spec(spec)
-    ids = _ids(indices, spec)
+    ids = check_ids(indices, spec)
     with device.work_on(indices) as work:
         starts = work.empty((ids.shape[0], spec.num_tables, spec.num_blocks), np.int64)
         gpu_starts.launch(work, device.flat(ids), spec, device.seen_flat(starts, np.uint64))
@@ -30,7 +29,7 @@ def lookup(array: Any, indices: Any, spec: Spec, out: Any = None, starts: Any = 
     """See `robe_numba.lookup`."""
     checks.check_spec(spec)
     values = device.view("array", array, (spec.array_size,), checks.STORED_DTYPES)
-    ids = _ids(indices, spec)
+    ids = check_ids(indices, spec)
     batch = ids.shape[0]
     with device.work_on(array) as work:
         shape = (batch, spec.num_tables, spec.embedding_dim)
@@ -89,7 +88,7 @@ def adagrad_update(
         segments.update(work, update_rules.ADAGRAD, reads, spec, values, sums, lr, eps)
 
 
-def _ids(indices: Any, spec: Spec) -> Any:
+def check_ids(indices: Any, spec: Spec) -> Any:
     """Ids (batch, num_tables) of an integer dtype."""
     ids = device.view("indices", indices, None, checks.INDEX_DTYPES)
     if len(ids.shape) != 2 or ids.shape[1] != spec.num_tables:
@@ -104,7 +103,7 @@ def _reads(
     work: device.Work, grad_out: Any, dtypes: Any, indices: Any, spec: Spec, starts: Any
 ) -> segments.Reads:
     """The reads of a `lookup`: row i of the output was read by id i, once."""
-    ids = _ids(indices, spec)
+    ids = check_ids(indices, spec)
     batch = ids.shape[0]
     shape = (batch, spec.num_tables, spec.embedding_dim)
     grads = device.flat(device.view("grad_out", grad_out, shape, dtypes))

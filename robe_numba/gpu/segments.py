@@ -158,16 +158,33 @@ def update_heavy(rule, reads, spec, array, state_sum, lr, eps, heavy, num_heavy)
         cuda.syncthreads()
 
 
-def sort(work: Any, starts: Any, ids: Any, grads: Any, spec: Spec) -> Reads:
-    """The reads of rows, sorted, given starts uint64 (n * num_blocks,) of ids (n,)."""
+def sort(
+    work: Any,
+    starts: Any,
+    ids: Any,
+    grads: Any,
+    spec: Spec,
+    rows: Any = None,
+    scales: Any = None,
+    winners: Any = None,
+) -> Reads:
+    """The reads of a batch, sorted, given starts uint64 (n * num_blocks,) of ids (n,)."""
     order, placed = work.order(starts)
     num_segments = -(-spec.array_size // WIDTH)
     bounds = as_seen(work.empty((num_segments + 1,), np.int64))
-    threads = starts.size + 1
-    fill_bounds[-(-threads // THREADS), THREADS, work.stream](placed, bounds)
+    grid = -(-(starts.size + 1) // THREADS)
+    fill_bounds[grid, THREADS, work.stream](placed, bounds)
     none = as_seen(work.empty((0,), np.int64))
-    unscaled = as_seen(work.empty((0,), grads.dtype))
-    return Reads(order, placed, bounds, ids, none, unscaled, none, grads)
+    return Reads(
+        order=order,
+        starts=placed,
+        bounds=bounds,
+        indices=ids,
+        rows=none if rows is None else rows,
+        scales=as_seen(work.empty((0,), grads.dtype)) if scales is None else scales,
+        winners=none if winners is None else winners,
+        grad_out=grads,
+    )
 
 
 def update(

@@ -13,6 +13,7 @@ from robe_numba.cpu.bag_max import pool_max
 from robe_numba.cpu.launch import threads_for
 from robe_numba.cpu.update import Reads
 from robe_numba.memory import scratch
+from robe_numba.ops.devices import on_any_device
 from robe_numba.ops.updating import (
     adagrad_step,
     check_grad_out,
@@ -26,6 +27,7 @@ from robe_numba.spec import Spec
 MODES = {"sum": cpu_bag.SUM, "mean": cpu_bag.MEAN, "max": cpu_bag.MAX}
 
 
+@on_any_device("bags")
 def embedding_bag(
     array: np.ndarray,
     indices: np.ndarray,
@@ -81,6 +83,7 @@ def embedding_bag(
     return out
 
 
+@on_any_device("bags")
 def embedding_bag_backward(
     grad_out: np.ndarray,
     indices: np.ndarray,
@@ -114,10 +117,7 @@ def embedding_bag_backward(
     checks.check_spec(spec)
     checks.check_mode(mode)
     if mode == "max" and array is None:
-        raise ValueError(
-            "mode 'max' finds the largest element in the array; pass array= as it was "
-            "in the forward pass"
-        )
+        raise ValueError(checks.MAX_NEEDS_ARRAY)
     if array is not None:
         checks.check_shared_array(array, spec)
     bags, grads = _check_step_bags(
@@ -128,6 +128,7 @@ def embedding_bag_backward(
         return dense_gradient(reads, spec, threads)
 
 
+@on_any_device("bags")
 def embedding_bag_sgd_update(
     array: np.ndarray,
     grad_out: np.ndarray,
@@ -157,6 +158,7 @@ def embedding_bag_sgd_update(
         sgd_step(array, reads, spec, lr, threads)
 
 
+@on_any_device("bags")
 def embedding_bag_adagrad_update(
     array: np.ndarray,
     state_sum: np.ndarray,

@@ -1,9 +1,10 @@
 """Functions of NumPy arrays that take arrays on a GPU as well."""
 
 import functools
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -24,6 +25,7 @@ def on_any_device(gpu: str) -> Callable[[Callable[P, Result]], Callable[P, Resul
         def call(*args: P.args, **kwargs: P.kwargs) -> Result:
             for argument in (*args, *kwargs.values()):
                 if type(argument) is not np.ndarray and is_on_device(argument):
+                    _check_one_device(inspect.signature(function).bind(*args, **kwargs).arguments)
                     module = import_module(f"robe_numba.gpu.{gpu}")
                     return getattr(module, function.__name__)(*args, **kwargs)
             return function(*args, **kwargs)
@@ -31,3 +33,13 @@ def on_any_device(gpu: str) -> Callable[[Callable[P, Result]], Callable[P, Resul
         return call
 
     return decorate
+
+
+def _check_one_device(arguments: Mapping[str, Any]) -> None:
+    host = next((name for name, a in arguments.items() if isinstance(a, np.ndarray)), None)
+    if host is not None:
+        device = next(name for name, argument in arguments.items() if is_on_device(argument))
+        raise TypeError(
+            f"{host} is a NumPy array but {device} is on a GPU; use cupy.asarray({host}), or "
+            f"cupy.asnumpy({device})"
+        )

@@ -10,9 +10,11 @@ from robe_numba.coefficients import hash_spec
 from robe_numba.cpu.interaction import lookup_dot, padded, padded_width, products_size
 from robe_numba.cpu.launch import threads_for
 from robe_numba.memory import scratch
+from robe_numba.ops.devices import on_any_device
 from robe_numba.spec import Spec
 
 
+@on_any_device("interaction")
 def lookup_dot_interaction(
     array: np.ndarray,
     indices: np.ndarray,

@@ -1,0 +1,178 @@
+"""Pooling bags on the GPU: a thread for each element of the output.
+
+Neighbouring threads read neighbouring elements of the array. What is added up, and in which order,
+is what the CPU adds up, so the bits are equal.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import cuda
+
+from robe_numba.gpu.device import SIMULATED, device_spec
+from robe_numba.gpu.gather import place
+from robe_numba.gpu.vector import multiply
+from robe_numba.hashing import block_start, row_key, sign_word
+from robe_numba.spec import Spec
+from robe_numba.unsigned import ONE, U63, ZERO
+
+THREADS = 32 if SIMULATED else 256  # of a thread block
+NOWHERE = np.uint64(2**64 - 1)  # the start of a block that a padded index would have read
+SUM, MEAN, MAX = 0, 1, 2
+
+
+class Bags(NamedTuple):
+    """The bags of a call; offsets that are out of place read less, never other memory."""
+
+    indices: Any  # (n,)
+    offsets: Any  # (num_tables * batch + 1,)
+    weights: Any  # (n,) of the output's dtype; (0,) for 1
+    batch: np.uint64
+    mode: int
+    padded: bool
+    padding_idx: np.uint64  # read only where padded
+
+
+@cuda.jit(device=True)
+def reads_of(bag, bags):
+    """First read of a bag, and the one after its last."""
+    num_reads = np.uint64(bags.indices.size)
+    first = min(np.uint64(bags.offsets[bag]), num_reads)
+    return first, min(np.uint64(bags.offsets[bag + ONE]), num_reads)
+
+
+@cuda.jit(device=True)
+def is_padding(read, bags):
+    """Whether a read is left out of its bag."""
+    return bags.padded and np.uint64(bags.indices[read]) == bags.padding_idx
+
+
+@cuda.jit(device=True)
+def table_of(read, bags, num_tables):
+    """The table of a read: the last whose bags begin at it or before."""
+    low, high = ZERO, num_tables
+    while high - low > ONE:
+        middle = (low + high) >> ONE
+        if np.uint64(bags.offsets[middle * bags.batch]) <= read:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+@cuda.jit
+def bag_starts(bags, spec, starts):
+    """starts (n * num_blocks,) of all reads."""
+    number = np.uint64(cuda.grid(1))
+    if number < np.uint64(starts.size):
+        read, block = number // spec.num_blocks, number % spec.num_blocks
+        start = NOWHERE
+        if not is_padding(read, bags):
+            key = row_key(np.uint64(bags.indices[read]), spec)
+            start = block_start(key, table_of(read, bags, spec.num_tables), block, spec)
+        starts[number] = start
+
+
+@cuda.jit(device=True)
+def element_at(array, indices, read, row, column, spec, starts, real):
+    """Element of the array that a read adds to a column of its row of the output, with its sign."""
+    block = column // spec.block_size
+    start = starts[read * spec.num_blocks + block]
+    value = real(array[place(start, column - block * spec.block_size, spec)])
+    if spec.sign:
+        key = row_key(np.uint64(indices[read]), spec)
+        word = sign_word(key, row % spec.num_tables, column, spec)
+        if (word >> (column & U63)) & ONE:
+            value = -value
+    return value
+
+
+@cuda.jit
+def pool_sums(array, bags, spec, starts, out):
+    """out (batch * num_tables * d,): sum or mean of each bag."""
+    number = np.uint64(cuda.grid(1))
+    if number < np.uint64(out.size):
+        row, column, real = (
+            number // spec.embedding_dim,
+            number % spec.embedding_dim,
+            out.dtype.type,
+        )
+        bag = row % spec.num_tables * bags.batch + row // spec.num_tables
+        first, last = reads_of(bag, bags)
+        total, count = real(0), 0
+        for read in range(first, last):
+            read = np.uint64(read)
+            if not is_padding(read, bags):
+                value = element_at(array, bags.indices, read, row, column, spec, starts, real)
+                if bags.weights.size:
+                    value = multiply(bags.weights[read], value)
+                total += value
+                count += 1
+        if bags.mode == MEAN and count > 1:
+            total /= real(count)
+        out[number] = total
+
+
+@cuda.jit
+def pool_maxima(array, bags, spec, starts, out, winners):
+    """out and winners (batch * num_tables * d,): each element's maximum and the read that gave it.
+
+    Ties go to the first read; an empty bag gives 0 and the winner -1. A NaN wins over numbers, and
+    nothing over it.
+    """
+    number = np.uint64(cuda.grid(1))
+    if number < np.uint64(out.size):
+        row, column, real = (
+            number // spec.embedding_dim,
+            number % spec.embedding_dim,
+            out.dtype.type,
+        )
+        bag = row % spec.num_tables * bags.batch + row // spec.num_tables
+        first, last = reads_of(bag, bags)
+        best, winner = real(0), np.int64(-1)
+        for read in range(first, last):
+            read = np.uint64(read)
+            if not is_padding(read, bags):
+                value = element_at(array, bags.indices, read, row, column, spec, starts, real)
+                if winner < 0 or value > best or (value != value and best == best):
+                    best, winner = value, np.int64(read)
+        out[number] = best
+        winners[number] = winner
+
+
+@cuda.jit
+def expand(bags, spec, rows, scales):
+    """The output row of every read, and for the mean its factor: (n,), scales else (0,)."""
+    bag = np.uint64(cuda.grid(1))
+    if bag + ONE < np.uint64(bags.offsets.size):
+        first, last = reads_of(bag, bags)
+        row = bag % bags.batch * spec.num_tables + bag // bags.batch
+        count = 0
+        for read in range(first, last):
+            rows[read] = row
+            if not is_padding(np.uint64(read), bags):
+                count += 1
+        if bags.mode == MEAN:
+            for read in range(first, last):
+                scales[read] = scales.dtype.type(1) / scales.dtype.type(max(count, 1))
+
+
+def launch(work: Any, kernel: Any, count: int, bags: Bags, spec: Spec, *arguments: Any) -> None:
+    """Run a kernel of this module, but those that pool, with a thread for each of `count`."""
+    if count:
+        grid = -(-count // THREADS)
+        kernel[grid, THREADS, work.stream](bags, device_spec(spec), *arguments)
+
+
+def pool(
+    work: Any, array: Any, bags: Bags, spec: Spec, starts: Any, out: Any, winners: Any
+) -> None:
+    """Fill out (batch * num_tables * d,) and for MAX winners, given the starts of all reads."""
+    if out.size == 0:
+        return
+    constants = (array, bags, device_spec(spec), starts, out)
+    grid = -(-out.size // THREADS)
+    if bags.mode == MAX:
+        pool_maxima[grid, THREADS, work.stream](*constants, winners)
+    else:
+        pool_sums[grid, THREADS, work.stream](*constants)

@@ -1,0 +1,111 @@
+"""Bags on a GPU: starts and forward as the oracle to the bit, gradients and updates exactly."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import robe_numba as rn
+from tests import naive
+from tests.gpu.conftest import to_cpu, to_gpu
+from tests.strategies import REAL_DTYPES, array_for, bags_for, specs
+
+
+def on_gpu(bags):
+    """The arguments of a call: ids, offsets, and by name what says how to pool."""
+    weights = None if bags.weights is None else to_gpu(bags.weights)
+    options = {"per_sample_weights": weights, "padding_idx": bags.padding_idx}
+    return (to_gpu(bags.indices), to_gpu(bags.offsets)), {"mode": bags.mode, **options}
+
+
+@given(st.data(), st.sampled_from(REAL_DTYPES))
+def test_embedding_bag_equals_the_oracle(data, dtype):
+    spec = data.draw(specs)
+    bags = data.draw(bags_for(spec, dtype, max_batch=2))
+    array = array_for(spec, dtype, seed=1)
+    expected = naive.embedding_bag(array, *bags[:2], spec, *bags[2:])
+    places = naive.bag_starts(*bags[:2], spec, bags.padding_idx)
+    (ids, offsets), options = on_gpu(bags)
+    out, starts = to_gpu(np.full_like(expected, np.nan)), to_gpu(np.full_like(places, -7))
+    result = rn.embedding_bag(to_gpu(array), ids, offsets, spec, out=out, starts=starts, **options)
+    assert result is out
+    np.testing.assert_array_equal(to_cpu(out), expected)
+    np.testing.assert_array_equal(to_cpu(starts), places)
+    out = rn.embedding_bag(to_gpu(array), ids, offsets, spec, **options)
+    np.testing.assert_array_equal(to_cpu(out), expected)
+
+
+@given(st.data(), st.sampled_from(REAL_DTYPES), st.booleans())
+def test_updates_equal_the_oracle(data, dtype, keep):
+    spec = data.draw(specs)
+    bags = data.draw(bags_for(spec, dtype, max_batch=2, whole=True))
+    array = array_for(spec, dtype, seed=2, whole=True)
+    shape = ((len(bags.offsets) - 1) // spec.num_tables, spec.num_tables, spec.embedding_dim)
+    grad_out = np.random.default_rng(3).integers(-9, 10, shape).astype(dtype)
+    gradient, size = naive.embedding_bag_gradient(grad_out, *bags[:2], spec, *bags[2:], array=array)
+    # Whole numbers add up exactly; a mean's factor and its products are rounded.
+    tolerance = 4 * np.finfo(dtype).eps * size * (bags.mode == "mean")
+    (ids, offsets), options = on_gpu(bags)
+    grads, values = to_gpu(grad_out), to_gpu(array)
+    if keep:
+        starts = to_gpu(naive.bag_starts(*bags[:2], spec, bags.padding_idx))
+        options["starts"] = starts
+    result = rn.embedding_bag_backward(grads, ids, offsets, spec, array=values, **options)
+    assert np.all(np.abs(to_cpu(result) - gradient) <= tolerance)
+    moved = to_gpu(array)
+    rn.embedding_bag_sgd_update(moved, grads, ids, offsets, spec, lr=0.5, **options)
+    expected = array - to_cpu(result) / 2
+    rounding = np.finfo(dtype).eps * np.abs(expected) * (bags.mode == "mean")
+    assert np.all(np.abs(to_cpu(moved) - expected) <= rounding)
+    moved, sums = to_gpu(array), to_gpu(np.abs(array))
+    rn.embedding_bag_adagrad_update(
+        moved, sums, grads, ids, offsets, spec, lr=0.5, eps=1e-3, **options
+    )
+    expected, expected_sums = naive.adagrad(array, np.abs(array), to_cpu(result), 0.5, 1e-3)
+    eps = 8 * np.finfo(dtype).eps
+    np.testing.assert_allclose(to_cpu(sums), expected_sums, rtol=eps)
+    np.testing.assert_allclose(to_cpu(moved), expected, rtol=eps, atol=eps)
+
+
+@pytest.mark.parametrize("offsets", [[0, 9, -3, 5, 99], [5, 5, 4, 0, 2], [0, 0, 0, 0, 2**40]])
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+def test_no_offsets_read_or_write_outside(offsets, mode):
+    """They are not looked at, so anything may come out, but nothing may be touched."""
+    spec = rn.RobeSpec(64, 8, 8, 2)
+    ids, bounds = to_gpu(np.arange(5)), to_gpu(np.array(offsets))
+    array = to_gpu(np.ones(64, np.float32))
+    assert to_cpu(rn.embedding_bag(array, ids, bounds, spec, mode)).shape == (2, 2, 8)
+    grads = to_gpu(np.ones((2, 2, 8), np.float32))
+    rn.embedding_bag_sgd_update(array, grads, ids, bounds, spec, mode)
+    assert np.isfinite(to_cpu(array)).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"offsets": np.zeros(4, np.int64)}, ValueError, "offsets has shape"),
+        ({"indices": np.zeros((5, 1), np.int64)}, ValueError, "bags take one dimension"),
+        (
+            {"per_sample_weights": np.ones(4, np.float32)},
+            ValueError,
+            "per_sample_weights has shape",
+        ),
+        ({"per_sample_weights": np.ones(5)}, TypeError, "per_sample_weights has dtype float64"),
+    ],
+)
+def test_what_does_not_fit_is_refused(change, error, message):
+    arguments = {
+        "array": np.zeros(64, np.float32),
+        "indices": np.zeros(5, np.int64),
+        "offsets": np.array([0, 1, 2, 4, 5]),
+    }
+    arrays = {name: to_gpu(array) for name, array in (arguments | change).items()}
+    with pytest.raises(error, match=message):
+        rn.embedding_bag(spec=rn.RobeSpec(64, 8, 8, 2), **arrays)
+
+
+def test_weights_go_with_sums_alone():
+    arrays = (np.zeros(64, np.float32), np.zeros(5, np.int64), np.array([0, 1, 2, 4, 5]))
+    weights = to_gpu(np.ones(5, np.float32))
+    with pytest.raises(ValueError, match="mode 'sum' alone"):
+        rn.embedding_bag(*map(to_gpu, arrays), rn.RobeSpec(64, 8, 8, 2), "mean", weights)
