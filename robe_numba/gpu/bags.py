@@ -31,6 +31,9 @@ def embedding_bag(
     checks.check_spec(spec)
     values = device.view("array", array, (spec.array_size,), checks.STORED_DTYPES)
     real = checks.real_dtype(values)
+    read = {"array": array, "indices": indices, "offsets": offsets}
+    read["per_sample_weights"] = per_sample_weights
+    device.check_apart({"out": out, "starts": starts}, read)
     with device.work_on(array) as work:
         options = (mode, per_sample_weights, padding_idx)
         bags = _check_bags(work, indices, offsets, spec, *options, real)
@@ -89,6 +92,8 @@ def embedding_bag_sgd_update(
     checks.check_spec(spec)
     values = device.view("array", array, (spec.array_size,), checks.ARRAY_DTYPES)
     lr = checks.check_scalar("lr", lr, 0, values.dtype)
+    read = {"grad_out": grad_out, "indices": indices, "offsets": offsets, "starts": starts}
+    device.check_apart({"array": array}, read | {"per_sample_weights": per_sample_weights})
     with device.work_on(array) as work:
         options = (mode, per_sample_weights, padding_idx)
         dtypes = (values.dtype,)
@@ -116,6 +121,9 @@ def embedding_bag_adagrad_update(
     sums = device.view("state_sum", state_sum, (spec.array_size,), (values.dtype,))
     lr = checks.check_scalar("lr", lr, 0, values.dtype)
     eps = checks.check_scalar("eps", eps, 0, values.dtype)
+    read = {"grad_out": grad_out, "indices": indices, "offsets": offsets, "starts": starts}
+    read["per_sample_weights"] = per_sample_weights
+    device.check_apart({"array": array, "state_sum": state_sum}, read)
     with device.work_on(array) as work:
         options = (mode, per_sample_weights, padding_idx)
         dtypes = (values.dtype,)

@@ -54,7 +54,10 @@ def as_seen(array: Any) -> Any:
 
 @contextmanager
 def work_on(array: Any) -> Iterator[Work]:
-    """Work on the caller's current stream: PyTorch's for a tensor, else CuPy's."""
+    """Work on the caller's current stream: PyTorch's for a tensor, else CuPy's.
+
+    Raises ValueError if the array is on another GPU than the current one.
+    """
     if SIMULATED:
         yield Work(np, 0)
         return
@@ -62,6 +65,12 @@ def work_on(array: Any) -> Iterator[Work]:
         import cupy
     except ImportError as error:
         raise ImportError("arrays on a GPU need CuPy: pip install 'robe_numba[cuda]'") from error
+    home, current = cupy.asarray(array).device.id, cupy.cuda.runtime.getDevice()
+    if home != current:
+        raise ValueError(
+            f"the arrays are on GPU {home} but the current one is {current}; use "
+            f"cupy.cuda.Device({home})"
+        )
     stream, context = cupy.cuda.get_current_stream().ptr, nullcontext()
     if type(array).__module__.split(".")[0] == "torch":
         stream = sys.modules["torch"].cuda.current_stream(array.device).cuda_stream
@@ -87,6 +96,24 @@ def view(name: str, array: Any, shape: tuple[int, ...] | None, dtypes: tuple[np.
     if not seen.is_c_contiguous():
         raise ValueError(f"{name} is not C-contiguous; use cupy.ascontiguousarray({name})")
     return seen
+
+
+def check_apart(written: dict[str, Any], read: dict[str, Any]) -> None:
+    """What is written shares no memory with any other array; what is no array is seen to later."""
+    every = {
+        name: _extent(array) for name, array in (written | read).items() if is_on_device(array)
+    }
+    for name in written:
+        for other, (low, high) in every.items():
+            if name in every and name != other and low < every[name][1] and every[name][0] < high:
+                raise ValueError(f"{name} and {other} share memory; use {other}.copy()")
+
+
+def _extent(array: Any) -> tuple[int, int]:
+    """Addresses of an array's first byte and of the one after its last."""
+    seen = as_seen(array)
+    first = seen.ctypes.data if SIMULATED else int(seen.device_ctypes_pointer.value or 0)
+    return first, first + seen.size * seen.dtype.itemsize
 
 
 def flat(seen: Any, dtype: Any = None) -> Any:

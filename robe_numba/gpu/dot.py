@@ -21,7 +21,7 @@ SHARED_BYTES = 48 << 10  # that every GPU gives a thread block
 
 @cuda.jit(device=True)
 def gather_columns(array, indices, dense, first, count, sample, spec, starts, vectors, stride):
-    """Columns [first, first + count) of a sample's vectors, the dense one first, to shared memory."""
+    """Gather columns [first, first + count) of a sample's vectors; vector 0 is the dense one."""
     real, tables = dense.dtype.type, spec.num_tables
     for k in range(cuda.threadIdx.x, (tables + ONE) * count, cuda.blockDim.x):
         vector, column = np.uint64(k) // count, np.uint64(k) % count

@@ -22,6 +22,8 @@ def lookup_dot_interaction(
     batch, tables, dim = ids.shape[0], spec.num_tables, spec.embedding_dim
     real = checks.real_dtype(values)
     features = device.flat(device.view("dense", dense, (batch, dim), (real,)))
+    read = {"array": array, "indices": indices, "dense": dense}
+    device.check_apart({"out": out, "starts": starts}, read)
     with device.work_on(array) as work:
         shape = (batch, dim + (tables + 1) * tables // 2)
         out = work.empty(shape, real) if out is None else out

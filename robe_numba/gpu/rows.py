@@ -31,6 +31,7 @@ def lookup(array: Any, indices: Any, spec: Spec, out: Any = None, starts: Any = 
     values = device.view("array", array, (spec.array_size,), checks.STORED_DTYPES)
     ids = check_ids(indices, spec)
     batch = ids.shape[0]
+    device.check_apart({"out": out, "starts": starts}, {"array": array, "indices": indices})
     with device.work_on(array) as work:
         shape = (batch, spec.num_tables, spec.embedding_dim)
         real = checks.real_dtype(values)
@@ -62,6 +63,8 @@ def sgd_update(
     checks.check_spec(spec)
     values = device.view("array", array, (spec.array_size,), checks.ARRAY_DTYPES)
     lr = checks.check_scalar("lr", lr, 0, values.dtype)
+    read = {"grad_out": grad_out, "indices": indices, "starts": starts}
+    device.check_apart({"array": array}, read)
     with device.work_on(array) as work:
         reads = _reads(work, grad_out, (values.dtype,), indices, spec, starts)
         segments.update(work, update_rules.SGD, reads, spec, values, values, lr, 0)
@@ -83,6 +86,8 @@ def adagrad_update(
     sums = device.view("state_sum", state_sum, (spec.array_size,), (values.dtype,))
     lr = checks.check_scalar("lr", lr, 0, values.dtype)
     eps = checks.check_scalar("eps", eps, 0, values.dtype)
+    read = {"grad_out": grad_out, "indices": indices, "starts": starts}
+    device.check_apart({"array": array, "state_sum": state_sum}, read)
     with device.work_on(array) as work:
         reads = _reads(work, grad_out, (values.dtype,), indices, spec, starts)
         segments.update(work, update_rules.ADAGRAD, reads, spec, values, sums, lr, eps)

@@ -103,3 +103,19 @@ def test_halves_are_widened(data):
     out = to_cpu(rn.lookup(to_gpu(half), to_gpu(indices), spec))
     assert out.dtype == np.float32
     np.testing.assert_array_equal(out, naive.lookup(half, indices, spec))
+
+
+def test_what_is_written_shares_no_memory_with_the_rest():
+    spec = rn.RobeSpec(24, 4, 4, 2)
+    room = to_gpu(np.zeros(60, np.float32))
+    array, state_sum, out = room[:24], room[24:48], room[44:60].reshape(2, 2, 4)
+    ids = to_gpu(np.zeros((2, 2), np.int64))
+    with pytest.raises(ValueError, match="array and grad_out share memory"):
+        rn.sgd_update(array, room[8:24].reshape(2, 2, 4), ids, spec)
+    with pytest.raises(ValueError, match="state_sum and grad_out share memory"):
+        rn.adagrad_update(array, state_sum, out, ids, spec)
+    with pytest.raises(ValueError, match="array and state_sum share memory"):
+        rn.adagrad_update(array, array, to_gpu(np.zeros((2, 2, 4), np.float32)), ids, spec)
+    with pytest.raises(ValueError, match="out and array share memory"):
+        rn.lookup(array, ids, spec, out=room[16:32].reshape(2, 2, 4))
+    rn.lookup(array, ids, spec, out=out)  # beside it
