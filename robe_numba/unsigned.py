@@ -9,6 +9,7 @@ import numpy as np
 ZERO = np.uint64(0)
 ONE = np.uint64(1)
 TWO = np.uint64(2)
+THREE = np.uint64(3)
 U4 = np.uint64(4)
 U6 = np.uint64(6)
 U8 = np.uint64(8)

@@ -11,9 +11,6 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-import numba
-import numpy as np
-from llvmlite import binding as llvm
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import (
@@ -24,8 +21,9 @@ from numba.extending import (
     type_callable,
 )
 
+from robe_numba.cpu.halves import widen
+
 CACHE_LINE = 64  # bytes
-HALF = np.dtype(np.uint16)  # how kernels see float16: Numba has no arithmetic on it
 
 
 class Vector(types.Type):
@@ -53,41 +51,6 @@ def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any
     return builder.gep(data, [index])
 
 
-def _converts_halves() -> bool:
-    """Whether the machine that is compiled for has an instruction for it: x86 since 2012."""
-    features = numba.config.CPU_FEATURES  # what the user chose; "" with NUMBA_CPU_NAME=generic
-    if features is None:
-        features = llvm.get_host_cpu_features().flatten()
-    return not llvm.get_process_triple().startswith("x86") or "+f16c" in features
-
-
-def _widen(builder: Any, bits: Any, lanes: int) -> Any:
-    """The floats that the bits of halves stand for."""
-
-    def kind(element: Any) -> Any:
-        return ir.VectorType(element, lanes) if lanes > 1 else element
-
-    def constant(element: Any, value: Any) -> Any:
-        return ir.Constant(kind(element), [value] * lanes if lanes > 1 else value)
-
-    real, word = ir.FloatType(), ir.IntType(32)
-    if _converts_halves():
-        return builder.fpext(builder.bitcast(bits, kind(ir.HalfType())), kind(real))
-    # By hand, or LLVM would call a function that is not there and end the process.
-    bits = builder.zext(bits, kind(word))
-    sign = builder.shl(builder.and_(bits, constant(word, 0x8000)), constant(word, 16))
-    size = builder.shl(builder.and_(bits, constant(word, 0x7FFF)), constant(word, 13))
-    # The exponents of halves begin 112 later; a product is exact for subnormals too.
-    number = builder.fmul(builder.bitcast(size, kind(real)), constant(real, 2.0**112))
-    special = builder.icmp_unsigned(">=", size, constant(word, 0x7C00 << 13))  # infinity or NaN
-    size = builder.select(
-        special,
-        builder.or_(size, constant(word, 0x7F800000)),
-        builder.bitcast(number, kind(word)),
-    )
-    return builder.bitcast(builder.or_(size, sign), kind(real))
-
-
 def _load(lanes: int) -> Any:
     @intrinsic
     def load(typing_context: Any, array: Any, index: Any) -> Any:
@@ -101,7 +64,7 @@ def _load(lanes: int) -> Any:
             value = builder.load(builder.bitcast(pointer, stored.as_pointer()), align=size)
             if array.dtype != types.uint16:
                 return value
-            return _widen(builder, value, lanes)
+            return widen(builder, value, lanes)
 
         return (Vector(real, lanes) if lanes > 1 else real)(array, index), generate
 

@@ -15,11 +15,10 @@ from robe_numba.gpu.device import SIMULATED, address, as_seen, device_spec
 from robe_numba.gpu.vector import load4, store4
 from robe_numba.hashing import block_start, row_key, sign_word
 from robe_numba.spec import RobeSpec, Spec
-from robe_numba.unsigned import ONE, TWO, U4, U63, ZERO
+from robe_numba.unsigned import ONE, THREE, TWO, U4, U63, ZERO
 
 THREADS = 32 if SIMULATED else 256  # of a thread block
 UNROLL = 4  # blocks of the array that a group of lanes copies at a time
-THREE = np.uint64(3)
 # Sections of shared memory, a word for each block of the tile: its start, where it goes in the
 # output, how many elements it has, and the key of its row.
 SECTIONS = 4

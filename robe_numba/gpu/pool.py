@@ -10,11 +10,11 @@ import numpy as np
 from numba import cuda
 
 from robe_numba.gpu.device import SIMULATED, device_spec
-from robe_numba.gpu.gather import place
-from robe_numba.gpu.vector import multiply
+from robe_numba.gpu.gather import in_vectors, place
+from robe_numba.gpu.vector import load4, multiply, store4
 from robe_numba.hashing import block_start, row_key, sign_word
 from robe_numba.spec import Spec
-from robe_numba.unsigned import ONE, U63, ZERO
+from robe_numba.unsigned import ONE, THREE, TWO, U4, U63, ZERO
 
 THREADS = 32 if SIMULATED else 256  # of a thread block
 NOWHERE = np.uint64(2**64 - 1)  # the start of a block that a padded index would have read
@@ -87,30 +87,83 @@ def element_at(array, indices, read, row, column, spec, starts, real):
     return value
 
 
+@cuda.jit(device=True)
+def term_of(array, read, last, row, column, bags, spec, starts, real):
+    """What a read adds to an element of a bag that ends at `last`; 0 if it is not one of it."""
+    if read >= last or is_padding(read, bags):
+        return real(0)
+    value = element_at(array, bags.indices, read, row, column, spec, starts, real)
+    return multiply(bags.weights[read], value) if bags.weights.size else value
+
+
+@cuda.jit(device=True)
+def size_of(first, last, bags):
+    """How many of a bag's reads [first, last) are not padding."""
+    count = last - first
+    if bags.padded:
+        for read in range(first, last):
+            if is_padding(np.uint64(read), bags):
+                count -= ONE
+    return count
+
+
 @cuda.jit
 def pool_sums(array, bags, spec, starts, out):
-    """out (batch * num_tables * d,): sum or mean of each bag."""
+    """out (batch * num_tables * d,): sum or mean of each bag, four reads under way at a time."""
     number = np.uint64(cuda.grid(1))
     if number < np.uint64(out.size):
-        row, column, real = (
-            number // spec.embedding_dim,
-            number % spec.embedding_dim,
-            out.dtype.type,
-        )
+        dim, real = spec.embedding_dim, out.dtype.type
+        row, column = number // dim, number % dim
         bag = row % spec.num_tables * bags.batch + row // spec.num_tables
         first, last = reads_of(bag, bags)
-        total, count = real(0), 0
-        for read in range(first, last):
+        where = (last, row, column, bags, spec, starts, real)
+        total = real(0)
+        for read in range(first, last, U4):
             read = np.uint64(read)
-            if not is_padding(read, bags):
-                value = element_at(array, bags.indices, read, row, column, spec, starts, real)
-                if bags.weights.size:
-                    value = multiply(bags.weights[read], value)
-                total += value
-                count += 1
-        if bags.mode == MEAN and count > 1:
-            total /= real(count)
+            v_0 = term_of(array, read, *where)
+            v_1 = term_of(array, read + ONE, *where)
+            v_2 = term_of(array, read + TWO, *where)
+            v_3 = term_of(array, read + THREE, *where)
+            # One after the other, as in the bag; a 0 more changes nothing.
+            total = total + v_0 + v_1 + v_2 + v_3
+        if bags.mode == MEAN:
+            total /= real(max(size_of(first, last, bags), ONE))
         out[number] = total
+
+
+@cuda.jit(device=True)
+def vector_of(array, read, last, column, bags, spec, starts, real):
+    """As `term_of`, four elements from an aligned place on, without signs."""
+    zero, one = real(0), real(1)
+    if read >= last or is_padding(read, bags):
+        return zero, zero, zero, zero
+    block = column // spec.block_size
+    start = starts[read * spec.num_blocks + block]
+    a, b, c, d = load4(array, place(start, column - block * spec.block_size, spec))
+    weight = bags.weights[read] if bags.weights.size else one
+    return multiply(weight, a), multiply(weight, b), multiply(weight, c), multiply(weight, d)
+
+
+@cuda.jit
+def pool_sums_vectors(array, bags, spec, starts, out):
+    """As `pool_sums`, a thread for every four elements; where `gather.in_vectors` allows it."""
+    number = np.uint64(cuda.grid(1)) * U4
+    if number < np.uint64(out.size):
+        dim, real = spec.embedding_dim, out.dtype.type
+        row, column = number // dim, number % dim
+        bag = row % spec.num_tables * bags.batch + row // spec.num_tables
+        first, last = reads_of(bag, bags)
+        where = (last, column, bags, spec, starts, real)
+        t_0, t_1, t_2, t_3 = real(0), real(0), real(0), real(0)
+        for read in range(first, last, TWO):
+            read = np.uint64(read)
+            u_0, u_1, u_2, u_3 = vector_of(array, read, *where)
+            v_0, v_1, v_2, v_3 = vector_of(array, read + ONE, *where)
+            t_0, t_1, t_2, t_3 = t_0 + u_0 + v_0, t_1 + u_1 + v_1, t_2 + u_2 + v_2, t_3 + u_3 + v_3
+        if bags.mode == MEAN:
+            count = real(max(size_of(first, last, bags), ONE))
+            t_0, t_1, t_2, t_3 = t_0 / count, t_1 / count, t_2 / count, t_3 / count
+        store4(out, number, (t_0, t_1, t_2, t_3))
 
 
 @cuda.jit
@@ -174,5 +227,7 @@ def pool(
     grid = -(-out.size // THREADS)
     if bags.mode == MAX:
         pool_maxima[grid, THREADS, work.stream](*constants, winners)
+    elif in_vectors(spec, array, out):
+        pool_sums_vectors[-(-grid // 4), THREADS, work.stream](*constants)
     else:
         pool_sums[grid, THREADS, work.stream](*constants)

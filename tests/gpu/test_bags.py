@@ -35,6 +35,25 @@ def test_embedding_bag_equals_the_oracle(data, dtype):
     np.testing.assert_array_equal(to_cpu(out), expected)
 
 
+@pytest.mark.parametrize("mode", ["sum", "weighted", "mean", "max"])
+@pytest.mark.parametrize("dtype", [*REAL_DTYPES, "float16"])
+@pytest.mark.parametrize("alignment", [1, 4, 8])
+def test_aligned_blocks_give_the_same_as_others(alignment, dtype, mode):
+    """Many wrap: the array is hardly longer than a block."""
+    spec = rn.RobeSpec(40, 8, 16, 2, alignment=alignment)
+    generator = np.random.default_rng(4)
+    offsets = np.array([0, 3, 3, 8, 9, 14, 15])
+    indices, weights = generator.integers(0, 9, 15), None
+    array = array_for(spec, dtype, seed=5)
+    if mode == "weighted":
+        mode, weights = "sum", generator.normal(size=15).astype(np.promote_types(dtype, "f4"))
+    wide = array.astype(np.promote_types(dtype, "float32"))
+    expected = naive.embedding_bag(wide, indices, offsets, spec, mode, weights, 4)
+    weights = None if weights is None else to_gpu(weights)
+    out = rn.embedding_bag(*map(to_gpu, (array, indices, offsets)), spec, mode, weights, 4)
+    np.testing.assert_array_equal(to_cpu(out), expected)
+
+
 @given(st.data(), st.sampled_from(REAL_DTYPES), st.booleans())
 def test_updates_equal_the_oracle(data, dtype, keep):
     spec = data.draw(specs)

@@ -1,0 +1,42 @@
+"""From halves to floats: float16 arrays are read as 16-bit words, which Numba can handle."""
+
+from typing import Any
+
+import numba
+from llvmlite import binding as llvm
+from llvmlite import ir
+
+
+def _converts_halves() -> bool:
+    """Whether the machine that is compiled for has an instruction for it: x86 since 2012."""
+    features = numba.config.CPU_FEATURES  # what the user chose; "" with NUMBA_CPU_NAME=generic
+    if features is None:
+        features = llvm.get_host_cpu_features().flatten()
+    return not llvm.get_process_triple().startswith("x86") or "+f16c" in features
+
+
+def widen(builder: Any, bits: Any, lanes: int) -> Any:
+    """The floats that the bits of halves stand for."""
+
+    def kind(element: Any) -> Any:
+        return ir.VectorType(element, lanes) if lanes > 1 else element
+
+    def constant(element: Any, value: Any) -> Any:
+        return ir.Constant(kind(element), [value] * lanes if lanes > 1 else value)
+
+    real, word = ir.FloatType(), ir.IntType(32)
+    if _converts_halves():
+        return builder.fpext(builder.bitcast(bits, kind(ir.HalfType())), kind(real))
+    # By hand, or LLVM would call a function that is not there and end the process.
+    bits = builder.zext(bits, kind(word))
+    sign = builder.shl(builder.and_(bits, constant(word, 0x8000)), constant(word, 16))
+    size = builder.shl(builder.and_(bits, constant(word, 0x7FFF)), constant(word, 13))
+    # The exponents of halves begin 112 later; a product is exact for subnormals too.
+    number = builder.fmul(builder.bitcast(size, kind(real)), constant(real, 2.0**112))
+    special = builder.icmp_unsigned(">=", size, constant(word, 0x7C00 << 13))  # infinity or NaN
+    size = builder.select(
+        special,
+        builder.or_(size, constant(word, 0x7F800000)),
+        builder.bitcast(number, kind(word)),
+    )
+    return builder.bitcast(builder.or_(size, sign), kind(real))
