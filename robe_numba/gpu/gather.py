@@ -98,9 +98,10 @@ def gather(array, indices, spec, keep, starts, out, lanes):
 
 
 @cuda.jit(device=True)
-def read_vector(array, tile, count, i, j, spec):
+def read_vector(array, tile, count, i, j, spec, real):
     """As `read`, four elements; the circular end is between vectors."""
-    return load4(array, place(tile[i], j, spec) if i < count else ZERO)
+    a, b, c, d = load4(array, place(tile[i], j, spec) if i < count else ZERO)
+    return real(a), real(b), real(c), real(d)
 
 
 @cuda.jit(device=True)
@@ -112,10 +113,9 @@ def write_vector(out, tile, count, i, j, values):
 
 @cuda.jit
 def gather_vectors(array, indices, spec, keep, starts, out, lanes):
-    """As `gather`, without signs, where all that is read and written is aligned to 16 bytes.
+    """As `gather`, without signs, where all is read and written in aligned vectors of four.
 
-    So are the elements of `array` and `out` if alignment, Z, d and m are multiples of four, and
-    equal blocks fill the rows.
+    It is if alignment, Z, d and m are multiples of four, and equal blocks fill the rows.
     """
     tile = cuda.shared.array(0, types.uint64)
     group, lane = np.uint64(cuda.threadIdx.x) // lanes, np.uint64(cuda.threadIdx.x) % lanes
@@ -123,14 +123,14 @@ def gather_vectors(array, indices, spec, keep, starts, out, lanes):
     first = np.uint64(cuda.blockIdx.x) * groups * U4
     count = min(groups * U4, np.uint64(indices.size) * spec.num_blocks - first)
     hash_tile(indices, first, count, spec, keep, starts, tile)
-    i_1 = group + groups
+    i_1, real = group + groups, out.dtype.type
     i_2, i_3 = i_1 + groups, i_1 + TWO * groups
     for j in range(U4 * lane, min(spec.block_size, spec.embedding_dim), U4 * lanes):
         j = np.uint64(j)
-        v_0 = read_vector(array, tile, count, group, j, spec)
-        v_1 = read_vector(array, tile, count, i_1, j, spec)
-        v_2 = read_vector(array, tile, count, i_2, j, spec)
-        v_3 = read_vector(array, tile, count, i_3, j, spec)
+        v_0 = read_vector(array, tile, count, group, j, spec, real)
+        v_1 = read_vector(array, tile, count, i_1, j, spec, real)
+        v_2 = read_vector(array, tile, count, i_2, j, spec, real)
+        v_3 = read_vector(array, tile, count, i_3, j, spec, real)
         write_vector(out, tile, count, group, j, v_0)
         write_vector(out, tile, count, i_1, j, v_1)
         write_vector(out, tile, count, i_2, j, v_2)
@@ -160,7 +160,7 @@ def in_vectors(spec: Spec, array: Any, out: Any) -> bool:
     length = min(spec.block_size, spec.embedding_dim)
     alignment = spec.alignment if isinstance(spec, RobeSpec) else spec.embedding_dim
     numbers = (length, spec.embedding_dim, spec.array_size, alignment)
-    if spec.sign or array.dtype != out.dtype or spec.embedding_dim % length:
+    if spec.sign or spec.embedding_dim % length:
         return False
     if any(number % 4 for number in numbers):
         return False

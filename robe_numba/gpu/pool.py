@@ -141,7 +141,8 @@ def vector_of(array, read, last, column, bags, spec, starts, real):
     start = starts[read * spec.num_blocks + block]
     a, b, c, d = load4(array, place(start, column - block * spec.block_size, spec))
     weight = bags.weights[read] if bags.weights.size else one
-    return multiply(weight, a), multiply(weight, b), multiply(weight, c), multiply(weight, d)
+    first, second = multiply(weight, real(a)), multiply(weight, real(b))
+    return first, second, multiply(weight, real(c)), multiply(weight, real(d))
 
 
 @cuda.jit

@@ -95,6 +95,17 @@ def test_what_does_not_fit_is_refused(change, error, message):
         rn.lookup(spec=spec, **{name: to_gpu(a) for name, a in (arguments | change).items()})
 
 
+@pytest.mark.parametrize("dtype", [*REAL_DTYPES, "float16"])
+@pytest.mark.parametrize(("block_size", "alignment"), [(8, 4), (4, 4), (32, 8), (16, 16), (16, 1)])
+def test_aligned_blocks_give_the_same_as_others(block_size, alignment, dtype):
+    """Many wrap: the array is hardly longer than a block."""
+    spec = rn.RobeSpec(40, block_size, 16, 2, alignment=alignment)
+    indices = np.arange(10).reshape(5, 2)
+    array = array_for(spec, dtype, seed=6)
+    out = to_cpu(rn.lookup(to_gpu(array), to_gpu(indices), spec))
+    np.testing.assert_array_equal(out, naive.lookup(array, indices, spec))
+
+
 @given(st.data())
 def test_halves_are_widened(data):
     spec = data.draw(specs)
