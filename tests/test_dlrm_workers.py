@@ -1,5 +1,6 @@
 """How a batch is cut, run on threads and added up."""
 
+import numba
 import numpy as np
 import pytest
 import threadpoolctl
@@ -41,6 +42,14 @@ def test_workers_keep_the_order_and_raise():
         assert workers.run(lambda part: part * part, 5) == [0, 1, 4, 9, 16]
         with pytest.raises(ZeroDivisionError):
             workers.run(lambda part: 1 // part, 2)
+
+
+def test_tasks_run_kernels_on_their_own_thread_and_give_the_number_back():
+    before = numba.get_num_threads()
+    for threads in (1, 2):
+        seen = Workers(threads).run(lambda part: numba.get_num_threads(), 5)
+        assert seen == [1] * 5
+        assert numba.get_num_threads() == before
 
 
 def test_blas_threads_are_held_and_restored():

@@ -11,6 +11,7 @@ import pytest
 
 import robe_numba as rn
 from robe_numba.cpu import launch, update
+from tests.test_dlrm_model import batch_of, tiny_model
 
 SPEC = rn.RobeSpec(3000, 8, 20, 3, sign=True)
 ROWS = 500
@@ -101,6 +102,34 @@ def test_python_threads_take_turns_where_numba_cannot_do_otherwise():
     assert finished.stdout == "workqueue\n", finished.stderr
 
 
+def test_models_of_every_kind_score_where_numba_cannot_be_called_at_once():
+    code = (
+        "from robe_numba.dlrm import KINDS\n"
+        "from tests.test_dlrm_model import batch_of, tiny_model\n"
+        "dense, indices, _ = batch_of(3000)\n"
+        "for kind in KINDS:\n"
+        "    one, two = (tiny_model(kind, threads=n).logits(dense, indices) for n in (1, 2))\n"
+        "    assert one.tobytes() == two.tobytes()\n"
+        "import numba; print(numba.threading_layer())"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", f"import numba; numba.config.THREADING_LAYER = 'workqueue'\n{code}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.stdout == "workqueue\n", finished.stderr
+
+
+def try_scoring(queue, model, dense, indices):
+    """What scoring in this process comes to."""
+    try:
+        model.logits(dense, indices)
+        queue.put("done")
+    except RuntimeError as error:
+        queue.put(str(error))
+
+
 def try_lookup(queue):
     """What a lookup in this process comes to."""
     try:
@@ -114,12 +143,18 @@ def try_lookup(queue):
 @pytest.mark.skipif(
     "fork" not in multiprocessing.get_all_start_methods(), reason="no fork on this system"
 )
-def test_a_forked_process_is_told_what_to_do():
+@pytest.mark.parametrize("task", ["lookup", "robe", "full"])
+def test_a_forked_process_is_told_what_to_do(task):
     """It would be ended by OpenMP without a word, and a pool would wait for it for ever."""
     results()
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
-    child = context.Process(target=try_lookup, args=(queue,))
+    if task == "lookup":
+        child = context.Process(target=try_lookup, args=(queue,))
+    else:
+        model, (dense, indices, _) = tiny_model(task, threads=2), batch_of(3000)
+        model.logits(dense, indices)  # starts its threads, which no fork takes along
+        child = context.Process(target=try_scoring, args=(queue, model, dense, indices))
     child.start()
     answer = queue.get(timeout=60)
     child.join()

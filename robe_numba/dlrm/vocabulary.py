@@ -8,6 +8,9 @@ import numpy as np
 
 from robe_numba._jit import jit
 from robe_numba.checks import INDEX_DTYPES, as_uint64, check_array
+from robe_numba.cpu.launch import threads_for
+
+READS_PER_ID = 16  # of a search, about
 
 
 @jit(parallel=True)
@@ -100,6 +103,6 @@ class Vocabulary:
         if indices.ndim != 2 or indices.shape[1] != num_tables:
             raise ValueError(f"indices has shape {indices.shape} but must be (batch, {num_tables})")
         rows = np.empty(indices.shape, np.int64)
-        if rows.size:
+        with threads_for(rows.size * READS_PER_ID):
             _find_rows(self._ids, self._offsets, as_uint64(indices), rows)
         return rows

@@ -4,6 +4,7 @@ A batch is cut by its own size alone, each part is computed by one thread with B
 thread, and what the parts return is used in their order.
 """
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -97,15 +98,14 @@ class Workers:
         self.threads = numba.get_num_threads() if threads is None else threads
         if self.threads < 1:
             raise ValueError(f"threads is {threads}; it must be at least 1")
-        # Kernels in its threads run on that thread alone; Numba keeps this by thread.
-        self._pool = (
-            ThreadPoolExecutor(self.threads, initializer=numba.set_num_threads, initargs=(1,))
-            if self.threads > 1
-            else None
-        )
+        self._pool: ThreadPoolExecutor | None = None
+        self._process: int | None = None  # whose threads the pool has: a fork takes none along
 
     def run(self, task: Callable[[int], Result], count: int) -> list[Result]:
-        """[task(0), ..., task(count - 1)], with BLAS and kernels on one thread per task."""
+        """[task(0), ..., task(count - 1)], with BLAS on one thread per task.
+
+        Kernels too run on the task's thread alone, but for a single task of more threads.
+        """
 
         def quiet(part: int) -> Result:
             # A model that diverges shows it in its loss; warnings would only repeat it.
@@ -113,6 +113,28 @@ class Workers:
                 return task(part)
 
         with single_threaded_blas():
-            if self._pool is None or count == 1:
-                return [quiet(part) for part in range(count)]
-            return list(self._pool.map(quiet, range(count)))
+            if self.threads == 1:
+                with _kernels_on_one_thread():
+                    return [quiet(part) for part in range(count)]
+            if count == 1:
+                return [quiet(0)]
+            return list(self._threads().map(quiet, range(count)))
+
+    def _threads(self) -> ThreadPoolExecutor:
+        if self._pool is None or self._process != os.getpid():
+            # Numba keeps the number of kernels' threads by Python thread.
+            self._pool = ThreadPoolExecutor(
+                self.threads, initializer=numba.set_num_threads, initargs=(1,)
+            )
+            self._process = os.getpid()
+        return self._pool
+
+
+@contextmanager
+def _kernels_on_one_thread() -> Iterator[None]:
+    allowed = numba.get_num_threads()
+    numba.set_num_threads(1)
+    try:
+        yield
+    finally:
+        numba.set_num_threads(allowed)
