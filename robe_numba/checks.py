@@ -25,6 +25,9 @@ MAX_NEEDS_ARRAY = (
 )
 
 
+GPU_NEEDS = "arrays on a GPU need CuPy and numba-cuda: pip install 'robe_numba[cuda]'"
+
+
 def is_on_device(array: Any) -> bool:
     """Whether an array is on a GPU: CuPy's, a PyTorch tensor, Numba's, or its simulator's."""
     return hasattr(array, "__cuda_array_interface__") or hasattr(array, "__cuda_ndarray__")

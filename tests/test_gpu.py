@@ -16,7 +16,7 @@ from numba import cuda
 from numba.cuda import dispatcher, types
 from numba.cuda.typing.typeof import typeof
 
-from robe_numba import RobeSpec
+from robe_numba import RobeSpec, TableSpec
 from robe_numba.coefficients import hash_spec
 from robe_numba.gpu import dot, gather, pool, segments, starts
 
@@ -165,6 +165,41 @@ def test_weighted_sums_are_rounded_twice_as_on_the_cpu(name, no_device):
     ptx = compile_to_ptx(*kernels(types.float32)[name], (9, 0))
     assert "mul.rn.f32" in ptx
     assert "fma.rn.f32" not in ptx
+
+
+ALIGNED = {"array_size": 400, "block_size": 8, "embedding_dim": 16, "num_tables": 2, "alignment": 4}
+
+
+@pytest.mark.parametrize(
+    ("change", "moved"),
+    [
+        ({}, True),
+        ({"alignment": 8}, True),
+        ({"alignment": 6}, False),
+        ({"alignment": 1}, False),
+        ({"array_size": 402}, False),
+        ({"block_size": 6, "embedding_dim": 12}, False),
+        ({"embedding_dim": 20}, False),
+        ({"block_size": 32, "embedding_dim": 18}, False),
+        ({"block_size": 32, "embedding_dim": 20}, True),
+        ({"sign": True}, False),
+    ],
+)
+def test_vectors_are_for_what_is_aligned_throughout(change, moved, monkeypatch):
+    spec = RobeSpec(**ALIGNED | change)
+    array, out = np.empty(1, np.float32), np.empty(1, np.float32)
+    monkeypatch.setattr(gather, "address", lambda memory: 64)
+    assert gather.in_vectors(spec, array, out) == moved
+    for misplaced in (array, out):
+        monkeypatch.setattr(gather, "address", lambda memory, m=misplaced: 64 + 8 * (memory is m))
+        assert not gather.in_vectors(spec, array, out)
+
+
+def test_rows_of_tables_are_aligned_if_their_length_is(monkeypatch):
+    monkeypatch.setattr(gather, "address", lambda memory: 64)
+    array = np.empty(1, np.float32)
+    assert gather.in_vectors(TableSpec((3, 5), 8), array, array)
+    assert not gather.in_vectors(TableSpec((3, 5), 6), array, array)
 
 
 def test_constants_of_launches_suit_the_hardware():

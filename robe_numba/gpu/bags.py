@@ -39,8 +39,8 @@ def embedding_bag(
         bags = _check_bags(work, indices, offsets, spec, *options, real)
         shape = (int(bags.batch), spec.num_tables, spec.embedding_dim)
         out = work.empty(shape, real) if out is None else out
-        target = device.flat(device.view("out", out, shape, (real,)))
-        places = _starts(work, bags, spec, starts)
+        target = device.flat(device.view("out", out, shape, (real,), written=True))
+        places = _starts(work, bags, spec, starts, written=True)
         pool.launch(work, pool.bag_starts, places.size, bags, spec, places)
         winners = as_seen(work.empty((target.size if bags.mode == pool.MAX else 0,), np.int64))
         pool.pool(work, values, bags, spec, places, target, winners)
@@ -67,6 +67,7 @@ def embedding_bag_backward(
     if array is not None:
         values = device.view("array", array, (spec.array_size,), checks.ARRAY_DTYPES)
         dtypes = (values.dtype,)
+    device.view("grad_out", grad_out, None, dtypes)
     with device.work_on(grad_out) as work:
         options = (mode, per_sample_weights, padding_idx)
         reads = _reads(work, grad_out, dtypes, indices, offsets, spec, options, values, starts)
@@ -90,7 +91,7 @@ def embedding_bag_sgd_update(
 ) -> None:
     """See `robe_numba.embedding_bag_sgd_update`; here an element moves once."""
     checks.check_spec(spec)
-    values = device.view("array", array, (spec.array_size,), checks.ARRAY_DTYPES)
+    values = device.view("array", array, (spec.array_size,), checks.ARRAY_DTYPES, True)
     lr = checks.check_scalar("lr", lr, 0, values.dtype)
     read = {"grad_out": grad_out, "indices": indices, "offsets": offsets, "starts": starts}
     device.check_apart({"array": array}, read | {"per_sample_weights": per_sample_weights})
@@ -117,8 +118,8 @@ def embedding_bag_adagrad_update(
 ) -> None:
     """See `robe_numba.embedding_bag_adagrad_update`."""
     checks.check_spec(spec)
-    values = device.view("array", array, (spec.array_size,), checks.ARRAY_DTYPES)
-    sums = device.view("state_sum", state_sum, (spec.array_size,), (values.dtype,))
+    values = device.view("array", array, (spec.array_size,), checks.ARRAY_DTYPES, True)
+    sums = device.view("state_sum", state_sum, (spec.array_size,), (values.dtype,), True)
     lr = checks.check_scalar("lr", lr, 0, values.dtype)
     eps = checks.check_scalar("eps", eps, 0, values.dtype)
     read = {"grad_out": grad_out, "indices": indices, "offsets": offsets, "starts": starts}
@@ -163,12 +164,12 @@ def _check_bags(
     )
 
 
-def _starts(work: Work, bags: pool.Bags, spec: Spec, given: Any) -> Any:
+def _starts(work: Work, bags: pool.Bags, spec: Spec, given: Any, written: bool = False) -> Any:
     """Starts uint64 (n * num_blocks,): the caller's or new ones."""
     shape = (bags.indices.size, spec.num_blocks)
     if given is None:
         return seen_flat(work.empty(shape, np.int64), np.uint64)
-    return device.flat(device.view("starts", given, shape, INT64), np.uint64)
+    return device.flat(device.view("starts", given, shape, INT64, written), np.uint64)
 
 
 def _reads(
@@ -199,5 +200,7 @@ def _reads(
     winners = as_seen(work.empty((grads.size if bags.mode == pool.MAX else 0,), np.int64))
     if bags.mode == pool.MAX:
         maxima = as_seen(work.empty((grads.size,), grads.dtype))
-        pool.pool(work, values, bags, spec, places, maxima, winners)
+        hashed = _starts(work, bags, spec, None)  # what the caller's may be, nobody has looked
+        pool.launch(work, pool.bag_starts, hashed.size, bags, spec, hashed)
+        pool.pool(work, values, bags, spec, hashed, maxima, winners)
     return segments.sort(work, places, bags.indices, grads, spec, rows, scales, winners)

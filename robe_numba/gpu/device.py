@@ -1,9 +1,11 @@
 """Arrays on a GPU, of whatever library, and the stream that work goes onto.
 
-Nothing here waits for the device, and so nothing looks at values: kernels are safe for any.
+Nothing here looks at values, which would wait for the device: kernels are safe for any. Only the
+constants of a spec are waited for, at its first use on a device.
 """
 
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache
@@ -12,11 +14,15 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 from numba import cuda
+from numba.core.errors import NumbaPerformanceWarning
 
-from robe_numba.checks import is_on_device
+from robe_numba.checks import GPU_NEEDS, is_on_device
 from robe_numba.coefficients import hash_spec
 from robe_numba.hashing import HashSpec
 from robe_numba.spec import Spec
+
+# Small launches are meant: a batch may be small.
+warnings.filterwarnings("ignore", "Grid size .* under-utilization", NumbaPerformanceWarning)
 
 INT64 = (np.dtype(np.int64),)
 SIMULATED = bool(numba.config.ENABLE_CUDASIM)
@@ -52,39 +58,46 @@ def as_seen(array: Any) -> Any:
     return array if SIMULATED else cuda.as_cuda_array(array, sync=False)
 
 
-@contextmanager
-def work_on(array: Any) -> Iterator[Work]:
-    """Work on the caller's current stream: PyTorch's for a tensor, else CuPy's.
-
-    Raises ValueError if the array is on another GPU than the current one.
-    """
-    if SIMULATED:
-        yield Work(np, 0)
-        return
+def _cupy() -> Any:
     try:
         import cupy
     except ImportError as error:
-        raise ImportError("arrays on a GPU need CuPy: pip install 'robe_numba[cuda]'") from error
-    home, current = cupy.asarray(array).device.id, cupy.cuda.runtime.getDevice()
-    if home != current:
-        raise ValueError(
-            f"the arrays are on GPU {home} but the current one is {current}; use "
-            f"cupy.cuda.Device({home})"
-        )
-    stream, context = cupy.cuda.get_current_stream().ptr, nullcontext()
-    if type(array).__module__.split(".")[0] == "torch":
-        stream = sys.modules["torch"].cuda.current_stream(array.device).cuda_stream
-        context = cupy.cuda.ExternalStream(stream)
+        raise ImportError(GPU_NEEDS) from error
+    return cupy
+
+
+@contextmanager
+def work_on(array: Any) -> Iterator[Work]:
+    """Work on the caller's current stream: PyTorch's if `array` is a tensor, else CuPy's."""
+    if SIMULATED:
+        yield Work(np, 0)
+        return
+    cupy, torch = _cupy(), sys.modules.get("torch")
+    if torch is not None and isinstance(array, torch.Tensor):
+        stream = torch.cuda.current_stream(array.device)
+        address = stream.cuda_stream
+        if hasattr(stream, "__cuda_stream__"):
+            context = cupy.cuda.Stream.from_external(stream)
+        else:
+            context = cupy.cuda.ExternalStream(address)
+    else:
+        address, context = cupy.cuda.get_current_stream().ptr, nullcontext()
     with context:
-        yield Work(cupy, cuda.external_stream(stream))
+        yield Work(cupy, cuda.external_stream(address))
 
 
-def view(name: str, array: Any, shape: tuple[int, ...] | None, dtypes: tuple[np.dtype, ...]) -> Any:
+def view(
+    name: str,
+    array: Any,
+    shape: tuple[int, ...] | None,
+    dtypes: tuple[np.dtype, ...],
+    written: bool = False,
+) -> Any:
     """A device array as kernels take it: C-contiguous, of one of the dtypes and of the shape."""
     if not is_on_device(array):
         kind = type(array)
         raise TypeError(
-            f"{name} must be on the GPU as the other arrays are, got {kind.__module__}."
+            f"{name} must be an array on a GPU as the others are, got {kind.__module__}."
             f"{kind.__name__}; use cupy.asarray({name})"
         )
     seen = as_seen(array)
@@ -95,7 +108,27 @@ def view(name: str, array: Any, shape: tuple[int, ...] | None, dtypes: tuple[np.
         raise ValueError(f"{name} has shape {tuple(seen.shape)}; expected {shape}")
     if not seen.is_c_contiguous():
         raise ValueError(f"{name} is not C-contiguous; use cupy.ascontiguousarray({name})")
+    if seen.size:
+        _check_place(name, seen)
+    if written and not SIMULATED and array.__cuda_array_interface__["data"][1]:
+        raise ValueError(f"{name} is read-only and would be written; use {name}.copy()")
     return seen
+
+
+def _check_place(name: str, seen: Any) -> None:
+    """Elements begin at multiples of their size, in memory of the current GPU."""
+    first = address(seen)
+    if first % seen.dtype.itemsize:
+        raise ValueError(f"{name} is not aligned in memory; use {name}.copy()")
+    if SIMULATED:
+        return
+    runtime = _cupy().cuda.runtime
+    home, current = runtime.pointerGetAttributes(first).device, runtime.getDevice()
+    if home != current:
+        raise ValueError(
+            f"{name} is on GPU {home} but the current one is {current}; work within "
+            f"cupy.cuda.Device({home}), with all arrays there"
+        )
 
 
 def check_apart(written: dict[str, Any], read: dict[str, Any]) -> None:
@@ -112,8 +145,12 @@ def check_apart(written: dict[str, Any], read: dict[str, Any]) -> None:
 def _extent(array: Any) -> tuple[int, int]:
     """Addresses of an array's first byte and of the one after its last."""
     seen = as_seen(array)
-    first = seen.ctypes.data if SIMULATED else int(seen.device_ctypes_pointer.value or 0)
-    return first, first + seen.size * seen.dtype.itemsize
+    return address(seen), address(seen) + seen.size * seen.dtype.itemsize
+
+
+def address(seen: Any) -> int:
+    """Of an array's first byte; 0 if it has none."""
+    return int((seen.ctypes.data if SIMULATED else seen.device_ctypes_pointer.value) or 0)
 
 
 def flat(seen: Any, dtype: Any = None) -> Any:
@@ -135,12 +172,9 @@ def device_spec(spec: Spec) -> HashSpec:
 @lru_cache(maxsize=64)
 def _on_device(spec: Spec, device: int) -> HashSpec:
     constants = hash_spec(spec)
-    return constants._replace(
+    constants = constants._replace(
         coefficients=cuda.to_device(constants.coefficients),
         sign_keys=cuda.to_device(constants.sign_keys),
     )
-
-
-def address(seen: Any) -> int:
-    """Of an array's first byte; the simulator's count as aligned."""
-    return 0 if SIMULATED else int(seen.device_ctypes_pointer.value)
+    cuda.default_stream().synchronize()  # once: streams that do not wait for it read them next
+    return constants

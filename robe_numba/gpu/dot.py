@@ -71,19 +71,24 @@ def lookup_dot(array, indices, dense, spec, starts, out, width):
         add_products(vectors, stride, count, num_vectors, out, o + dim, first > ZERO)
 
 
-def launch(work: Any, array: Any, ids: Any, dense: Any, spec: Spec, starts: Any, out: Any) -> None:
-    """Fill out (batch * columns,), given the starts of all ids."""
-    batch = ids.size // spec.num_tables
-    if batch == 0:
-        return
-    most = SHARED_BYTES // ((spec.num_tables + 1) * out.dtype.itemsize)
-    if most < 2:
+def columns_at_once(spec: Spec, itemsize: int) -> int:
+    """How many columns of a sample's vectors fit shared memory."""
+    most = SHARED_BYTES // ((spec.num_tables + 1) * itemsize)
+    if most < 1:
         raise ValueError(
             f"num_tables is {spec.num_tables}; on a GPU the interaction takes at most "
-            f"{SHARED_BYTES // (2 * out.dtype.itemsize) - 1}: use lookup and matrix products"
+            f"{SHARED_BYTES // itemsize - 1}: use lookup and matrix products"
         )
-    width = min(spec.embedding_dim, (most - 1) // 2 * 2 + 1)
-    shared = (width | 1) * (spec.num_tables + 1) * out.dtype.itemsize
-    lookup_dot[batch, THREADS, work.stream, shared](
-        array, ids, dense, device_spec(spec), starts, out, np.uint64(width)
-    )
+    return min(spec.embedding_dim, (most - 1) // 2 * 2 + 1)
+
+
+def launch(
+    work: Any, array: Any, ids: Any, dense: Any, spec: Spec, starts: Any, out: Any, width: int
+) -> None:
+    """Fill out (batch * columns,), given the starts of all ids and `columns_at_once`."""
+    batch = ids.size // spec.num_tables
+    if batch:
+        shared = (width | 1) * (spec.num_tables + 1) * out.dtype.itemsize
+        lookup_dot[batch, THREADS, work.stream, shared](
+            array, ids, dense, device_spec(spec), starts, out, np.uint64(width)
+        )

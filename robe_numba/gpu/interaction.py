@@ -22,15 +22,16 @@ def lookup_dot_interaction(
     batch, tables, dim = ids.shape[0], spec.num_tables, spec.embedding_dim
     real = checks.real_dtype(values)
     features = device.flat(device.view("dense", dense, (batch, dim), (real,)))
+    width = dot.columns_at_once(spec, real.itemsize)
     read = {"array": array, "indices": indices, "dense": dense}
     device.check_apart({"out": out, "starts": starts}, read)
     with device.work_on(array) as work:
         shape = (batch, dim + (tables + 1) * tables // 2)
         out = work.empty(shape, real) if out is None else out
-        target = device.flat(device.view("out", out, shape, (real,)))
+        target = device.flat(device.view("out", out, shape, (real,), written=True))
         blocks = (batch, tables, spec.num_blocks)
         starts = work.empty(blocks, np.int64) if starts is None else starts
-        places = device.flat(device.view("starts", starts, blocks, INT64), np.uint64)
+        places = device.flat(device.view("starts", starts, blocks, INT64, True), np.uint64)
         gpu_starts.launch(work, device.flat(ids), spec, places)
-        dot.launch(work, values, device.flat(ids), features, spec, places, target)
+        dot.launch(work, values, device.flat(ids), features, spec, places, target, width)
     return out

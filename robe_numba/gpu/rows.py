@@ -36,11 +36,12 @@ def lookup(array: Any, indices: Any, spec: Spec, out: Any = None, starts: Any = 
         shape = (batch, spec.num_tables, spec.embedding_dim)
         real = checks.real_dtype(values)
         out = work.empty(shape, real) if out is None else out
-        target = device.view("out", out, shape, (real,))
+        target = device.view("out", out, shape, (real,), written=True)
         kept = None
         if starts is not None:
             shape = (batch, spec.num_tables, spec.num_blocks)
-            kept = device.flat(device.view("starts", starts, shape, INT64), np.uint64)
+            seen = device.view("starts", starts, shape, INT64, written=True)
+            kept = device.flat(seen, np.uint64)
         gather.launch(work, values, device.flat(ids), spec, kept, device.flat(target))
     return out
 
@@ -48,6 +49,7 @@ def lookup(array: Any, indices: Any, spec: Spec, out: Any = None, starts: Any = 
 def lookup_backward(grad_out: Any, indices: Any, spec: Spec, starts: Any = None) -> Any:
     """See `robe_numba.lookup_backward`."""
     checks.check_spec(spec)
+    device.view("grad_out", grad_out, None, checks.ARRAY_DTYPES)
     with device.work_on(grad_out) as work:
         reads = _reads(work, grad_out, checks.ARRAY_DTYPES, indices, spec, starts)
         gradient = work.zeros((spec.array_size,), reads.grad_out.dtype)
@@ -61,7 +63,7 @@ def sgd_update(
 ) -> None:
     """See `robe_numba.sgd_update`; here an element moves once, by the sum of its gradients."""
     checks.check_spec(spec)
-    values = device.view("array", array, (spec.array_size,), checks.ARRAY_DTYPES)
+    values = device.view("array", array, (spec.array_size,), checks.ARRAY_DTYPES, True)
     lr = checks.check_scalar("lr", lr, 0, values.dtype)
     read = {"grad_out": grad_out, "indices": indices, "starts": starts}
     device.check_apart({"array": array}, read)
@@ -82,8 +84,8 @@ def adagrad_update(
 ) -> None:
     """See `robe_numba.adagrad_update`."""
     checks.check_spec(spec)
-    values = device.view("array", array, (spec.array_size,), checks.ARRAY_DTYPES)
-    sums = device.view("state_sum", state_sum, (spec.array_size,), (values.dtype,))
+    values = device.view("array", array, (spec.array_size,), checks.ARRAY_DTYPES, True)
+    sums = device.view("state_sum", state_sum, (spec.array_size,), (values.dtype,), True)
     lr = checks.check_scalar("lr", lr, 0, values.dtype)
     eps = checks.check_scalar("eps", eps, 0, values.dtype)
     read = {"grad_out": grad_out, "indices": indices, "starts": starts}
@@ -112,8 +114,10 @@ def _reads(
     batch = ids.shape[0]
     shape = (batch, spec.num_tables, spec.embedding_dim)
     grads = device.flat(device.view("grad_out", grad_out, shape, dtypes))
-    if starts is None:
-        starts = block_starts(indices, spec)
     shape = (batch, spec.num_tables, spec.num_blocks)
-    places = device.flat(device.view("starts", starts, shape, INT64), np.uint64)
+    if starts is None:
+        places = device.seen_flat(work.empty(shape, np.int64), np.uint64)
+        gpu_starts.launch(work, device.flat(ids), spec, places)
+    else:
+        places = device.flat(device.view("starts", starts, shape, INT64), np.uint64)
     return segments.sort(work, places, device.flat(ids), grads, spec)

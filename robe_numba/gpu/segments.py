@@ -202,7 +202,10 @@ def update(
         return
     real = array.dtype.type
     num_segments = reads.bounds.size - 1
-    heavy = as_seen(work.empty((num_segments,), np.int64))
+    length = min(spec.block_size, spec.embedding_dim)
+    counted = 2 * ((length + WIDTH - 2) // WIDTH + 1)  # segments that a block may count in
+    most = min(num_segments, reads.starts.size * counted // HEAVY + 1)
+    heavy = as_seen(work.empty((most,), np.int64))
     num_heavy = as_seen(work.zeros((1,), np.int64))
     constants = (rule, reads, device_spec(spec), array, state_sum, real(lr), real(eps))
     grid = -(-num_segments * WIDTH // THREADS)

@@ -99,6 +99,44 @@ def test_no_offsets_read_or_write_outside(offsets, mode):
     assert np.isfinite(to_cpu(array)).all()
 
 
+@pytest.mark.parametrize("start", [-1, 64, 65, 200, 2**62])
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+def test_no_starts_read_or_write_outside(start, mode):
+    spec = rn.RobeSpec(64, 8, 8, 2)
+    ids, bounds = to_gpu(np.arange(5)), to_gpu(np.array([0, 2, 2, 4, 5]))
+    array, starts = to_gpu(np.ones(64, np.float32)), to_gpu(np.full((5, 1), start))
+    grads = to_gpu(np.ones((2, 2, 8), np.float32))
+    rn.embedding_bag_sgd_update(array, grads, ids, bounds, spec, mode, starts=starts)
+    assert np.isfinite(to_cpu(array)).all()
+    np.testing.assert_array_equal(to_cpu(starts), start)
+
+
+def test_a_nan_is_the_largest():
+    spec = rn.TableSpec((3,), 2)
+    array = np.array([1, np.nan, np.nan, 5, 2, 6], np.float32)
+    out = rn.embedding_bag(
+        to_gpu(array), to_gpu(np.array([0, 1, 2])), to_gpu(np.array([0, 3])), spec, "max"
+    )
+    assert np.isnan(to_cpu(out)).all()
+
+
+def test_what_is_written_shares_no_memory_with_the_rest():
+    spec = rn.RobeSpec(24, 4, 4, 1)
+    room = to_gpu(np.zeros(60, np.float32))
+    array, state_sum = room[:24], room[24:48]
+    ids, bounds = to_gpu(np.zeros(2, np.int64)), to_gpu(np.array([0, 1, 2]))
+    apart = to_gpu(np.zeros((2, 1, 4), np.float32))
+    with pytest.raises(ValueError, match="array and grad_out share memory"):
+        rn.embedding_bag_sgd_update(array, room[20:28].reshape(2, 1, 4), ids, bounds, spec)
+    overlapping = room[44:52].reshape(2, 1, 4)
+    with pytest.raises(ValueError, match="state_sum and grad_out share memory"):
+        rn.embedding_bag_adagrad_update(array, state_sum, overlapping, ids, bounds, spec)
+    with pytest.raises(ValueError, match="array and state_sum share memory"):
+        rn.embedding_bag_adagrad_update(array, array, apart, ids, bounds, spec)
+    with pytest.raises(ValueError, match="out and array share memory"):
+        rn.embedding_bag(array, ids, bounds, spec, out=room[16:24].reshape(2, 1, 4))
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [

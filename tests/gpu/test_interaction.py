@@ -42,8 +42,18 @@ def test_vectors_that_do_not_fit_shared_memory_are_multiplied_in_parts(monkeypat
 
 
 def test_too_many_tables_are_refused(monkeypatch):
-    monkeypatch.setattr(dot, "SHARED_BYTES", 60)
+    monkeypatch.setattr(dot, "SHARED_BYTES", 28)
     spec = rn.RobeSpec(50, 4, 4, 9)
     arrays = np.zeros(50, np.float32), np.zeros((2, 9), np.int64), np.zeros((2, 4), np.float32)
     with pytest.raises(ValueError, match=r"num_tables is 9; .* at most 6"):
         rn.lookup_dot_interaction(*map(to_gpu, arrays), spec)
+
+
+def test_what_is_written_shares_no_memory_with_the_rest():
+    spec = rn.RobeSpec(24, 4, 4, 1)
+    room = to_gpu(np.zeros(60, np.float32))
+    ids = to_gpu(np.zeros((2, 1), np.int64))
+    with pytest.raises(ValueError, match="out and dense share memory"):
+        rn.lookup_dot_interaction(
+            room[:24], ids, room[24:32].reshape(2, 4), spec, out=room[30:40].reshape(2, 5)
+        )

@@ -96,14 +96,53 @@ def test_what_does_not_fit_is_refused(change, error, message):
 
 
 @pytest.mark.parametrize("dtype", [*REAL_DTYPES, "float16"])
-@pytest.mark.parametrize(("block_size", "alignment"), [(8, 4), (4, 4), (32, 8), (16, 16), (16, 1)])
+@pytest.mark.parametrize(
+    ("block_size", "alignment"), [(8, 4), (4, 4), (32, 8), (16, 16), (12, 12), (16, 1)]
+)
 def test_aligned_blocks_give_the_same_as_others(block_size, alignment, dtype):
-    """Many wrap: the array is hardly longer than a block."""
-    spec = rn.RobeSpec(40, block_size, 16, 2, alignment=alignment)
-    indices = np.arange(10).reshape(5, 2)
+    """Some wrap: the array is hardly longer than a block."""
+    spec = rn.RobeSpec(36, block_size, 48, 2, alignment=alignment)
+    indices = np.arange(20).reshape(10, 2)
+    places = naive.block_starts(indices, spec)
+    assert (places + block_size > 36).any() == (alignment < block_size or 36 % block_size > 0)
     array = array_for(spec, dtype, seed=6)
     out = to_cpu(rn.lookup(to_gpu(array), to_gpu(indices), spec))
     np.testing.assert_array_equal(out, naive.lookup(array, indices, spec))
+
+
+@pytest.mark.parametrize(("length", "size"), [(1, 70), (2, 64), (33, 70), (34, 64), (66, 70)])
+def test_blocks_at_the_bounds_of_segments_are_found(length, size):
+    """A gradient of one block, wherever it begins; starts are the caller's to give."""
+    spec = rn.RobeSpec(size, length, length, 1)
+    grad_out = np.arange(1, length + 1, dtype=np.float32).reshape(1, 1, length)
+    for start in (0, 31, 32, 63, size - length, size - 2, size - 1):
+        expected = np.zeros(size)
+        expected[(start + np.arange(length)) % size] = grad_out
+        starts = to_gpu(np.array([[[start]]]))
+        gradient = rn.lookup_backward(to_gpu(grad_out), to_gpu(np.array([[5]])), spec, starts)
+        np.testing.assert_array_equal(to_cpu(gradient), expected)
+
+
+@pytest.mark.parametrize("copies", [1, 30])
+def test_a_nan_reaches_the_elements_it_belongs_to(copies):
+    """Few reads of an element, which a warp adds up, and many, which a thread block does."""
+    spec = rn.RobeSpec(40, 4, 4, 1)
+    indices = np.zeros((copies, 1), np.int64)
+    grad_out = np.ones((copies, 1, 4), np.float32)
+    grad_out[0, 0, 1] = np.nan
+    place = (naive.block_starts(indices, spec)[0, 0, 0] + 1) % 40
+    array = to_gpu(np.zeros(40, np.float32))
+    rn.sgd_update(array, to_gpu(grad_out), to_gpu(indices), spec)
+    np.testing.assert_array_equal(np.flatnonzero(np.isnan(to_cpu(array))), [place])
+
+
+@pytest.mark.parametrize("start", [-1, 40, 41, 80, 2**62])
+def test_no_starts_write_outside(start):
+    """They are not looked at, so anything may come out, but nothing may be touched."""
+    spec = rn.RobeSpec(40, 8, 8, 2)
+    starts = to_gpu(np.full((3, 2, 1), start))
+    grads, ids = to_gpu(np.ones((3, 2, 8), np.float32)), to_gpu(np.zeros((3, 2), np.int64))
+    assert np.isfinite(to_cpu(rn.lookup_backward(grads, ids, spec, starts))).all()
 
 
 @given(st.data())
@@ -130,3 +169,10 @@ def test_what_is_written_shares_no_memory_with_the_rest():
     with pytest.raises(ValueError, match="out and array share memory"):
         rn.lookup(array, ids, spec, out=room[16:32].reshape(2, 2, 4))
     rn.lookup(array, ids, spec, out=out)  # beside it
+
+
+def test_arrays_with_gaps_are_refused():
+    spec = rn.RobeSpec(100, 8, 8, 2)
+    ids = to_gpu(np.zeros((3, 4), np.int64))[:, ::2]
+    with pytest.raises(ValueError, match="indices is not C-contiguous"):
+        rn.lookup(to_gpu(np.zeros(100, np.float32)), ids, spec)
