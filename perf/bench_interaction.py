@@ -35,7 +35,7 @@ def measure(shape: Shape, options: Any) -> Iterator[Row]:
 
 
 def ours(batch: Batch, dense: np.ndarray) -> Iterator[Contender]:
-    """Fused, and as the model without fusion does it: lookup, then parts of the batch."""
+    """Fused, and as the model's training does it: lookup, then parts of the batch."""
     shape = batch.shape
     spec = shape.spec(shape.block_sizes[0])
     array = rn.init_array(spec)

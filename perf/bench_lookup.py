@@ -5,6 +5,7 @@ python perf/bench_lookup.py --shape S1 --peers torch,torch-huge --ids zipf
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -49,7 +50,8 @@ def ours(batch: Batch) -> Iterator[Contender]:
             aligned = shape.spec(block_size, alignment=min(ALIGNMENT, block_size))
             yield contender("robe, aligned", array, batch, aligned)
         try:
-            yield contender("robe, float16", half, batch, spec)
+            moved = shape.output_bytes * 3 // 2  # halves are read, floats written
+            yield replace(contender("robe, float16", half, batch, spec), bytes=moved)
         except TypeError as error:
             note = f"absent: {error}"
             yield Contender("robe, float16", None, block_size=block_size, note=note)

@@ -72,7 +72,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 def check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """End with a message where the options cannot be met; make a list of the peers' names."""
     if options.device == "cuda":
-        parser.error("--device cuda: GPUs are not timed yet; use --device cpu")
+        parser.error("--device cuda: not yet, no benchmark times a GPU; use --device cpu")
     if not 1 <= options.threads <= numba.config.NUMBA_NUM_THREADS:
         parser.error(
             f"--threads is {options.threads}; it must be in [1, {numba.config.NUMBA_NUM_THREADS}] "

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numba
 import numpy as np
@@ -29,6 +29,7 @@ class Contender:
     block_size : Z, of those that have one.
     note : anything a reader should know.
     peak_bytes : most memory that one call allocates, where it was measured.
+    bytes : read and written, where that is other than what the work says.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Contender:
     block_size: int | None = None
     note: str = ""
     peak_bytes: int | None = None
+    bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -94,8 +96,9 @@ def race(work: Work, contenders: Sequence[Contender], repeats: int) -> list[Row]
 def _row(work: Work, contender: Contender, times: list[float] | None) -> Row:
     absent = (None, None, None)
     low, median, high = absent if times is None else map(float, np.percentile(times, (25, 50, 75)))
+    moved = work.bytes if contender.bytes is None else contender.bytes
     return Row(
-        **vars(work),
+        **vars(replace(work, bytes=moved)),
         contender=contender.name,
         role=contender.role,
         block_size=contender.block_size,

@@ -52,14 +52,17 @@ def test_every_function_gives_the_same_bits_on_any_number_of_threads():
     assert all(other == found[0] for other in found)
 
 
-@pytest.mark.parametrize("scans", [0, update.MAX_SCANS])
+@pytest.mark.parametrize(
+    ("scans", "claimed"), [(0, 0), (update.MAX_SCANS, 0), (update.MAX_SCANS, 1 << 40)]
+)
 def test_every_function_gives_the_same_bits_for_any_number_of_workers(
-    scans, set_workers, monkeypatch
+    scans, claimed, set_workers, monkeypatch
 ):
     """Also more workers than this machine has threads; by sorting and by scanning."""
-    monkeypatch.setattr(update, "MAX_SCANS", scans)
-    monkeypatch.setattr(update, "SUMS_PER_OUTPUT", 1e12)
     expected = results()
+    monkeypatch.setattr(update, "MAX_SCANS", scans)
+    monkeypatch.setattr(update, "MAX_CLAIMED", claimed)
+    monkeypatch.setattr(update, "SUMS_PER_OUTPUT", 1e12)
     for workers in (1, 2, 3, 7, 2 * ROWS):
         set_workers(workers)
         assert results() == expected

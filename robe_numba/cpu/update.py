@@ -169,7 +169,7 @@ MAX_SCANS = 8  # workers that may each go through all starts
 MAX_SCANNED_SUMS = 1 << 19  # elements of a worker's range, for Adagrad
 SUMS_PER_OUTPUT = 1.0  # elements of all ranges per element of the output
 SCAN_ROOM = 512  # pieces found at a time: 12 KB, which stay in the first-level cache
-MAX_CLAIMED = 1 << 19  # elements of a worker's range that may be claimed as a whole
+MAX_CLAIMED = 2 << 20  # bytes of a worker's range that may be claimed as a whole
 AHEAD_BYTES, MAX_AHEAD = 4096, 64  # of gradients or array that are prefetched; pieces
 
 
@@ -209,7 +209,7 @@ def update(
         room = SCAN_ROOM + 2 * int(spec.num_blocks)
         buffers = scratch("pieces", (num_workers, 3, room), np.uint64)
         bias = np.uint64(block)
-        if range_size <= MAX_CLAIMED and num_elements >= spec.array_size:
+        if range_size * array.itemsize <= MAX_CLAIMED and num_elements >= spec.array_size:
             ahead = ZERO
         update_scanned(reads, bias, spec, array, state_sum, rates, sums, buffers, ahead)
         return
