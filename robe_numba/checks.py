@@ -23,8 +23,6 @@ MODES = ("sum", "mean", "max")
 MAX_NEEDS_ARRAY = (
     "mode 'max' finds the largest element in the array; pass array= as it was in the forward pass"
 )
-
-
 GPU_NEEDS = "arrays on a GPU need CuPy and numba-cuda: pip install 'robe_numba[cuda]'"
 
 
