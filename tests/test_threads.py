@@ -88,21 +88,24 @@ def test_python_threads_may_call_at_once():
         assert all(found == expected for found in pool.map(lambda _: results(), range(8)))
 
 
+def run_on_workqueue(code):
+    """Run a program under Numba's threading layer that cannot be entered twice."""
+    code = (
+        f"import numba; numba.config.THREADING_LAYER = 'workqueue'\n{code}"
+        "print(numba.threading_layer())"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert finished.stdout == "workqueue\n", finished.stderr
+
+
 def test_python_threads_take_turns_where_numba_cannot_do_otherwise():
     code = (
         "from concurrent.futures import ThreadPoolExecutor\n"
         "from tests.test_threads import results\n"
         "pool = ThreadPoolExecutor(4)\n"
         "assert len({tuple(found) for found in pool.map(lambda _: results(), range(8))}) == 1\n"
-        "import numba; print(numba.threading_layer())"
     )
-    finished = subprocess.run(
-        [sys.executable, "-c", f"import numba; numba.config.THREADING_LAYER = 'workqueue'\n{code}"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert finished.stdout == "workqueue\n", finished.stderr
+    run_on_workqueue(code)
 
 
 def test_models_of_every_kind_score_where_numba_cannot_be_called_at_once():
@@ -113,15 +116,8 @@ def test_models_of_every_kind_score_where_numba_cannot_be_called_at_once():
         "for kind in KINDS:\n"
         "    one, two = (tiny_model(kind, threads=n).logits(dense, indices) for n in (1, 2))\n"
         "    assert one.tobytes() == two.tobytes()\n"
-        "import numba; print(numba.threading_layer())"
     )
-    finished = subprocess.run(
-        [sys.executable, "-c", f"import numba; numba.config.THREADING_LAYER = 'workqueue'\n{code}"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert finished.stdout == "workqueue\n", finished.stderr
+    run_on_workqueue(code)
 
 
 def try_scoring(queue, model, dense, indices):

@@ -90,11 +90,9 @@ def embedding_bag_sgd_update(
     starts: Any = None,
 ) -> None:
     """See `robe_numba.embedding_bag_sgd_update`; here an element moves once."""
-    checks.check_spec(spec)
-    values = device.view("array", array, (spec.array_size,), checks.ARRAY_DTYPES, True)
-    lr = checks.check_scalar("lr", lr, 0, values.dtype)
     read = {"grad_out": grad_out, "indices": indices, "offsets": offsets, "starts": starts}
-    device.check_apart({"array": array}, read | {"per_sample_weights": per_sample_weights})
+    read["per_sample_weights"] = per_sample_weights
+    (values,), lr = device.check_step(spec, lr, {"array": array}, read)
     with device.work_on(array) as work:
         options = (mode, per_sample_weights, padding_idx)
         dtypes = (values.dtype,)
@@ -117,14 +115,11 @@ def embedding_bag_adagrad_update(
     starts: Any = None,
 ) -> None:
     """See `robe_numba.embedding_bag_adagrad_update`."""
-    checks.check_spec(spec)
-    values = device.view("array", array, (spec.array_size,), checks.ARRAY_DTYPES, True)
-    sums = device.view("state_sum", state_sum, (spec.array_size,), (values.dtype,), True)
-    lr = checks.check_scalar("lr", lr, 0, values.dtype)
-    eps = checks.check_scalar("eps", eps, 0, values.dtype)
+    written = {"array": array, "state_sum": state_sum}
     read = {"grad_out": grad_out, "indices": indices, "offsets": offsets, "starts": starts}
     read["per_sample_weights"] = per_sample_weights
-    device.check_apart({"array": array, "state_sum": state_sum}, read)
+    (values, sums), lr = device.check_step(spec, lr, written, read)
+    eps = checks.check_scalar("eps", eps, 0, values.dtype)
     with device.work_on(array) as work:
         options = (mode, per_sample_weights, padding_idx)
         dtypes = (values.dtype,)

@@ -16,6 +16,7 @@ import numpy as np
 from numba import cuda
 from numba.core.errors import NumbaPerformanceWarning
 
+from robe_numba import checks
 from robe_numba.checks import GPU_NEEDS, is_on_device
 from robe_numba.coefficients import hash_spec
 from robe_numba.hashing import HashSpec
@@ -140,6 +141,19 @@ def check_apart(written: dict[str, Any], read: dict[str, Any]) -> None:
         for other, (low, high) in every.items():
             if name in every and name != other and low < every[name][1] and every[name][0] < high:
                 raise ValueError(f"{name} and {other} share memory; use {other}.copy()")
+
+
+def check_step(
+    spec: Spec, lr: float, written: dict[str, Any], read: dict[str, Any]
+) -> tuple[list[Any], float]:
+    """Views of what an update writes, the array first, and its learning rate."""
+    checks.check_spec(spec)
+    seen: list[Any] = []
+    for name, array in written.items():
+        dtypes = (seen[0].dtype,) if seen else checks.ARRAY_DTYPES
+        seen.append(view(name, array, (spec.array_size,), dtypes, written=True))
+    check_apart(written, read)
+    return seen, checks.check_scalar("lr", lr, 0, seen[0].dtype)
 
 
 def _extent(array: Any) -> tuple[int, int]:

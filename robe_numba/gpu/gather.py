@@ -25,6 +25,17 @@ SECTIONS = 4
 
 
 @cuda.jit(device=True)
+def tile_of(indices, spec, lanes):
+    """The thread's group of lanes and lane, the number of groups, and the tile's first block and
+    number of blocks.
+    """
+    thread, groups = np.uint64(cuda.threadIdx.x), np.uint64(cuda.blockDim.x) // lanes
+    first = np.uint64(cuda.blockIdx.x) * groups * U4
+    count = min(groups * U4, np.uint64(indices.size) * spec.num_blocks - first)
+    return thread // lanes, thread % lanes, groups, first, count
+
+
+@cuda.jit(device=True)
 def hash_tile(indices, first, count, spec, keep, starts, tile):
     """Fill in shared memory for blocks [first, first + count), and `starts` if `keep`."""
     for i in range(cuda.threadIdx.x, count, cuda.blockDim.x):
@@ -78,10 +89,7 @@ def gather(array, indices, spec, keep, starts, out, lanes):
     Shared memory: SECTIONS words for each of the tile's UNROLL * blockDim / lanes blocks.
     """
     tile = cuda.shared.array(0, types.uint64)
-    group, lane = np.uint64(cuda.threadIdx.x) // lanes, np.uint64(cuda.threadIdx.x) % lanes
-    groups = np.uint64(cuda.blockDim.x) // lanes
-    first = np.uint64(cuda.blockIdx.x) * groups * U4
-    count = min(groups * U4, np.uint64(indices.size) * spec.num_blocks - first)
+    group, lane, groups, first, count = tile_of(indices, spec, lanes)
     hash_tile(indices, first, count, spec, keep, starts, tile)
     i_1, real = group + groups, out.dtype.type
     i_2, i_3 = i_1 + groups, i_1 + TWO * groups
@@ -118,10 +126,7 @@ def gather_vectors(array, indices, spec, keep, starts, out, lanes):
     It is if alignment, Z, d and m are multiples of four, and equal blocks fill the rows.
     """
     tile = cuda.shared.array(0, types.uint64)
-    group, lane = np.uint64(cuda.threadIdx.x) // lanes, np.uint64(cuda.threadIdx.x) % lanes
-    groups = np.uint64(cuda.blockDim.x) // lanes
-    first = np.uint64(cuda.blockIdx.x) * groups * U4
-    count = min(groups * U4, np.uint64(indices.size) * spec.num_blocks - first)
+    group, lane, groups, first, count = tile_of(indices, spec, lanes)
     hash_tile(indices, first, count, spec, keep, starts, tile)
     i_1, real = group + groups, out.dtype.type
     i_2, i_3 = i_1 + groups, i_1 + TWO * groups

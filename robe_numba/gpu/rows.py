@@ -62,11 +62,8 @@ def sgd_update(
     array: Any, grad_out: Any, indices: Any, spec: Spec, lr: float = 0.1, starts: Any = None
 ) -> None:
     """See `robe_numba.sgd_update`; here an element moves once, by the sum of its gradients."""
-    checks.check_spec(spec)
-    values = device.view("array", array, (spec.array_size,), checks.ARRAY_DTYPES, True)
-    lr = checks.check_scalar("lr", lr, 0, values.dtype)
     read = {"grad_out": grad_out, "indices": indices, "starts": starts}
-    device.check_apart({"array": array}, read)
+    (values,), lr = device.check_step(spec, lr, {"array": array}, read)
     with device.work_on(array) as work:
         reads = _reads(work, grad_out, (values.dtype,), indices, spec, starts)
         segments.update(work, update_rules.SGD, reads, spec, values, values, lr, 0)
@@ -83,13 +80,10 @@ def adagrad_update(
     starts: Any = None,
 ) -> None:
     """See `robe_numba.adagrad_update`."""
-    checks.check_spec(spec)
-    values = device.view("array", array, (spec.array_size,), checks.ARRAY_DTYPES, True)
-    sums = device.view("state_sum", state_sum, (spec.array_size,), (values.dtype,), True)
-    lr = checks.check_scalar("lr", lr, 0, values.dtype)
-    eps = checks.check_scalar("eps", eps, 0, values.dtype)
+    written = {"array": array, "state_sum": state_sum}
     read = {"grad_out": grad_out, "indices": indices, "starts": starts}
-    device.check_apart({"array": array, "state_sum": state_sum}, read)
+    (values, sums), lr = device.check_step(spec, lr, written, read)
+    eps = checks.check_scalar("eps", eps, 0, values.dtype)
     with device.work_on(array) as work:
         reads = _reads(work, grad_out, (values.dtype,), indices, spec, starts)
         segments.update(work, update_rules.ADAGRAD, reads, spec, values, sums, lr, eps)
