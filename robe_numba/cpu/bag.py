@@ -11,9 +11,9 @@ from numba import prange
 
 from robe_numba._jit import inlined, inner, jit
 from robe_numba.cpu.blocks import block_length, move_block, move_signed
-from robe_numba.cpu.starts import NOWHERE, reads_starts, share
+from robe_numba.cpu.starts import reads_starts, share
 from robe_numba.cpu.vector import load1, load4, load16, prefetch, store, zero_like
-from robe_numba.hashing import row_key
+from robe_numba.hashing import NOWHERE, row_key
 from robe_numba.unsigned import ONE, U4, U15, U16, U32, U48, U63, U64, ZERO
 
 SUM, MEAN, MAX = 0, 1, 2

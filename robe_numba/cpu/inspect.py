@@ -4,7 +4,7 @@ import numpy as np
 from numba import prange
 
 from robe_numba._jit import jit
-from robe_numba.cpu.starts import NOWHERE
+from robe_numba.hashing import NOWHERE
 
 
 @jit

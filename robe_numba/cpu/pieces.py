@@ -18,7 +18,8 @@ from numba import prange
 
 from robe_numba._jit import inlined, inner, jit
 from robe_numba.cpu.blocks import block_length
-from robe_numba.cpu.starts import NOWHERE, share
+from robe_numba.cpu.starts import share
+from robe_numba.hashing import NOWHERE
 from robe_numba.unsigned import ONE, TWO, ZERO
 
 LINE = 8  # int64 in a cache line of 64 bytes

@@ -11,8 +11,6 @@ from robe_numba.cpu.vector import load1, load4, load8, store
 from robe_numba.hashing import block_start, mix, row_key, scale_word, strong_word
 from robe_numba.unsigned import ONE, TWO, U4, U8, ZERO
 
-NOWHERE = np.uint64(2**64 - 1)  # the start of a block that a padded index would have read
-
 
 @inlined
 def in_vectors(spec):

@@ -70,15 +70,21 @@ def read(array, tile, count, i, j, spec, real):
 
 
 @cuda.jit(device=True)
+def signed(value, key, table, element, spec):
+    """A value of a row's element, with the sign that the spec gives it."""
+    if spec.sign and (sign_word(key, table, element, spec) >> (element & U63)) & ONE:
+        return -value
+    return value
+
+
+@cuda.jit(device=True)
 def write(out, tile, count, i, j, value, first, spec):
     """Element j of the tile's block i with its sign, if there is one."""
     if i < count and j < tile[TWO * count + i]:
         if spec.sign:
             row, block = (first + i) // spec.num_blocks, (first + i) % spec.num_blocks
-            element = block * spec.block_size + j
-            word = sign_word(tile[THREE * count + i], row % spec.num_tables, element, spec)
-            if (word >> (element & U63)) & ONE:
-                value = -value
+            key, element = tile[THREE * count + i], block * spec.block_size + j
+            value = signed(value, key, row % spec.num_tables, element, spec)
         out[tile[count + i] + j] = value
 
 

@@ -10,14 +10,13 @@ import numpy as np
 from numba import cuda
 
 from robe_numba.gpu.device import SIMULATED, device_spec
-from robe_numba.gpu.gather import in_vectors, place
+from robe_numba.gpu.gather import in_vectors, place, signed
 from robe_numba.gpu.vector import load4, multiply, store4
-from robe_numba.hashing import block_start, row_key, sign_word
+from robe_numba.hashing import NOWHERE, block_start, row_key
 from robe_numba.spec import Spec
-from robe_numba.unsigned import ONE, THREE, TWO, U4, U63, ZERO
+from robe_numba.unsigned import ONE, THREE, TWO, U4, ZERO
 
 THREADS = 32 if SIMULATED else 256  # of a thread block
-NOWHERE = np.uint64(2**64 - 1)  # the start of a block that a padded index would have read
 SUM, MEAN, MAX = 0, 1, 2
 
 
@@ -81,9 +80,7 @@ def element_at(array, indices, read, row, column, spec, starts, real):
     value = real(array[place(start, column - block * spec.block_size, spec)])
     if spec.sign:
         key = row_key(np.uint64(indices[read]), spec)
-        word = sign_word(key, row % spec.num_tables, column, spec)
-        if (word >> (column & U63)) & ONE:
-            value = -value
+        value = signed(value, key, row % spec.num_tables, column, spec)
     return value
 
 
@@ -176,11 +173,8 @@ def pool_maxima(array, bags, spec, starts, out, winners):
     """
     number = np.uint64(cuda.grid(1))
     if number < np.uint64(out.size):
-        row, column, real = (
-            number // spec.embedding_dim,
-            number % spec.embedding_dim,
-            out.dtype.type,
-        )
+        dim, real = spec.embedding_dim, out.dtype.type
+        row, column = number // dim, number % dim
         bag = row % spec.num_tables * bags.batch + row // spec.num_tables
         first, last = reads_of(bag, bags)
         best, winner = real(0), np.int64(-1)

@@ -14,9 +14,10 @@ from numba import cuda
 
 from robe_numba import update_rules
 from robe_numba.gpu.device import SIMULATED, as_seen, device_spec
-from robe_numba.hashing import row_key, sign_word
+from robe_numba.gpu.gather import signed
+from robe_numba.hashing import row_key
 from robe_numba.spec import Spec
-from robe_numba.unsigned import ONE, U63, ZERO
+from robe_numba.unsigned import ONE, ZERO
 
 WIDTH = 32  # elements of a segment, and lanes of a warp
 SHIFT = np.uint64(5)
@@ -72,9 +73,7 @@ def gradient_of(i, element, wrap, reads, spec):
             grad = reads.grad_out[place]
             if spec.sign:
                 key = row_key(np.uint64(reads.indices[read]), spec)
-                word = sign_word(key, row % spec.num_tables, column, spec)
-                if (word >> (column & U63)) & ONE:
-                    grad = -grad
+                grad = signed(grad, key, row % spec.num_tables, column, spec)
             if reads.scales.size:
                 grad = grad * reads.scales[read]
     return grad
