@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import threadpoolctl
 
-from robe_numba.dlrm.gradients import GradientBuffer
+from robe_numba.dlrm.gradients import GradientBuffer, named_views
 from robe_numba.dlrm.workers import Workers, micro_batches, single_threaded_blas
 
 
@@ -24,14 +24,15 @@ def test_micro_batches_cover_the_batch_in_order(rows, count):
 
 def test_gradient_buffer_adds_the_parts_in_order():
     """Sizes beyond one chunk; float32 sums that depend on the order."""
-    buffer = GradientBuffer({"a": (3, 1000), "b": (2500,)}, np.float32)
+    shapes = {"a": (3, 1000), "b": (2500,)}
+    buffer = GradientBuffer(shapes, lambda shape: np.empty(shape, np.float32))
     generator = np.random.default_rng(0)
     parts = buffer.parts(4)
     values = {name: generator.normal(size=(4, *a.shape)) for name, a in parts[0].items()}
     for number, part in enumerate(parts):
         for name, array in part.items():
             array[...] = values[name][number]
-    for name, total in buffer.total(3).items():
+    for name, total in named_views(buffer.total(3), shapes).items():
         first, second, third = values[name][:3].astype(np.float32)
         np.testing.assert_array_equal(total, first + second + third)
 

@@ -10,14 +10,23 @@
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
-from robe_numba.checks import ARRAY_DTYPES, check_array, check_scalar, check_written
+from robe_numba.checks import ARRAY_DTYPES, check_apart, check_scalar, is_on_device
+from robe_numba.dlrm.interaction import dot_interaction
 from robe_numba.dlrm.optimizers import check_optimizer
+from robe_numba.dlrm.placement import device_of, placement
 from robe_numba.dlrm.vocabulary import Vocabulary
-from robe_numba.ops import adagrad_update, lookup, lookup_backward, sgd_update
+from robe_numba.ops import (
+    adagrad_update,
+    lookup,
+    lookup_backward,
+    lookup_dot_interaction,
+    sgd_update,
+)
+from robe_numba.ops.devices import check_here_or_there
 from robe_numba.spec import RobeSpec, Spec, TableSpec
 
 
@@ -34,7 +43,7 @@ class TrainedArray:
     Parameters
     ----------
     spec : how rows are read from the array.
-    array : float32 or float64 (array_size,)
+    array : float32 or float64 (array_size,), of NumPy or CuPy
     optimizer : "sgd" or "adagrad".
     eps : Adagrad's addend against division by 0.
     state_sum : Adagrad's sum of squared gradients, like `array`; None starts at 0.
@@ -49,14 +58,16 @@ class TrainedArray:
         state_sum: np.ndarray | None = None,
     ):
         check_optimizer(optimizer)
-        check_array("array", array, (spec.array_size,), ARRAY_DTYPES)
+        check_here_or_there("array", array, (spec.array_size,), ARRAY_DTYPES, written=True)
         if optimizer == "sgd":
             state_sum = None
         elif state_sum is None:
             state_sum = np.zeros_like(array)
         else:
-            check_array("state_sum", state_sum, array.shape, (array.dtype,))
-        check_written(array=array, **({} if state_sum is None else {"state_sum": state_sum}))
+            dtypes = (array.dtype,)
+            check_here_or_there("state_sum", state_sum, array.shape, dtypes, written=True)
+            if not is_on_device(array):
+                check_apart("array", array, "state_sum", state_sum)
         self.spec, self.array, self.state_sum = spec, array, state_sum
         self.optimizer, self.eps = optimizer, check_scalar("eps", eps, 0)
 
@@ -66,9 +77,16 @@ class TrainedArray:
         """Read rows; the starts are kept for the backward pass if asked for."""
         starts = None
         if keep:
-            starts = np.empty((*rows.shape, self.spec.num_blocks), dtype=np.int64)
+            shape = (*rows.shape, self.spec.num_blocks)
+            starts = np.empty_like(rows, dtype=np.int64, shape=shape)  # of the device of `rows`
         embeddings = lookup(self.array, rows, self.spec, out=out, starts=starts)
         return embeddings, Read(rows, starts)
+
+    def to(self, device: str) -> "TrainedArray":
+        """The same on a device, "cpu" or "cuda"; arrays that are there are shared."""
+        put = placement(device).put
+        state_sum = None if self.state_sum is None else put(self.state_sum)
+        return TrainedArray(self.spec, put(self.array), self.optimizer, self.eps, state_sum)
 
     def gradient(self, grad_out: np.ndarray, read: Read) -> np.ndarray:
         """Dense gradient of a read; grad_out (batch, num_tables, d)."""
@@ -97,6 +115,7 @@ class Embedding(ABC):
     Attributes
     ----------
     num_tables, embedding_dim, dtype
+    device : "cpu" or "cuda"; the arrays that every method takes and gives are there.
     """
 
     names: ClassVar[tuple[str, ...]]  # the trained arrays, in order
@@ -107,6 +126,23 @@ class Embedding(ABC):
         self.num_tables: int = first.spec.num_tables
         self.embedding_dim: int = first.spec.embedding_dim
         self.dtype: np.dtype = first.array.dtype
+        self.device: str = device_of(first.array)
+
+    def to(self, device: str) -> Self:
+        """The same embedding on a device; arrays that are there are shared.
+
+        Parameters
+        ----------
+        device : "cpu" or "cuda".
+
+        Raises
+        ------
+        ValueError : no such device.
+        ImportError : "cuda" without what it needs.
+        """
+        parts = {name: part.to(device) for name, part in self._parts.items()}
+        known = None if self._vocabulary is None else self._vocabulary.to(device)
+        return type(self)(self.kind, parts, known)
 
     @abstractmethod
     def lookup(
@@ -136,9 +172,20 @@ class Embedding(ABC):
     ) -> dict[str, tuple[np.ndarray, Read]]:
         """For each part the gradient of what was read from it, and the read."""
 
+    def lookup_dot_interaction(
+        self, indices: np.ndarray, dense: np.ndarray, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        """`dot_interaction` of dense (batch, d) and the embeddings of ids, for scoring.
+
+        Other arguments, result and errors are those of `lookup` and `dot_interaction`.
+        """
+        embeddings, _ = self.lookup(indices, keep=False)
+        return dot_interaction(dense, embeddings, out)[0]
+
     def _check_grad(self, grad_out: np.ndarray, rows: np.ndarray) -> None:
         """Before anything is written: the gradient is that of this batch."""
-        check_array("grad_out", grad_out, (*rows.shape, self.embedding_dim), (self.dtype,))
+        shape = (*rows.shape, self.embedding_dim)
+        check_here_or_there("grad_out", grad_out, shape, (self.dtype,))
 
     def gradients(self, grad_out: np.ndarray, context: Any) -> dict[str, np.ndarray]:
         """Dense gradients by the names of `parameters()`.
@@ -175,7 +222,7 @@ class Embedding(ABC):
         }
 
     def tables(self) -> dict[str, np.ndarray]:
-        """The known ids, which training does not change; empty for robe and hashed."""
+        """The known ids as NumPy arrays, which training leaves; none for robe and hashed."""
         return {} if self._vocabulary is None else self._vocabulary.arrays()
 
     @property
@@ -203,8 +250,17 @@ class ArrayEmbedding(Embedding):
         self, indices: np.ndarray, keep: bool = True, out: np.ndarray | None = None
     ) -> tuple[np.ndarray, Any]:
         """See `Embedding.lookup`."""
-        rows = indices if self._vocabulary is None else self._vocabulary.rows(indices)
-        return self._parts["array"].lookup(rows, keep, out)
+        return self._parts["array"].lookup(self._rows(indices), keep, out)
+
+    def lookup_dot_interaction(
+        self, indices: np.ndarray, dense: np.ndarray, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        """See `Embedding.lookup_dot_interaction`; the embeddings are never in memory."""
+        part = self._parts["array"]
+        return lookup_dot_interaction(part.array, self._rows(indices), dense, part.spec, out)
+
+    def _rows(self, indices: np.ndarray) -> np.ndarray:
+        return indices if self._vocabulary is None else self._vocabulary.rows(indices)
 
     def _gradients_by_part(
         self, grad_out: np.ndarray, context: Any
@@ -225,7 +281,7 @@ class QuotientRemainderEmbedding(Embedding):
         assert self._vocabulary is not None
         quotient, remainder = (self._parts[name] for name in self.names)
         sizes = np.array(remainder.spec.num_embeddings, dtype=np.int64)
-        high, low = np.divmod(self._vocabulary.rows(indices), sizes)
+        high, low = np.divmod(self._vocabulary.rows(indices), placement(self.device).put(sizes))
         factors, high_read = quotient.lookup(high, keep)
         rows, low_read = remainder.lookup(low, keep)
         return np.multiply(factors, rows, out=out), (factors, high_read, rows, low_read)

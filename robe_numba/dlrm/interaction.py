@@ -15,6 +15,7 @@ from robe_numba.cpu.interaction import (
     padded_width,
     products_size,
 )
+from robe_numba.ops.devices import on_any_device
 
 InteractionBackward = Callable[..., tuple[np.ndarray, np.ndarray]]
 
@@ -48,6 +49,7 @@ def cat_width(num_tables: int, embedding_dim: int) -> int:
     return (num_tables + 1) * embedding_dim
 
 
+@on_any_device("layers")
 def dot_interaction(
     dense: np.ndarray, embeddings: np.ndarray, out: np.ndarray | None = None
 ) -> tuple[np.ndarray, InteractionBackward]:
@@ -93,6 +95,7 @@ def dot_interaction(
     return out, backward
 
 
+@on_any_device("layers")
 def cat_interaction(
     dense: np.ndarray, embeddings: np.ndarray, out: np.ndarray | None = None
 ) -> tuple[np.ndarray, InteractionBackward]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from robe_numba._jit import jit
 from robe_numba.checks import ARRAY_DTYPES, check_array
+from robe_numba.ops.devices import on_any_device
 
 # Where a layer writes the gradients of its (weight, bias); None allocates them.
 GradPair = tuple[np.ndarray, np.ndarray]
@@ -42,6 +43,7 @@ def _sum_rectified(grad_y: Any, y: Any, rectify: bool, grad_bias: Any) -> None:
             grad_bias[column] += values[column]
 
 
+@on_any_device("layers")
 def linear(
     x: np.ndarray,
     weight: np.ndarray,

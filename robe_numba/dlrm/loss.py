@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from robe_numba.checks import ARRAY_DTYPES, check_array
+from robe_numba.ops.devices import on_any_device
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
@@ -13,6 +14,7 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
     return np.where(logits >= 0, 1, small) / (1 + small)
 
 
+@on_any_device("layers")
 def bce_with_logits(
     logits: np.ndarray, labels: np.ndarray, count: int | None = None
 ) -> tuple[float, Callable[[], np.ndarray]]:
@@ -29,7 +31,7 @@ def bce_with_logits(
 
     Returns
     -------
-    loss : float, summed in float64; 0 for an empty batch.
+    loss : float, summed in float64; 0 for an empty batch. On a GPU an array () there.
     backward : backward() -> grad_logits (batch,), (sigmoid(logits) - labels) / count.
 
     Raises

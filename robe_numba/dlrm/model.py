@@ -8,35 +8,42 @@ from typing import Any
 
 import numpy as np
 
-from robe_numba.checks import INDEX_DTYPES, check_array, check_scalar
+from robe_numba.checks import INDEX_DTYPES, check_scalar
 from robe_numba.dlrm.embeddings import Embedding
-from robe_numba.dlrm.gradients import GradientBuffer, kept_grads, kept_outputs, layers_of
-from robe_numba.dlrm.interaction import INTERACTIONS
+from robe_numba.dlrm.gradients import GradientBuffer, layers_of, named_views
+from robe_numba.dlrm.interaction import INTERACTIONS, cat_interaction
 from robe_numba.dlrm.loss import bce_with_logits, sigmoid
 from robe_numba.dlrm.mlp import mlp
 from robe_numba.dlrm.optimizers import DenseOptimizer
+from robe_numba.dlrm.placement import placement
 from robe_numba.dlrm.presets import DLRMConfig, init_parameters
-from robe_numba.dlrm.workers import Workers, micro_batches
-from robe_numba.memory import scratch
+from robe_numba.ops.devices import check_here_or_there
 
 _PREDICT_ROWS = 8192  # rows whose embeddings are held at once when scoring
 
 
 class DLRM:
-    """A click model with one logit per row.
+    """A click model with one logit per row, on the device of its embedding.
 
-    The result of every method is bit-identical for any number of threads (see
-    `robe_numba.dlrm.workers`); it may differ in the last bits between batch sizes.
+    On the host it takes and gives NumPy arrays, and the result of every method is bit-identical
+    for any number of threads (see `robe_numba.dlrm.workers`). On a GPU it takes and gives CuPy
+    arrays, works on CuPy's current stream and waits for nothing: losses are arrays () there, and
+    labels are not looked at. Results may differ in the last bits between batch sizes and devices.
 
     Parameters
     ----------
     config : widths of the MLPs, interaction.
-    embedding : kind of embedding, with its own optimizer; see `make_embedding`.
+    embedding : kind of embedding, with its own optimizer; see `make_embedding`. One that was
+        moved by `Embedding.to("cuda")` makes a model on the GPU.
     seed : of the dense parameters.
     dtype : float32, or float64 for tests; the embedding's dtype too.
     optimizer : "sgd" or "adagrad", of the dense parameters.
     threads : of the dense part, and of all in scoring; None takes Numba's number of threads, which
-        the embedding's kernels always use in training.
+        the embedding's kernels always use in training. A GPU's are its own.
+
+    Attributes
+    ----------
+    device : "cpu" or "cuda".
 
     Raises
     ------
@@ -65,10 +72,16 @@ class DLRM:
                 )
         if embedding.dtype != self.dtype:
             raise ValueError(f"the embedding is {embedding.dtype} but the model is {self.dtype}")
-        self._dense = init_parameters(config, np.random.default_rng(seed), self.dtype)
-        self._optimizer = DenseOptimizer(optimizer, self._dense)
-        self._gradients = GradientBuffer(config.parameter_shapes(), self.dtype)
-        self._workers = Workers(threads)
+        self.device = embedding.device
+        self._place = placement(self.device, threads)
+        self._shapes = config.parameter_shapes()
+        initial = init_parameters(config, np.random.default_rng(seed), self.dtype)
+        flat = self._place.put(np.concatenate([values.reshape(-1) for values in initial.values()]))
+        self._dense = named_views(flat, self._shapes)
+        self._optimizer = DenseOptimizer(optimizer, {"dense": flat})
+        self._gradients = GradientBuffer(
+            self._shapes, lambda shape: self._place.empty(shape, self.dtype)
+        )
 
     def parameters(self) -> dict[str, np.ndarray]:
         """All weights, live: "bottom.0.weight" (fan_out, fan_in), ..., "embedding.<name>"."""
@@ -76,15 +89,19 @@ class DLRM:
 
     def state(self) -> dict[str, np.ndarray]:
         """What the optimizers remember, live: "<parameter>.state_sum"; empty for SGD."""
-        return self._optimizer.state | _prefixed(self.embedding.state())
+        state = {}
+        for flat in self._optimizer.state.values():
+            shapes = {f"{name}.state_sum": shape for name, shape in self._shapes.items()}
+            state = named_views(flat, shapes)
+        return state | _prefixed(self.embedding.state())
 
     def load(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Overwrite parameters and optimizer state in place.
 
         Parameters
         ----------
-        arrays : every name of `parameters()` and `state()`, with equal shape and dtype; other
-            names are ignored.
+        arrays : every name of `parameters()` and `state()`, with equal shape and dtype, of either
+            device; other names are ignored.
 
         Raises
         ------
@@ -95,9 +112,9 @@ class DLRM:
         if missing:
             raise ValueError(f"arrays lack {', '.join(missing)}")
         for name, target in targets.items():
-            check_array(name, arrays[name], target.shape, (target.dtype,))
+            check_here_or_there(name, arrays[name], target.shape, (target.dtype,))
         for name, target in targets.items():
-            target[...] = arrays[name]
+            target[...] = self._place.put(arrays[name])
 
     def logits(self, dense: np.ndarray, indices: np.ndarray) -> np.ndarray:
         """Score rows.
@@ -116,7 +133,7 @@ class DLRM:
         TypeError, ValueError : shapes or dtypes do not fit.
         """
         self._check(dense, indices)
-        out = np.empty(len(dense), self.dtype)
+        out = self._place.empty((len(dense),), self.dtype)
         for start in range(0, len(dense), _PREDICT_ROWS):
             rows = slice(start, start + _PREDICT_ROWS)
             self._logits(dense[rows], indices[rows], out[rows])
@@ -138,16 +155,16 @@ class DLRM:
 
         Returns
         -------
-        loss : float
+        loss : float; on a GPU an array () there
         gradients : the names, shapes and dtype of `parameters()`, the embedding's as dense arrays
 
         Raises
         ------
         TypeError, ValueError : shapes, dtypes or labels do not fit.
         """
-        loss, gradients, grad_out, context = self._backpropagate(dense, indices, labels)
-        copies = {name: gradient.copy() for name, gradient in gradients.items()}
-        return loss, copies | _prefixed(self.embedding.gradients(grad_out, context))
+        loss, flat, grad_out, context = self._backpropagate(dense, indices, labels)
+        gradients = named_views(flat.copy(), self._shapes)
+        return loss, gradients | _prefixed(self.embedding.gradients(grad_out, context))
 
     def train_step(
         self,
@@ -157,7 +174,7 @@ class DLRM:
         lr: float,
         embedding_lr: float | None = None,
     ) -> float:
-        """One optimizer step on one batch; the loss before it.
+        """One optimizer step on one batch; the loss before it, on a GPU an array () there.
 
         Parameters
         ----------
@@ -172,30 +189,37 @@ class DLRM:
         # Both before the first update, so that an error leaves everything as it was.
         lr = check_scalar("lr", lr, 0)
         embedding_lr = lr if embedding_lr is None else check_scalar("embedding_lr", embedding_lr, 0)
-        loss, gradients, grad_out, context = self._backpropagate(dense, indices, labels)
+        loss, flat, grad_out, context = self._backpropagate(dense, indices, labels)
         self.embedding.update(grad_out, context, embedding_lr)
-        self._optimizer.step(gradients, lr)
+        self._optimizer.step({"dense": flat}, lr)
         return loss
 
     def _check(self, dense: np.ndarray, indices: np.ndarray) -> None:
-        check_array("dense", dense, (len(dense), self.config.num_dense), (self.dtype,))
-        check_array("indices", indices, (len(dense), self.config.num_tables), INDEX_DTYPES)
+        rows = len(dense)
+        self._place.check("dense", dense, (rows, self.config.num_dense), (self.dtype,))
+        self._place.check("indices", indices, (rows, self.config.num_tables), INDEX_DTYPES)
+
+    def _logits(self, dense: np.ndarray, indices: np.ndarray, out: np.ndarray) -> None:
+        config, parts = self.config, self._place.parts(len(dense))
+        bottom, top = (layers_of(self._dense, name) for name in ("bottom", "top"))
+
+        def score(part: int) -> None:
+            features, ids = dense[parts[part]], indices[parts[part]]
+            outs = self._place.outputs(config, len(features), self.dtype)
+            x, _ = mlp(features, bottom, final_relu=True, outs=outs.bottom)
+            if config.interaction == "dot":
+                joined = self.embedding.lookup_dot_interaction(ids, x, outs.joined)
+            else:
+                embeddings, _ = self.embedding.lookup(ids, False, self._room("embeddings", ids))
+                joined, _ = cat_interaction(x, embeddings, outs.joined)
+            logits, _ = mlp(joined, top, final_relu=False, outs=outs.top)
+            out[parts[part]] = logits[:, 0]
+
+        self._place.run(score, len(parts))
 
     def _room(self, name: str, indices: np.ndarray) -> np.ndarray:
         """Kept memory like the embeddings of a batch."""
-        shape = (*indices.shape, self.config.embedding_dim)
-        return scratch(f"dlrm {name}", shape, self.dtype)
-
-    def _logits(self, dense: np.ndarray, indices: np.ndarray, out: np.ndarray) -> None:
-        parts = micro_batches(len(dense))
-
-        def score(part: int) -> None:
-            rows = parts[part]
-            room = self._room("embeddings", indices[rows])
-            embeddings, _ = self.embedding.lookup(indices[rows], False, room)
-            out[rows], _ = self._forward(dense[rows], embeddings)
-
-        self._workers.run(score, len(parts))
+        return self._place.room(name, (*indices.shape, self.config.embedding_dim), self.dtype)
 
     def _forward(
         self, dense: np.ndarray, embeddings: np.ndarray
@@ -204,7 +228,7 @@ class DLRM:
         config, rows = self.config, len(dense)
         interaction, _ = INTERACTIONS[config.interaction]
         bottom, top = (layers_of(self._dense, name) for name in ("bottom", "top"))
-        outs = kept_outputs(config, rows, self.dtype)
+        outs = self._place.outputs(config, rows, self.dtype)
         x, backward_bottom = mlp(dense, bottom, final_relu=True, outs=outs.bottom)
         joined, backward_interaction = interaction(x, embeddings, outs.joined)
         logits, backward_top = mlp(joined, top, final_relu=False, outs=outs.top)
@@ -213,11 +237,11 @@ class DLRM:
             grad_logits: np.ndarray, gradients: dict[str, np.ndarray], grad_embeddings: np.ndarray
         ) -> None:
             pairs = layers_of(gradients, "top")
-            grads = kept_grads(config.top_widths[:-1], rows, self.dtype)
+            grads = self._place.grads(config.top_widths[:-1], rows, self.dtype)
             grad_joined, _ = backward_top(grad_logits[:, None], pairs, grads)
             grad_x, _ = backward_interaction(grad_joined, grad_embeddings)
             pairs = layers_of(gradients, "bottom")
-            grads = kept_grads(config.bottom_widths[:-1], rows, self.dtype)
+            grads = self._place.grads(config.bottom_widths[:-1], rows, self.dtype)
             # Nothing learns from the gradient of the dense features.
             backward_bottom(grad_x, pairs, grads, wanted=False)
 
@@ -225,27 +249,25 @@ class DLRM:
 
     def _backpropagate(
         self, dense: np.ndarray, indices: np.ndarray, labels: np.ndarray
-    ) -> tuple[float, dict[str, np.ndarray], np.ndarray, Any]:
-        """Loss, dense gradients (overwritten by the next step), the embeddings' and context."""
+    ) -> tuple[Any, np.ndarray, np.ndarray, Any]:
+        """Loss, flat dense gradients (until the next step), the embeddings' and the context."""
         self._check(dense, indices)
-        check_array("labels", labels, (len(dense),), (self.dtype,))
-        if not np.all((labels == 0) | (labels == 1)):
-            raise ValueError("labels must be 0 or 1; map other values before training")
-        embeddings, context = self.embedding.lookup(
-            indices, True, self._room("embeddings", indices)
-        )
+        self._place.check("labels", labels, (len(dense),), (self.dtype,))
+        self._place.check_labels(labels)
+        room = self._room("embeddings", indices)
+        embeddings, context = self.embedding.lookup(indices, True, room)
         grad_embeddings = self._room("grad_embeddings", indices)
-        parts = micro_batches(len(dense))
+        parts = self._place.parts(len(dense))
         gradients = self._gradients.parts(len(parts))
 
-        def learn(part: int) -> float:
+        def learn(part: int) -> Any:
             rows = parts[part]
             logits, backward = self._forward(dense[rows], embeddings[rows])
             loss, backward_loss = bce_with_logits(logits, labels[rows], count=len(labels))
             backward(backward_loss(), gradients[part], grad_embeddings[rows])
             return loss
 
-        losses = self._workers.run(learn, len(parts))
+        losses = self._place.run(learn, len(parts))
         return sum(losses), self._gradients.total(len(parts)), grad_embeddings, context
 
 

@@ -7,7 +7,8 @@ import numpy as np
 
 from robe_numba import update_rules
 from robe_numba._jit import jit
-from robe_numba.checks import ARRAY_DTYPES, check_array, check_scalar, check_written
+from robe_numba.checks import ARRAY_DTYPES, check_scalar
+from robe_numba.ops.devices import check_here_or_there, on_any_device
 
 OPTIMIZERS = ("sgd", "adagrad")
 
@@ -28,6 +29,24 @@ def _adagrad(parameter: Any, state_sum: Any, grad: Any, lr: Any, eps: Any) -> No
         )
 
 
+@on_any_device("layers")
+def dense_update(
+    parameter: np.ndarray,
+    state_sum: np.ndarray | None,
+    grad: np.ndarray,
+    lr: float,
+    eps: float,
+) -> None:
+    """Move every element in place: by Adagrad where there is a `state_sum`, else by SGD."""
+    # Of the parameter's own type, so that float32 arithmetic stays float32.
+    rate, addend = parameter.dtype.type(lr), parameter.dtype.type(eps)
+    values, gradient = parameter.reshape(-1), grad.reshape(-1)
+    if state_sum is None:
+        _sgd(values, gradient, rate)
+    else:
+        _adagrad(values, state_sum.reshape(-1), gradient, rate, addend)
+
+
 def check_optimizer(name: str) -> None:
     """Require a known optimizer; ValueError otherwise."""
     if name not in OPTIMIZERS:
@@ -41,7 +60,7 @@ class DenseOptimizer:
     ----------
     name : "sgd" (value -= lr grad) or "adagrad" (state_sum += grad^2, value -= lr grad /
         (sqrt(state_sum) + eps)).
-    parameters : float32 or float64 C-contiguous arrays by name, all of one dtype.
+    parameters : float32 or float64 C-contiguous arrays by name, all of one dtype and device.
     eps : Adagrad's addend against division by 0.
 
     Attributes
@@ -52,8 +71,7 @@ class DenseOptimizer:
     def __init__(self, name: str, parameters: Mapping[str, np.ndarray], eps: float = 1e-10):
         check_optimizer(name)
         for key, parameter in parameters.items():
-            check_array(key, parameter, None, ARRAY_DTYPES)
-            check_written(**{key: parameter})
+            check_here_or_there(key, parameter, None, ARRAY_DTYPES, written=True)
         self.name = name
         self.eps = check_scalar("eps", eps, 0)
         self._parameters = dict(parameters)
@@ -76,12 +94,8 @@ class DenseOptimizer:
         lr = check_scalar("lr", lr, 0)
         for key, parameter in self._parameters.items():
             dtypes = (parameter.dtype,)
-            check_array(f"the gradient of {key}", gradients[key], parameter.shape, dtypes)
+            name = f"the gradient of {key}"
+            check_here_or_there(name, gradients[key], parameter.shape, dtypes)
         for key, parameter in self._parameters.items():
-            # Of the parameter's own type, so that float32 arithmetic stays float32.
-            rate, eps = parameter.dtype.type(lr), parameter.dtype.type(self.eps)
-            values, grad = parameter.reshape(-1), gradients[key].reshape(-1)
-            if self.name == "sgd":
-                _sgd(values, grad, rate)
-            else:
-                _adagrad(values, self.state[f"{key}.state_sum"].reshape(-1), grad, rate, eps)
+            state_sum = self.state.get(f"{key}.state_sum")
+            dense_update(parameter, state_sum, gradients[key], lr, self.eps)

@@ -1,16 +1,33 @@
 """From raw ids to the row numbers of uncompressed tables."""
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Any, Self
 
 import numba
 import numpy as np
 
-from robe_numba._jit import jit
+from robe_numba._jit import inlined, jit
 from robe_numba.checks import INDEX_DTYPES, as_uint64, check_array
 from robe_numba.cpu.launch import threads_for
+from robe_numba.dlrm.placement import placement
+from robe_numba.ops.devices import on_any_device
 
 READS_PER_ID = 16  # of a search, about
+
+
+@inlined
+def find_row(ids: Any, offsets: Any, table: Any, wanted: Any) -> Any:
+    """The row of an id in its table, 0 if it is unknown."""
+    low, high = offsets[table], offsets[table + 1]
+    while low < high:
+        middle = (low + high) // 2
+        if ids[middle] < wanted:
+            low = middle + 1
+        else:
+            high = middle
+    found = low < offsets[table + 1] and ids[low] == wanted
+    return low - offsets[table] + 1 if found else 0
 
 
 @jit(parallel=True)
@@ -19,16 +36,20 @@ def _find_rows(ids: Any, offsets: Any, indices: Any, rows: Any) -> None:
     batch, num_tables = indices.shape
     for b in numba.prange(batch):
         for t in range(num_tables):
-            wanted = indices[b, t]
-            first, low, high = offsets[t], offsets[t], offsets[t + 1]
-            while low < high:
-                middle = (low + high) // 2
-                if ids[middle] < wanted:
-                    low = middle + 1
-                else:
-                    high = middle
-            found = low < offsets[t + 1] and ids[low] == wanted
-            rows[b, t] = low - first + 1 if found else 0
+            rows[b, t] = find_row(ids, offsets, t, indices[b, t])
+
+
+@on_any_device("vocabulary")
+def known_rows(ids: np.ndarray, offsets: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """Row int64 of each id of indices (batch, num_tables), given a `Vocabulary`'s arrays."""
+    num_tables = len(offsets) - 1
+    check_array("indices", indices, None, INDEX_DTYPES)
+    if indices.ndim != 2 or indices.shape[1] != num_tables:
+        raise ValueError(f"indices has shape {indices.shape} but must be (batch, {num_tables})")
+    rows = np.empty(indices.shape, np.int64)
+    with threads_for(rows.size * READS_PER_ID):
+        _find_rows(ids, offsets, as_uint64(indices), rows)
+    return rows
 
 
 class Vocabulary:
@@ -60,6 +81,15 @@ class Vocabulary:
             if (column[1:] <= column[:-1]).any():
                 raise ValueError(f"ids of table {table} are not strictly increasing; use np.unique")
 
+        self._here = self._ids, self._offsets  # on the device that ids come from
+
+    def to(self, device: str) -> Self:
+        """The same vocabulary for ids on a device, "cpu" or "cuda"."""
+        other = copy(self)
+        put = placement(device).put
+        other._here = put(self._ids), put(self._offsets)
+        return other
+
     @classmethod
     def from_columns(cls, columns: Sequence[np.ndarray]) -> Self:
         """A vocabulary of one integer array of sorted unique ids per table."""
@@ -88,7 +118,7 @@ class Vocabulary:
 
         Parameters
         ----------
-        indices : int32, int64, uint32 or uint64 (batch, num_tables)
+        indices : int32, int64, uint32 or uint64 (batch, num_tables), on the vocabulary's device
 
         Returns
         -------
@@ -98,11 +128,4 @@ class Vocabulary:
         ------
         TypeError, ValueError : another dtype or shape.
         """
-        num_tables = len(self._offsets) - 1
-        check_array("indices", indices, None, INDEX_DTYPES)
-        if indices.ndim != 2 or indices.shape[1] != num_tables:
-            raise ValueError(f"indices has shape {indices.shape} but must be (batch, {num_tables})")
-        rows = np.empty(indices.shape, np.int64)
-        with threads_for(rows.size * READS_PER_ID):
-            _find_rows(self._ids, self._offsets, as_uint64(indices), rows)
-        return rows
+        return known_rows(*self._here, indices)

@@ -19,6 +19,7 @@ from numba.core.errors import NumbaPerformanceWarning
 from robe_numba import checks
 from robe_numba.checks import GPU_NEEDS, is_on_device
 from robe_numba.coefficients import hash_spec
+from robe_numba.gpu import simulated
 from robe_numba.hashing import HashSpec
 from robe_numba.spec import Spec
 
@@ -32,34 +33,38 @@ SIMULATED = bool(numba.config.ENABLE_CUDASIM)
 class Work(NamedTuple):
     """What a call works with."""
 
-    xp: Any  # CuPy, or NumPy under Numba's simulator
+    xp: Any  # see `array_library`
     stream: Any  # the caller's, for kernels
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        """A new array of any content, for the user."""
-        return _faked(self.xp.empty(shape, dtype))
+        """A new array of any content."""
+        return self.xp.empty(shape, dtype)
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        """A new array of zeros, for the user."""
-        return _faked(self.xp.zeros(shape, dtype))
+        """A new array of zeros."""
+        return self.xp.zeros(shape, dtype)
 
     def order(self, keys: Any) -> tuple[Any, Any]:
         """Which element of keys (n,) comes first, second, ... in a stable sort; and them sorted."""
-        values = keys.copy_to_host() if SIMULATED else self.xp.asarray(keys)
+        values = self.xp.asarray(keys)
         order = self.xp.argsort(values, kind="stable")
-        return as_seen(_faked(order)), as_seen(_faked(values[order]))
-
-
-def _faked(array: Any) -> Any:
-    return cuda.to_device(array) if SIMULATED else array
+        return as_seen(order), as_seen(values[order])
 
 
 def as_seen(array: Any) -> Any:
     """A device array as kernels take it."""
-    return array if SIMULATED else cuda.as_cuda_array(array, sync=False)
+    return simulated.seen(array) if SIMULATED else cuda.as_cuda_array(array, sync=False)
 
 
-def _cupy() -> Any:
+def array_library() -> Any:
+    """CuPy, or what stands for it where the GPU is simulated.
+
+    Raises
+    ------
+    ImportError : it is not installed.
+    """
+    if SIMULATED:
+        return simulated
     try:
         import cupy
     except ImportError as error:
@@ -71,9 +76,9 @@ def _cupy() -> Any:
 def work_on(array: Any) -> Iterator[Work]:
     """Work on the caller's current stream: PyTorch's if `array` is a tensor, else CuPy's."""
     if SIMULATED:
-        yield Work(np, 0)
+        yield Work(simulated, 0)
         return
-    cupy, torch = _cupy(), sys.modules.get("torch")
+    cupy, torch = array_library(), sys.modules.get("torch")
     if torch is not None and isinstance(array, torch.Tensor):
         stream = torch.cuda.current_stream(array.device)
         address = stream.cuda_stream
@@ -111,7 +116,7 @@ def view(
         raise ValueError(f"{name} is not C-contiguous; use cupy.ascontiguousarray({name})")
     if seen.size:
         _check_place(name, seen)
-    if written and not SIMULATED and array.__cuda_array_interface__["data"][1]:
+    if written and array.__cuda_array_interface__["data"][1]:
         raise ValueError(f"{name} is read-only and would be written; use {name}.copy()")
     return seen
 
@@ -123,7 +128,7 @@ def _check_place(name: str, seen: Any) -> None:
         raise ValueError(f"{name} is not aligned in memory; use {name}.copy()")
     if SIMULATED:
         return
-    runtime = _cupy().cuda.runtime
+    runtime = array_library().cuda.runtime
     home, current = runtime.pointerGetAttributes(first).device, runtime.getDevice()
     if home != current:
         raise ValueError(

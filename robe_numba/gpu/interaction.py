@@ -22,7 +22,7 @@ def lookup_dot_interaction(
     batch, tables, dim = ids.shape[0], spec.num_tables, spec.embedding_dim
     real = checks.real_dtype(values)
     features = device.flat(device.view("dense", dense, (batch, dim), (real,)))
-    width = dot.columns_at_once(spec, real.itemsize)
+    width = dot.columns_at_once(tables + 1, dim, real.itemsize)
     read = {"array": array, "indices": indices, "dense": dense}
     device.check_apart({"out": out, "starts": starts}, read)
     with device.work_on(array) as work:

@@ -9,7 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
-from robe_numba.checks import GPU_NEEDS, is_on_device
+from robe_numba.checks import GPU_NEEDS, check_array, check_written, is_on_device
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
@@ -29,7 +29,7 @@ def on_any_device(gpu: str) -> Callable[[Callable[P, Result]], Callable[P, Resul
             for argument in (*args, *kwargs.values()):
                 if type(argument) is not np.ndarray and is_on_device(argument):
                     _check_one_device(signature.bind(*args, **kwargs).arguments)
-                    return getattr(_import(gpu), function.__name__)(*args, **kwargs)
+                    return getattr(gpu_module(gpu), function.__name__)(*args, **kwargs)
             return function(*args, **kwargs)
 
         return call
@@ -37,15 +37,38 @@ def on_any_device(gpu: str) -> Callable[[Callable[P, Result]], Callable[P, Resul
     return decorate
 
 
-def _import(gpu: str) -> ModuleType:
+def gpu_module(name: str) -> ModuleType:
+    """The module `robe_numba.gpu.<name>`.
+
+    Raises
+    ------
+    ImportError : what it needs is not installed; the message names it.
+    """
     try:
-        return import_module(f"robe_numba.gpu.{gpu}")
+        return import_module(f"robe_numba.gpu.{name}")
     except ImportError as error:  # plain Numba has another numba.cuda, or none
         raise ImportError(GPU_NEEDS) from error
 
 
+def check_here_or_there(
+    name: str,
+    array: Any,
+    shape: tuple[int, ...] | None,
+    dtypes: tuple[np.dtype, ...],
+    written: bool = False,
+) -> None:
+    """As `checks.check_array`, of an array of either device; `written`, it is writeable too."""
+    if is_on_device(array):
+        gpu_module("device").view(name, array, shape, dtypes, written)
+        return
+    check_array(name, array, shape, dtypes)
+    if written:
+        check_written(**{name: array})
+
+
 def _check_one_device(arguments: Mapping[str, Any]) -> None:
-    host = next((name for name, a in arguments.items() if isinstance(a, np.ndarray)), None)
+    hosts = (n for n, a in arguments.items() if isinstance(a, np.ndarray) and not is_on_device(a))
+    host = next(hosts, None)
     if host is not None:
         device = next(name for name, argument in arguments.items() if is_on_device(argument))
         raise TypeError(

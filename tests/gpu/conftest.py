@@ -2,12 +2,11 @@
 
 import warnings
 
-import numba
-import numpy as np
 import pytest
 from hypothesis import settings
+from numba import config as numba_config
 
-SIMULATED = bool(numba.config.ENABLE_CUDASIM)
+SIMULATED = bool(numba_config.ENABLE_CUDASIM)
 # A simulated GPU thread is one of Python's: examples take tenths of a second.
 settings.register_profile("simulated", settings.get_profile("default"), max_examples=30)
 
@@ -30,15 +29,11 @@ if SIMULATED:
 
 def to_gpu(array):
     """A GPU's copy of a NumPy array."""
-    if SIMULATED:
-        from numba import cuda
+    from robe_numba.gpu.device import array_library
 
-        return cuda.to_device(np.ascontiguousarray(array))
-    import cupy
-
-    return cupy.asarray(array)
+    return array_library().asarray(array)
 
 
 def to_cpu(array):
     """A NumPy copy of a GPU array."""
-    return array.copy_to_host() if SIMULATED else array.get()
+    return array.get()

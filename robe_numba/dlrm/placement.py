@@ -1,0 +1,189 @@
+"""Where a model's arrays are and what computes there: the threads of the host, or a GPU."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+import numpy as np
+
+from robe_numba.checks import check_array, is_on_device
+from robe_numba.dlrm.presets import DLRMConfig
+from robe_numba.dlrm.workers import Workers, micro_batches
+from robe_numba.memory import scratch
+from robe_numba.ops.devices import gpu_module
+
+Result = TypeVar("Result")
+
+
+class Outputs(NamedTuple):
+    """Memory for what the layers of a DLRM give for some rows of a batch."""
+
+    bottom: list[Any]  # (batch, width) of each layer
+    joined: Any  # (batch, width of the interaction)
+    top: list[Any]  # (batch, width) of each layer
+
+
+class Placement(ABC):
+    """What a model asks of the place where it is."""
+
+    device: ClassVar[str]
+
+    @abstractmethod
+    def parts(self, rows: int) -> list[slice]:
+        """Cut a batch into parts that may be computed at once, by its number of rows alone."""
+
+    @abstractmethod
+    def run(self, task: Callable[[int], Result], count: int) -> list[Result]:
+        """[task(0), ..., task(count - 1)]."""
+
+    @abstractmethod
+    def check(
+        self, name: str, array: Any, shape: tuple[int, ...], dtypes: tuple[np.dtype, ...]
+    ) -> None:
+        """Require a C-contiguous array of this place, of the shape and one of the dtypes."""
+
+    @abstractmethod
+    def check_labels(self, labels: Any) -> None:
+        """Require labels of 0 and 1, where it costs little to look."""
+
+    @abstractmethod
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """A new array of any content."""
+
+    @abstractmethod
+    def put(self, array: Any) -> Any:
+        """The array here: itself, or a copy."""
+
+    @abstractmethod
+    def room(self, name: str, shape: tuple[int, ...], dtype: Any) -> Any:
+        """An array of any content, the calling thread's until its next request of that name."""
+
+    def outputs(self, config: DLRMConfig, rows: int, dtype: Any) -> Outputs:
+        """Room for the output of each layer."""
+
+        def arrays(mlp: str, widths: tuple[int, ...]) -> list[Any]:
+            return [self.room(f"{mlp} {i}", (rows, width), dtype) for i, width in enumerate(widths)]
+
+        joined, *top = arrays("top", config.top_widths)
+        return Outputs(arrays("bottom", config.bottom_widths[1:]), joined, top)
+
+    def grads(self, widths: tuple[int, ...], rows: int, dtype: Any) -> list[Any]:
+        """Room for the gradient of each layer's input.
+
+        Neighbours lie apart, others may overlap: once a layer has the gradient of its input,
+        nobody needs that of its output. So they stay in the cache.
+        """
+        return [
+            self.room(f"grad {position % 2}", (rows, width), dtype)
+            for position, width in enumerate(widths)
+        ]
+
+
+class OnHost(Placement):
+    """NumPy arrays, and threads that compute parts of a batch in memory of their own.
+
+    Parameters
+    ----------
+    threads : number of threads; None takes Numba's.
+    """
+
+    device = "cpu"
+
+    def __init__(self, threads: int | None = None):
+        self._workers = Workers(threads)
+
+    def parts(self, rows: int) -> list[slice]:
+        """Parts of nearly equal size."""
+        return micro_batches(rows)
+
+    def run(self, task: Callable[[int], Result], count: int) -> list[Result]:
+        """On threads, with BLAS and kernels on one thread per task."""
+        return self._workers.run(task, count)
+
+    def check(
+        self, name: str, array: Any, shape: tuple[int, ...], dtypes: tuple[np.dtype, ...]
+    ) -> None:
+        """Require a NumPy array."""
+        check_array(name, array, shape, dtypes)
+
+    def check_labels(self, labels: Any) -> None:
+        """Look at all."""
+        if not np.all((labels == 0) | (labels == 1)):
+            raise ValueError("labels must be 0 or 1; map other values before training")
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """A new NumPy array."""
+        return np.empty(shape, dtype)
+
+    def put(self, array: Any) -> Any:
+        """The NumPy array itself, or a copy of one on a GPU."""
+        return array.get() if is_on_device(array) else array
+
+    def room(self, name: str, shape: tuple[int, ...], dtype: Any) -> Any:
+        """Kept from call to call."""
+        return scratch(f"dlrm {name}", shape, dtype)
+
+
+class OnGPU(Placement):
+    """CuPy arrays; a batch is computed whole, on CuPy's current stream."""
+
+    device = "cuda"
+
+    def __init__(self) -> None:
+        self._gpu = gpu_module("device")
+        self._xp = self._gpu.array_library()
+
+    def parts(self, rows: int) -> list[slice]:
+        """One part."""
+        return [slice(0, rows)]
+
+    def run(self, task: Callable[[int], Result], count: int) -> list[Result]:
+        """One after the other."""
+        return [task(part) for part in range(count)]
+
+    def check(
+        self, name: str, array: Any, shape: tuple[int, ...], dtypes: tuple[np.dtype, ...]
+    ) -> None:
+        """Require an array on the GPU."""
+        self._gpu.view(name, array, shape, dtypes)
+
+    def check_labels(self, labels: Any) -> None:
+        """Look at none: that would wait for the GPU."""
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """A new CuPy array."""
+        return self._xp.empty(shape, dtype)
+
+    def put(self, array: Any) -> Any:
+        """The CuPy array itself, or a copy of a NumPy array."""
+        return self._xp.asarray(array)
+
+    def room(self, name: str, shape: tuple[int, ...], dtype: Any) -> Any:
+        """Of CuPy's memory pool, which costs little."""
+        return self.empty(shape, dtype)
+
+
+DEVICES = (OnHost.device, OnGPU.device)
+
+
+def placement(device: str, threads: int | None = None) -> Placement:
+    """The place of a name, "cpu" or "cuda"; `threads` as `OnHost` takes them.
+
+    Raises
+    ------
+    ValueError : no such place.
+    ImportError : "cuda" without what it needs.
+    """
+    if device not in DEVICES:
+        raise ValueError(f"device is {device!r}; choose one of {', '.join(DEVICES)}")
+    return OnHost(threads) if device == OnHost.device else OnGPU()
+
+
+def device_of(array: Any) -> str:
+    """Where an array is."""
+    return OnGPU.device if is_on_device(array) else OnHost.device
+
+
+def to_host(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """NumPy arrays: those on a GPU copied, others as they are."""
+    return {name: a.get() if is_on_device(a) else a for name, a in arrays.items()}

@@ -1,0 +1,55 @@
+"""What stands for CuPy where Numba simulates the GPU: NumPy's arrays, in a type of their own.
+
+The simulator runs kernels in Python on the host. These arrays say that they are on a GPU, so that
+everything around the kernels runs as it would there. What is not defined here is NumPy's.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+
+
+class ndarray(np.ndarray):  # noqa: N801 - CuPy's name
+    """A NumPy array that stands for one on a GPU."""
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return self.__array_interface__
+
+    def get(self) -> np.ndarray:
+        """A copy on the host."""
+        return np.array(self)
+
+
+def asarray(array: Any) -> Any:
+    """The array if it is one of these, else a copy that is."""
+    if hasattr(array, "__cuda_ndarray__"):  # as kernels take it
+        return array._ary.view(ndarray)
+    return array if isinstance(array, ndarray) else np.array(array, order="C").view(ndarray)
+
+
+def seen(array: Any) -> Any:
+    """An array as the simulator's kernels take it, of the same memory."""
+    from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
+
+    return FakeCUDAArray(array.view(np.ndarray))
+
+
+def empty(shape: Any, dtype: Any) -> Any:
+    """As `numpy.empty`."""
+    return np.empty(shape, dtype).view(ndarray)
+
+
+def zeros(shape: Any, dtype: Any) -> Any:
+    """As `numpy.zeros`."""
+    return np.zeros(shape, dtype).view(ndarray)
+
+
+def new_stream() -> AbstractContextManager[None]:
+    """There are no streams: everything is done when a call returns."""
+    return nullcontext()
+
+
+def __getattr__(name: str) -> Any:
+    return getattr(np, name)
