@@ -210,3 +210,28 @@ def adagrad(array, state_sum, gradient, lr, eps):
     moved = gradient != 0
     step[moved] = lr * gradient[moved] / (np.sqrt(state[moved]) + eps)
     return array.astype(np.float64) - step, state
+
+
+def mlp(x, parameters, name, final_relu):
+    """Affine layers "<name>.0.weight", "<name>.0.bias", ... with ReLU between them."""
+    count = sum(key.startswith(f"{name}.") for key in parameters) // 2
+    for layer in range(count):
+        x = x @ parameters[f"{name}.{layer}.weight"].T + parameters[f"{name}.{layer}.bias"]
+        if final_relu or layer < count - 1:
+            x = np.maximum(x, 0)
+    return x
+
+
+def dlrm_logits(parameters, embeddings, dense, kind):
+    """float64 (batch,) of embeddings (batch, num_tables, d)."""
+    x = mlp(dense, parameters, "bottom", True)
+    if kind == "dot":
+        joined = interaction(embeddings, x)[0]
+    else:
+        joined = np.concatenate([x, embeddings.reshape(len(x), -1)], axis=1)
+    return mlp(joined, parameters, "top", False)[:, 0]
+
+
+def cross_entropy(logits, labels):
+    """The mean of -log of the probability that each row's label has."""
+    return np.logaddexp(0, np.where(labels == 1, -logits, logits)).mean()

@@ -18,7 +18,7 @@ from numba.cuda.typing.typeof import typeof
 
 from robe_numba import RobeSpec, TableSpec
 from robe_numba.coefficients import hash_spec
-from robe_numba.gpu import dot, gather, pool, segments, starts
+from robe_numba.gpu import dot, elementwise, gather, pool, segments, starts, vocabulary
 
 ROOT = Path(__file__).resolve().parent.parent
 CAPABILITIES = [(8, 0), (9, 0)]
@@ -64,6 +64,8 @@ def kernels(real):
     update = (types.int64, reads_of(real), SPEC, flat(real), flat(real), real, real, PLACES, PLACES)
     fused = (flat(real), IDS, flat(real), SPEC, WORDS, flat(real), types.uint64)
     pooled = (flat(real), bags_of(real), SPEC, WORDS, flat(real))
+    vectors, sizes = (flat(real), flat(real)), (types.uint64, types.uint64)
+    matrix = types.Array(real, 2, "C")
     return {
         "block_starts": (starts.block_starts, (IDS, SPEC, WORDS)),
         "gather": (gather.gather, read),
@@ -72,6 +74,16 @@ def kernels(real):
         "update_light": (segments.update_light, update),
         "update_heavy": (segments.update_heavy, update),
         "lookup_dot": (dot.lookup_dot, fused),
+        "dot_forward": (dot.dot_forward, (*vectors, *sizes, flat(real), types.uint64)),
+        "dot_backward": (
+            dot.dot_backward,
+            (*vectors, flat(real), *sizes, types.uint64, *vectors),
+        ),
+        "add_bias": (elementwise.add_bias, (matrix, flat(real), types.boolean)),
+        "mask": (elementwise.mask, vectors),
+        "entropy": (elementwise.entropy, (*vectors, real, *vectors)),
+        "move_all": (elementwise.move_all, (types.int64, *vectors, flat(real), real, real)),
+        "find_rows": (vocabulary.find_rows, (WORDS, PLACES, IDS, PLACES)),
         "bag_starts": (pool.bag_starts, (bags_of(real), SPEC, WORDS)),
         "pool_sums": (pool.pool_sums, pooled),
         "pool_sums_vectors": (pool.pool_sums_vectors, pooled),
