@@ -4,10 +4,14 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from safetensors.numpy import load_file
 
 if sys.platform != "linux":
     pytest.skip("NVIDIA's compilers are installed on Linux alone", allow_module_level=True)
@@ -16,20 +20,61 @@ from numba import cuda
 from numba.cuda import dispatcher, types
 from numba.cuda.typing.typeof import typeof
 
+from data_tools import ingest
 from robe_numba import RobeSpec, TableSpec
 from robe_numba.coefficients import hash_spec
+from robe_numba.dlrm import PRESETS
 from robe_numba.gpu import dot, elementwise, gather, pool, segments, starts, vocabulary
+from robe_numba.training import RunFolder
+from tests.gpu import tiny_training
 
 ROOT = Path(__file__).resolve().parent.parent
 CAPABILITIES = [(8, 0), (9, 0)]
 
 
-def test_everything_passes_in_the_simulator():
-    """It replaces numba.cuda when that is imported, so it takes a process of its own."""
+def run_simulated(*command):
+    """Run Python with the simulator, which replaces numba.cuda when that is imported."""
     environment = os.environ | {"NUMBA_ENABLE_CUDASIM": "1", "NUMBA_DISABLE_JIT": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/gpu"]
+    command = [sys.executable, *map(str, command)]
     finished = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stdout + finished.stderr
+
+
+def test_everything_passes_in_the_simulator():
+    """In two processes at once, of about equal length."""
+    folder = ROOT / "tests" / "gpu"
+    first = [folder / f"test_{name}.py" for name in ("bags", "interaction", "layers")]
+    halves = first, sorted(set(folder.glob("test_*.py")) - set(first))
+    options = ("-m", "pytest", "-q", "-p", "no:cacheprovider")
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda half: run_simulated(*options, *half), halves))
+
+
+def test_a_run_on_the_gpu_is_that_of_the_host_within_rounding(tmp_path, monkeypatch):
+    monkeypatch.setitem(PRESETS, "tiny", tiny_training.TINY)
+    generator = np.random.default_rng(0)
+    names = (*tiny_training.SCHEMA.dense, *tiny_training.SCHEMA.categorical)
+    columns = {name: generator.integers(0, 9, 60) for name in names}
+    columns["click"] = (generator.random(60) < 0.4).astype(np.int64)
+    pq.write_table(pa.table(columns), tmp_path / "log.parquet")
+    ingest(tmp_path / "log.parquet", tmp_path / "data", schema=tiny_training.SCHEMA)
+    arguments = tmp_path / "data", tmp_path / "cuda"
+    run_simulated("-m", "tests.gpu.tiny_training", "cuda", *arguments)
+    host = tiny_training.main("cpu", tmp_path / "data", tmp_path / "cpu")
+    gpu = RunFolder(tmp_path / "cuda")
+    assert (gpu.config["training"]["device"], host.config["training"]["device"]) == ("cuda", "cpu")
+    records = list(zip(gpu.metrics(), host.metrics(), strict=True))
+    assert len(records) == 3
+    for there, here in records[:2]:
+        assert there["train_loss"] == pytest.approx(here["train_loss"], rel=1e-5)
+        assert there["validation"] == pytest.approx(here["validation"], rel=1e-5)
+    assert records[2][0]["test"] == pytest.approx(records[2][1]["test"], rel=1e-5)
+    weights, expected = (load_file(run.path / "model.safetensors") for run in (gpu, host))
+    for name, array in expected.items():
+        np.testing.assert_allclose(weights[name], array, rtol=1e-4, atol=1e-6, err_msg=name)
+    there, here = (pq.read_table(run.path / "scores.parquet") for run in (gpu, host))
+    assert there["label"] == here["label"]
+    np.testing.assert_allclose(there["probability"], here["probability"], rtol=1e-5)
 
 
 def flat(dtype):

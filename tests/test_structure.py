@@ -27,6 +27,7 @@ LAYERS = {
     "update_rules": 0,
     "spec": 0,
     "memory": 0,
+    "searching": 0,
     "unsigned": 0,
     "_jit": 0,
 }

@@ -49,7 +49,7 @@ def run() -> None:
         app()
     except MemoryError as error:
         _fail(f"not enough memory: {error}")
-    except (TrainingError, ArithmeticError, ValueError, TypeError, OSError) as error:
+    except (TrainingError, ArithmeticError, ImportError, OSError, TypeError, ValueError) as error:
         _fail(str(error))
 
 

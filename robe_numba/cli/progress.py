@@ -95,7 +95,7 @@ class TrainingBar(Watcher):
     def step(self, step: int, loss: float) -> None:
         """Move the bar."""
         if self._training is not None and step % 16 == 0:
-            note = f"loss {loss:.4f}{self._auc}"
+            note = f"loss {float(loss):.4f}{self._auc}"
             self._progress.update(self._training, completed=step * self._batch_size, note=note)
 
     def evaluated(self, record: dict[str, Any]) -> None:

@@ -9,12 +9,13 @@ from data_tools import Dataset
 from robe_numba.cli.outputs import Overwrite, check_output_file
 from robe_numba.cli.progress import console, tracking
 from robe_numba.cli.train import show_metrics
-from robe_numba.training import RunFolder, numba_threads
+from robe_numba.training import RunFolder, computing
 from robe_numba.training import evaluate as measure
 from robe_numba.training import predict as write_scores
 
 RunPath = Annotated[Path, typer.Argument(help="Folder left by robe train.")]
 DataPath = Annotated[Path, typer.Argument(help="Dataset made by robe ingest.")]
+Device = Annotated[str, typer.Option(help="cpu, or cuda: one GPU.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Default: all cores.")]
 
 
@@ -29,6 +30,7 @@ def evaluate(
         ),
     ] = None,
     threads: Threads = None,
+    device: Device = "cpu",
 ) -> None:
     """Measure a trained model on labelled rows: AUC, log loss, normalised entropy, calibration.
 
@@ -51,8 +53,8 @@ def evaluate(
         )
     training = folder.config["training"]
     split = dataset.split(part, training["fractions"], training["split_by"], training["seed"])
-    with tracking("scoring") as progress, numba_threads(threads):
-        result = measure(folder.load_model(threads), split, progress)
+    with tracking("scoring") as progress, computing(device, threads):
+        result = measure(folder.load_model(threads, device), split, progress)
     show_metrics(result, part)
 
 
@@ -61,6 +63,7 @@ def predict(
     data: DataPath,
     output: Annotated[Path, typer.Option("--output", "-o", help="Parquet file to write.")],
     threads: Threads = None,
+    device: Device = "cpu",
     overwrite: Overwrite = False,
 ) -> None:
     """Score every row of a dataset, labelled or not, into a Parquet file.
@@ -76,6 +79,6 @@ def predict(
     check_output_file(output, overwrite)
     folder, dataset = RunFolder(run), Dataset(data)
     folder.check_dataset(dataset)
-    with tracking("scoring") as progress, numba_threads(threads):
-        rows = write_scores(folder.load_model(threads), dataset, output, progress)
+    with tracking("scoring") as progress, computing(device, threads):
+        rows = write_scores(folder.load_model(threads, device), dataset, output, progress)
     console.print(f"{output}: {rows:,} scores")

@@ -50,6 +50,7 @@ def train(
     ] = (0.8, 0.1, 0.1),
     split_by: Annotated[str, typer.Option(help="order (in time) or random.")] = "order",
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, or cuda: one GPU.")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="Default: all cores.")] = None,
     overwrite: Overwrite = False,
 ) -> None:

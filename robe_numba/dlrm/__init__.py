@@ -12,10 +12,12 @@ from robe_numba.dlrm.loss import bce_with_logits, sigmoid
 from robe_numba.dlrm.mlp import mlp
 from robe_numba.dlrm.model import DLRM
 from robe_numba.dlrm.optimizers import OPTIMIZERS, DenseOptimizer
+from robe_numba.dlrm.placement import DEVICES
 from robe_numba.dlrm.presets import PRESETS, DLRMConfig, Preset
 from robe_numba.dlrm.vocabulary import Vocabulary
 
 __all__ = [
+    "DEVICES",
     "DLRM",
     "KINDS",
     "OPTIMIZERS",

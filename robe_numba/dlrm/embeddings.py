@@ -138,7 +138,7 @@ class Embedding(ABC):
         Raises
         ------
         ValueError : no such device.
-        ImportError : "cuda" without what it needs.
+        ImportError, OSError : "cuda" without what it needs, or without a GPU.
         """
         parts = {name: part.to(device) for name, part in self._parts.items()}
         known = None if self._vocabulary is None else self._vocabulary.to(device)

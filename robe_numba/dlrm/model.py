@@ -3,7 +3,7 @@
 Source: Naumov et al., Deep Learning Recommendation Model, 2019, arXiv 1906.00091.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from robe_numba.dlrm.interaction import INTERACTIONS, cat_interaction
 from robe_numba.dlrm.loss import bce_with_logits, sigmoid
 from robe_numba.dlrm.mlp import mlp
 from robe_numba.dlrm.optimizers import DenseOptimizer
-from robe_numba.dlrm.placement import placement
+from robe_numba.dlrm.placement import Batch, placement
 from robe_numba.dlrm.presets import DLRMConfig, init_parameters
 from robe_numba.ops.devices import check_here_or_there
 
@@ -193,6 +193,21 @@ class DLRM:
         self.embedding.update(grad_out, context, embedding_lr)
         self._optimizer.step({"dense": flat}, lr)
         return loss
+
+    def feed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Batches of the host, with arrays on the model's device.
+
+        To a GPU each is copied while the one before it is computed with.
+
+        Parameters
+        ----------
+        batches : named tuples of C-contiguous NumPy arrays (rows, ...) or None.
+
+        Yields
+        ------
+        the same tuples; their arrays are overwritten once the next was asked for
+        """
+        return self._place.feed(batches)
 
     def _check(self, dense: np.ndarray, indices: np.ndarray) -> None:
         rows = len(dense)

@@ -1,7 +1,8 @@
 """Where a model's arrays are and what computes there: the threads of the host, or a GPU."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
@@ -13,6 +14,7 @@ from robe_numba.memory import scratch
 from robe_numba.ops.devices import gpu_module
 
 Result = TypeVar("Result")
+Batch = TypeVar("Batch", bound=tuple)  # named, of arrays (rows, ...) or None
 
 
 class Outputs(NamedTuple):
@@ -53,6 +55,14 @@ class Placement(ABC):
     @abstractmethod
     def put(self, array: Any) -> Any:
         """The array here: itself, or a copy."""
+
+    @abstractmethod
+    def feed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Batches of NumPy arrays, with arrays of this place; each is valid until the next."""
+
+    @abstractmethod
+    def stream(self) -> AbstractContextManager[Any]:
+        """Within the block, work that waits for nothing but itself."""
 
     @abstractmethod
     def room(self, name: str, shape: tuple[int, ...], dtype: Any) -> Any:
@@ -117,7 +127,15 @@ class OnHost(Placement):
 
     def put(self, array: Any) -> Any:
         """The NumPy array itself, or a copy of one on a GPU."""
-        return array.get() if is_on_device(array) else array
+        return fetched(array)
+
+    def feed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches themselves."""
+        return iter(batches)
+
+    def stream(self) -> AbstractContextManager[Any]:
+        """Calls return when their work is done."""
+        return nullcontext()
 
     def room(self, name: str, shape: tuple[int, ...], dtype: Any) -> Any:
         """Kept from call to call."""
@@ -131,6 +149,7 @@ class OnGPU(Placement):
 
     def __init__(self) -> None:
         self._gpu = gpu_module("device")
+        self._gpu.check_gpu()
         self._xp = self._gpu.array_library()
 
     def parts(self, rows: int) -> list[slice]:
@@ -158,6 +177,14 @@ class OnGPU(Placement):
         """The CuPy array itself, or a copy of a NumPy array."""
         return self._xp.asarray(array)
 
+    def feed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Batches that are copied while the one before them is computed with."""
+        return gpu_module("feeding").feed(batches)
+
+    def stream(self) -> AbstractContextManager[Any]:
+        """A new CUDA stream, CuPy's current one."""
+        return self._gpu.new_stream()
+
     def room(self, name: str, shape: tuple[int, ...], dtype: Any) -> Any:
         """Of CuPy's memory pool, which costs little."""
         return self.empty(shape, dtype)
@@ -172,7 +199,7 @@ def placement(device: str, threads: int | None = None) -> Placement:
     Raises
     ------
     ValueError : no such place.
-    ImportError : "cuda" without what it needs.
+    ImportError, OSError : "cuda" without what it needs, or without a GPU.
     """
     if device not in DEVICES:
         raise ValueError(f"device is {device!r}; choose one of {', '.join(DEVICES)}")
@@ -184,6 +211,6 @@ def device_of(array: Any) -> str:
     return OnGPU.device if is_on_device(array) else OnHost.device
 
 
-def to_host(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """NumPy arrays: those on a GPU copied, others as they are."""
-    return {name: a.get() if is_on_device(a) else a for name, a in arrays.items()}
+def fetched(array: Any) -> np.ndarray:
+    """The NumPy array itself, or a copy of one on a GPU."""
+    return array.get() if is_on_device(array) else array

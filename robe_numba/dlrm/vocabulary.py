@@ -7,27 +7,14 @@ from typing import Any, Self
 import numba
 import numpy as np
 
-from robe_numba._jit import inlined, jit
+from robe_numba._jit import jit
 from robe_numba.checks import INDEX_DTYPES, as_uint64, check_array
 from robe_numba.cpu.launch import threads_for
 from robe_numba.dlrm.placement import placement
 from robe_numba.ops.devices import on_any_device
+from robe_numba.searching import find_row
 
 READS_PER_ID = 16  # of a search, about
-
-
-@inlined
-def find_row(ids: Any, offsets: Any, table: Any, wanted: Any) -> Any:
-    """The row of an id in its table, 0 if it is unknown."""
-    low, high = offsets[table], offsets[table + 1]
-    while low < high:
-        middle = (low + high) // 2
-        if ids[middle] < wanted:
-            low = middle + 1
-        else:
-            high = middle
-    found = low < offsets[table + 1] and ids[low] == wanted
-    return low - offsets[table] + 1 if found else 0
 
 
 @jit(parallel=True)

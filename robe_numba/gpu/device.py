@@ -7,7 +7,7 @@ constants of a spec are waited for, at its first use on a device.
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -70,6 +70,27 @@ def array_library() -> Any:
     except ImportError as error:
         raise ImportError(GPU_NEEDS) from error
     return cupy
+
+
+def check_gpu() -> None:
+    """Require a GPU.
+
+    Raises
+    ------
+    ImportError : CuPy is not installed.
+    OSError : there is no GPU, or no driver for it.
+    """
+    if SIMULATED:
+        return
+    try:
+        array_library().cuda.runtime.getDevice()
+    except RuntimeError as error:
+        raise OSError(f"no GPU can be used ({error}); use device 'cpu'") from None
+
+
+def new_stream() -> AbstractContextManager[Any]:
+    """A stream that is the current one within the block, and that waits for no other."""
+    return simulated.new_stream() if SIMULATED else array_library().cuda.Stream(non_blocking=True)
 
 
 @contextmanager

@@ -6,9 +6,9 @@ import numpy as np
 from numba import cuda
 
 from robe_numba.checks import INDEX_DTYPES
-from robe_numba.dlrm.vocabulary import find_row
 from robe_numba.gpu import device
 from robe_numba.gpu.elementwise import by_elements
+from robe_numba.searching import find_row
 
 
 @cuda.jit

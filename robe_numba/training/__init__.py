@@ -10,7 +10,7 @@ from robe_numba.training.loop import (
     TrainingError,
     TrainingInterrupted,
     Watcher,
-    numba_threads,
+    computing,
     train,
 )
 from robe_numba.training.report import write_report
@@ -24,8 +24,8 @@ __all__ = [
     "TrainingInterrupted",
     "Watcher",
     "build_model",
+    "computing",
     "evaluate",
-    "numba_threads",
     "predict",
     "score",
     "table_rows",

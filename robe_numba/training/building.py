@@ -66,7 +66,7 @@ def build_model(
     vocabulary: list[np.ndarray],
     threads: int | None = None,
 ) -> DLRM:
-    """A freshly initialised model for a dataset.
+    """A freshly initialised model for a dataset, on the device of the settings.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ def build_model(
     )
     return DLRM(
         shape,
-        embedding,
+        embedding.to(config.device),
         seed=config.seed,
         optimizer=config.optimizer or "sgd",
         threads=threads,

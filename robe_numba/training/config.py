@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 from robe_numba.checks import check_scalar
-from robe_numba.dlrm import KINDS, OPTIMIZERS, PRESETS
+from robe_numba.dlrm import DEVICES, KINDS, OPTIMIZERS, PRESETS
 from robe_numba.spec import HASHES, MAX_SIZE, check_int
 
 SPLIT_ORDERS = ("order", "random")
@@ -37,6 +37,7 @@ class TrainingConfig:
     fractions : shares of train, validation and test rows.
     split_by : "order" (time order, as the rows stand) or "random" (seeded).
     seed : of initial values, hashes, split and shuffles.
+    device : "cpu" or "cuda", one GPU.
 
     Raises
     ------
@@ -63,6 +64,7 @@ class TrainingConfig:
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
     split_by: str = "order"
     seed: int = 0
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fractions", tuple(self.fractions))
@@ -73,6 +75,7 @@ class TrainingConfig:
             "optimizer": (*OPTIMIZERS, None),
             "embedding_optimizer": (*OPTIMIZERS, None),
             "split_by": SPLIT_ORDERS,
+            "device": DEVICES,
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:

@@ -13,11 +13,14 @@ import numpy as np
 
 from data_tools import Dataset, Split
 from robe_numba.dlrm import DLRM
+from robe_numba.dlrm.placement import placement
 from robe_numba.training.building import build_model, training_vocabulary
 from robe_numba.training.config import TrainingConfig
 from robe_numba.training.interrupts import deferred_interrupt
 from robe_numba.training.run_folder import RunFolder
 from robe_numba.training.scoring import evaluate
+
+STEPS_PER_LOOK = 16  # at the losses of a model on a GPU
 
 
 class TrainingError(RuntimeError):
@@ -47,7 +50,9 @@ class Watcher:
         """The model is built; so many steps will follow."""
 
     def step(self, step: int, loss: float) -> None:
-        """Step number `step`, counted from 1, is done."""
+        """Step number `step`, counted from 1, is done; on a GPU it is begun, and the loss an array
+        () there, until they are waited for.
+        """
 
     def scoring(self, done: int, total: int) -> None:
         """Rows are being scored: rows done, rows in all."""
@@ -57,13 +62,20 @@ class Watcher:
 
 
 @contextmanager
-def numba_threads(threads: int | None) -> Iterator[None]:
-    """Run Numba's kernels on at most so many threads within the block; None changes nothing."""
-    before = numba.get_num_threads()
+def computing(device: str, threads: int | None) -> Iterator[None]:
+    """Within the block, run a device's models: "cpu" on at most so many threads, None changing
+    nothing; "cuda" on a stream of their own.
+
+    Raises
+    ------
+    ValueError, ImportError, OSError : no such device, or not on this machine.
+    """
+    place, before = placement(device), numba.get_num_threads()
     if threads is not None:
         numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
     try:
-        yield
+        with place.stream():
+            yield
     finally:
         numba.set_num_threads(before)
 
@@ -102,6 +114,7 @@ def train(
     ------
     ValueError : the dataset has no labels or no training rows, or a setting does not fit it.
     FileExistsError : `output` is not empty.
+    ImportError, OSError : the device cannot be used.
     TrainingError : loss or scores are not finite. What was saved before stays.
     TrainingInterrupted : Ctrl-C; the run has the best weights so far, or the latest.
     """
@@ -113,9 +126,9 @@ def train(
     split = dataset.split("train", config.fractions, config.split_by, config.seed)
     if split.num_rows == 0:
         raise ValueError(f"no training rows: {dataset.num_rows} rows, fractions {config.fractions}")
-    if vocabulary is None:
-        vocabulary = training_vocabulary(dataset, config, watcher.counting)
-    with numba_threads(threads):
+    with computing(config.device, threads):
+        if vocabulary is None:
+            vocabulary = training_vocabulary(dataset, config, watcher.counting)
         model = build_model(dataset, config, vocabulary, threads)
         with deferred_interrupt() as check_interrupt:
             run = RunFolder.create(output, config, dataset, model, overwrite)
@@ -150,28 +163,38 @@ class _Learner:
         evaluations = min(config.evaluations, steps_per_epoch)
         stops = {math.ceil(steps_per_epoch * n / evaluations) for n in range(1, evaluations + 1)}
         self.watcher.begin(self.model, config.epochs * steps_per_epoch)
-        begun, losses = time.perf_counter(), []
+        # A look at a loss waits for the GPU, which shall have work waiting for it instead.
+        steps_per_look = 1 if self.model.device == "cpu" else STEPS_PER_LOOK
+        begun, losses, unseen = time.perf_counter(), [], []
         for epoch in range(config.epochs):
             batches = split.batches(config.batch_size, shuffle_seed=config.seed, epoch=epoch)
-            for number, batch in enumerate(batches, start=1):
+            for number, batch in enumerate(self.model.feed(batches), start=1):
                 check_interrupt()
                 step = epoch * steps_per_epoch + number
-                losses.append(self._step(step, batch))
-                self.watcher.step(step, losses[-1])
+                unseen.append(self._step(batch))
+                if len(unseen) == steps_per_look or number in stops:
+                    losses += self._finite(step, unseen)
+                    unseen = []
+                self.watcher.step(step, unseen[-1] if unseen else losses[-1])
                 if number in stops:
                     seconds = time.perf_counter() - begun
                     self._validate(step, step / steps_per_epoch, float(np.mean(losses)), seconds)
                     losses = []
         check_interrupt()
 
-    def _step(self, step: int, batch: Any) -> float:
+    def _step(self, batch: Any) -> Any:
         assert self.config.lr is not None
-        loss = self.model.train_step(
+        return self.model.train_step(
             batch.dense, batch.indices, batch.labels, self.config.lr, self.config.embedding_lr
         )
-        if not math.isfinite(loss):
-            raise self._diverged(f"the loss of step {step} is {loss}")
-        return loss
+
+    def _finite(self, step: int, losses: list[Any]) -> list[float]:
+        """The losses of the steps up to `step` as floats."""
+        values = [float(loss) for loss in losses]
+        for number, value in enumerate(values, start=step - len(values) + 1):
+            if not math.isfinite(value):
+                raise self._diverged(f"the loss of step {number} is {value}")
+        return values
 
     def _diverged(self, found: str) -> TrainingError:
         return TrainingError(
@@ -196,7 +219,7 @@ class _Learner:
 
     def test(self) -> None:
         """Score the test rows with the weights that were kept."""
-        model = self.run.load_model(self.threads)
+        model = self.run.load_model(self.threads, self.config.device)
         self._record({"test": evaluate(model, self._part("test"), self.watcher.scoring)})
 
     def _part(self, name: str) -> Split:

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from data_tools import Dataset
 from robe_numba.dlrm import DLRM, DLRMConfig, embedding_from
+from robe_numba.dlrm.placement import fetched
 from robe_numba.training.config import TrainingConfig
 from robe_numba.training.files import replacing, write_text
 
@@ -138,7 +139,8 @@ class RunFolder:
         tables = {PREFIX + name: array for name, array in model.embedding.tables().items()}
         try:
             with replacing(self.path / MODEL) as temporary:
-                save_file(model.parameters() | tables, temporary)
+                weights = {name: fetched(array) for name, array in model.parameters().items()}
+                save_file(weights | tables, temporary)
         except SafetensorError as error:  # a full disk, most likely
             raise OSError(f"{self.path / MODEL} could not be written: {error}") from error
 
@@ -147,8 +149,8 @@ class RunFolder:
         """Whether there are weights to score with."""
         return (self.path / MODEL).is_file()
 
-    def load_model(self, threads: int | None = None) -> DLRM:
-        """The model of the run, ready to score; without optimizer state.
+    def load_model(self, threads: int | None = None, device: str = "cpu") -> DLRM:
+        """The model of the run, ready to score on a device; without optimizer state.
 
         Raises
         ------
@@ -163,7 +165,7 @@ class RunFolder:
             inner = {n.removeprefix(PREFIX): a for n, a in arrays.items() if n.startswith(PREFIX)}
             embedding = embedding_from({**self.config["embedding"], "optimizer": "sgd"}, inner)
             shape = DLRMConfig.from_dict(self.config["model"])
-            model = DLRM(shape, embedding, threads=threads)
+            model = DLRM(shape, embedding.to(device), threads=threads)
             model.load(arrays)
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ValueError(

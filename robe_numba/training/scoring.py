@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 from data_tools import Dataset, Split
 from robe_numba import metrics
 from robe_numba.dlrm import DLRM
+from robe_numba.dlrm.placement import fetched
 from robe_numba.training.building import Progress
 from robe_numba.training.files import replacing
 
@@ -19,9 +20,9 @@ def score(model: DLRM, split: Split, progress: Progress | None = None) -> np.nda
     """Click probabilities float32 (num_rows,) of the rows of a split, in its order."""
     scores = np.empty(split.num_rows, dtype=np.float32)
     done = 0
-    for batch in split.batches(SCORING_ROWS):
+    for batch in model.feed(split.batches(SCORING_ROWS)):
         stop = done + len(batch.dense)
-        scores[done:stop] = model.predict(batch.dense, batch.indices)
+        scores[done:stop] = fetched(model.predict(batch.dense, batch.indices))
         done = stop
         if progress:
             progress(done, split.num_rows)
@@ -76,10 +77,10 @@ def predict(
     fields = [("probability", pa.float32())] + [("label", pa.float32())] * dataset.labelled
     done = 0
     with replacing(output) as temporary, pq.ParquetWriter(temporary, pa.schema(fields)) as writer:
-        for batch in split.batches(SCORING_ROWS):
-            columns = [pa.array(model.predict(batch.dense, batch.indices))]
+        for batch in model.feed(split.batches(SCORING_ROWS)):
+            columns = [pa.array(fetched(model.predict(batch.dense, batch.indices)))]
             if batch.labels is not None:
-                columns.append(pa.array(batch.labels))
+                columns.append(pa.array(fetched(batch.labels)))
             writer.write_table(pa.table(columns, schema=pa.schema(fields)))
             done += len(batch.dense)
             if progress:

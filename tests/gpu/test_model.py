@@ -4,12 +4,16 @@ import numpy as np
 import pytest
 
 from robe_numba.dlrm import DLRM, KINDS, DLRMConfig
-from robe_numba.dlrm.placement import to_host
+from robe_numba.dlrm.placement import fetched
 from robe_numba.dlrm.vocabulary import Vocabulary
 from tests import naive
 from tests.gpu.conftest import to_cpu, to_gpu
 from tests.test_dlrm_layers import numerical_gradient
 from tests.test_dlrm_model import TINY, VOCABULARY, batch_of, tiny_model
+
+
+def to_host(arrays):
+    return {name: fetched(array).copy() for name, array in arrays.items()}
 
 
 def model_on_gpu(kind="robe", **options):

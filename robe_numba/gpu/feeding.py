@@ -1,0 +1,87 @@
+"""Batches of the host for a GPU, each copied while the one before it is computed with."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from numba import cuda
+
+from robe_numba.gpu.device import Work, as_seen, work_on
+
+SLOTS = 2  # batches on the GPU at a time
+
+
+class Slot:
+    """Memory for one batch on both sides: pages of the host that stay where they are, for copies
+    that nobody waits for, and arrays of the GPU.
+
+    Parameters
+    ----------
+    arrays : of the host, of the most rows that the slot will hold.
+    """
+
+    def __init__(self, work: Work, arrays: list[np.ndarray]):
+        self._pinned = [cuda.pinned_array(array.shape, array.dtype) for array in arrays]
+        self._arrays = [work.empty(array.shape, array.dtype) for array in arrays]
+        self._copied, self._used = cuda.event(), cuda.event()
+        self._used.record(work.stream)  # what had the memory before may still be computed with
+
+    def holds(self, arrays: list[np.ndarray]) -> bool:
+        """Whether there is room for all rows of the arrays."""
+        return len(arrays[0]) <= len(self._arrays[0])
+
+    def fill(self, arrays: list[np.ndarray], stream: Any) -> list[Any]:
+        """Begin to copy arrays on a stream; where they will be on the GPU."""
+        self._copied.synchronize()  # of the last batch from these pages
+        self._used.wait(stream)
+        filled, rows = [], len(arrays[0])
+        for array, pinned, target in zip(arrays, self._pinned, self._arrays, strict=True):
+            pinned[:rows] = array
+            as_seen(target[:rows]).copy_to_device(pinned[:rows], stream=stream)
+            filled.append(target[:rows])
+        self._copied.record(stream)
+        return filled
+
+    def begin(self, stream: Any) -> None:
+        """What follows on a stream comes after the copy."""
+        self._copied.wait(stream)
+
+    def end(self, stream: Any) -> None:
+        """The next copy comes after what is on a stream."""
+        self._used.record(stream)
+
+
+def feed(batches: Iterable[Any]) -> Iterator[Any]:
+    """The batches, named tuples of NumPy arrays (rows, ...) or None, with arrays on the GPU.
+
+    A batch's arrays are filled anew once the batch after it was asked for.
+    """
+    copying, ahead = cuda.stream(), None
+    slots: list[Slot] = []
+    try:
+        for number, batch in enumerate(batches):
+            arrays = [array for array in batch if array is not None]
+            with work_on(None) as work:
+                if len(slots) < SLOTS:
+                    slots.append(Slot(work, arrays))
+                slot = slots[number % SLOTS]
+                if not slot.holds(arrays):
+                    slot = slots[number % SLOTS] = Slot(work, arrays)
+            filled = iter(slot.fill(arrays, copying))
+            following = slot, type(batch)(*(None if a is None else next(filled) for a in batch))
+            if ahead is not None:
+                yield from _lend(*ahead)
+            ahead = following
+        if ahead is not None:
+            yield from _lend(*ahead)
+    finally:
+        copying.synchronize()  # before the memory is anybody else's
+
+
+def _lend(slot: Slot, batch: Any) -> Iterator[Any]:
+    """The batch of a slot, for as long as the caller computes with it."""
+    with work_on(None) as work:
+        slot.begin(work.stream)
+    yield batch
+    with work_on(None) as work:
+        slot.end(work.stream)

@@ -1,0 +1,148 @@
+"""Batches that are fed to a GPU: the right rows, whatever order its streams do their work in."""
+
+import random
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from robe_numba.gpu import feeding
+from robe_numba.gpu.device import Work, array_library
+from tests.gpu.conftest import to_cpu
+
+
+class Rows(NamedTuple):
+    labels: np.ndarray | None
+    values: np.ndarray
+
+
+def batches_of(sizes, labelled=True):
+    generator = np.random.default_rng(0)
+    for size in sizes:
+        labels = generator.integers(0, 2, size).astype(np.float32) if labelled else None
+        yield Rows(labels, generator.normal(size=(size, 3)))
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("sizes", [[], [4], [4, 4, 4, 4, 1], [2, 5, 1, 7, 7, 7]])
+def test_every_batch_arrives(sizes, labelled):
+    expected = batches_of(sizes, labelled)
+    for batch in feeding.feed(batches_of(sizes, labelled)):
+        wanted = next(expected)
+        np.testing.assert_array_equal(to_cpu(batch.values), wanted.values)
+        if labelled:
+            np.testing.assert_array_equal(to_cpu(batch.labels), wanted.labels)
+        else:
+            assert batch.labels is None
+    assert next(expected, None) is None
+
+
+def test_an_error_of_the_source_is_passed_on():
+    def failing():
+        yield from batches_of([2, 2, 2])
+        raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        list(feeding.feed(failing()))
+
+
+class Scheduler:
+    """Streams whose work is done in any order that their events allow, as late as it may be."""
+
+    def __init__(self, seed):
+        self._random, self.streams = random.Random(seed), []
+
+    def advance(self):
+        """Do one piece of work; False if all is done."""
+        ready = [stream for stream in self.streams if stream.queue and stream.queue[0][0]()]
+        if not ready:
+            assert not any(stream.queue for stream in self.streams), "deadlock"
+            return False
+        self._random.choice(ready).queue.pop(0)[1]()
+        return True
+
+    def until(self, done):
+        while not done() and self.advance():
+            pass
+
+
+class Stream:
+    """Work in its order: pairs of what must hold before it, and what it does."""
+
+    def __init__(self, scheduler):
+        self.queue, self._scheduler = [], scheduler
+        scheduler.streams.append(self)
+
+    def add(self, work, ready=lambda: True):
+        self.queue.append((ready, work))
+
+    def synchronize(self):
+        self._scheduler.until(lambda: not self.queue)
+
+
+class Event:
+    def __init__(self, scheduler):
+        self._scheduler, self._recorded, self._done = scheduler, 0, 0
+
+    def record(self, stream):
+        self._recorded += 1
+
+        def reach(number=self._recorded):
+            self._done = number
+
+        stream.add(reach)
+
+    def wait(self, stream):
+        stream.add(lambda: None, lambda number=self._recorded: self._done >= number)
+
+    def synchronize(self):
+        number = self._recorded
+        self._scheduler.until(lambda: self._done >= number)
+
+
+@pytest.fixture(params=range(20))
+def streams(monkeypatch, request):
+    """A scheduler, whose first stream is the current one, below all that `feeding` does."""
+    scheduler = Scheduler(request.param)
+    current = Stream(scheduler)
+
+    class Cuda:
+        pinned_array = staticmethod(np.empty)
+        stream = staticmethod(lambda: Stream(scheduler))
+        event = staticmethod(lambda: Event(scheduler))
+
+    class Seen:
+        """What copies when its stream gets there, from what is then in the pages of the host."""
+
+        def __init__(self, target):
+            self._target = target
+
+        def copy_to_device(self, source, stream):
+            stream.add(lambda: self._target.__setitem__(..., source))
+
+    @contextmanager
+    def work_on(array):
+        yield Work(array_library(), current)
+
+    monkeypatch.setattr(feeding, "cuda", Cuda)
+    monkeypatch.setattr(feeding, "as_seen", Seen)
+    monkeypatch.setattr(feeding, "work_on", work_on)
+    return scheduler
+
+
+def test_copies_and_work_wait_for_each_other(streams):
+    current = streams.streams[0]
+    sizes, seen = [4] * 7 + [2], []
+    for batch in feeding.feed(batches_of(sizes)):
+        current.add(lambda batch=batch: seen.append(batch.values.copy()))
+    streams.until(lambda: False)
+    for found, wanted in zip(seen, batches_of(sizes), strict=True):
+        np.testing.assert_array_equal(found, wanted.values)
+
+
+def test_no_copy_outlives_the_feed(streams):
+    fed = feeding.feed(batches_of([4, 4, 4]))
+    next(fed)
+    fed.close()
+    assert not any(stream.queue for stream in streams.streams[1:])

@@ -1,0 +1,30 @@
+"""Train and score the smallest of models on a device: `python -m tests.gpu.tiny_training`.
+
+Arguments: the device, a dataset of `SCHEMA`, and the folder of the run.
+"""
+
+import sys
+from pathlib import Path
+
+from data_tools import Dataset
+from data_tools.schema import Schema
+from robe_numba.dlrm import PRESETS, DLRMConfig, Preset
+from robe_numba.training import RunFolder, TrainingConfig, computing, predict, train
+
+SCHEMA = Schema("click", ("a", "b"), ("x", "y", "z"))
+
+TINY = Preset(DLRMConfig(2, 3, 2, (3,), (4,)), "adagrad", batch_size=5, lr=0.1)
+
+
+def main(device: str, data: Path, output: Path) -> RunFolder:
+    """Leave the run and the scores of every row, with `TINY` among the presets as "tiny"."""
+    config = TrainingConfig(preset="tiny", num_parameters=40, evaluations=2, device=device)
+    run = train(Dataset(data), config, output)
+    with computing(device, None):
+        predict(run.load_model(device=device), Dataset(data), run.path / "scores.parquet")
+    return run
+
+
+if __name__ == "__main__":
+    PRESETS["tiny"] = TINY
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
