@@ -15,10 +15,13 @@ from robe_numba.cpu.inspect import reads_inside, rows_inside
 from robe_numba.memory import aligned_empty
 from robe_numba.spec import RobeSpec, Spec, TableSpec, check_int
 
+NUMPY_ARRAYS = (np.ndarray, np.memmap)
 INDEX_DTYPES = tuple(np.dtype(name) for name in ("int32", "int64", "uint32", "uint64"))
 ARRAY_DTYPES = tuple(np.dtype(name) for name in ("float32", "float64"))
-# Arrays that are only read may also be halves; the arithmetic on them is float32.
+# Arrays that are only read may also be halves; the arithmetic on them is float32. So are those of
+# bfloat16, a dtype that NumPy does not know: it is that of the package ml_dtypes.
 STORED_DTYPES = (*ARRAY_DTYPES, np.dtype("float16"))
+BFLOAT16_BITS = np.dtype("int16")  # as which kernels know it
 MODES = ("sum", "mean", "max")
 MAX_NEEDS_ARRAY = (
     "mode 'max' finds the largest element in the array; pass array= as it was in the forward pass"
@@ -43,7 +46,7 @@ def check_array(
 ) -> np.ndarray:
     """A C-contiguous NumPy array of one of the dtypes and, unless None, of the shape."""
     # Subclasses may compare and index otherwise than what kernels read: masked arrays do.
-    if type(array) not in (np.ndarray, np.memmap):
+    if type(array) not in NUMPY_ARRAYS:
         raise TypeError(
             f"{name} must be a NumPy array, got {_what(array)}; use "
             f"{'filled()' if isinstance(array, np.ma.MaskedArray) else 'numpy.asarray'}"
@@ -63,21 +66,30 @@ def check_array(
     return array
 
 
-def check_shared_array(
-    array: Any, spec: Spec, dtypes: tuple[np.dtype, ...] = ARRAY_DTYPES
-) -> np.ndarray:
-    """The array that embeddings are read from, (array_size,) of one of the dtypes."""
-    return check_array("array", array, (spec.array_size,), dtypes)
+def check_shared_array(array: Any, spec: Spec) -> np.ndarray:
+    """The array that embeddings are read from and that moves, (array_size,)."""
+    return check_array("array", array, (spec.array_size,), ARRAY_DTYPES)
 
 
-def real_dtype(array: np.ndarray) -> np.dtype:
-    """What elements of an array are in arithmetic: halves are widened."""
-    return np.dtype(np.float32) if array.dtype == np.float16 else array.dtype
-
-
-def as_stored(array: np.ndarray) -> np.ndarray:
-    """An array as kernels read it: they know halves by their bits."""
+def check_stored_array(array: Any, spec: Spec) -> np.ndarray:
+    """The array that embeddings are read from, (array_size,), as kernels read it: they know halves
+    by their bits, float16 as uint16 and bfloat16 as int16.
+    """
+    if is_bfloat16(array) and type(array) in NUMPY_ARRAYS:
+        return check_array("array", array.view(BFLOAT16_BITS), (spec.array_size,), (BFLOAT16_BITS,))
+    check_array("array", array, (spec.array_size,), STORED_DTYPES)
     return array.view(np.uint16) if array.dtype == np.float16 else array
+
+
+def is_bfloat16(array: Any) -> bool:
+    """Whether elements are bfloat16, of ml_dtypes or of PyTorch."""
+    dtype = getattr(array, "dtype", None)
+    return getattr(dtype, "name", str(dtype)) in ("bfloat16", "torch.bfloat16")
+
+
+def real_dtype(stored: Any) -> np.dtype:
+    """What elements of a stored array are in arithmetic: halves are widened."""
+    return np.dtype(np.float32) if stored.dtype.itemsize == 2 else stored.dtype
 
 
 def check_out(

@@ -14,6 +14,7 @@ import robe_numba as rn
 from robe_numba import coefficients
 from robe_numba.cpu import update
 from robe_numba.ops import bags, interaction, rows, updating
+from tests.strategies import HALF_DTYPES, dtype_of
 
 C_LIBRARY = ctypes.CDLL(None, use_errno=True)
 NO_ACCESS = 0
@@ -74,7 +75,7 @@ def calls(spec, batch, copy, empty):
     bag_ids = copy(generator.integers(0, 9, sizes.sum()))
     weights = copy(generator.standard_normal(sizes.sum()).astype(np.float32))
     shape = (batch, tables, blocks)
-    for values in (copy(array), copy(array.astype(np.float16))):
+    for values in (copy(array.astype(dtype_of(name))) for name in ("float32", *HALF_DTYPES)):
         starts, out = empty(shape, np.int64), empty((batch, tables, dim), np.float32)
         yield rn.lookup(values, ids, spec, out, starts)
         yield starts

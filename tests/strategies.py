@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import ml_dtypes
 import numpy as np
 from hypothesis import strategies as st
 
@@ -9,6 +10,7 @@ from robe_numba import RobeSpec, TableSpec
 
 INDEX_DTYPES = ("int32", "int64", "uint32", "uint64")
 REAL_DTYPES = ("float32", "float64")
+HALF_DTYPES = ("float16", "bfloat16")
 # Ids at which integer arithmetic goes wrong, beside small ones that collide and repeat.
 EDGES = (0, 1, 2, 3, 2**31 - 2, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**63 - 1, 2**63, 2**64 - 1)
 
@@ -69,7 +71,19 @@ def array_for(spec, dtype, seed, whole=False):
     generator = np.random.default_rng(seed)
     if whole:
         return generator.integers(-50, 50, spec.array_size).astype(dtype)
-    return generator.standard_normal(spec.array_size).astype(dtype)
+    return generator.standard_normal(spec.array_size).astype(dtype_of(dtype))
+
+
+def dtype_of(name):
+    """A dtype by its name; NumPy alone does not know bfloat16."""
+    return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
+
+
+def widened(array):
+    """Halves as float32, bfloat16 by its definition: the upper half of the bits."""
+    if array.dtype == ml_dtypes.bfloat16:
+        return (array.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    return array.astype(np.promote_types(array.dtype, np.float32))
 
 
 class Bags(NamedTuple):

@@ -5,6 +5,7 @@ import pytest
 
 import robe_numba as rn
 from robe_numba import RobeSpec
+from tests.strategies import HALF_DTYPES, dtype_of
 
 SPEC = RobeSpec(100, 4, 8, 2, num_embeddings=(10, 20))
 FREE = RobeSpec(100, 4, 8, 2)
@@ -109,22 +110,29 @@ def test_every_function_checks_the_array(bad, error, words):
             call()
 
 
-def test_halves_are_for_reading_alone():
-    half = array().astype(np.float16)
+@pytest.mark.parametrize("dtype", HALF_DTYPES)
+def test_halves_are_for_reading_alone(dtype):
+    half = array().astype(dtype_of(dtype))
     ones = np.ones(100, np.float32)
     calls = [
         lambda: rn.sgd_update(half, GRAD, INDICES, SPEC),
         lambda: rn.adagrad_update(half, ones, GRAD, INDICES, SPEC),
         lambda: rn.adagrad_update(ones, half, GRAD, INDICES, SPEC),
-        lambda: rn.lookup_backward(GRAD.astype(np.float16), INDICES, SPEC),
+        lambda: rn.lookup_backward(GRAD.astype(half.dtype), INDICES, SPEC),
         lambda: rn.embedding_bag_sgd_update(half, BAG_GRAD, BAG_INDICES, OFFSETS, SPEC),
         lambda: rn.embedding_bag_backward(BAG_GRAD, BAG_INDICES, OFFSETS, SPEC, "max", array=half),
-        lambda: rn.lookup(half, INDICES, SPEC, out=np.empty((3, 2, 8), np.float16)),
-        lambda: rn.lookup_dot_interaction(half, INDICES, np.ones((3, 8), np.float16), SPEC),
+        lambda: rn.lookup(half, INDICES, SPEC, out=np.empty((3, 2, 8), half.dtype)),
+        lambda: rn.lookup_dot_interaction(half, INDICES, np.ones((3, 8), half.dtype), SPEC),
     ]
     for call in calls:
-        with pytest.raises(TypeError, match="has dtype float16"):
+        with pytest.raises(TypeError, match=f"has dtype {dtype}"):
             call()
+
+
+def test_integers_are_no_halves():
+    for dtype in (np.int16, np.uint16):
+        with pytest.raises(TypeError, match="array has dtype"):
+            rn.lookup(np.zeros(100, dtype), INDICES, SPEC)
 
 
 def forward_calls():

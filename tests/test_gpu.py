@@ -198,12 +198,14 @@ def test_kernels_compile_for_every_dtype_of_ids(name, dtype, no_device, tmp_path
     assemble(compile_to_ptx(kernel, arguments, (9, 0)), (9, 0), tmp_path)
 
 
+@pytest.mark.parametrize("half", [types.float16, types.int16])
 @pytest.mark.parametrize(
-    "name", ["gather", "gather_vectors", "pool_sums", "pool_sums_vectors", "pool_maxima"]
+    "name",
+    ["gather", "gather_vectors", "pool_sums", "pool_sums_vectors", "pool_maxima", "lookup_dot"],
 )
-def test_halves_compile(name, no_device, tmp_path):
+def test_halves_compile(name, half, no_device, tmp_path):
     kernel, arguments = kernels(types.float32)[name]
-    ptx = compile_to_ptx(kernel, (flat(types.float16), *arguments[1:]), (9, 0))
+    ptx = compile_to_ptx(kernel, (flat(half), *arguments[1:]), (9, 0))
     assert not re.search(r"\.f64|%fd\d", ptx)
     assemble(ptx, (9, 0), tmp_path)
 

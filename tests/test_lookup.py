@@ -14,7 +14,16 @@ from robe_numba import RobeSpec, TableSpec, block_starts, embedding_bag, lookup
 from robe_numba.cpu import lookup as cpu_lookup
 from robe_numba.memory import aligned_empty
 from tests import naive
-from tests.strategies import REAL_DTYPES, array_for, bags_for, indices_for, specs
+from tests.strategies import (
+    HALF_DTYPES,
+    REAL_DTYPES,
+    array_for,
+    bags_for,
+    dtype_of,
+    indices_for,
+    specs,
+    widened,
+)
 
 
 def same_bits(left, right):
@@ -55,26 +64,27 @@ def test_embedding_bag_equals_the_oracle(data, dtype):
     np.testing.assert_array_equal(starts, naive.bag_starts(indices, offsets, spec, padding_idx))
 
 
-@given(st.data())
-def test_halves_are_read_as_if_they_had_been_widened_before(data):
+@given(st.data(), st.sampled_from(HALF_DTYPES))
+def test_halves_are_read_as_if_they_had_been_widened_before(data, dtype):
     spec = data.draw(specs)
     indices = data.draw(indices_for(spec))
-    half = array_for(spec, "float16", seed=3)
-    wide = half.astype(np.float32)
+    half = array_for(spec, dtype, seed=3)
+    wide = widened(half)
     assert same_bits(lookup(half, indices, spec), lookup(wide, indices, spec))
     ids, offsets, *rest = data.draw(bags_for(spec, np.float32))
     out = embedding_bag(half, ids, offsets, spec, *rest)
     assert same_bits(out, embedding_bag(wide, ids, offsets, spec, *rest))
 
 
+@pytest.mark.parametrize("dtype", HALF_DTYPES)
 @pytest.mark.parametrize("dim", [1, 4, 8, 16, 20])
-def test_every_half_is_widened_exactly(dim):
+def test_every_half_is_widened_exactly(dim, dtype):
     """All 65,536, by loads of every length; a signalling NaN may come out quiet."""
     half = np.arange(2**16, dtype=np.uint16)
-    half = np.append(half, half[: -(2**16) % dim]).view(np.float16)
+    half = np.append(half, half[: -(2**16) % dim]).view(dtype_of(dtype))
     spec = TableSpec((half.size // dim,), dim)
     out = lookup(half, np.arange(half.size // dim).reshape(-1, 1), spec).reshape(-1)
-    expected = half.astype(np.float32)
+    expected = widened(half)
     numbers = ~np.isnan(expected)
     assert same_bits(out[numbers], expected[numbers])
     payload = np.uint32(0xFFBFFFFF)  # all but the bit that makes a NaN quiet
@@ -85,7 +95,7 @@ def test_halves_are_widened_also_without_an_instruction_for_it():
     """A processor that has none must not end the process, nor give other numbers."""
     name = test_every_half_is_widened_exactly.__name__
     finished = subprocess.run(
-        [sys.executable, "-c", f"from tests.test_lookup import {name}; {name}(20)"],
+        [sys.executable, "-c", f"from tests.test_lookup import {name}; {name}(20, 'float16')"],
         env={**os.environ, "NUMBA_CPU_NAME": "generic"},
         cwd=Path(__file__).parent.parent,
         capture_output=True,

@@ -1,4 +1,4 @@
-"""From halves to floats: float16 arrays are read as 16-bit words, which Numba can handle."""
+"""From halves to floats: arrays of them are read as 16-bit words, which Numba can handle."""
 
 from typing import Any
 
@@ -15,14 +15,29 @@ def _converts_halves() -> bool:
     return not llvm.get_process_triple().startswith("x86") or "+f16c" in features
 
 
-def widen(builder: Any, bits: Any, lanes: int) -> Any:
-    """The floats that the bits of halves stand for."""
+def _kind(element: Any, lanes: int) -> Any:
+    return ir.VectorType(element, lanes) if lanes > 1 else element
+
+
+def _constant(element: Any, value: Any, lanes: int) -> Any:
+    return ir.Constant(_kind(element, lanes), [value] * lanes if lanes > 1 else value)
+
+
+def widen_bfloat16(builder: Any, bits: Any, lanes: int) -> Any:
+    """The floats that begin with the bits of bfloat16."""
+    word = ir.IntType(32)
+    high = builder.shl(builder.zext(bits, _kind(word, lanes)), _constant(word, 16, lanes))
+    return builder.bitcast(high, _kind(ir.FloatType(), lanes))
+
+
+def widen_float16(builder: Any, bits: Any, lanes: int) -> Any:
+    """The floats that the bits of float16 stand for."""
 
     def kind(element: Any) -> Any:
-        return ir.VectorType(element, lanes) if lanes > 1 else element
+        return _kind(element, lanes)
 
     def constant(element: Any, value: Any) -> Any:
-        return ir.Constant(kind(element), [value] * lanes if lanes > 1 else value)
+        return _constant(element, value, lanes)
 
     real, word = ir.FloatType(), ir.IntType(32)
     if _converts_halves():

@@ -21,9 +21,10 @@ from numba.extending import (
     type_callable,
 )
 
-from robe_numba.cpu.halves import widen
+from robe_numba.cpu.halves import widen_bfloat16, widen_float16
 
 CACHE_LINE = 64  # bytes
+WIDEN = {types.uint16: widen_float16, types.int16: widen_bfloat16}  # halves, by their bits
 
 
 class Vector(types.Type):
@@ -43,7 +44,7 @@ class _VectorModel(models.PrimitiveModel):
 
 def real_type(array: types.Array) -> Any:
     """Type of a loaded element: halves are widened."""
-    return types.float32 if array.dtype == types.uint16 else array.dtype
+    return types.float32 if array.dtype in WIDEN else array.dtype
 
 
 def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
@@ -62,9 +63,8 @@ def _load(lanes: int) -> Any:
             size = context.get_abi_sizeof(element)
             stored = ir.VectorType(element, lanes) if lanes > 1 else element
             value = builder.load(builder.bitcast(pointer, stored.as_pointer()), align=size)
-            if array.dtype != types.uint16:
-                return value
-            return widen(builder, value, lanes)
+            widen = WIDEN.get(array.dtype)
+            return widen(builder, value, lanes) if widen else value
 
         return (Vector(real, lanes) if lanes > 1 else real)(array, index), generate
 

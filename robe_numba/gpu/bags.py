@@ -29,9 +29,9 @@ def embedding_bag(
 ) -> Any:
     """See `robe_numba.embedding_bag`."""
     checks.check_spec(spec)
-    values = device.view("array", array, (spec.array_size,), checks.STORED_DTYPES)
+    values = device.stored_view(array, spec)
     real = checks.real_dtype(values)
-    read = {"array": array, "indices": indices, "offsets": offsets}
+    read = {"array": values, "indices": indices, "offsets": offsets}
     read["per_sample_weights"] = per_sample_weights
     device.check_apart({"out": out, "starts": starts}, read)
     with device.work_on(array) as work:

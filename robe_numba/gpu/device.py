@@ -142,6 +142,18 @@ def view(
     return seen
 
 
+def stored_view(array: Any, spec: Spec) -> Any:
+    """The array that embeddings are read from, as kernels take it: bfloat16 by its bits."""
+    shape = (spec.array_size,)
+    if not checks.is_bfloat16(array):
+        return view("array", array, shape, checks.STORED_DTYPES)
+    torch = sys.modules.get("torch")
+    bits: Any = checks.BFLOAT16_BITS
+    if torch is not None and isinstance(array, torch.Tensor):
+        bits = torch.int16
+    return view("array", array.view(bits), shape, (checks.BFLOAT16_BITS,))
+
+
 def _check_place(name: str, seen: Any) -> None:
     """Elements begin at multiples of their size, in memory of the current GPU."""
     first = address(seen)

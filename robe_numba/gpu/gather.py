@@ -12,7 +12,7 @@ import numpy as np
 from numba import cuda, types
 
 from robe_numba.gpu.device import SIMULATED, address, as_seen, device_spec
-from robe_numba.gpu.vector import load4, store4
+from robe_numba.gpu.vector import load1, load4, store4
 from robe_numba.hashing import block_start, row_key, sign_word
 from robe_numba.spec import RobeSpec, Spec
 from robe_numba.unsigned import ONE, THREE, TWO, U4, U63, ZERO
@@ -65,7 +65,7 @@ def place(start, j, spec):
 def read(array, tile, count, i, j, spec, real):
     """Element j of the tile's block i as a `real`, or anything where there is none."""
     if i < count and j < tile[TWO * count + i]:
-        return real(array[place(tile[i], j, spec)])
+        return load1(array, place(tile[i], j, spec), real)
     return real(0)
 
 
@@ -114,8 +114,7 @@ def gather(array, indices, spec, keep, starts, out, lanes):
 @cuda.jit(device=True)
 def read_vector(array, tile, count, i, j, spec, real):
     """As `read`, four elements; the circular end is between vectors."""
-    a, b, c, d = load4(array, place(tile[i], j, spec) if i < count else ZERO)
-    return real(a), real(b), real(c), real(d)
+    return load4(array, place(tile[i], j, spec) if i < count else ZERO, real)
 
 
 @cuda.jit(device=True)

@@ -17,13 +17,13 @@ def lookup_dot_interaction(
 ) -> Any:
     """See `robe_numba.lookup_dot_interaction`."""
     checks.check_spec(spec)
-    values = device.view("array", array, (spec.array_size,), checks.STORED_DTYPES)
+    values = device.stored_view(array, spec)
     ids = check_ids(indices, spec)
     batch, tables, dim = ids.shape[0], spec.num_tables, spec.embedding_dim
     real = checks.real_dtype(values)
     features = device.flat(device.view("dense", dense, (batch, dim), (real,)))
     width = dot.columns_at_once(tables + 1, dim, real.itemsize)
-    read = {"array": array, "indices": indices, "dense": dense}
+    read = {"array": values, "indices": indices, "dense": dense}
     device.check_apart({"out": out, "starts": starts}, read)
     with device.work_on(array) as work:
         shape = (batch, dim + (tables + 1) * tables // 2)

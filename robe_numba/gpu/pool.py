@@ -11,7 +11,7 @@ from numba import cuda
 
 from robe_numba.gpu.device import SIMULATED, device_spec
 from robe_numba.gpu.gather import in_vectors, place, signed
-from robe_numba.gpu.vector import load4, multiply, store4
+from robe_numba.gpu.vector import load1, load4, multiply, store4
 from robe_numba.hashing import NOWHERE, block_start, row_key
 from robe_numba.spec import Spec
 from robe_numba.unsigned import ONE, THREE, TWO, U4, ZERO
@@ -77,7 +77,7 @@ def element_at(array, indices, read, row, column, spec, starts, real):
     """Element of the array that a read adds to a column of its row of the output, with its sign."""
     block = column // spec.block_size
     start = starts[read * spec.num_blocks + block]
-    value = real(array[place(start, column - block * spec.block_size, spec)])
+    value = load1(array, place(start, column - block * spec.block_size, spec), real)
     if spec.sign:
         key = row_key(np.uint64(indices[read]), spec)
         value = signed(value, key, row % spec.num_tables, column, spec)
@@ -136,10 +136,9 @@ def vector_of(array, read, last, column, bags, spec, starts, real):
         return zero, zero, zero, zero
     block = column // spec.block_size
     start = starts[read * spec.num_blocks + block]
-    a, b, c, d = load4(array, place(start, column - block * spec.block_size, spec))
+    a, b, c, d = load4(array, place(start, column - block * spec.block_size, spec), real)
     weight = bags.weights[read] if bags.weights.size else one
-    first, second = multiply(weight, real(a)), multiply(weight, real(b))
-    return first, second, multiply(weight, real(c)), multiply(weight, real(d))
+    return multiply(weight, a), multiply(weight, b), multiply(weight, c), multiply(weight, d)
 
 
 @cuda.jit

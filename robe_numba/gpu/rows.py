@@ -28,10 +28,10 @@ def block_starts(indices: Any, spec: Spec) -> Any:
 def lookup(array: Any, indices: Any, spec: Spec, out: Any = None, starts: Any = None) -> Any:
     """See `robe_numba.lookup`."""
     checks.check_spec(spec)
-    values = device.view("array", array, (spec.array_size,), checks.STORED_DTYPES)
+    values = device.stored_view(array, spec)
     ids = check_ids(indices, spec)
     batch = ids.shape[0]
-    device.check_apart({"out": out, "starts": starts}, {"array": array, "indices": indices})
+    device.check_apart({"out": out, "starts": starts}, {"array": values, "indices": indices})
     with device.work_on(array) as work:
         shape = (batch, spec.num_tables, spec.embedding_dim)
         real = checks.real_dtype(values)

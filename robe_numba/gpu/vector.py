@@ -1,14 +1,23 @@
-"""What the compiler would do otherwise: four elements in one instruction, products of their own."""
+"""What the compiler would do otherwise: halves of bfloat16, four elements in one instruction,
+products of their own.
+"""
 
 from typing import Any
 
 import numba
+import numpy as np
 
 if numba.config.ENABLE_CUDASIM:
 
-    def load4(array: Any, i: Any) -> Any:
-        """array[i], ..., array[i + 3]; array[i] is aligned to four elements."""
-        return array[i], array[i + 1], array[i + 2], array[i + 3]
+    def load1(array: Any, i: Any, real: Any) -> Any:
+        """array[i] as a `real`; elements of int16 are the bits of bfloat16."""
+        if array.dtype == np.int16:
+            return (np.uint32(np.uint16(array[i])) << np.uint32(16)).view(np.float32)
+        return real(array[i])
+
+    def load4(array: Any, i: Any, real: Any) -> Any:
+        """`load1` of i, ..., i + 3; array[i] is aligned to four elements."""
+        return tuple(load1(array, i + lane, real) for lane in range(4))
 
     def store4(array: Any, i: Any, values: Any) -> None:
         """array[i], ..., array[i + 3] = values; array[i] is aligned to four elements."""
@@ -31,17 +40,37 @@ else:
         align = 4 * context.get_abi_sizeof(element)
         return builder.bitcast(builder.gep(data, [index]), vector), align
 
+    def _widened(context: Any, builder: Any, value: Any, stored: Any, real: Any) -> Any:
+        if stored != types.int16:
+            return context.cast(builder, value, stored, real)
+        word = ir.IntType(32)
+        return builder.bitcast(builder.shl(builder.zext(value, word), word(16)), ir.FloatType())
+
     @intrinsic
-    def load4(typing_context: Any, array: Any, index: Any) -> Any:
-        """array[i], ..., array[i + 3]; array[i] is aligned to four elements."""
+    def load1(typing_context: Any, array: Any, index: Any, real: Any) -> Any:
+        """array[i] as a `real`; elements of int16 are the bits of bfloat16."""
+        target = real.instance_type
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            pointer, align = _pointer(context, builder, array, *arguments)
+            data = context.make_array(array)(context, builder, arguments[0]).data
+            value = builder.load(builder.gep(data, [arguments[1]]))
+            return _widened(context, builder, value, array.dtype, target)
+
+        return target(array, index, real), generate
+
+    @intrinsic
+    def load4(typing_context: Any, array: Any, index: Any, real: Any) -> Any:
+        """`load1` of i, ..., i + 3; array[i] is aligned to four elements."""
+        target = real.instance_type
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            pointer, align = _pointer(context, builder, array, *arguments[:2])
             vector = builder.load(pointer, align=align)
             lanes = [builder.extract_element(vector, ir.IntType(32)(k)) for k in range(4)]
+            lanes = [_widened(context, builder, lane, array.dtype, target) for lane in lanes]
             return context.make_tuple(builder, signature.return_type, lanes)
 
-        return types.UniTuple(array.dtype, 4)(array, index), generate
+        return types.UniTuple(target, 4)(array, index, real), generate
 
     @intrinsic
     def store4(typing_context: Any, array: Any, index: Any, values: Any) -> Any:

@@ -43,7 +43,7 @@ def embedding_bag(
 
     Parameters
     ----------
-    array : float32, float64 or float16 (array_size,)
+    array : float32, float64, float16 or ml_dtypes' bfloat16 (array_size,)
     indices : int32, int64, uint32 or uint64 (n,)   Ids of all bags.
     offsets : int32, int64, uint32 or uint64 (num_tables * batch + 1,)   Table-major: bag
         t * batch + b, of table t and sample b, is indices[offsets[bag]:offsets[bag + 1]].
@@ -58,7 +58,7 @@ def embedding_bag(
 
     Returns
     -------
-    dtype of `array`, but float32 for float16; (batch, num_tables, d). Empty bags are 0. Each
+    dtype of `array`, but float32 for halves; (batch, num_tables, d). Empty bags are 0. Each
     element is added up in the order of the bag, in the result's dtype.
 
     Raises
@@ -67,8 +67,8 @@ def embedding_bag(
         or do not span the indices, or an index outside its table.
     """
     checks.check_spec(spec)
-    checks.check_shared_array(array, spec, checks.STORED_DTYPES)
-    real = checks.real_dtype(array)
+    stored = checks.check_stored_array(array, spec)
+    real = checks.real_dtype(stored)
     bags = _check_bags(indices, offsets, spec, mode, per_sample_weights, padding_idx, real)
     read = {"array": array, "indices": indices, "offsets": offsets}
     if per_sample_weights is not None:
@@ -79,7 +79,7 @@ def embedding_bag(
     flat, keep = checks.check_kept_starts(starts, places, read | {"out": out})
     if not keep:
         flat = scratch("starts", places, np.uint64).reshape(-1)
-    _pool(array, bags, spec, flat, out)
+    _pool(stored, bags, spec, flat, out)
     return out
 
 
@@ -236,10 +236,10 @@ def _check_step_bags(
 
 
 def _pool(
-    array: np.ndarray, bags: cpu_bag.Bags, spec: Spec, starts: np.ndarray, out: np.ndarray
+    stored: np.ndarray, bags: cpu_bag.Bags, spec: Spec, starts: np.ndarray, out: np.ndarray
 ) -> None:
     """Run the kernel of the mode; starts and out are filled."""
-    flat, stored, constants = out.reshape(-1), checks.as_stored(array), hash_spec(spec)
+    flat, constants = out.reshape(-1), hash_spec(spec)
     with threads_for(max(bags.indices.size * spec.embedding_dim, out.size)) as threads:
         if bags.mode == cpu_bag.MAX:
             winners = np.empty(out.size, dtype=np.int64)

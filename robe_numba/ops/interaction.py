@@ -31,7 +31,7 @@ def lookup_dot_interaction(
 
     Parameters
     ----------
-    array : float32, float64 or float16 (array_size,)
+    array : float32, float64, float16 or ml_dtypes' bfloat16 (array_size,)
     indices : int32, int64, uint32 or uint64 (batch, num_tables)
     dense : result's dtype (batch, d)
     spec : RobeSpec or TableSpec.
@@ -41,7 +41,7 @@ def lookup_dot_interaction(
 
     Returns
     -------
-    dtype of `array`, but float32 for float16; the shape of `out`
+    dtype of `array`, but float32 for halves; the shape of `out`
 
     Raises
     ------
@@ -49,10 +49,10 @@ def lookup_dot_interaction(
         its table, or `out` or `starts` read-only or in the memory of another argument.
     """
     checks.check_spec(spec)
-    checks.check_shared_array(array, spec, checks.STORED_DTYPES)
+    stored = checks.check_stored_array(array, spec)
     ids = checks.check_indices(indices, spec)
     batch, tables, dim = len(indices), spec.num_tables, spec.embedding_dim
-    real = checks.real_dtype(array)
+    real = checks.real_dtype(stored)
     checks.check_array("dense", dense, (batch, dim), (real,))
     read = {"array": array, "indices": indices, "dense": dense}
     out = checks.check_out("out", out, (batch, dim + (tables + 1) * tables // 2), real, read)
@@ -64,7 +64,7 @@ def lookup_dot_interaction(
         if not keep:
             flat = scratch("tiles", (threads * 2 * tables * spec.num_blocks,), np.uint64)
         lookup_dot(
-            checks.as_stored(array),
+            stored,
             ids,
             dense.reshape(-1),
             hash_spec(spec),

@@ -64,7 +64,7 @@ def lookup(
 
     Parameters
     ----------
-    array : float32, float64 or float16 (array_size,)
+    array : float32, float64, float16 or ml_dtypes' bfloat16 (array_size,)
     indices : int32, int64, uint32 or uint64 (batch, num_tables)
     spec : RobeSpec or TableSpec.
     out : result's dtype (batch, num_tables, d), filled in and returned; None allocates it.
@@ -74,7 +74,7 @@ def lookup(
 
     Returns
     -------
-    dtype of `array`, but float32 for float16; (batch, num_tables, d)
+    dtype of `array`, but float32 for halves; (batch, num_tables, d)
 
     Raises
     ------
@@ -84,11 +84,11 @@ def lookup(
     Source: Desai, Chou, Shrivastava, ROBE, MLSys 2022.
     """
     checks.check_spec(spec)
-    checks.check_shared_array(array, spec, checks.STORED_DTYPES)
+    stored = checks.check_stored_array(array, spec)
     ids = checks.check_indices(indices, spec)
     read = {"array": array, "indices": indices}
     shape = (len(indices), spec.num_tables, spec.embedding_dim)
-    out = checks.check_out("out", out, shape, checks.real_dtype(array), read)
+    out = checks.check_out("out", out, shape, checks.real_dtype(stored), read)
     shape = (len(indices), spec.num_tables, spec.num_blocks)
     flat, keep = checks.check_kept_starts(starts, shape, read | {"out": out})
     tile = cpu_lookup.tile_rows(spec.embedding_dim * out.itemsize)
@@ -96,7 +96,7 @@ def lookup(
         if not keep:
             flat = scratch("tiles", (threads * 2 * tile * spec.num_blocks,), np.uint64)
         cpu_lookup.lookup(
-            checks.as_stored(array),
+            stored,
             ids,
             hash_spec(spec),
             flat,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import robe_numba as rn
 from tests import naive
 from tests.gpu.conftest import to_cpu, to_gpu
-from tests.strategies import REAL_DTYPES, array_for, bags_for, specs
+from tests.strategies import HALF_DTYPES, REAL_DTYPES, array_for, bags_for, specs, widened
 
 
 def on_gpu(bags):
@@ -36,7 +36,7 @@ def test_embedding_bag_equals_the_oracle(data, dtype):
 
 
 @pytest.mark.parametrize("mode", ["sum", "weighted", "mean", "max"])
-@pytest.mark.parametrize("dtype", [*REAL_DTYPES, "float16"])
+@pytest.mark.parametrize("dtype", [*REAL_DTYPES, *HALF_DTYPES])
 @pytest.mark.parametrize("alignment", [1, 4, 8])
 def test_aligned_blocks_give_the_same_as_others(alignment, dtype, mode):
     """Many wrap: the array is hardly longer than a block."""
@@ -46,8 +46,8 @@ def test_aligned_blocks_give_the_same_as_others(alignment, dtype, mode):
     indices, weights = generator.integers(0, 9, 15), None
     array = array_for(spec, dtype, seed=5)
     if mode == "weighted":
-        mode, weights = "sum", generator.normal(size=15).astype(np.promote_types(dtype, "f4"))
-    wide = array.astype(np.promote_types(dtype, "float32"))
+        mode, weights = "sum", generator.normal(size=15).astype(widened(array).dtype)
+    wide = widened(array)
     expected = naive.embedding_bag(wide, indices, offsets, spec, mode, weights, 4)
     weights = None if weights is None else to_gpu(weights)
     out = rn.embedding_bag(*map(to_gpu, (array, indices, offsets)), spec, mode, weights, 4)

@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 import robe_numba as rn
 from tests import naive
 from tests.gpu.conftest import to_cpu, to_gpu
-from tests.strategies import INDEX_DTYPES, REAL_DTYPES, array_for, indices_for, specs
+from tests.strategies import (
+    HALF_DTYPES,
+    INDEX_DTYPES,
+    REAL_DTYPES,
+    array_for,
+    indices_for,
+    specs,
+    widened,
+)
 
 
 def whole_numbers(shape, dtype, seed):
@@ -95,7 +103,7 @@ def test_what_does_not_fit_is_refused(change, error, message):
         rn.lookup(spec=spec, **{name: to_gpu(a) for name, a in (arguments | change).items()})
 
 
-@pytest.mark.parametrize("dtype", [*REAL_DTYPES, "float16"])
+@pytest.mark.parametrize("dtype", [*REAL_DTYPES, *HALF_DTYPES])
 @pytest.mark.parametrize(
     ("block_size", "alignment"), [(8, 4), (4, 4), (32, 8), (16, 16), (12, 12), (16, 1)]
 )
@@ -107,7 +115,7 @@ def test_aligned_blocks_give_the_same_as_others(block_size, alignment, dtype):
     assert (places + block_size > 36).any() == (alignment < block_size or 36 % block_size > 0)
     array = array_for(spec, dtype, seed=6)
     out = to_cpu(rn.lookup(to_gpu(array), to_gpu(indices), spec))
-    np.testing.assert_array_equal(out, naive.lookup(array, indices, spec))
+    np.testing.assert_array_equal(out, naive.lookup(widened(array), indices, spec))
 
 
 @pytest.mark.parametrize(("length", "size"), [(1, 70), (2, 64), (33, 70), (34, 64), (66, 70)])
@@ -145,14 +153,14 @@ def test_no_starts_write_outside(start):
     assert np.isfinite(to_cpu(rn.lookup_backward(grads, ids, spec, starts))).all()
 
 
-@given(st.data())
-def test_halves_are_widened(data):
+@given(st.data(), st.sampled_from(HALF_DTYPES))
+def test_halves_are_widened(data, dtype):
     spec = data.draw(specs)
     indices = data.draw(indices_for(spec, max_batch=2))
-    half = array_for(spec, "float16", seed=6)
+    half = array_for(spec, dtype, seed=6)
     out = to_cpu(rn.lookup(to_gpu(half), to_gpu(indices), spec))
     assert out.dtype == np.float32
-    np.testing.assert_array_equal(out, naive.lookup(half, indices, spec))
+    np.testing.assert_array_equal(out, naive.lookup(widened(half), indices, spec))
 
 
 def test_what_is_written_shares_no_memory_with_the_rest():
