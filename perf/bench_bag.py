@@ -3,7 +3,7 @@
 python perf/bench_bag.py
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -12,18 +12,18 @@ import command
 import copies
 import numpy as np
 import peers
+from places import here
 from shapes import BAGS, Batch, Shape, make_batch
 from timing import Contender, Row, Work, race
 
 import robe_numba as rn
-from robe_numba.memory import aligned_empty
 
 OPTIMIZERS = {None: ", sum", "sgd": ", SGD step", "adagrad": ", Adagrad step"}
 
 
 def measure(shape: Shape, options: Any) -> Iterator[Row]:
     """A race for each optimizer and none, with and without weights."""
-    batch = make_batch(shape, options.ids)
+    batch = make_batch(here().sized(shape), options.ids)
     for optimizer in OPTIMIZERS:
         for weighted in (False, True):
             yield from one_race(batch, optimizer, weighted, options)
@@ -52,32 +52,43 @@ def ours(batch: Batch, optimizer: str | None, weighted: bool) -> Iterator[Conten
     """Every block size, checked."""
     shape = batch.shape
     array = rn.init_array(shape.spec(shape.block_sizes[0]))
+    stored = here().put(array)
     for block_size in shape.block_sizes:
         spec = shape.spec(block_size)
-        weights = {"per_sample_weights": batch.weights} if weighted else {}
-        bags = {"indices": batch.flat, "offsets": batch.offsets, "spec": spec, **weights}
-        out = aligned_empty(shape.output_shape, np.float32)
         if optimizer is None:
-            run = partial(rn.embedding_bag, array, **bags, out=out)
+            out = here().empty(shape.output_shape, np.float32)
+            run = partial(rn.embedding_bag, stored, **bags_of(batch, spec, weighted), out=out)
             run()
             checks.check_forward(out, array, batch, spec, weighted)
         else:
-            step = partial(train, bags=bags, grad_out=batch.grad_out, out=out)
-            adagrad = optimizer == "adagrad"
-            checks.check_step(step, array, batch, spec, adagrad, weighted)
-            run = partial(step, array, np.zeros_like(array) if adagrad else None)
+            adagrad, head = optimizer == "adagrad", batch.head(checks.SAMPLES)
+            step = step_of(head, spec, weighted)
+            checks.check_step(step, array, head, spec, adagrad, weighted)
+            state_sum = here().put(np.zeros_like(array)) if adagrad else None
+            run = partial(step_of(batch, spec, weighted), stored, state_sum)
         yield Contender("robe", run, block_size=block_size)
 
 
-def train(
-    array: np.ndarray,
-    state_sum: np.ndarray | None,
-    bags: dict[str, Any],
-    grad_out: np.ndarray,
-    out: np.ndarray,
-) -> None:
+def bags_of(batch: Batch, spec: rn.RobeSpec, weighted: bool) -> dict[str, Any]:
+    """Arguments of every bag function."""
+    put = here().put
+    weights = {"per_sample_weights": put(batch.weights)} if weighted else {}
+    return {"indices": put(batch.flat), "offsets": put(batch.offsets), "spec": spec, **weights}
+
+
+def step_of(batch: Batch, spec: rn.RobeSpec, weighted: bool) -> Callable[[Any, Any], None]:
+    """A whole step of array and state_sum."""
+    return partial(
+        train,
+        bags=bags_of(batch, spec, weighted),
+        grad_out=here().put(batch.grad_out),
+        out=here().empty(batch.shape.output_shape, np.float32),
+    )
+
+
+def train(array: Any, state_sum: Any, bags: dict[str, Any], grad_out: Any, out: Any) -> None:
     """Forward, backward and update, hashing once."""
-    starts = np.empty((bags["indices"].size, bags["spec"].num_blocks), np.int64)
+    starts = here().empty((bags["indices"].size, bags["spec"].num_blocks), np.int64)
     rn.embedding_bag(array, **bags, out=out, starts=starts)
     step = {"grad_out": grad_out, **bags, "lr": checks.LR, "starts": starts}
     if state_sum is None:

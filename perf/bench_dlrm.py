@@ -6,7 +6,7 @@ python perf/bench_dlrm.py --shape kaggle
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -15,6 +15,7 @@ import checks
 import command
 import numpy as np
 import peers
+from places import here
 from shapes import S1, S2, TINY, Batch, Shape, make_batch
 from timing import Contender, Row, Work, race
 
@@ -56,13 +57,8 @@ class Data:
 
 def measure(model: Model, options: Any) -> Iterator[Row]:
     """A race for the training step and one for inference."""
-    generator = np.random.default_rng(0)
-    size = model.shape.batch
-    data = Data(
-        make_batch(model.shape, options.ids),
-        generator.random((size, model.config.num_dense), np.float32),
-        generator.integers(0, 2, size).astype(np.float32),
-    )
+    model = replace(model, shape=here().sized(model.shape))
+    data, size = make_data(model, options.ids), model.shape.batch
     contenders = [
         ours(model, data, options.threads),
         *torch(model, data, options.peers),
@@ -73,26 +69,50 @@ def measure(model: Model, options: Any) -> Iterator[Row]:
         yield from race(work, [pair[position] for pair in contenders], options.repeats)
 
 
+def make_data(model: Model, ids: str) -> Data:
+    """Random ids, features and labels."""
+    generator, size = np.random.default_rng(0), model.shape.batch
+    return Data(
+        make_batch(model.shape, ids),
+        generator.random((size, model.config.num_dense), np.float32),
+        generator.integers(0, 2, size).astype(np.float32),
+    )
+
+
 def ours(model: Model, data: Data, threads: int) -> tuple[Contender, Contender]:
     """Training step and inference, checked against NumPy."""
-    shape, indices = model.shape, data.batch.indices
-    block_size = shape.block_sizes[0]
+    dlrm = make_dlrm(model, threads)
+    check(dlrm, model, data)
+    put = here().put
+    inputs = put(data.dense), put(data.batch.indices)
+    return (
+        Contender("robe", partial(dlrm.train_step, *inputs, put(data.labels), LR)),
+        Contender("robe", partial(dlrm.logits, *inputs)),
+    )
+
+
+def make_dlrm(model: Model, threads: int) -> DLRM:
+    """The model over a shared array."""
+    shape = model.shape
     embedding = make_embedding(
         "robe",
         embedding_dim=shape.embedding_dim,
         num_tables=shape.num_tables,
         num_parameters=shape.array_size,
-        block_size=block_size,
+        block_size=shape.block_sizes[0],
     )
-    dlrm = DLRM(model.config, embedding, threads=threads)
-    parameters = dlrm.parameters()
-    rows = parameters["embedding.array"][checks.positions(indices, shape.spec(block_size))]
-    expected = checks.dlrm_logits(parameters, data.dense, rows)
-    np.testing.assert_allclose(dlrm.logits(data.dense, indices), expected, rtol=1e-3, atol=1e-4)
-    return (
-        Contender("robe", partial(dlrm.train_step, data.dense, indices, data.labels, LR)),
-        Contender("robe", partial(dlrm.logits, data.dense, indices)),
-    )
+    return DLRM(model.config, embedding.to(here().device), threads=threads)
+
+
+def check(dlrm: DLRM, model: Model, data: Data) -> None:
+    """Compare the logits of the first samples with NumPy."""
+    head, spec = data.batch.head(checks.SAMPLES), model.shape.spec(model.shape.block_sizes[0])
+    parameters = {name: here().fetch(array) for name, array in dlrm.parameters().items()}
+    rows = parameters["embedding.array"][checks.positions(head.indices, spec)]
+    dense = data.dense[: head.shape.batch]
+    logits = here().fetch(dlrm.logits(here().put(dense), here().put(head.indices)))
+    expected = checks.dlrm_logits(parameters, dense, rows)
+    np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-4)
 
 
 def torch(model: Model, data: Data, names: list[str]) -> Iterator[tuple[Contender, Contender]]:
@@ -104,15 +124,24 @@ def torch(model: Model, data: Data, names: list[str]) -> Iterator[tuple[Contende
         return
     from peers.dlrm import TorchDLRM
 
+    here().release()
     peer = TorchDLRM(model.config, data.batch, data.dense, data.labels)
     peer.check()
     yield Contender("torch", peer.step, "peer"), Contender("torch", peer.infer, "peer")
 
 
 def products(model: Model, threads: int) -> Iterator[tuple[Contender, Contender]]:
-    """The matrix products alone: on BLAS's own threads, and in parts as the model runs them."""
+    """The matrix products alone: on BLAS's own threads, and in parts as the model runs them; on a
+    GPU CuPy's.
+    """
     rows = model.shape.batch
     whole = layer_products(model.config, [slice(0, rows)])
+    if here().device == "cuda":
+        yield tuple(
+            Contender("matrix products", partial(whole[0], train), "floor")
+            for train in (True, False)
+        )
+        return
     parts = layer_products(model.config, micro_batches(rows))
     workers = Workers(threads)
 
@@ -136,8 +165,8 @@ def layer_products(config: DLRMConfig, parts: list[slice]) -> list[Callable[[boo
     fans = [*pairwise(config.bottom_widths), *pairwise(config.top_widths)]
     generator = np.random.default_rng(0)
 
-    def random(*shape: int) -> np.ndarray:
-        return generator.random(shape, np.float32)
+    def random(*shape: int) -> Any:
+        return here().put(generator.random(shape, np.float32))
 
     weights = [random(fan_out, fan_in) for fan_in, fan_out in fans]
 

@@ -55,4 +55,4 @@ def starts_by_numpy(indices: np.ndarray, spec: rn.RobeSpec) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    command.main("hash", __doc__, ROWS, measure)
+    command.main("hash", __doc__, ROWS, measure, devices=("cpu",))

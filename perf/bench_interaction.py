@@ -1,4 +1,5 @@
-"""Lookup and dot interaction in one pass, in two, and in torch; on one thread and on all.
+"""Lookup and dot interaction in one pass, in two, and in torch; on one thread and on all, or on a
+GPU.
 
 python perf/bench_interaction.py
 """
@@ -12,24 +13,25 @@ import command
 import numba
 import numpy as np
 import peers
+from places import here
 from shapes import ROWS, Batch, Shape, make_batch
 from timing import Contender, Row, Work, race
 
 import robe_numba as rn
 from robe_numba.dlrm.interaction import dot_interaction, dot_width
-from robe_numba.dlrm.workers import Workers, micro_batches
-from robe_numba.memory import aligned_empty
+from robe_numba.dlrm.placement import placement
 
 SHAPES = {name: shape for name, shape in ROWS.items() if name != "S2"}
 
 
 def measure(shape: Shape, options: Any) -> Iterator[Row]:
-    """A race on one thread and one on all."""
+    """A race on one thread and one on all; on a GPU one."""
+    shape = here().sized(shape)
     batch = make_batch(shape, options.ids)
     dense = np.random.default_rng(1).random((shape.batch, shape.embedding_dim), np.float32)
     contenders = [*ours(batch, dense), *torch(batch, dense, options.peers)]
     work = Work("interaction", shape.name, "lookup and interaction", shape.batch)
-    for threads in sorted({1, options.threads}):
+    for threads in sorted({1, options.threads}) if here().device == "cpu" else (options.threads,):
         command.set_threads(threads)
         yield from race(work, contenders, options.repeats)
 
@@ -38,32 +40,35 @@ def ours(batch: Batch, dense: np.ndarray) -> Iterator[Contender]:
     """Fused, and as the model's training does it: lookup, then parts of the batch."""
     shape = batch.shape
     spec = shape.spec(shape.block_sizes[0])
-    array = rn.init_array(spec)
-    embeddings = aligned_empty(shape.output_shape, np.float32)
+    values = rn.init_array(spec)
+    array, indices, features = map(here().put, (values, batch.indices, dense))
+    embeddings = here().empty(shape.output_shape, np.float32)
     width = dot_width(shape.num_tables, shape.embedding_dim)
-    fused = aligned_empty((shape.batch, width), np.float32)
-    unfused = np.empty_like(fused)
-    workers = {}
+    fused, unfused = (here().empty((shape.batch, width), np.float32) for _ in range(2))
+    places = {}
 
     def in_two_passes() -> None:
-        rn.lookup(array, batch.indices, spec, out=embeddings)
+        rn.lookup(array, indices, spec, out=embeddings)
         threads = numba.get_num_threads()
-        parts = micro_batches(shape.batch)
+        if threads not in places:
+            places[threads] = placement(here().device, threads)
+        parts = places[threads].parts(shape.batch)
 
         def interact(part: int) -> None:
             rows = parts[part]
-            unfused[rows], _ = dot_interaction(dense[rows], embeddings[rows])
+            dot_interaction(features[rows], embeddings[rows], unfused[rows])
 
-        if threads not in workers:
-            workers[threads] = Workers(threads)
-        workers[threads].run(interact, len(parts))
+        places[threads].run(interact, len(parts))
 
-    in_one_pass = partial(rn.lookup_dot_interaction, array, batch.indices, dense, spec, out=fused)
+    in_one_pass = partial(rn.lookup_dot_interaction, array, indices, features, spec, out=fused)
     in_one_pass()
     in_two_passes()
-    expected = checks.interaction(dense, array[checks.positions(batch.indices, spec)])
+    head = batch.head(checks.SAMPLES)
+    rows = values[checks.positions(head.indices, spec)]
+    expected = checks.interaction(dense[: head.shape.batch], rows)
     for out in (fused, unfused):
-        np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
+        found = here().fetch(out[: head.shape.batch])
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     yield Contender("robe, fused", in_one_pass, block_size=spec.block_size)
     yield Contender("robe, two passes", in_two_passes, block_size=spec.block_size)
 
@@ -79,9 +84,11 @@ def torch(batch: Batch, dense: np.ndarray, names: list[str]) -> Iterator[Contend
 
     peer = TorchInteraction(batch, dense)
     peer.check()
-    vectors = peer.forward().numpy().reshape(batch.shape.output_shape)
-    expected = checks.interaction(dense, vectors)
-    np.testing.assert_allclose(peer.interact().numpy(), expected, rtol=1e-4, atol=1e-5)
+    count = min(checks.SAMPLES, batch.shape.batch)
+    vectors = peer.forward().view(batch.shape.output_shape)[:count].cpu().numpy()
+    expected = checks.interaction(dense[:count], vectors)
+    found = peer.interact()[:count].cpu().numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     yield Contender("torch", peer.interact, "peer")
 
 

@@ -14,17 +14,18 @@ import command
 import copies
 import numpy as np
 import peers
+from places import here
 from shapes import ROWS, Batch, Shape, make_batch
 from timing import Contender, Row, Work, race
 
 import robe_numba as rn
-from robe_numba.memory import aligned_empty
 
 ALIGNMENT = 16  # elements: starts at the beginning of a cache line
 
 
 def measure(shape: Shape, options: Any) -> list[Row]:
     """One race of all block sizes and all peers."""
+    shape = here().sized(shape)
     batch = make_batch(shape, options.ids)
     work = Work(
         "lookup", shape.name, "lookup", shape.num_ids, shape.output_bytes, 2 * shape.output_bytes
@@ -40,8 +41,8 @@ def measure(shape: Shape, options: Any) -> list[Row]:
 def ours(batch: Batch) -> Iterator[Contender]:
     """Every block size: plain, aligned, and read from an array of halves."""
     shape = batch.shape
-    array = rn.init_array(shape.spec(shape.block_sizes[0]))
-    half = aligned_empty(array.shape, np.float16)
+    array = here().put(rn.init_array(shape.spec(shape.block_sizes[0])))
+    half = here().empty(array.shape, np.float16)
     half[...] = array
     for block_size in shape.block_sizes:
         spec = shape.spec(block_size)
@@ -57,14 +58,12 @@ def ours(batch: Batch) -> Iterator[Contender]:
             yield Contender("robe, float16", None, block_size=block_size, note=note)
 
 
-def contender(name: str, array: np.ndarray, batch: Batch, spec: rn.RobeSpec) -> Contender:
+def contender(name: str, array: Any, batch: Batch, spec: rn.RobeSpec) -> Contender:
     """A lookup into an output that is there already, checked."""
-    out = rn.lookup(array, batch.indices, spec)
-    checks.check_forward(out, array, batch, spec)
-    target = aligned_empty(out.shape, out.dtype)
-    run = partial(rn.lookup, array, batch.indices, spec, out=target)
+    indices, out = here().put(batch.indices), here().empty(batch.shape.output_shape, np.float32)
+    run = partial(rn.lookup, array, indices, spec, out=out)
     run()
-    assert np.array_equal(out, target)
+    checks.check_forward(out, here().fetch(array), batch, spec)
     return Contender(name, run, block_size=spec.block_size)
 
 

@@ -15,18 +15,18 @@ import command
 import numba
 import numpy as np
 import peers
+from places import here
 from shapes import ROWS, Batch, Shape, make_batch
 from timing import Contender, Row, Work, race
 
 import robe_numba as rn
-from robe_numba.memory import aligned_empty
 
 OPTIMIZERS = {"sgd": "SGD", "adagrad": "Adagrad"}
 
 
 def measure(shape: Shape, options: Any) -> Iterator[Row]:
     """A race for each optimizer."""
-    batch = make_batch(shape, options.ids)
+    batch = make_batch(here().sized(shape), options.ids)
     for optimizer in OPTIMIZERS:
         yield from one_race(batch, optimizer, options)
 
@@ -44,40 +44,46 @@ def ours(batch: Batch, optimizer: str) -> Iterator[Contender]:
     """Every block size, checked; the output and the starts between the passes are reused."""
     shape = batch.shape
     array = rn.init_array(shape.spec(shape.block_sizes[0]))
-    state_sum = np.zeros_like(array) if optimizer == "adagrad" else None
-    out = aligned_empty(shape.output_shape, np.float32)
+    adagrad, head = optimizer == "adagrad", batch.head(checks.SAMPLES)
+    stored = here().put(array)
+    state_sum = here().put(np.zeros_like(array)) if adagrad else None
     for block_size in shape.block_sizes:
         spec = shape.spec(block_size)
-        starts = np.empty((shape.batch, shape.num_tables, spec.num_blocks), np.int64)
-        step = partial(train, batch=batch, spec=spec, out=out, starts=starts)
-        checks.check_step(step, array, batch, spec, optimizer == "adagrad")
-        run = partial(step, array, state_sum)
-        yield Contender("robe", run, block_size=block_size, peak_bytes=peak(run))
+        checks.check_step(step_of(head, spec), array, head, spec, adagrad)
+        run = partial(step_of(batch, spec), stored, state_sum)
+        peak_bytes = peak(run) if here().device == "cpu" else None
+        yield Contender("robe", run, block_size=block_size, peak_bytes=peak_bytes)
+
+
+def step_of(batch: Batch, spec: rn.RobeSpec) -> Callable[[Any, Any], None]:
+    """A whole step of array and state_sum; output and starts are reused from step to step."""
+    shape = batch.shape
+    return partial(
+        train,
+        indices=here().put(batch.indices),
+        grad_out=here().put(batch.grad_out),
+        spec=spec,
+        out=here().empty(shape.output_shape, np.float32),
+        starts=here().empty((shape.batch, shape.num_tables, spec.num_blocks), np.int64),
+    )
 
 
 def train(
-    array: np.ndarray,
-    state_sum: np.ndarray | None,
-    batch: Batch,
+    array: Any,
+    state_sum: Any,
+    indices: Any,
+    grad_out: Any,
     spec: rn.RobeSpec,
-    out: np.ndarray,
-    starts: np.ndarray,
+    out: Any,
+    starts: Any,
 ) -> None:
     """Forward, backward and update, hashing once."""
-    rn.lookup(array, batch.indices, spec, out=out, starts=starts)
+    rn.lookup(array, indices, spec, out=out, starts=starts)
+    step = {"grad_out": grad_out, "indices": indices, "spec": spec, "starts": starts}
     if state_sum is None:
-        rn.sgd_update(array, batch.grad_out, batch.indices, spec, lr=checks.LR, starts=starts)
+        rn.sgd_update(array, **step, lr=checks.LR)
     else:
-        rn.adagrad_update(
-            array,
-            state_sum,
-            batch.grad_out,
-            batch.indices,
-            spec,
-            lr=checks.LR,
-            eps=checks.EPS,
-            starts=starts,
-        )
+        rn.adagrad_update(array, state_sum, **step, lr=checks.LR, eps=checks.EPS)
 
 
 def peak(run: Callable[[], object]) -> int:

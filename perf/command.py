@@ -3,7 +3,7 @@
 import argparse
 import json
 import platform
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,23 @@ import machine
 import numba
 import numpy as np
 import peers
+import places
 import tables
 from libraries import openmp_policy
+from places import here
 from timing import Row, keep_memory
 
 Measure = Callable[[Any, argparse.Namespace], Iterable[Row]]
 TINY = "tiny"  # the shape of a run that takes seconds, to see that everything works
 
 
-def main(bench: str, description: str, shapes: Mapping[str, Any], measure: Measure) -> None:
+def main(
+    bench: str,
+    description: str,
+    shapes: Mapping[str, Any],
+    measure: Measure,
+    devices: Sequence[str] = ("cpu", "cuda"),
+) -> None:
     """Run one benchmark.
 
     Parameters
@@ -29,8 +37,10 @@ def main(bench: str, description: str, shapes: Mapping[str, Any], measure: Measu
     description : docstring of the script.
     shapes : what `--shape` chooses from; all but "tiny" by default.
     measure : measure(shape, options) gives the rows of one shape.
+    devices : on which it has something to measure.
     """
-    options = parse(description, shapes)
+    options = parse(description, shapes, devices)
+    places.use(options.device)
     keep_memory()
     set_threads(options.threads)
     print(tables.heading(about(options)), flush=True)
@@ -48,10 +58,12 @@ def main(bench: str, description: str, shapes: Mapping[str, Any], measure: Measu
         pictures.save(pictures.times(rows), options.plot)
 
 
-def parse(description: str, shapes: Mapping[str, Any]) -> argparse.Namespace:
+def parse(
+    description: str, shapes: Mapping[str, Any], devices: Sequence[str]
+) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=description.split("\n")[0])
-    add_common(parser)
+    add_common(parser, devices)
     parser.add_argument("--shape", choices=shapes, action="append", help="may be repeated")
     parser.add_argument("--json", type=Path, help="write the rows there")
     parser.add_argument("--plot", type=Path, help="draw the times there (needs matplotlib)")
@@ -60,9 +72,9 @@ def parse(description: str, shapes: Mapping[str, Any]) -> argparse.Namespace:
     return options
 
 
-def add_common(parser: argparse.ArgumentParser) -> None:
+def add_common(parser: argparse.ArgumentParser, devices: Sequence[str]) -> None:
     """Options that `run_all.py` passes on to every benchmark."""
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--device", choices=devices, default="cpu")
     parser.add_argument("--threads", type=int, default=numba.config.NUMBA_NUM_THREADS)
     parser.add_argument("--peers", default="all", help=f"all, none, or of {','.join(peers.LABELS)}")
     parser.add_argument("--ids", choices=("uniform", "zipf"), default="uniform")
@@ -71,8 +83,11 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 
 def check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """End with a message where the options cannot be met; make a list of the peers' names."""
-    if options.device == "cuda":
-        parser.error("--device cuda: not yet, no benchmark times a GPU; use --device cpu")
+    if options.device != "cpu":
+        try:
+            places.GPU()
+        except (ImportError, OSError) as error:
+            parser.error(f"--device {options.device}: {error}")
     if not 1 <= options.threads <= numba.config.NUMBA_NUM_THREADS:
         parser.error(
             f"--threads is {options.threads}; it must be in [1, {numba.config.NUMBA_NUM_THREADS}] "
@@ -96,7 +111,8 @@ def set_threads(threads: int) -> None:
 def about(options: argparse.Namespace) -> dict[str, Any]:
     """Where and how figures were measured."""
     return {
-        "machine": machine.describe(),
+        "machine": here().describe(),
+        "device": options.device,
         "caches": machine.caches(),
         "threads": options.threads,
         "ids": options.ids,

@@ -7,6 +7,7 @@ import numba
 import numpy as np
 from libraries import torch
 from numba import prange
+from places import here
 from timing import Contender
 
 from robe_numba._jit import jit
@@ -17,7 +18,15 @@ LANES = 16  # of load16
 
 
 def contenders(size: int) -> Iterator[Contender]:
-    """Copies of `size` float32: Numba's past the caches, and torch's where it is installed."""
+    """Copies of `size` float32: on the host Numba's past the caches, and torch's where it is
+    installed; on a GPU CuPy's.
+    """
+    if here().device == "cuda":
+        source, target = (here().put(np.full(size, i, np.float32)) for i in range(2))
+        target[...] = source
+        assert np.array_equal(here().fetch(target), here().fetch(source))
+        yield Contender("copy (CuPy)", partial(here().xp.copyto, target, source), "floor")
+        return
     source, target = (aligned_empty((size,), np.float32) for _ in range(2))
     source[...], target[...] = 1, 0
     parts = np.uint64(numba.get_num_threads())

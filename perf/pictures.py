@@ -15,6 +15,8 @@ COLOURS = {
     "FBGEMM": "#6f4e9c",
     "published formula": "#a8324a",
     "NumPy": "#777777",
+    "CuPy indexing": "#777777",
+    "full tables": "#d9730d",
     "floor": "#2e7d32",
 }
 SWEEPS = {  # name of a sweep: title, label of its axis, base of the axis's logarithm
@@ -22,6 +24,8 @@ SWEEPS = {  # name of a sweep: title, label of its axis, base of the axis's loga
     "batch": ("Speed against batch", "batch, samples", 2),
     "array size": ("Speed against array size", "array, bytes", 10),
     "threads": ("Speed against threads", "threads", None),
+    "inference against full tables": ("Inference, both ours", "batch, samples", 2),
+    "inference against torch": ("Inference", "batch, samples", 2),
 }
 
 Points = Sequence[tuple[float | None, int, float | None]]
@@ -48,9 +52,10 @@ def overview(rows: Sequence[Row], caches: dict[str, int]) -> Figure:
     compared = [row for row in rows if row.x is None]
     height = max(7, 1.5 + 0.24 * sum(row.role == "ours" for row in compared))
     figure = Figure(figsize=(16, height), layout="constrained")
-    grid = figure.add_gridspec(len(SWEEPS), 2, width_ratios=(3, 2))
+    swept = [name for name in SWEEPS if any(row.work == name for row in rows)]
+    grid = figure.add_gridspec(max(1, len(swept)), 2, width_ratios=(3, 2))
     _times(figure.add_subplot(grid[:, 0]), compared)
-    for position, name in enumerate(SWEEPS):
+    for position, name in enumerate(swept):
         panel = figure.add_subplot(grid[position, 1])
         _sweep(panel, name, [row for row in rows if row.x is not None and row.work == name])
         if name == "array size":
@@ -101,7 +106,7 @@ def _sweep(axes: Axes, name: str, rows: Sequence[Row]) -> None:
         axes.set_xticks(sorted({row.x for row in rows if row.x}))
     axes.set_ylim(bottom=0)
     axes.set_title(title)
-    _tidy(axes, xlabel, "M embeddings/s")
+    _tidy(axes, xlabel, "M samples/s" if name.startswith("inference") else "M embeddings/s")
 
 
 def _speeds(axes: Axes, points: Points, style: str, name: str, colour: str) -> None:

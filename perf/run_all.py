@@ -1,6 +1,8 @@
 """Every benchmark, one after the other, each in a process of its own; one table and one picture.
 
 python perf/run_all.py                    leaves table.md, speed.png and JSON in runs/perf
+python perf/run_all.py --device cuda      the same of a GPU in runs/perf/cuda
+python perf/run_all.py --device both      a shorter run of each, and one against the other
 python perf/run_all.py --shape tiny       seconds, to see that everything works
 python perf/run_all.py --draw             table and picture of what an earlier call measured
 """
@@ -10,6 +12,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +21,48 @@ import tables
 from timing import Row
 
 FOLDER = Path(__file__).resolve().parent
-# Each script, and about how many minutes it took on 2 cores, for the time that is left.
+BOTH = "both"
+# Each script by device, and about how many minutes it takes, for the time that is left: on the
+# host measured on 2 cores, on a GPU guessed.
 SCRIPTS = {
-    "bench_hash": 0.3,
-    "bench_lookup": 1.0,
-    "bench_bag": 5.5,
-    "bench_update": 1.2,
-    "bench_interaction": 0.3,
-    "bench_dlrm": 1.2,
-    "sweeps": 3.0,
+    "cpu": {
+        "bench_hash": 0.3,
+        "bench_lookup": 1.0,
+        "bench_bag": 5.5,
+        "bench_update": 1.2,
+        "bench_interaction": 0.3,
+        "bench_dlrm": 1.2,
+        "sweeps": 3.0,
+    },
+    "cuda": {
+        "bench_lookup": 0.7,
+        "bench_bag": 1.0,
+        "bench_update": 0.7,
+        "bench_interaction": 0.3,
+        "bench_dlrm": 0.5,
+        "bench_inference": 0.8,
+    },
 }
+# On the host, for the comparison with a GPU.
+SHORT = ("bench_lookup", "bench_update", "bench_dlrm")
 
 
 def main() -> None:
-    """Measure what is asked for, then write the table and the picture."""
+    """Measure what is asked for, then write tables and pictures."""
     options, passed_on = parse()
-    options.output.mkdir(parents=True, exist_ok=True)
+    folders = {"cpu": options.output, "cuda": options.output / "cuda"}
+    chosen = tuple(folders) if options.device == BOTH else (options.device,)
     if not options.draw:
-        measure(options.output, passed_on)
-    files = [options.output / f"{script}.json" for script in SCRIPTS]
-    results = [json.loads(path.read_text()) for path in files if path.is_file()]
-    if not results:
-        sys.exit(f"{options.output} has no results; run this without --draw")
-    write(results, options.output)
+        measure({name: folders[name] for name in chosen}, passed_on)
+    results = {name: read(folders[name], SCRIPTS[name]) for name in chosen}
+    if not all(results.values()):
+        sys.exit(f"{options.output} lacks results; run this without --draw")
+    for name, found in results.items():
+        write(found, folders[name])
+    if options.device == BOTH:
+        text = tables.devices([row for found in results.values() for row in rows_of(found)])
+        (options.output / "devices.md").write_text(text + "\n")
+        print(text)
 
 
 def parse() -> tuple[argparse.Namespace, list[str]]:
@@ -48,7 +70,7 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    command.add_common(parser)
+    command.add_common(parser, (*SCRIPTS, BOTH))
     parser.add_argument("--shape", choices=("full", command.TINY), default="full")
     parser.add_argument("--output", type=Path, default=Path("runs/perf"), help="folder")
     parser.add_argument("--draw", action="store_true", help="measure nothing")
@@ -62,24 +84,41 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
     return options, passed_on
 
 
-def measure(output: Path, passed_on: list[str]) -> None:
+def measure(folders: dict[str, Path], passed_on: list[str]) -> None:
     """Run every script; a process that ends gives all of its memory back."""
+    runs = [
+        (device, script, minutes)
+        for device in folders
+        for script, minutes in SCRIPTS[device].items()
+        if len(folders) == 1 or device != "cpu" or script in SHORT
+    ]
     begun, done = time.monotonic(), 0.0
-    for position, (script, minutes) in enumerate(SCRIPTS.items(), 1):
-        left = sum(SCRIPTS.values()) - done
+    for position, (device, script, minutes) in enumerate(runs, 1):
+        left = sum(run[2] for run in runs) - done
         if done:  # as fast as the scripts so far, against what was expected of them
             left *= (time.monotonic() - begun) / 60 / done
         known = "" if "tiny" in passed_on else f", about {left:.0f} minutes left"
-        print(f"[{position}/{len(SCRIPTS)}] {script}{known}", flush=True)
-        path = [str(FOLDER / f"{script}.py"), "--json", str(output / f"{script}.json")]
-        subprocess.run([sys.executable, *path, *passed_on], check=True)
+        print(f"[{position}/{len(runs)}] {script}, {device}{known}", flush=True)
+        folders[device].mkdir(parents=True, exist_ok=True)
+        path = [str(FOLDER / f"{script}.py"), "--json", str(folders[device] / f"{script}.json")]
+        subprocess.run([sys.executable, *path, "--device", device, *passed_on], check=True)
         done += minutes
+
+
+def read(folder: Path, scripts: Iterable[str]) -> list[dict[str, Any]]:
+    """What the scripts left in a folder, of those that were run."""
+    paths = [folder / f"{script}.json" for script in scripts]
+    return [json.loads(path.read_text()) for path in paths if path.is_file()]
+
+
+def rows_of(results: list[dict[str, Any]]) -> list[Row]:
+    """All rows of some scripts."""
+    return [Row(**row) for result in results for row in result["rows"]]
 
 
 def write(results: list[dict[str, Any]], output: Path) -> None:
     """Leave the table, and the picture where matplotlib is installed; print the table."""
-    about = results[0]["about"]
-    rows = [Row(**row) for result in results for row in result["rows"]]
+    about, rows = results[0]["about"], rows_of(results)
     text = "\n".join([tables.BEGIN, tables.heading(about), "", tables.markdown(rows), tables.END])
     (output / "table.md").write_text(text + "\n")
     print(text)

@@ -73,6 +73,13 @@ class Batch:
     grad_out: np.ndarray  # float32 (batch, num_tables, d)
     weights: np.ndarray  # float32 (num_ids,), one per id
 
+    def head(self, samples: int) -> "Batch":
+        """The first samples, as many as there are."""
+        shape = replace(self.shape, batch=min(samples, self.shape.batch))
+        size = shape.batch * shape.bag
+        weights = self.weights.reshape(self.ids.shape)[:, :size]
+        return Batch(shape, self.ids[:, :size], self.grad_out[: shape.batch], weights.ravel())
+
     @cached_property
     def indices(self) -> np.ndarray:
         """int64 (batch * bag, num_tables), as `lookup` takes single ids."""

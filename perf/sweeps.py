@@ -72,4 +72,4 @@ def one_race(name: str, x: float, shape: Shape, options: Any) -> list[Row]:
 
 
 if __name__ == "__main__":
-    command.main("sweeps", __doc__, SHAPES, measure)
+    command.main("sweeps", __doc__, SHAPES, measure, devices=("cpu",))

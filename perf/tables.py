@@ -13,8 +13,9 @@ def heading(about: Mapping[str, Any]) -> str:
     versions = ", ".join(
         f"{name} {version or 'absent'}" for name, version in about["versions"].items()
     )
+    threads = f" {about['threads']} threads;" if about["device"] == "cpu" else ""
     return (
-        f"{about['machine']}; {about['threads']} threads; {about['ids']} ids; medians of "
+        f"{about['machine']};{threads} {about['ids']} ids; medians of "
         f"{about['repeats']} interleaved repeats; {versions}."
     )
 
@@ -56,6 +57,19 @@ def sweeps(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def devices(rows: Sequence[Row]) -> str:
+    """What both devices did, in millions per second: batches differ in size."""
+    ours = [row for row in rows if row.role == "ours" and row.ms and row.x is None]
+    lines = ["| what | CPU, M/s | GPU, M/s | times |", "|---|---|---|---|"]
+    for row in (row for row in ours if row.device == "cuda"):
+        for host in (other for other in ours if other.device == "cpu"):
+            if _what(host) == _what(row):
+                speeds = [r.items / r.ms / 1e3 for r in (host, row)]
+                cells = [label(row, [row]), *(f"{s:,.3g}" for s in speeds)]
+                lines.append("| " + " | ".join([*cells, f"{speeds[1] / speeds[0]:.1f}"]) + " |")
+    return "\n".join(lines)
+
+
 def label(row: Row, rows: Sequence[Row]) -> str:
     """Shape, work, block size and variant; threads where the same was run on several."""
     parts = [row.shape, row.work]
@@ -75,8 +89,8 @@ def beside(row: Row, rows: Sequence[Row]) -> list[Row]:
     return [
         other
         for other in rows
-        if (other.bench, other.shape, other.work, other.threads)
-        == (row.bench, row.shape, row.work, row.threads)
+        if (other.bench, other.shape, other.work, other.threads, other.device)
+        == (row.bench, row.shape, row.work, row.threads, row.device)
         and other.role != "ours"
         and other.block_size in (None, row.block_size)
     ]

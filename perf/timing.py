@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numba
 import numpy as np
+from places import here
 
 WARM_UP = 2  # untimed rounds: compilation, first touch of memory, waking of threads
 PAUSE = 0.01  # seconds; GNU OpenMP's threads by default spin for about half of it
@@ -64,6 +65,7 @@ class Row(Work):
     note: str = ""
     peak_bytes: int | None = None
     threads: int = 1
+    device: str = "cpu"
     ms: float | None = None
     lower_quartile: float | None = None
     upper_quartile: float | None = None
@@ -85,9 +87,7 @@ def race(work: Work, contenders: Sequence[Contender], repeats: int) -> list[Row]
                 keep_busy(PAUSE)
                 for _ in range(LEAD):
                     contender.run()
-                begun = time.perf_counter()
-                contender.run()
-                elapsed = 1e3 * (time.perf_counter() - begun)
+                elapsed = here().milliseconds(contender.run)
                 if repeat >= WARM_UP:
                     times[id(contender)].append(elapsed)
     return [_row(work, contender, times.get(id(contender))) for contender in contenders]
@@ -105,6 +105,7 @@ def _row(work: Work, contender: Contender, times: list[float] | None) -> Row:
         note=contender.note,
         peak_bytes=contender.peak_bytes,
         threads=numba.get_num_threads(),
+        device=here().device,
         ms=median,
         lower_quartile=low,
         upper_quartile=high,

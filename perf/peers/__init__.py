@@ -9,6 +9,7 @@ from functools import cache
 from importlib import import_module
 
 from libraries import torch
+from places import here
 from shapes import Batch
 from timing import Contender
 
@@ -17,12 +18,16 @@ LABELS = {
     "torch-huge": "torch, huge pages",
     "fbgemm": "FBGEMM",
     "published": "published formula",
+    "cupy": "CuPy indexing",
 }
+ELSEWHERE = {"cpu": {"cupy"}, "cuda": {"torch-huge"}}  # who has no place on a device
 
 
 @cache
 def missing(name: str) -> str | None:
     """Why a peer cannot run here; None if it can."""
+    if name == "cupy":
+        return None  # there where a GPU is
     if torch is None:
         return "torch is not installed"
     if name == "fbgemm":
@@ -50,9 +55,14 @@ def contenders(
     optimizer : "sgd", "adagrad" or None for the forward pass alone.
     weighted : bags with per_sample_weights.
     """
+    here().release()
     for name in names:
+        if name in ELSEWHERE[here().device]:
+            continue
         if name == "published" and (batch.shape.bag > 1 or optimizer == "adagrad"):
             continue  # its release has neither
+        if name == "cupy" and (batch.shape.bag > 1 or optimizer is not None):
+            continue  # indexing alone
         for block_size in batch.shape.block_sizes if name == "published" else (None,):
             if missing(name):
                 yield absent(name, block_size)
@@ -73,6 +83,10 @@ def _make(name, batch, optimizer, weighted, block_size):
         from peers.published import PublishedFormula
 
         return PublishedFormula(batch, optimizer, block_size)
+    if name == "cupy":
+        from peers.indexing import IndexedTable
+
+        return IndexedTable(batch)
     from peers.tables import TorchTable
 
     return TorchTable(batch, optimizer, weighted, huge_pages=name == "torch-huge")

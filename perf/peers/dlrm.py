@@ -1,4 +1,4 @@
-"""torch's side of the interaction and of a whole DLRM, with a sparse EmbeddingBag per table."""
+"""torch's side of the interaction and of a whole DLRM."""
 
 from functools import cache
 from itertools import pairwise
@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 from checks import dlrm_logits
+from places import here
 from shapes import Batch
 from torch import nn
 
@@ -17,15 +18,15 @@ def dot_interaction(dense: torch.Tensor, embeddings: torch.Tensor) -> torch.Tens
     """Dense vector and the strictly lower triangle of dot products: bmm, then a gather."""
     vectors = torch.cat([dense[:, None], embeddings], dim=1)
     products = torch.bmm(vectors, vectors.transpose(1, 2)).flatten(1)
-    pairs = _lower_triangle(vectors.shape[1])
+    pairs = _lower_triangle(vectors.shape[1], vectors.device)
     # The faster of both each time: indexing has the faster forward, index_select the faster sum.
     chosen = products.index_select(1, pairs) if torch.is_grad_enabled() else products[:, pairs]
     return torch.cat([dense, chosen], dim=1)
 
 
 @cache
-def _lower_triangle(size: int) -> torch.Tensor:
-    rows, columns = torch.tril_indices(size, size, offset=-1)
+def _lower_triangle(size: int, device: torch.device) -> torch.Tensor:
+    rows, columns = torch.tril_indices(size, size, offset=-1, device=device)
     return rows * size + columns
 
 
@@ -34,7 +35,7 @@ class TorchInteraction(TorchTable):
 
     def __init__(self, batch: Batch, dense: np.ndarray):
         super().__init__(batch, None, weighted=False, huge_pages=False)
-        self._dense = torch.from_numpy(dense)
+        self._dense = here().tensor(dense)
 
     def interact(self) -> torch.Tensor:
         """(batch, d + (T + 1) T / 2)"""
@@ -43,60 +44,58 @@ class TorchInteraction(TorchTable):
 
 
 class TorchDLRM(nn.Module):
-    """A DLRM of a configuration over uncompressed tables, trained by SGD."""
+    """A DLRM of a configuration over uncompressed tables, trained by SGD.
+
+    All tables are one sparse EmbeddingBag: a call for each would be a launch for each on a GPU.
+    """
 
     def __init__(self, config: DLRMConfig, batch: Batch, dense: np.ndarray, labels: np.ndarray):
         super().__init__()
         shape = batch.shape
-        self._bags = nn.ModuleList(
-            nn.EmbeddingBag(
-                shape.rows,
-                shape.embedding_dim,
-                mode="sum",
-                sparse=True,
-                _weight=torch.empty(shape.rows, shape.embedding_dim).uniform_(-0.1, 0.1),
-            )
-            for _ in range(shape.num_tables)
-        )
-        self.bottom = _mlp(config.bottom_widths, final_relu=True)
-        self.top = _mlp(config.top_widths, final_relu=False)
-        self._numpy = batch, dense
-        self._ids = [torch.from_numpy(ids) for ids in batch.ids]
-        self._offsets = torch.arange(shape.batch)
-        self._dense, self._labels = torch.from_numpy(dense), torch.from_numpy(labels)
+        size = shape.rows * shape.num_tables, shape.embedding_dim
+        weight = torch.empty(size, device=here().device).uniform_(-0.1, 0.1)
+        self.embeddings = nn.EmbeddingBag(*size, mode="sum", sparse=True, _weight=weight)
+        self.bottom = _mlp(config.bottom_widths, final_relu=True).to(here().device)
+        self.top = _mlp(config.top_widths, final_relu=False).to(here().device)
+        self._features, self._labels = dense, here().tensor(labels)
+        self._inputs = self.inputs(batch, dense)
         self._loss = nn.BCEWithLogitsLoss()
         self._optimizer = make_optimizer("sgd", self.parameters())
 
-    def forward(self) -> torch.Tensor:
-        """Logits of the batch."""
-        vectors = [bag(ids, self._offsets) for bag, ids in zip(self._bags, self._ids, strict=True)]
-        joined = dot_interaction(self.bottom(self._dense), torch.stack(vectors, dim=1))
-        return self.top(joined)[:, 0]
+    def inputs(self, batch: Batch, dense: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """What `forward` takes of a batch: features, and rows (batch * num_tables, 1)."""
+        rows = batch.indices + batch.shape.rows * np.arange(batch.shape.num_tables)
+        return here().tensor(dense), here().tensor(rows.reshape(-1, 1))
 
-    def infer(self) -> torch.Tensor:
-        """Logits without what a backward pass would need."""
+    def forward(self, dense: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Logits of a batch."""
+        vectors = self.embeddings(rows).view(len(dense), -1, self.embeddings.embedding_dim)
+        return self.top(dot_interaction(self.bottom(dense), vectors))[:, 0]
+
+    def infer(self, inputs: tuple[torch.Tensor, torch.Tensor] | None = None) -> torch.Tensor:
+        """Logits, without what a backward pass would need, of the batch or of others' inputs."""
         with torch.no_grad():
-            return self()
+            return self(*(inputs or self._inputs))
 
     def step(self) -> None:
         """Forward, backward and update."""
         self._optimizer.zero_grad()
-        self._loss(self(), self._labels).backward()
+        self._loss(self(*self._inputs), self._labels).backward()
         self._optimizer.step()
 
     def check(self) -> None:
         """Compare the logits of a few samples with NumPy."""
-        batch, dense = self._numpy
-        tables = [bag.weight.detach().numpy() for bag in self._bags]
-        rows = [table[ids[:8]] for table, ids in zip(tables, batch.ids, strict=True)]
+        weight, (_, ids) = self.embeddings.weight.detach(), self._inputs
+        num_tables = len(ids) // len(self._features)
+        rows = weight[ids[: 8 * num_tables, 0]].view(-1, num_tables, weight.shape[1]).cpu().numpy()
         parameters = {
-            f"{part}.{layer // 2}.{name.split('.')[1]}": weight.detach().numpy()
+            f"{part}.{layer // 2}.{name.split('.')[1]}": weight.detach().cpu().numpy()
             for part in ("bottom", "top")
             for name, weight in getattr(self, part).named_parameters()
             for layer in [int(name.split(".")[0])]
         }
-        expected = dlrm_logits(parameters, dense[:8], np.stack(rows, axis=1))
-        np.testing.assert_allclose(self.infer().numpy()[:8], expected, rtol=1e-3, atol=1e-4)
+        expected = dlrm_logits(parameters, self._features[:8], rows)
+        np.testing.assert_allclose(self.infer()[:8].cpu().numpy(), expected, rtol=1e-3, atol=1e-4)
 
 
 def _mlp(widths: tuple[int, ...], final_relu: bool) -> nn.Sequential:

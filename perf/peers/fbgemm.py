@@ -1,4 +1,4 @@
-"""FBGEMM's table-batched embeddings on the CPU, with the update fused into the backward pass."""
+"""FBGEMM's table-batched embeddings, with the update fused into the backward pass."""
 
 import numpy as np
 import torch
@@ -9,6 +9,7 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
     ComputeDevice,
     SplitTableBatchedEmbeddingBagsCodegen,
 )
+from places import here
 from shapes import Batch
 
 from peers.tables import TablePeer
@@ -22,19 +23,23 @@ class FbgemmTables(TablePeer):
     def __init__(self, batch: Batch, optimizer: str | None, weighted: bool):
         super().__init__(batch, optimizer, weighted)
         shape = batch.shape
-        table = (shape.rows, shape.embedding_dim, EmbeddingLocation.HOST, ComputeDevice.CPU)
+        where = EmbeddingLocation.HOST, ComputeDevice.CPU
+        if here().device == "cuda":
+            where = EmbeddingLocation.DEVICE, ComputeDevice.CUDA
+        table = (shape.rows, shape.embedding_dim, *where)
         self._tables = SplitTableBatchedEmbeddingBagsCodegen(
             [table] * shape.num_tables,
             optimizer=OPTIMIZERS[optimizer or "sgd"],
             learning_rate=LR,
             eps=EPS,
-            device=torch.device("cpu"),
+            device=torch.device(here().device),
         )
         self._tables.init_embedding_weights_uniform(-1.0, 1.0)
-        self._input = [torch.from_numpy(batch.flat), torch.from_numpy(batch.offsets)]
+        tensor = here().tensor
+        self._input = [tensor(batch.flat), tensor(batch.offsets)]
         if weighted:
-            self._input.append(torch.from_numpy(batch.weights))
-        self._grad = torch.from_numpy(batch.grad_out.reshape(shape.batch, -1))
+            self._input.append(tensor(batch.weights))
+        self._grad = tensor(batch.grad_out.reshape(shape.batch, -1))
 
     def forward(self) -> torch.Tensor:
         with torch.no_grad():
@@ -44,4 +49,5 @@ class FbgemmTables(TablePeer):
         self._tables(*self._input).backward(self._grad)
 
     def rows(self, table: int, ids: np.ndarray) -> np.ndarray:
-        return self._tables.split_embedding_weights()[table].detach().numpy()[ids]
+        weights = self._tables.split_embedding_weights()[table].detach()
+        return weights[here().tensor(ids)].cpu().numpy()

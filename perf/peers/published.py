@@ -6,6 +6,7 @@ Source: Desai, Chou, Shrivastava, ROBE, MLSys 2022, arXiv 2108.02191.
 import numpy as np
 import torch
 from checks import LR, STEP_ATOL
+from places import here
 from shapes import Batch
 
 from peers.tables import make_optimizer
@@ -21,14 +22,16 @@ class PublishedFormula:
         shape = self._shape = batch.shape
         self._block_size, self._optimizer_name = block_size, optimizer
         self._indices = batch.indices
-        self._ids = torch.from_numpy(batch.indices)[:, :, None]
-        self._grad = torch.from_numpy(batch.grad_out)
-        self._array = torch.empty(shape.array_size).uniform_(-1, 1).requires_grad_()
+        self._ids = here().tensor(batch.indices)[:, :, None]
+        self._grad = here().tensor(batch.grad_out)
+        array = torch.empty(shape.array_size, device=here().device)
+        self._array = array.uniform_(-1, 1).requires_grad_()
         self._optimizer = make_optimizer(optimizer, [self._array])
 
     def _positions(self) -> torch.Tensor:
-        element = torch.arange(self._shape.embedding_dim)
-        table = torch.arange(self._shape.num_tables)[:, None]
+        device = self._ids.device
+        element = torch.arange(self._shape.embedding_dim, device=device)
+        table = torch.arange(self._shape.num_tables, device=device)[:, None]
         block, inside = element // self._block_size, element % self._block_size
         start = (A * table + B * self._ids + C * block + D) % PRIME
         return start % (self._shape.array_size - self._block_size + 1) + inside
@@ -48,10 +51,11 @@ class PublishedFormula:
         key = (B * self._indices + A * table + D)[:, :, None] + C * (element // self._block_size)
         starts = key % PRIME % (self._shape.array_size - self._block_size + 1)
         positions = starts + element % self._block_size
-        array = self._array.detach().numpy()
-        np.testing.assert_array_equal(self.forward().numpy(), array[positions])
+        array = self._array.detach().cpu().numpy()
+        np.testing.assert_array_equal(self.forward().cpu().numpy(), array[positions])
         if self._optimizer is not None:
             expected = array.astype(float)
-            np.add.at(expected, positions.ravel(), -LR * self._grad.numpy().ravel())
+            np.add.at(expected, positions.ravel(), -LR * self._grad.cpu().numpy().ravel())
             self.step()
-            np.testing.assert_allclose(array, expected, rtol=0, atol=STEP_ATOL)
+            moved = self._array.detach().cpu().numpy()
+            np.testing.assert_allclose(moved, expected, rtol=0, atol=STEP_ATOL)

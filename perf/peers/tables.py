@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from checks import EPS, LR, STEP_ATOL
+from places import here
 from shapes import Batch
 from torch.nn.functional import embedding_bag
 
@@ -37,7 +38,7 @@ class TablePeer(ABC):
         AssertionError : they differ.
         """
         shape = self.batch.shape
-        out = self.forward().detach().numpy().reshape(shape.output_shape)
+        out = self.forward().detach().cpu().numpy().reshape(shape.output_shape)
         ids = self.batch.ids.reshape(shape.num_tables, shape.batch, shape.bag)
         factors = np.ones(ids.shape) if self.weights is None else self.weights.reshape(ids.shape)
         for table in (0, shape.num_tables - 1):
@@ -72,15 +73,16 @@ class TorchTable(TablePeer):
         super().__init__(batch, optimizer, weighted)
         shape = batch.shape
         size = (shape.rows * shape.num_tables, shape.embedding_dim)
-        table = torch.from_numpy(np.empty(size, np.float32)) if huge_pages else torch.empty(size)
+        if huge_pages:
+            table = torch.from_numpy(np.empty(size, np.float32))
+        else:
+            table = torch.empty(size, device=here().device)
         self.table = table.uniform_(-1, 1).requires_grad_()
-        self._ids = torch.from_numpy(
-            self._by_samples(batch.ids + shape.rows * np.arange(shape.num_tables)[:, None])
-        )
-        self._offsets = torch.from_numpy(batch.offsets)
-        factors = torch.from_numpy(self._by_samples(batch.weights))
-        self._factors = factors if weighted else None
-        self._grad = torch.from_numpy(batch.grad_out.reshape(-1, shape.embedding_dim))
+        tensor = here().tensor
+        rows = batch.ids + shape.rows * np.arange(shape.num_tables)[:, None]
+        self._ids, self._offsets = tensor(self._by_samples(rows)), tensor(batch.offsets)
+        self._factors = tensor(self._by_samples(batch.weights)) if weighted else None
+        self._grad = tensor(batch.grad_out.reshape(-1, shape.embedding_dim))
         self._optimizer = make_optimizer(optimizer, [self.table])
 
     def _by_samples(self, values: np.ndarray) -> np.ndarray:
@@ -110,7 +112,8 @@ class TorchTable(TablePeer):
         self._optimizer.step()
 
     def rows(self, table: int, ids: np.ndarray) -> np.ndarray:
-        return self.table.detach().numpy()[table * self.batch.shape.rows + ids]
+        wanted = here().tensor(table * self.batch.shape.rows + ids)
+        return self.table.detach()[wanted].cpu().numpy()
 
 
 def make_optimizer(name: str | None, parameters: Any) -> Any:

@@ -1,0 +1,94 @@
+"""Inference of a whole DLRM by batch size: one small array against uncompressed tables, the rest
+being equal, and torch.
+
+python perf/bench_inference.py --device cuda        an array of 100 MB against tables of 100 GB
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import bench_dlrm
+import command
+import peers
+from bench_dlrm import SHAPES, Data, Model
+from peers.indexing import random_rows
+from places import here
+from timing import Contender, Row, Work, race
+
+from robe_numba import TableSpec
+from robe_numba.dlrm import DLRM, KINDS
+from robe_numba.dlrm.embeddings import TrainedArray
+
+BATCHES = (512, 2048, 8192, 16_384, 32_768, 65_536)
+GPU_TABLE_BYTES = 100 * 10**9
+
+
+def measure(model: Model, options: Any) -> Iterator[Row]:
+    """A race for each batch size against tables of ours, then one against torch's."""
+    tiny = model.name == command.TINY
+    if here().device == "cuda" and not tiny:
+        model = replace(model, shape=replace(model.shape, table_bytes=GPU_TABLE_BYTES))
+    batches = (8, 32) if tiny else BATCHES
+    small = bench_dlrm.make_dlrm(model, options.threads)
+    for rival in (full, torch):
+        here().release()
+        yield from races(model, batches, small, rival, options)
+
+
+def races(
+    model: Model, batches: tuple[int, ...], small: DLRM, rival: Any, options: Any
+) -> Iterator[Row]:
+    """A race for each batch size; the tables are those of the largest."""
+    largest = sized(model, batches[-1])
+    run_on = rival(largest, bench_dlrm.make_data(largest, options.ids), options)
+    if run_on is None:
+        return
+    for batch in batches:
+        sized_model = sized(model, batch)
+        data = bench_dlrm.make_data(sized_model, options.ids)
+        bench_dlrm.check(small, sized_model, data)
+        inputs = here().put(data.dense), here().put(data.batch.indices)
+        contenders = [Contender("robe", partial(small.logits, *inputs)), run_on(data)]
+        work = Work("inference", model.name, f"inference against {contenders[1].name}", batch)
+        yield from race(replace(work, x=batch), contenders, options.repeats)
+
+
+def sized(model: Model, batch: int) -> Model:
+    """The model with another batch size."""
+    return replace(model, shape=replace(model.shape, batch=batch))
+
+
+def full(model: Model, data: Data, options: Any) -> Any:
+    """The same model over uncompressed tables of ours."""
+    shape = model.shape
+    spec = TableSpec((shape.rows,) * shape.num_tables, shape.embedding_dim)
+    table = random_rows(shape.rows * shape.num_tables, shape.embedding_dim)
+    part = TrainedArray(spec, table.reshape(-1), "sgd", 0.0)
+    dlrm = DLRM(model.config, KINDS["full"]("full", {"array": part}, None), threads=options.threads)
+
+    def run_on(data: Data) -> Contender:
+        inputs = here().put(data.dense), here().put(data.batch.indices)
+        return Contender("full tables", partial(dlrm.logits, *inputs), "peer")
+
+    return run_on
+
+
+def torch(model: Model, data: Data, options: Any) -> Any:
+    """torch's model over uncompressed tables; None if it is not asked for or not here."""
+    if "torch" not in options.peers or peers.missing("torch"):
+        return None
+    from peers.dlrm import TorchDLRM
+
+    peer = TorchDLRM(model.config, data.batch, data.dense, data.labels)
+    peer.check()
+
+    def run_on(data: Data) -> Contender:
+        return Contender("torch", partial(peer.infer, peer.inputs(data.batch, data.dense)), "peer")
+
+    return run_on
+
+
+if __name__ == "__main__":
+    command.main("inference", __doc__, {n: SHAPES[n] for n in ("mlperf", command.TINY)}, measure)

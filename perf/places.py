@@ -1,0 +1,130 @@
+"""Where a benchmark runs: arrays and clocks of the host, or of a GPU."""
+
+import gc
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import machine
+import numpy as np
+from libraries import torch
+from shapes import TINY, Shape
+
+from robe_numba.memory import aligned_empty
+from robe_numba.ops.devices import gpu_module
+
+GPU_BATCH = 65_536  # samples
+GPU_TABLE_BYTES = 26 << 30  # of a peer's uncompressed tables, all together
+
+
+class Host:
+    """NumPy arrays, timed by the processor's clock."""
+
+    device = "cpu"
+
+    def sized(self, shape: Shape) -> Shape:
+        """The shape as it is measured here."""
+        return shape
+
+    def put(self, array: np.ndarray) -> Any:
+        """The array here."""
+        return array
+
+    def fetch(self, array: Any) -> np.ndarray:
+        """The array as NumPy's."""
+        return array
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """A new array of any content."""
+        return aligned_empty(shape, dtype)
+
+    def tensor(self, array: np.ndarray) -> Any:
+        """The array as torch's, here."""
+        return torch.from_numpy(array)
+
+    def milliseconds(self, run: Callable[[], object]) -> float:
+        """How long one call takes."""
+        begun = time.perf_counter()
+        run()
+        return 1e3 * (time.perf_counter() - begun)
+
+    def release(self) -> None:
+        """Give back what libraries keep for later."""
+
+    def describe(self) -> str:
+        """The machine."""
+        return machine.describe()
+
+
+class GPU(Host):
+    """CuPy arrays, timed by events of the GPU's default stream."""
+
+    device = "cuda"
+
+    def __init__(self) -> None:
+        self._device = gpu_module("device")
+        self._device.check_gpu()
+        self.xp = self._device.array_library()
+
+    def sized(self, shape: Shape) -> Shape:
+        """Batches and tables that a GPU is worth."""
+        if shape.name == TINY.name:
+            return shape
+        return replace(shape, batch=GPU_BATCH, table_bytes=GPU_TABLE_BYTES)
+
+    def put(self, array: np.ndarray) -> Any:
+        """A copy on the GPU."""
+        return self.xp.asarray(array)
+
+    def fetch(self, array: Any) -> np.ndarray:
+        """A copy on the host."""
+        return array.get()
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """A new array of any content."""
+        return self.xp.empty(shape, dtype)
+
+    def tensor(self, array: np.ndarray) -> Any:
+        """A copy as torch's, on the GPU."""
+        return torch.from_numpy(array).to(self.device)
+
+    def milliseconds(self, run: Callable[[], object]) -> float:
+        """How long the GPU takes for one call, from the end of what was asked of it before."""
+        from numba import cuda
+
+        begin, end = cuda.event(), cuda.event()
+        begin.record()
+        run()
+        end.record()
+        end.synchronize()
+        return begin.elapsed_time(end)
+
+    def release(self) -> None:
+        """Give back what CuPy and torch keep for later: each sees the other's as taken."""
+        gc.collect()
+        if torch is not None:
+            torch.cuda.empty_cache()
+        if not self._device.SIMULATED:
+            self.xp.get_default_memory_pool().free_all_blocks()
+
+    def describe(self) -> str:
+        """The GPU and its host."""
+        if self._device.SIMULATED:
+            return f"a simulated GPU on {machine.describe()}"
+        properties = self.xp.cuda.runtime.getDeviceProperties(self.xp.cuda.runtime.getDevice())
+        return f"{properties['name'].decode()} on {machine.describe()}"
+
+
+_here: Host = Host()
+
+
+def use(device: str) -> None:
+    """Run what follows on "cpu" or "cuda"."""
+    global _here
+    _here = Host() if device == Host.device else GPU()
+
+
+def here() -> Host:
+    """Where to run."""
+    return _here
