@@ -30,7 +30,7 @@ def measure(model: Model, options: Any) -> Iterator[Row]:
     tiny = model.name == command.TINY
     if here().device == "cuda" and not tiny:
         model = replace(model, shape=replace(model.shape, table_bytes=GPU_TABLE_BYTES))
-    batches = (8, 32) if tiny else BATCHES
+    batches = (1, 4) if tiny else BATCHES
     small = bench_dlrm.make_dlrm(model, options.threads)
     for rival in (full, torch):
         here().release()

@@ -1,6 +1,7 @@
 """Every benchmark runs and leaves the rows it promises; nothing is said about time."""
 
 import json
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -36,9 +37,10 @@ WORKS = {
 }
 
 
-def run(script, *arguments):
+def run(script, *arguments, **environment):
     command = [sys.executable, str(PERF / f"{script}.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = os.environ | environment
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +90,7 @@ def test_a_benchmark_stands_alone_and_draws_its_times(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--device", "cuda"], "not yet"),
+        (["--device", "cuda"], "choose from"),
         (["--threads", "0"], "it must be in [1, "),
         (["--repeats", "0"], "at least 1"),
         (["--peers", "tensorflow"], "['tensorflow']"),
@@ -98,3 +100,33 @@ def test_options_that_cannot_be_met_are_refused(options, message):
     finished = run("bench_hash", "--shape", "tiny", *options)
     assert finished.returncode == 2
     assert message in finished.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="numba-cuda is installed on Linux alone")
+@pytest.mark.parametrize(
+    ("script", "contenders"),
+    [
+        (
+            "bench_lookup",
+            {"robe", "robe, aligned", "robe, float16", "CuPy indexing", "copy (CuPy)"},
+        ),
+        ("bench_inference", {"robe", "full tables"}),
+    ],
+)
+def test_a_benchmark_runs_on_a_gpu(script, contenders, tmp_path):
+    """Simulated, where events measure nothing: that its checks pass, and who is in it."""
+    options = ["--device", "cuda", "--shape", "tiny", "--repeats", 1, "--peers", "cupy"]
+    simulated = {"NUMBA_ENABLE_CUDASIM": "1", "NUMBA_DISABLE_JIT": "1"}
+    finished = run(script, *options, "--json", tmp_path / "rows.json", **simulated)
+    assert finished.returncode == 0, finished.stderr
+    result = json.loads((tmp_path / "rows.json").read_text())
+    assert result["about"]["device"] == "cuda"
+    assert {row["contender"] for row in result["rows"]} == contenders
+    assert {row["device"] for row in result["rows"]} == {"cuda"}
+
+
+@pytest.mark.skipif(find_spec("cupy") is not None, reason="CuPy is installed")
+def test_a_gpu_that_is_not_there_is_reported():
+    finished = run("bench_lookup", "--shape", "tiny", "--device", "cuda")
+    assert finished.returncode == 2
+    assert "need CuPy and numba-cuda: pip install" in finished.stderr
