@@ -91,9 +91,10 @@ SPEC = typeof(
 IDS, WORDS, PLACES = flat(types.int64), flat(types.uint64), flat(types.int64)
 
 
-def reads_of(real):
+def reads_of(real, starts=types.uint32):
     """Type of `segments.Reads`."""
-    fields = [PLACES, WORDS, PLACES, IDS, PLACES, flat(real), PLACES, flat(real)]
+    lengths = flat(types.uint32)
+    fields = [PLACES, flat(starts), WORDS, lengths, PLACES, IDS, flat(real), PLACES, flat(real)]
     return types.NamedTuple(fields, segments.Reads)
 
 
@@ -115,7 +116,8 @@ def kernels(real):
         "block_starts": (starts.block_starts, (IDS, SPEC, WORDS)),
         "gather": (gather.gather, read),
         "gather_vectors": (gather.gather_vectors, read),
-        "fill_bounds": (segments.fill_bounds, (WORDS, PLACES)),
+        "fill_bounds": (segments.fill_bounds, (flat(types.uint32), PLACES)),
+        "fill_sources": (segments.fill_sources, (PLACES, PLACES, SPEC, WORDS, flat(types.uint32))),
         "update_light": (segments.update_light, update),
         "update_heavy": (segments.update_heavy, update),
         "lookup_dot": (dot.lookup_dot, fused),
@@ -198,6 +200,15 @@ def test_kernels_compile_for_every_dtype_of_ids(name, dtype, no_device, tmp_path
     assemble(compile_to_ptx(kernel, arguments, (9, 0)), (9, 0), tmp_path)
 
 
+@pytest.mark.parametrize("name", ["fill_bounds", "update_light", "update_heavy"])
+def test_updates_compile_for_arrays_of_more_than_32_bits(name, no_device, tmp_path):
+    kernel, arguments = kernels(types.float32)[name]
+    wide = {reads_of(types.float32): reads_of(types.float32, types.uint64)}
+    wide[flat(types.uint32)] = WORDS
+    arguments = [wide.get(argument, argument) for argument in arguments]
+    assemble(compile_to_ptx(kernel, arguments, (9, 0)), (9, 0), tmp_path)
+
+
 @pytest.mark.parametrize("half", [types.float16, types.int16])
 @pytest.mark.parametrize(
     "name",
@@ -217,6 +228,14 @@ def test_aligned_blocks_are_read_and_written_16_bytes_at_a_time(name, no_device)
     assert re.search(r"st\.global(\.\w+)*\.v4\.(f32|b32|u32)", ptx)
     alone = len(re.findall(r"(?:ld|st)\.global(?:\.(?!v4)\w+)*\.f32", ptx))
     assert alone == 0 or name == "pool_sums_vectors"  # which reads weights
+
+
+@pytest.mark.parametrize("name", ["update_light", "update_heavy"])
+def test_gradients_of_several_blocks_are_read_without_a_branch_between_them(name, no_device):
+    ptx = compile_to_ptx(*kernels(types.float32)[name], (9, 0))
+    straight = re.split(r"\n\$L\w+:|\bbra\b", ptx)
+    reads = max(len(re.findall(r"ld\.global(?:\.\w+)*\.f32", code)) for code in straight)
+    assert reads >= segments.UNROLL
 
 
 @pytest.mark.parametrize("name", ["pool_sums", "pool_sums_vectors"])

@@ -44,9 +44,11 @@ class Work(NamedTuple):
         """A new array of zeros."""
         return self.xp.zeros(shape, dtype)
 
-    def order(self, keys: Any) -> tuple[Any, Any]:
-        """Which element of keys (n,) comes first, second, ... in a stable sort; and them sorted."""
-        values = self.xp.asarray(keys)
+    def order(self, keys: Any, dtype: Any) -> tuple[Any, Any]:
+        """Which element of keys (n,) comes first, second, ... in a stable sort of their lowest bits
+        as an unsigned dtype; and those sorted.
+        """
+        values = self.xp.asarray(keys).astype(dtype, copy=False)
         order = self.xp.argsort(values, kind="stable")
         return as_seen(order), as_seen(values[order])
 

@@ -5,6 +5,9 @@ WIDTH neighbouring elements, a lane for each. A warp goes through the blocks tha
 segment, in sorted order, and so has the complete sum of each element's gradients before it moves
 the element, once. Segments that many blocks touch, as a frequent id makes them, are left to whole
 thread blocks. No sum is made by atomic additions, whose order nobody knows.
+
+A warp waits for memory, not for arithmetic: it looks at UNROLL blocks at a time, without branches,
+so that their reads are under way together.
 """
 
 from typing import Any, NamedTuple
@@ -15,12 +18,13 @@ from numba import cuda
 from robe_numba import update_rules
 from robe_numba.gpu.device import SIMULATED, as_seen, device_spec
 from robe_numba.gpu.gather import signed
-from robe_numba.hashing import row_key
+from robe_numba.hashing import NOWHERE, row_key
 from robe_numba.spec import Spec
 from robe_numba.unsigned import ONE, ZERO
 
 WIDTH = 32  # elements of a segment, and lanes of a warp
 SHIFT = np.uint64(5)
+UNROLL = 4  # blocks that a thread looks at together
 THREADS = 64 if SIMULATED else 256  # of a thread block
 WARPS = THREADS // WIDTH
 # Segments that more blocks may touch take a thread block.
@@ -33,13 +37,29 @@ class Reads(NamedTuple):
     """Every block that a batch read, and the gradient of what it went into."""
 
     order: Any  # int64 (n * num_blocks,), numbers of blocks in the order of where they begin
-    starts: Any  # uint64 (n * num_blocks,), where they begin, in that order; NOWHERE is last
+    starts: Any  # (n * num_blocks,), where they begin, in that order; NOWHERE is last
+    sources: Any  # uint64 (n * num_blocks,), place of their first gradient in grad_out, likewise
+    lengths: Any  # uint32 (n * num_blocks,), elements that they have, likewise
     bounds: Any  # int64 (num_segments + 1,), the first block that begins in a segment or later
     indices: Any  # (n,), ids
-    rows: Any  # int64 (n,), row of grad_out; (0,) where read i is row i
     scales: Any  # (n,), factor of the read in its row; (0,) for 1
     winners: Any  # int64 (num_rows * d,), the read that gave each maximum, or (0,)
     grad_out: Any  # (num_rows * d,)
+
+
+@cuda.jit
+def fill_sources(order, rows, spec, sources, lengths):
+    """sources and lengths (n * num_blocks,) of the blocks in order; rows (n,) of the reads, or (0,)
+    where read i is row i.
+    """
+    i = cuda.grid(1)
+    if i < order.size:
+        number = np.uint64(order[i])
+        read, block = number // spec.num_blocks, number % spec.num_blocks
+        row = np.uint64(rows[read]) if rows.size else read
+        element = block * spec.block_size
+        sources[i] = row * spec.embedding_dim + element
+        lengths[i] = min(spec.block_size, spec.embedding_dim - element)
 
 
 @cuda.jit
@@ -49,33 +69,41 @@ def fill_bounds(starts, bounds):
     """
     i, end = cuda.grid(1), bounds.size - 1
     if i <= starts.size:
-        low = ZERO if i == 0 else min(starts[i - 1] >> SHIFT, np.uint64(end)) + ONE
+        low = ZERO if i == 0 else min(np.uint64(starts[i - 1]) >> SHIFT, np.uint64(end)) + ONE
         high = np.uint64(end)
         if i < starts.size:
-            high = min(starts[i] >> SHIFT, high)
+            high = min(np.uint64(starts[i]) >> SHIFT, high)
         for segment in range(low, high + ONE):
             bounds[segment] = i
 
 
 @cuda.jit(device=True)
-def gradient_of(i, element, wrap, reads, spec):
-    """What the i-th block in order adds to an element; `wrap` is m for one that wraps around."""
-    offset = np.uint64(element) + wrap - reads.starts[i]  # beyond any block if it begins later
-    number = np.uint64(reads.order[i])
-    read, block = number // spec.num_blocks, number % spec.num_blocks
-    first = block * spec.block_size
-    grad = reads.grad_out.dtype.type(0)
-    if offset < min(spec.block_size, spec.embedding_dim - first):
-        row = np.uint64(reads.rows[read]) if reads.rows.size else read
-        column = first + offset
-        place = row * spec.embedding_dim + column
-        if reads.winners.size == 0 or reads.winners[place] == np.int64(read):
-            grad = reads.grad_out[place]
-            if spec.sign:
-                key = row_key(np.uint64(reads.indices[read]), spec)
-                grad = signed(grad, key, row % spec.num_tables, column, spec)
-            if reads.scales.size:
-                grad = grad * reads.scales[read]
+def place_of(i, element, wrap, reads):
+    """Where in grad_out the i-th block in order has its gradient of an element, or NOWHERE; `wrap`
+    is m for a block that wraps around.
+    """
+    offset = np.uint64(element) + wrap - np.uint64(reads.starts[i])  # huge if it begins later
+    return reads.sources[i] + offset if offset < np.uint64(reads.lengths[i]) else NOWHERE
+
+
+@cuda.jit(device=True)
+def gradient_at(place, reads):
+    """The gradient at a place, or anything if that is NOWHERE: no branch keeps reads apart."""
+    return reads.grad_out[ZERO if place == NOWHERE else place]
+
+
+@cuda.jit(device=True)
+def counted(grad, i, place, reads, spec):
+    """How a gradient counts by the sign, the factor and the winner of the i-th block's read."""
+    if place != NOWHERE:
+        read = np.uint64(reads.order[i]) // spec.num_blocks
+        if reads.winners.size and reads.winners[place] != np.int64(read):
+            return reads.grad_out.dtype.type(0)
+        row, column = place // spec.embedding_dim, place % spec.embedding_dim
+        key = row_key(np.uint64(reads.indices[read]), spec)
+        grad = signed(grad, key, row % spec.num_tables, column, spec)
+        if reads.scales.size:
+            grad = grad * reads.scales[read]
     return grad
 
 
@@ -93,15 +121,39 @@ def touching(segment, reads, spec):
 
 
 @cuda.jit(device=True)
+def add_range(total, begin, last, step, element, wrap, reads, spec):
+    """Add what every `step`-th of the blocks [begin, last) adds, in their order."""
+    zero, end = reads.grad_out.dtype.type(0), last - 1
+    plain = not (spec.sign or reads.scales.size or reads.winners.size)
+    for i_0 in range(begin, last, UNROLL * step):
+        i_1, i_2, i_3 = i_0 + step, i_0 + 2 * step, i_0 + 3 * step
+        p_0, p_1 = (
+            place_of(i_0, element, wrap, reads),
+            place_of(min(i_1, end), element, wrap, reads),
+        )
+        p_2 = place_of(min(i_2, end), element, wrap, reads)
+        p_3 = place_of(min(i_3, end), element, wrap, reads)
+        p_1, p_2 = p_1 if i_1 < last else NOWHERE, p_2 if i_2 < last else NOWHERE
+        p_3 = p_3 if i_3 < last else NOWHERE
+        g_0, g_1 = gradient_at(p_0, reads), gradient_at(p_1, reads)
+        g_2, g_3 = gradient_at(p_2, reads), gradient_at(p_3, reads)
+        if not plain:
+            g_0, g_1 = counted(g_0, i_0, p_0, reads, spec), counted(g_1, i_1, p_1, reads, spec)
+            g_2, g_3 = counted(g_2, i_2, p_2, reads, spec), counted(g_3, i_3, p_3, reads, spec)
+        total += zero if p_0 == NOWHERE else g_0
+        total += zero if p_1 == NOWHERE else g_1
+        total += zero if p_2 == NOWHERE else g_2
+        total += zero if p_3 == NOWHERE else g_3
+    return total
+
+
+@cuda.jit(device=True)
 def add_up(element, begin, step, ranges, reads, spec):
     """Sum of what every `step`-th of the blocks that may touch a segment adds to an element."""
     first, last, wrapping, end = ranges
     total = reads.grad_out.dtype.type(0)
-    for i in range(first + begin, last, step):
-        total += gradient_of(i, element, ZERO, reads, spec)
-    for i in range(wrapping + begin, end, step):
-        total += gradient_of(i, element, spec.array_size, reads, spec)
-    return total
+    total = add_range(total, first + begin, last, step, element, ZERO, reads, spec)
+    return add_range(total, wrapping + begin, end, step, element, spec.array_size, reads, spec)
 
 
 @cuda.jit(device=True)
@@ -168,18 +220,25 @@ def sort(
     winners: Any = None,
 ) -> Reads:
     """The reads of a batch, sorted, given starts uint64 (n * num_blocks,) of ids (n,)."""
-    order, placed = work.order(starts)
+    # Half the bits are half the work of sorting; NOWHERE stays beyond the array.
+    order, placed = work.order(starts, np.uint32 if spec.array_size < 2**32 else np.uint64)
     num_segments = -(-spec.array_size // WIDTH)
     bounds = as_seen(work.empty((num_segments + 1,), np.int64))
+    sources = as_seen(work.empty((starts.size,), np.uint64))
+    lengths = as_seen(work.empty((starts.size,), np.uint32))
+    none = as_seen(work.empty((0,), np.int64))
     grid = -(-(starts.size + 1) // THREADS)
     fill_bounds[grid, THREADS, work.stream](placed, bounds)
-    none = as_seen(work.empty((0,), np.int64))
+    rows = none if rows is None else rows
+    constants = order, rows, device_spec(spec)
+    fill_sources[grid, THREADS, work.stream](*constants, sources, lengths)
     return Reads(
         order=order,
         starts=placed,
+        sources=sources,
+        lengths=lengths,
         bounds=bounds,
         indices=ids,
-        rows=none if rows is None else rows,
         scales=as_seen(work.empty((0,), grads.dtype)) if scales is None else scales,
         winners=none if winners is None else winners,
         grad_out=grads,
