@@ -162,6 +162,7 @@ def products(model: Model, threads: int) -> Iterator[tuple[Contender, Contender]
 
 def layer_products(config: DLRMConfig, parts: list[slice]) -> list[Callable[[bool], None]]:
     """For each part a function that multiplies the matrices of all layers, into kept outputs."""
+    matmul = here().xp.matmul
     fans = [*pairwise(config.bottom_widths), *pairwise(config.top_widths)]
     generator = np.random.default_rng(0)
 
@@ -184,11 +185,11 @@ def layer_products(config: DLRMConfig, parts: list[slice]) -> list[Callable[[boo
 
         def multiply(train: bool) -> None:
             for x, weight, y, _, _ in layers:
-                np.matmul(x, weight.T, out=y)
+                matmul(x, weight.T, out=y)
             if train:
                 for x, weight, grad_y, grad_weight, grad_x in reversed(layers):
-                    np.matmul(grad_y.T, x, out=grad_weight)
-                    np.matmul(grad_y, weight, out=grad_x)
+                    matmul(grad_y.T, x, out=grad_weight)
+                    matmul(grad_y, weight, out=grad_x)
 
         return multiply
 

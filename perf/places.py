@@ -22,6 +22,7 @@ class Host:
     """NumPy arrays, timed by the processor's clock."""
 
     device = "cpu"
+    xp: Any = np  # what the arrays belong to
 
     def sized(self, shape: Shape) -> Shape:
         """The shape as it is measured here."""

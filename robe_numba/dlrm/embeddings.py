@@ -281,7 +281,8 @@ class QuotientRemainderEmbedding(Embedding):
         assert self._vocabulary is not None
         quotient, remainder = (self._parts[name] for name in self.names)
         sizes = np.array(remainder.spec.num_embeddings, dtype=np.int64)
-        high, low = np.divmod(self._vocabulary.rows(indices), placement(self.device).put(sizes))
+        sizes, rows = placement(self.device).put(sizes), self._vocabulary.rows(indices)
+        high, low = rows // sizes, rows % sizes
         factors, high_read = quotient.lookup(high, keep)
         rows, low_read = remainder.lookup(low, keep)
         return np.multiply(factors, rows, out=out), (factors, high_read, rows, low_read)

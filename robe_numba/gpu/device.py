@@ -48,9 +48,25 @@ class Work(NamedTuple):
         """Which element of keys (n,) comes first, second, ... in a stable sort of their lowest bits
         as an unsigned dtype; and those sorted.
         """
-        values = self.xp.asarray(keys).astype(dtype, copy=False)
+        values = self.xp.asarray(Unordered(keys)).astype(dtype, copy=False)
         order = self.xp.argsort(values, kind="stable")
         return as_seen(order), as_seen(values[order])
+
+
+class Unordered:
+    """The memory of an array as kernels take it, for CuPy to convert without waiting.
+
+    Numba says on which stream an array came, and CuPy waits for any stream that it is told of.
+    """
+
+    def __init__(self, seen: Any):
+        self._seen = seen
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        seen = self._seen
+        interface = seen.__array_interface__ if SIMULATED else seen.__cuda_array_interface__
+        return {**interface, "stream": None}
 
 
 def as_seen(array: Any) -> Any:

@@ -1,5 +1,6 @@
 """Batches of the host for a GPU, each copied while the one before it is computed with."""
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -21,7 +22,7 @@ class Slot:
     """
 
     def __init__(self, work: Work, arrays: list[np.ndarray]):
-        self._pinned = [cuda.pinned_array(array.shape, array.dtype) for array in arrays]
+        self._pinned = [_pinned(array.shape, array.dtype) for array in arrays]
         self._arrays = [work.empty(array.shape, array.dtype) for array in arrays]
         self._copied, self._used = cuda.event(), cuda.event()
         self._used.record(work.stream)  # what had the memory before may still be computed with
@@ -49,6 +50,11 @@ class Slot:
     def end(self, stream: Any) -> None:
         """The next copy comes after what is on a stream."""
         self._used.record(stream)
+
+
+def _pinned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Host memory that copies need not wait for; of nothing, which CUDA refuses, NumPy's."""
+    return cuda.pinned_array(shape, dtype) if math.prod(shape) else np.empty(shape, dtype)
 
 
 def feed(batches: Iterable[Any]) -> Iterator[Any]:

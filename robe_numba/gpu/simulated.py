@@ -23,10 +23,22 @@ class ndarray(np.ndarray):  # noqa: N801 - CuPy's name
 
 
 def asarray(array: Any) -> Any:
-    """The array if it is one of these, else a copy that is."""
-    if hasattr(array, "__cuda_ndarray__"):  # as kernels take it
-        return array._ary.view(ndarray)
-    return array if isinstance(array, ndarray) else np.array(array, order="C").view(ndarray)
+    """The array if it is one of these, a view of memory that says it is on a GPU, or a copy."""
+    if isinstance(array, ndarray):
+        return array
+    if hasattr(array, "__cuda_array_interface__"):
+        return np.asarray(_Memory(array)).view(ndarray)
+    return np.array(array, order="C").view(ndarray)
+
+
+class _Memory:
+    """What NumPy makes a view of, and keeps."""
+
+    def __init__(self, owner: Any):
+        self.owner, interface = owner, dict(owner.__cuda_array_interface__)
+        if interface.pop("stream", None) is not None:
+            raise AssertionError("CuPy would wait for the stream")
+        self.__array_interface__ = interface
 
 
 def seen(array: Any) -> Any:

@@ -17,11 +17,11 @@ class Rows(NamedTuple):
     values: np.ndarray
 
 
-def batches_of(sizes, labelled=True):
+def batches_of(sizes, labelled=True, width=3):
     generator = np.random.default_rng(0)
     for size in sizes:
         labels = generator.integers(0, 2, size).astype(np.float32) if labelled else None
-        yield Rows(labels, generator.normal(size=(size, 3)))
+        yield Rows(labels, generator.normal(size=(size, width)))
 
 
 @pytest.mark.parametrize("labelled", [True, False])
@@ -36,6 +36,18 @@ def test_every_batch_arrives(sizes, labelled):
         else:
             assert batch.labels is None
     assert next(expected, None) is None
+
+
+def test_no_features_are_fed_too(monkeypatch):
+    """CUDA has no pinned memory of no bytes."""
+
+    def refusing(shape, dtype):
+        assert np.prod(shape) > 0
+        return np.empty(shape, dtype)
+
+    monkeypatch.setattr(feeding.cuda, "pinned_array", refusing)
+    fed = list(feeding.feed(batches_of([4, 4], width=0)))
+    assert [batch.values.shape for batch in fed] == [(4, 0)] * 2
 
 
 def test_an_error_of_the_source_is_passed_on():
