@@ -7,8 +7,8 @@ from hypothesis import settings
 from numba import config as numba_config
 
 SIMULATED = bool(numba_config.ENABLE_CUDASIM)
-# A simulated GPU thread is one of Python's: examples take tenths of a second.
-settings.register_profile("simulated", settings.get_profile("default"), max_examples=30)
+# A simulated GPU thread is one of Python's: examples take tenths of a second and more.
+settings.register_profile("simulated", settings.get_profile("default"), max_examples=20)
 
 
 def pytest_ignore_collect(collection_path, config):
