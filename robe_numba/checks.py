@@ -6,6 +6,7 @@ have passed.
 
 import math
 import numbers
+import sys
 from functools import lru_cache
 from typing import Any
 
@@ -31,7 +32,15 @@ GPU_NEEDS = "arrays on a GPU need CuPy and numba-cuda: pip install 'robe_numba[c
 
 def is_on_device(array: Any) -> bool:
     """Whether an array is on a GPU: CuPy's, a PyTorch tensor, Numba's, or its simulator's."""
+    if is_tensor(array):  # one that requires a gradient refuses to say
+        return bool(array.is_cuda)
     return hasattr(array, "__cuda_array_interface__") or hasattr(array, "__cuda_ndarray__")
+
+
+def is_tensor(array: Any) -> bool:
+    """Whether an array is PyTorch's."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(array, torch.Tensor)
 
 
 def check_spec(spec: Any) -> Spec:

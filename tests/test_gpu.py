@@ -1,9 +1,11 @@
 """Kernels for GPUs on a machine without one: simulated, and compiled for real ones."""
 
+import importlib
 import os
 import re
 import subprocess
 import sys
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,13 +20,15 @@ if sys.platform != "linux":
 
 from numba import cuda
 from numba.cuda import dispatcher, types
+from numba.cuda.core.errors import NumbaPerformanceWarning
 from numba.cuda.typing.typeof import typeof
 
 from data_tools import ingest
 from robe_numba import RobeSpec, TableSpec
 from robe_numba.coefficients import hash_spec
 from robe_numba.dlrm import PRESETS
-from robe_numba.gpu import dot, elementwise, gather, pool, segments, starts, vocabulary
+from robe_numba.gpu import device, dot, elementwise, gather, pool, segments, starts, vocabulary
+from robe_numba.hashing import NOWHERE
 from robe_numba.training import RunFolder
 from tests.gpu import tiny_training
 
@@ -278,6 +282,21 @@ def test_rows_of_tables_are_aligned_if_their_length_is(monkeypatch):
     array = np.empty(1, np.float32)
     assert gather.in_vectors(TableSpec((3, 5), 8), array, array)
     assert not gather.in_vectors(TableSpec((3, 5), 6), array, array)
+
+
+@pytest.mark.parametrize("array_size", [1, 33, 2**32 - 33, 2**32 - 32, 2**32 - 31, 2**32, 2**40])
+def test_padding_stays_beyond_the_last_segment_in_the_bits_that_are_sorted(array_size):
+    nowhere = int(np.array(NOWHERE).astype(segments.key_dtype(array_size)))
+    assert nowhere >> int(segments.SHIFT) >= -(-array_size // segments.WIDTH)
+
+
+def test_small_launches_are_not_warned_of():
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.resetwarnings()
+        importlib.reload(device)
+        message = "Grid size 8 will likely result in GPU under-utilization due to low occupancy."
+        warnings.warn(NumbaPerformanceWarning(message), stacklevel=1)
+    assert not heard
 
 
 def test_constants_of_launches_suit_the_hardware():

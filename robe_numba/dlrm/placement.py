@@ -174,8 +174,8 @@ class OnGPU(Placement):
         return self._xp.empty(shape, dtype)
 
     def put(self, array: Any) -> Any:
-        """The CuPy array itself, or a copy of a NumPy array."""
-        return self._xp.asarray(array)
+        """The CuPy array itself, or a copy of a NumPy array that is there when this returns."""
+        return self._xp.asarray(array, blocking=True)
 
     def feed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Batches that are copied while the one before them is computed with."""

@@ -4,6 +4,7 @@ Nothing here looks at values, which would wait for the device: kernels are safe 
 constants of a spec are waited for, at its first use on a device.
 """
 
+import math
 import sys
 import warnings
 from collections.abc import Iterator
@@ -14,7 +15,6 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 from numba import cuda
-from numba.core.errors import NumbaPerformanceWarning
 
 from robe_numba import checks
 from robe_numba.checks import GPU_NEEDS, is_on_device
@@ -24,7 +24,7 @@ from robe_numba.hashing import HashSpec
 from robe_numba.spec import Spec
 
 # Small launches are meant: a batch may be small.
-warnings.filterwarnings("ignore", "Grid size .* under-utilization", NumbaPerformanceWarning)
+warnings.filterwarnings("ignore", "Grid size .* under-utilization")
 
 INT64 = (np.dtype(np.int64),)
 SIMULATED = bool(numba.config.ENABLE_CUDASIM)
@@ -64,9 +64,13 @@ class Unordered:
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
-        seen = self._seen
-        interface = seen.__array_interface__ if SIMULATED else seen.__cuda_array_interface__
-        return {**interface, "stream": None}
+        return {**interface(self._seen), "stream": None}
+
+
+def interface(array: Any) -> dict[str, Any]:
+    """What an array, the user's or one as kernels take it, says of its memory."""
+    simulated_seen = SIMULATED and hasattr(array, "__cuda_ndarray__")
+    return array.__array_interface__ if simulated_seen else array.__cuda_array_interface__
 
 
 def as_seen(array: Any) -> Any:
@@ -117,18 +121,36 @@ def work_on(array: Any) -> Iterator[Work]:
     if SIMULATED:
         yield Work(simulated, 0)
         return
-    cupy, torch = array_library(), sys.modules.get("torch")
-    if torch is not None and isinstance(array, torch.Tensor):
-        stream = torch.cuda.current_stream(array.device)
+    cupy = array_library()
+    if checks.is_tensor(array):
+        stream = sys.modules["torch"].cuda.current_stream(array.device)
         address = stream.cuda_stream
-        if hasattr(stream, "__cuda_stream__"):
+        if address == 0:
+            context = cupy.cuda.Stream.null
+        elif hasattr(stream, "__cuda_stream__"):
             context = cupy.cuda.Stream.from_external(stream)
         else:
             context = cupy.cuda.ExternalStream(address)
     else:
         address, context = cupy.cuda.get_current_stream().ptr, nullcontext()
     with context:
-        yield Work(cupy, cuda.external_stream(address))
+        yield Work(cupy, _stream_at(address))
+
+
+@lru_cache(maxsize=64)
+def _stream_at(address: int) -> Any:
+    """A stream for kernels; one object for each, by which Numba remembers its launches."""
+    return cuda.external_stream(address)
+
+
+@contextmanager
+def side_stream() -> Iterator[Any]:
+    """A stream for kernels and copies beside all others, within the block."""
+    if SIMULATED:
+        yield cuda.stream()
+        return
+    stream = array_library().cuda.Stream(non_blocking=True)  # Numba's own wait for the default one
+    yield cuda.external_stream(stream.ptr)
 
 
 def view(
@@ -145,6 +167,8 @@ def view(
             f"{name} must be an array on a GPU as the others are, got {kind.__module__}."
             f"{kind.__name__}; use cupy.asarray({name})"
         )
+    if getattr(array, "requires_grad", False):
+        raise ValueError(f"{name} requires a gradient of PyTorch; use {name}.detach()")
     seen = as_seen(array)
     if seen.dtype not in dtypes:
         allowed = " or ".join(str(dtype) for dtype in dtypes)
@@ -165,10 +189,7 @@ def stored_view(array: Any, spec: Spec) -> Any:
     shape = (spec.array_size,)
     if not checks.is_bfloat16(array):
         return view("array", array, shape, checks.STORED_DTYPES)
-    torch = sys.modules.get("torch")
-    bits: Any = checks.BFLOAT16_BITS
-    if torch is not None and isinstance(array, torch.Tensor):
-        bits = torch.int16
+    bits = sys.modules["torch"].int16 if checks.is_tensor(array) else checks.BFLOAT16_BITS
     return view("array", array.view(bits), shape, (checks.BFLOAT16_BITS,))
 
 
@@ -213,9 +234,10 @@ def check_step(
 
 
 def _extent(array: Any) -> tuple[int, int]:
-    """Addresses of an array's first byte and of the one after its last."""
-    seen = as_seen(array)
-    return address(seen), address(seen) + seen.size * seen.dtype.itemsize
+    """Addresses of the first byte of a C-contiguous array and of the one after its last."""
+    memory = interface(array)
+    num_bytes = math.prod(memory["shape"]) * np.dtype(memory["typestr"]).itemsize
+    return memory["data"][0], memory["data"][0] + num_bytes
 
 
 def address(seen: Any) -> int:
@@ -236,7 +258,9 @@ def seen_flat(array: Any, dtype: Any = None) -> Any:
 
 def device_spec(spec: Spec) -> HashSpec:
     """The kernels' constants of a spec, on the current device."""
-    return hash_spec(spec) if SIMULATED else _on_device(spec, cuda.get_current_device().id)
+    if SIMULATED:
+        return hash_spec(spec)
+    return _on_device(spec, array_library().cuda.runtime.getDevice())
 
 
 @lru_cache(maxsize=64)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numba import cuda
 
-from robe_numba.gpu.device import Work, as_seen, work_on
+from robe_numba.gpu.device import Work, as_seen, side_stream, work_on
 
 SLOTS = 2  # batches on the GPU at a time
 
@@ -62,26 +62,31 @@ def feed(batches: Iterable[Any]) -> Iterator[Any]:
 
     A batch's arrays are filled anew once the batch after it was asked for.
     """
-    copying, ahead = cuda.stream(), None
     slots: list[Slot] = []
-    try:
-        for number, batch in enumerate(batches):
-            arrays = [array for array in batch if array is not None]
-            with work_on(None) as work:
-                if len(slots) < SLOTS:
-                    slots.append(Slot(work, arrays))
-                slot = slots[number % SLOTS]
-                if not slot.holds(arrays):
-                    slot = slots[number % SLOTS] = Slot(work, arrays)
-            filled = iter(slot.fill(arrays, copying))
-            following = slot, type(batch)(*(None if a is None else next(filled) for a in batch))
+    ahead = None
+    with side_stream() as copying:
+        try:
+            for number, batch in enumerate(batches):
+                arrays = [array for array in batch if array is not None]
+                slot = _slot(slots, number, arrays)
+                filled = iter(slot.fill(arrays, copying))
+                following = slot, type(batch)(*(None if a is None else next(filled) for a in batch))
+                if ahead is not None:
+                    yield from _lend(*ahead)
+                ahead = following
             if ahead is not None:
                 yield from _lend(*ahead)
-            ahead = following
-        if ahead is not None:
-            yield from _lend(*ahead)
-    finally:
-        copying.synchronize()  # before the memory is anybody else's
+        finally:
+            copying.synchronize()  # before the memory is anybody else's
+
+
+def _slot(slots: list[Slot], number: int, arrays: list[np.ndarray]) -> Slot:
+    """The slot of a batch, which has room for it."""
+    place = number % SLOTS
+    if place == len(slots) or not slots[place].holds(arrays):
+        with work_on(None) as work:
+            slots[place : place + 1] = [Slot(work, arrays)]
+    return slots[place]
 
 
 def _lend(slot: Slot, batch: Any) -> Iterator[Any]:

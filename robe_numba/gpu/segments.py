@@ -64,17 +64,17 @@ def fill_sources(order, rows, spec, sources, lengths):
 
 @cuda.jit
 def fill_bounds(starts, bounds):
-    """bounds (num_segments + 1,) of sorted starts (n,): for each i of [0, n] the segments from the
-    one of block i - 1 on to that of block i.
-    """
-    i, end = cuda.grid(1), bounds.size - 1
-    if i <= starts.size:
-        low = ZERO if i == 0 else min(np.uint64(starts[i - 1]) >> SHIFT, np.uint64(end)) + ONE
-        high = np.uint64(end)
-        if i < starts.size:
-            high = min(np.uint64(starts[i]) >> SHIFT, high)
-        for segment in range(low, high + ONE):
-            bounds[segment] = i
+    """bounds (num_segments + 1,) of sorted starts (n,): a thread searches for each."""
+    segment = cuda.grid(1)
+    if segment < bounds.size:
+        low, high, wanted = 0, starts.size, np.uint64(segment) << SHIFT
+        while low < high:
+            middle = (low + high) // 2
+            if np.uint64(starts[middle]) < wanted:
+                low = middle + 1
+            else:
+                high = middle
+        bounds[segment] = low
 
 
 @cuda.jit(device=True)
@@ -209,6 +209,15 @@ def update_heavy(rule, reads, spec, array, state_sum, lr, eps, heavy, num_heavy)
         cuda.syncthreads()
 
 
+def key_dtype(array_size: int) -> type:
+    """By what starts are sorted: half the bits are half the work.
+
+    NOWHERE, cut to as many bits, must stay beyond the last segment, which may go on beyond the
+    array.
+    """
+    return np.uint32 if array_size <= 2**32 - WIDTH else np.uint64
+
+
 def sort(
     work: Any,
     starts: Any,
@@ -220,18 +229,17 @@ def sort(
     winners: Any = None,
 ) -> Reads:
     """The reads of a batch, sorted, given starts uint64 (n * num_blocks,) of ids (n,)."""
-    # Half the bits are half the work of sorting; NOWHERE stays beyond the array.
-    order, placed = work.order(starts, np.uint32 if spec.array_size < 2**32 else np.uint64)
+    order, placed = work.order(starts, key_dtype(spec.array_size))
     num_segments = -(-spec.array_size // WIDTH)
     bounds = as_seen(work.empty((num_segments + 1,), np.int64))
     sources = as_seen(work.empty((starts.size,), np.uint64))
     lengths = as_seen(work.empty((starts.size,), np.uint32))
     none = as_seen(work.empty((0,), np.int64))
-    grid = -(-(starts.size + 1) // THREADS)
-    fill_bounds[grid, THREADS, work.stream](placed, bounds)
-    rows = none if rows is None else rows
-    constants = order, rows, device_spec(spec)
-    fill_sources[grid, THREADS, work.stream](*constants, sources, lengths)
+    fill_bounds[-(-bounds.size // THREADS), THREADS, work.stream](placed, bounds)
+    if starts.size:
+        constants = order, none if rows is None else rows, device_spec(spec)
+        grid = -(-starts.size // THREADS)
+        fill_sources[grid, THREADS, work.stream](*constants, sources, lengths)
     return Reads(
         order=order,
         starts=placed,

@@ -22,7 +22,7 @@ class ndarray(np.ndarray):  # noqa: N801 - CuPy's name
         return np.array(self)
 
 
-def asarray(array: Any) -> Any:
+def asarray(array: Any, blocking: bool = False) -> Any:
     """The array if it is one of these, a view of memory that says it is on a GPU, or a copy."""
     if isinstance(array, ndarray):
         return array

@@ -1,7 +1,7 @@
 """Batches that are fed to a GPU: the right rows, whatever order its streams do their work in."""
 
 import random
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -123,7 +123,6 @@ def streams(monkeypatch, request):
 
     class Cuda:
         pinned_array = staticmethod(np.empty)
-        stream = staticmethod(lambda: Stream(scheduler))
         event = staticmethod(lambda: Event(scheduler))
 
     class Seen:
@@ -140,6 +139,7 @@ def streams(monkeypatch, request):
         yield Work(array_library(), current)
 
     monkeypatch.setattr(feeding, "cuda", Cuda)
+    monkeypatch.setattr(feeding, "side_stream", lambda: nullcontext(Stream(scheduler)))
     monkeypatch.setattr(feeding, "as_seen", Seen)
     monkeypatch.setattr(feeding, "work_on", work_on)
     return scheduler

@@ -96,11 +96,11 @@ def test_an_array_of_more_than_2_to_the_32_elements():
     starts = rn.block_starts(ids, spec)
     assert starts.max() > 2**31
     probe = starts[:, :, 1] + 3
-    array[cupy.asarray(probe.ravel())] = cupy.arange(probe.size, dtype=np.float16)
+    array.put(cupy.asarray(probe.ravel()), cupy.arange(probe.size, dtype=np.float16))
     out = to_cpu(rn.lookup(array, to_gpu(ids), spec))
-    np.testing.assert_array_equal(
-        out[:, :, 32 + 3], to_cpu(array[cupy.asarray(probe)]).astype(np.float32)
-    )
+    found = to_cpu(array.take(cupy.asarray(probe))).astype(np.float32)
+    assert np.count_nonzero(found) > 0.9 * found.size
+    np.testing.assert_array_equal(out[:, :, 32 + 3], found)
 
 
 @pytest.mark.parametrize("preset", ["kaggle", "mlperf"])
@@ -112,10 +112,8 @@ def test_a_model_has_the_losses_of_the_host(preset):
         num_tables=config.num_tables,
         num_parameters=540_672,
         block_size=config.embedding_dim,
-        optimizer="adagrad",
     )
-    host = DLRM(config, embedding, optimizer="adagrad")
-    there = DLRM(config, embedding.to("cuda"), optimizer="adagrad")
+    host, there = DLRM(config, embedding), DLRM(config, embedding.to("cuda"))
     generator = np.random.default_rng(3)
     for _ in range(5):
         dense = generator.random((2048, config.num_dense), np.float32)
@@ -125,7 +123,7 @@ def test_a_model_has_the_losses_of_the_host(preset):
         found = there.train_step(*map(to_gpu, (dense, ids, labels)), 0.01)
         assert float(found) == pytest.approx(loss, rel=1e-4)
     scores = to_cpu(there.predict(to_gpu(dense), to_gpu(ids)))
-    np.testing.assert_allclose(scores, host.predict(dense, ids), rtol=1e-2, atol=1e-4)
+    np.testing.assert_allclose(scores, host.predict(dense, ids), rtol=1e-3)
 
 
 def test_work_goes_onto_the_current_stream():
@@ -149,15 +147,19 @@ def test_work_goes_onto_the_current_stream():
     np.testing.assert_array_equal(found, expected)
 
 
-def test_tensors_on_a_stream_of_torch():
+@pytest.mark.parametrize("own", [True, False])
+def test_tensors_on_a_stream_of_torch(own):
+    """Its default stream, and one of its others."""
     torch = pytest.importorskip("torch")
     spec = SPECS["aligned short blocks"]
     ids, array = ids_of(spec, frequent=False), rn.init_array(spec)
     expected = rn.lookup(array, ids, spec)
-    with torch.cuda.stream(torch.cuda.Stream()):
+    with torch.cuda.stream(torch.cuda.Stream() if own else torch.cuda.default_stream()):
         tensor, indices = torch.from_numpy(array).cuda(), torch.from_numpy(ids).cuda()
         out = torch.empty(expected.shape, device="cuda")
         assert rn.lookup(tensor, indices, spec, out=out) is out
+        with pytest.raises(ValueError, match="array requires a gradient"):
+            rn.lookup(tensor.clone().requires_grad_(), indices, spec)
         half = tensor.bfloat16()
         wide = rn.lookup(half, indices, spec)
         torch.cuda.current_stream().synchronize()
