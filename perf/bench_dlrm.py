@@ -116,7 +116,7 @@ def check(dlrm: DLRM, model: Model, data: Data) -> None:
 
 
 def torch(model: Model, data: Data, names: list[str]) -> Iterator[tuple[Contender, Contender]]:
-    """The same model over uncompressed tables, one sparse EmbeddingBag each."""
+    """The same model over uncompressed tables, all in one sparse EmbeddingBag."""
     if "torch" not in names:
         return
     if peers.missing("torch"):

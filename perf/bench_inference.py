@@ -43,7 +43,7 @@ def races(
     """A race for each batch size; the tables are those of the largest."""
     largest = sized(model, batches[-1])
     run_on = rival(largest, bench_dlrm.make_data(largest, options.ids), options)
-    if run_on is None:
+    if run_on is None:  # not asked for
         return
     for batch in batches:
         sized_model = sized(model, batch)
@@ -76,9 +76,11 @@ def full(model: Model, data: Data, options: Any) -> Any:
 
 
 def torch(model: Model, data: Data, options: Any) -> Any:
-    """torch's model over uncompressed tables; None if it is not asked for or not here."""
-    if "torch" not in options.peers or peers.missing("torch"):
+    """torch's model over uncompressed tables; None if it is not asked for."""
+    if "torch" not in options.peers:
         return None
+    if peers.missing("torch"):
+        return lambda data: peers.absent("torch")
     from peers.dlrm import TorchDLRM
 
     peer = TorchDLRM(model.config, data.batch, data.dense, data.labels)

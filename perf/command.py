@@ -48,10 +48,10 @@ def main(
     for name in options.shape or [name for name in shapes if name != TINY]:
         print(f"{bench} {name} ...", flush=True)
         rows.extend(measure(shapes[name], options))
-    print(tables.sweeps(rows) if rows[0].x is not None else tables.markdown(rows))
     if options.json:
         result = {"bench": bench, "about": about(options), "rows": [asdict(row) for row in rows]}
         options.json.write_text(json.dumps(result, indent=1) + "\n")
+    print(tables.sweeps(rows) if rows[0].x is not None else tables.markdown(rows))
     if options.plot:
         import pictures  # needs matplotlib
 
@@ -83,7 +83,7 @@ def add_common(parser: argparse.ArgumentParser, devices: Sequence[str]) -> None:
 
 def check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """End with a message where the options cannot be met; make a list of the peers' names."""
-    if options.device != "cpu":
+    if options.device != "cpu" and not getattr(options, "draw", False):
         try:
             places.GPU()
         except (ImportError, OSError) as error:

@@ -2,7 +2,7 @@
 
 python perf/run_all.py                    leaves table.md, speed.png and JSON in runs/perf
 python perf/run_all.py --device cuda      the same of a GPU in runs/perf/cuda
-python perf/run_all.py --device both      a shorter run of each, and one against the other
+python perf/run_all.py --device both      that and less of the host's, in runs/perf/both
 python perf/run_all.py --shape tiny       seconds, to see that everything works
 python perf/run_all.py --draw             table and picture of what an earlier call measured
 """
@@ -51,7 +51,10 @@ def main() -> None:
     """Measure what is asked for, then write tables and pictures."""
     options, passed_on = parse()
     folders = {"cpu": options.output, "cuda": options.output / "cuda"}
-    chosen = tuple(folders) if options.device == BOTH else (options.device,)
+    chosen = (options.device,)
+    if options.device == BOTH:
+        folders["cpu"] = options.output / BOTH
+        chosen = tuple(folders)
     if not options.draw:
         measure({name: folders[name] for name in chosen}, passed_on)
     results = {name: read(folders[name], SCRIPTS[name]) for name in chosen}
@@ -61,7 +64,7 @@ def main() -> None:
         write(found, folders[name])
     if options.device == BOTH:
         text = tables.devices([row for found in results.values() for row in rows_of(found)])
-        (options.output / "devices.md").write_text(text + "\n")
+        (folders["cpu"] / "devices.md").write_text(text + "\n")
         print(text)
 
 
@@ -92,6 +95,10 @@ def measure(folders: dict[str, Path], passed_on: list[str]) -> None:
         for script, minutes in SCRIPTS[device].items()
         if len(folders) == 1 or device != "cpu" or script in SHORT
     ]
+    for folder in folders.values():
+        folder.mkdir(parents=True, exist_ok=True)
+        for script in set().union(*SCRIPTS.values()):  # figures of two runs do not mix
+            (folder / f"{script}.json").unlink(missing_ok=True)
     begun, done = time.monotonic(), 0.0
     for position, (device, script, minutes) in enumerate(runs, 1):
         left = sum(run[2] for run in runs) - done
@@ -99,7 +106,6 @@ def measure(folders: dict[str, Path], passed_on: list[str]) -> None:
             left *= (time.monotonic() - begun) / 60 / done
         known = "" if "tiny" in passed_on else f", about {left:.0f} minutes left"
         print(f"[{position}/{len(runs)}] {script}, {device}{known}", flush=True)
-        folders[device].mkdir(parents=True, exist_ok=True)
         path = [str(FOLDER / f"{script}.py"), "--json", str(folders[device] / f"{script}.json")]
         subprocess.run([sys.executable, *path, "--device", device, *passed_on], check=True)
         done += minutes
@@ -119,7 +125,10 @@ def rows_of(results: list[dict[str, Any]]) -> list[Row]:
 def write(results: list[dict[str, Any]], output: Path) -> None:
     """Leave the table, and the picture where matplotlib is installed; print the table."""
     about, rows = results[0]["about"], rows_of(results)
-    text = "\n".join([tables.BEGIN, tables.heading(about), "", tables.markdown(rows), tables.END])
+    parts = [tables.BEGIN, tables.heading(about), "", tables.markdown(rows)]
+    inference = [row for row in rows if row.bench == "inference"]
+    parts += ["", tables.sweeps(inference)] if inference else []
+    text = "\n".join([*parts, tables.END])
     (output / "table.md").write_text(text + "\n")
     print(text)
     try:

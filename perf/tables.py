@@ -52,7 +52,7 @@ def sweeps(rows: Sequence[Row]) -> str:
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for work, x in dict.fromkeys((row.work, row.x) for row in rows):
         speeds = {row.contender: _speed(row) for row in rows if (row.work, row.x) == (work, x)}
-        cells = [speeds[name][1] or speeds[name][0] for name in names]
+        cells = [speeds[name][1] or speeds[name][0] if name in speeds else "" for name in names]
         lines.append(f"| {work} | {x:,g} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

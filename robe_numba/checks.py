@@ -27,7 +27,10 @@ MODES = ("sum", "mean", "max")
 MAX_NEEDS_ARRAY = (
     "mode 'max' finds the largest element in the array; pass array= as it was in the forward pass"
 )
-GPU_NEEDS = "arrays on a GPU need CuPy and numba-cuda: pip install 'robe_numba[cuda]'"
+GPU_NEEDS = (
+    "arrays on a GPU need CuPy and numba-cuda: pip install 'robe_numba[cuda]', or [cuda12] for a "
+    "driver of CUDA 12"
+)
 
 
 def is_on_device(array: Any) -> bool:
@@ -56,14 +59,10 @@ def check_array(
     """A C-contiguous NumPy array of one of the dtypes and, unless None, of the shape."""
     # Subclasses may compare and index otherwise than what kernels read: masked arrays do.
     if type(array) not in NUMPY_ARRAYS:
-        raise TypeError(
-            f"{name} must be a NumPy array, got {_what(array)}; use "
-            f"{'filled()' if isinstance(array, np.ma.MaskedArray) else 'numpy.asarray'}"
-        )
+        raise TypeError(f"{name} must be a NumPy array, got {_what(array)}; use {_remedy(array)}")
     if array.dtype not in dtypes:
-        allowed = " or ".join(str(dtype) for dtype in dtypes)
         raise TypeError(
-            f"{name} has dtype {array.dtype}; it must be {allowed}: use "
+            f"{name} has dtype {array.dtype}; it must be {names_of(dtypes)}: use "
             f"{name}.astype(numpy.{dtypes[0]})"
         )
     if shape is not None and array.shape != shape:
@@ -73,6 +72,19 @@ def check_array(
     if not array.flags.aligned:
         raise ValueError(f"{name} is not aligned in memory; use {name}.copy()")
     return array
+
+
+def _remedy(array: Any) -> str:
+    """What makes a NumPy array of it."""
+    if is_on_device(array):
+        return "cupy.asnumpy"
+    return "filled()" if isinstance(array, np.ma.MaskedArray) else "numpy.asarray"
+
+
+def names_of(dtypes: tuple[np.dtype, ...]) -> str:
+    """The dtypes that are allowed, for a message."""
+    names = [str(dtype) for dtype in dtypes]
+    return " or ".join([*names, "bfloat16"] if dtypes is STORED_DTYPES else names)
 
 
 def check_shared_array(array: Any, spec: Spec) -> np.ndarray:
@@ -93,7 +105,8 @@ def check_stored_array(array: Any, spec: Spec) -> np.ndarray:
 def is_bfloat16(array: Any) -> bool:
     """Whether elements are bfloat16, of ml_dtypes or of PyTorch."""
     dtype = getattr(array, "dtype", None)
-    return getattr(dtype, "name", str(dtype)) in ("bfloat16", "torch.bfloat16")
+    known = getattr(dtype, "name", str(dtype)) in ("bfloat16", "torch.bfloat16")
+    return known and getattr(dtype, "isnative", True)
 
 
 def real_dtype(stored: Any) -> np.dtype:

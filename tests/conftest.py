@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, settings
 
 from robe_numba.cpu import launch
 from robe_numba.ops import bags, interaction, rows
+from robe_numba.ops.devices import gpu_module
 
 # Kernels compile at their first call, so a single example has no deadline.
 settings.register_profile(
@@ -17,6 +18,15 @@ settings.load_profile("default")
 
 def pytest_addoption(parser):
     parser.addoption("--gpu", action="store_true", help="run tests/gpu on the GPU as well")
+
+
+def pytest_configure(config):
+    """Refuse --gpu once, not in every test."""
+    if config.getoption("--gpu"):
+        try:
+            gpu_module("device").check_gpu()
+        except (ImportError, OSError) as error:
+            raise pytest.UsageError(f"--gpu: {error}") from None
 
 
 @pytest.fixture

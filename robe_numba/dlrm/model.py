@@ -19,8 +19,6 @@ from robe_numba.dlrm.placement import Batch, placement
 from robe_numba.dlrm.presets import DLRMConfig, init_parameters
 from robe_numba.ops.devices import check_here_or_there
 
-_PREDICT_ROWS = 8192  # rows whose embeddings are held at once when scoring
-
 
 class DLRM:
     """A click model with one logit per row, on the device of its embedding.
@@ -76,12 +74,28 @@ class DLRM:
         self._place = placement(self.device, threads)
         self._shapes = config.parameter_shapes()
         initial = init_parameters(config, np.random.default_rng(seed), self.dtype)
-        flat = self._place.put(np.concatenate([values.reshape(-1) for values in initial.values()]))
-        self._dense = named_views(flat, self._shapes)
-        self._optimizer = DenseOptimizer(optimizer, {"dense": flat})
+        flat = np.concatenate([values.reshape(-1) for values in initial.values()])
+        self._flat, self._threads = self._place.put(flat), threads
+        self._dense = named_views(self._flat, self._shapes)
+        self._optimizer = DenseOptimizer(optimizer, {"dense": self._flat})
         self._gradients = GradientBuffer(
             self._shapes, lambda shape: self._place.empty(shape, self.dtype)
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy is made from; views of one memory would come apart."""
+        return {
+            "arguments": (self.config, self.embedding),
+            "options": {"dtype": self.dtype, "optimizer": self.optimizer, "threads": self._threads},
+            "dense": self._flat,
+            "state": self._optimizer.state,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(*state["arguments"], **state["options"])  # type: ignore[misc]
+        self._flat[...] = state["dense"]
+        for name, array in state["state"].items():
+            self._optimizer.state[name][...] = array
 
     def parameters(self) -> dict[str, np.ndarray]:
         """All weights, live: "bottom.0.weight" (fan_out, fan_in), ..., "embedding.<name>"."""
@@ -134,8 +148,8 @@ class DLRM:
         """
         self._check(dense, indices)
         out = self._place.empty((len(dense),), self.dtype)
-        for start in range(0, len(dense), _PREDICT_ROWS):
-            rows = slice(start, start + _PREDICT_ROWS)
+        for start in range(0, len(dense), self._place.rows_at_once):
+            rows = slice(start, start + self._place.rows_at_once)
             self._logits(dense[rows], indices[rows], out[rows])
         return out
 

@@ -29,6 +29,7 @@ class Placement(ABC):
     """What a model asks of the place where it is."""
 
     device: ClassVar[str]
+    rows_at_once: ClassVar[int]  # of a batch that is scored, for which there is memory
 
     @abstractmethod
     def parts(self, rows: int) -> list[slice]:
@@ -98,6 +99,7 @@ class OnHost(Placement):
     """
 
     device = "cpu"
+    rows_at_once = 8192
 
     def __init__(self, threads: int | None = None):
         self._workers = Workers(threads)
@@ -146,6 +148,7 @@ class OnGPU(Placement):
     """CuPy arrays; a batch is computed whole, on CuPy's current stream."""
 
     device = "cuda"
+    rows_at_once = 1 << 17
 
     def __init__(self) -> None:
         self._gpu = gpu_module("device")

@@ -104,7 +104,7 @@ class Workers:
     def run(self, task: Callable[[int], Result], count: int) -> list[Result]:
         """[task(0), ..., task(count - 1)], with BLAS on one thread per task.
 
-        Kernels too run on the task's thread alone, but for a single task of more threads.
+        Kernels too run on the task's thread alone, those of a single task on all.
         """
 
         def quiet(part: int) -> Result:
@@ -114,10 +114,11 @@ class Workers:
 
         with single_threaded_blas():
             if self.threads == 1:
-                with _kernels_on_one_thread():
+                with _kernels_on(1):
                     return [quiet(part) for part in range(count)]
             if count == 1:
-                return [quiet(0)]
+                with _kernels_on(self.threads):
+                    return [quiet(0)]
             return list(self._threads().map(quiet, range(count)))
 
     def _threads(self) -> ThreadPoolExecutor:
@@ -131,9 +132,9 @@ class Workers:
 
 
 @contextmanager
-def _kernels_on_one_thread() -> Iterator[None]:
+def _kernels_on(threads: int) -> Iterator[None]:
     allowed = numba.get_num_threads()
-    numba.set_num_threads(1)
+    numba.set_num_threads(min(threads, allowed))
     try:
         yield
     finally:

@@ -90,7 +90,7 @@ def array_library() -> Any:
     try:
         import cupy
     except ImportError as error:
-        raise ImportError(GPU_NEEDS) from error
+        raise ImportError(f"{GPU_NEEDS} ({error})") from error
     return cupy
 
 
@@ -171,8 +171,7 @@ def view(
         raise ValueError(f"{name} requires a gradient of PyTorch; use {name}.detach()")
     seen = as_seen(array)
     if seen.dtype not in dtypes:
-        allowed = " or ".join(str(dtype) for dtype in dtypes)
-        raise TypeError(f"{name} has dtype {seen.dtype}; it must be {allowed}")
+        raise TypeError(f"{name} has dtype {seen.dtype}; it must be {checks.names_of(dtypes)}")
     if shape is not None and tuple(seen.shape) != shape:
         raise ValueError(f"{name} has shape {tuple(seen.shape)}; expected {shape}")
     if not seen.is_c_contiguous():

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numba import cuda
 
+from robe_numba.checks import check_array
 from robe_numba.gpu.device import Work, as_seen, side_stream, work_on
 
 SLOTS = 2  # batches on the GPU at a time
@@ -27,9 +28,9 @@ class Slot:
         self._copied, self._used = cuda.event(), cuda.event()
         self._used.record(work.stream)  # what had the memory before may still be computed with
 
-    def holds(self, arrays: list[np.ndarray]) -> bool:
-        """Whether there is room for all rows of the arrays."""
-        return len(arrays[0]) <= len(self._arrays[0])
+    def holds(self, rows: int) -> bool:
+        """Whether there is room for so many rows."""
+        return rows <= len(self._arrays[0])
 
     def fill(self, arrays: list[np.ndarray], stream: Any) -> list[Any]:
         """Begin to copy arrays on a stream; where they will be on the GPU."""
@@ -52,6 +53,23 @@ class Slot:
         self._used.record(stream)
 
 
+def _check(batch: Any, first: Any) -> list[np.ndarray]:
+    """The arrays of a batch, which are like those of the first: memory is kept for them."""
+    if not hasattr(batch, "_fields"):
+        raise TypeError(f"batches must be named tuples, got {type(batch).__name__}")
+    arrays = {name: a for name, a in zip(batch._fields, batch, strict=True) if a is not None}
+    wanted = {name: a for name, a in zip(first._fields, first, strict=True) if a is not None}
+    if not arrays or set(arrays) != set(wanted):
+        raise ValueError(
+            f"a batch has arrays for {sorted(arrays)}, the first for {sorted(wanted)}; give each "
+            f"the same, at least one"
+        )
+    rows = len(next(iter(arrays.values())))
+    for name, array in arrays.items():
+        check_array(name, array, (rows, *wanted[name].shape[1:]), (wanted[name].dtype,))
+    return list(arrays.values())
+
+
 def _pinned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """Host memory that copies need not wait for; of nothing, which CUDA refuses, NumPy's."""
     return cuda.pinned_array(shape, dtype) if math.prod(shape) else np.empty(shape, dtype)
@@ -61,13 +79,19 @@ def feed(batches: Iterable[Any]) -> Iterator[Any]:
     """The batches, named tuples of NumPy arrays (rows, ...) or None, with arrays on the GPU.
 
     A batch's arrays are filled anew once the batch after it was asked for.
+
+    Raises
+    ------
+    TypeError, ValueError : a batch is not as above, or not like the first but for its rows.
     """
+    first = None
     slots: list[Slot] = []
     ahead = None
     with side_stream() as copying:
         try:
             for number, batch in enumerate(batches):
-                arrays = [array for array in batch if array is not None]
+                first = first or batch
+                arrays = _check(batch, first)
                 slot = _slot(slots, number, arrays)
                 filled = iter(slot.fill(arrays, copying))
                 following = slot, type(batch)(*(None if a is None else next(filled) for a in batch))
@@ -83,7 +107,7 @@ def feed(batches: Iterable[Any]) -> Iterator[Any]:
 def _slot(slots: list[Slot], number: int, arrays: list[np.ndarray]) -> Slot:
     """The slot of a batch, which has room for it."""
     place = number % SLOTS
-    if place == len(slots) or not slots[place].holds(arrays):
+    if place == len(slots) or not slots[place].holds(len(arrays[0])):
         with work_on(None) as work:
             slots[place : place + 1] = [Slot(work, arrays)]
     return slots[place]

@@ -47,7 +47,7 @@ def gpu_module(name: str) -> ModuleType:
     try:
         return import_module(f"robe_numba.gpu.{name}")
     except ImportError as error:  # plain Numba has another numba.cuda, or none
-        raise ImportError(GPU_NEEDS) from error
+        raise ImportError(f"{GPU_NEEDS} ({error})") from error
 
 
 def check_here_or_there(

@@ -163,7 +163,7 @@ class _Learner:
         evaluations = min(config.evaluations, steps_per_epoch)
         stops = {math.ceil(steps_per_epoch * n / evaluations) for n in range(1, evaluations + 1)}
         self.watcher.begin(self.model, config.epochs * steps_per_epoch)
-        # A look at a loss waits for the GPU, which shall have work waiting for it instead.
+        # A look at a loss waits for the GPU, which should have work waiting for it instead.
         steps_per_look = 1 if self.model.device == "cpu" else STEPS_PER_LOOK
         begun, losses, unseen = time.perf_counter(), [], []
         for epoch in range(config.epochs):
@@ -172,7 +172,7 @@ class _Learner:
                 check_interrupt()
                 step = epoch * steps_per_epoch + number
                 unseen.append(self._step(batch))
-                if len(unseen) == steps_per_look or number in stops:
+                if step % steps_per_look == 0 or number in stops:
                     losses += self._finite(step, unseen)
                     unseen = []
                 self.watcher.step(step, unseen[-1] if unseen else losses[-1])
