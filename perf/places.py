@@ -100,7 +100,9 @@ class GPU(Host):
         Where the host takes longer to ask than the GPU to do, it is the host's time.
         """
         once = self._elapsed(run, 1)
-        return self._elapsed(run, max(1, min(MOST_CALLS, round(FILL / max(once, 1e-3)))))
+        if once <= 0:  # simulated
+            return once
+        return self._elapsed(run, max(1, min(MOST_CALLS, round(FILL / once))))
 
     def _elapsed(self, run: Callable[[], object], calls: int) -> float:
         """Milliseconds per call, from the end of what was asked of the GPU before."""

@@ -129,9 +129,16 @@ def test_halves_are_for_reading_alone(dtype):
             call()
 
 
+def test_other_byte_orders_are_refused():
+    half = array().astype(dtype_of("bfloat16"))
+    swapped = half.view(half.dtype.newbyteorder(">"))
+    with pytest.raises(TypeError, match="array has dtype"):
+        rn.lookup(swapped, INDICES, SPEC)
+
+
 def test_integers_are_no_halves():
     for dtype in (np.int16, np.uint16):
-        with pytest.raises(TypeError, match="array has dtype"):
+        with pytest.raises(TypeError, match=r"must be float32 or float64 or float16 or bfloat16"):
             rn.lookup(np.zeros(100, dtype), INDICES, SPEC)
 
 

@@ -1,6 +1,8 @@
 """The whole model: gradients, steps, the same bits for any number of threads, learning."""
 
+import copy
 import json
+import pickle
 
 import numba
 import numpy as np
@@ -275,3 +277,18 @@ def test_an_embedding_that_does_not_fit_is_an_error():
         DLRM(TINY, embedding, dtype=np.float64)
     with pytest.raises(ValueError, match="threads is 0"):
         DLRM(TINY, embedding, threads=0)
+
+
+@pytest.mark.parametrize("make", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+@pytest.mark.parametrize("optimizer", ["sgd", "adagrad"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_copy_learns_as_the_original_does(kind, optimizer, make):
+    model, batch = tiny_model(kind, optimizer, threads=1), batch_of(300)
+    model.train_step(*batch, 0.1)
+    other = make(model)
+    losses = [model.train_step(*batch, 0.1) for _ in range(3)]
+    assert [other.train_step(*batch, 0.1) for _ in range(3)] == losses
+    left, right = (m.parameters() | m.state() for m in (model, other))
+    for name, array in left.items():
+        assert array is not right[name]
+        np.testing.assert_array_equal(array, right[name], err_msg=name)

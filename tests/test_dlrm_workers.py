@@ -53,6 +53,14 @@ def test_tasks_run_kernels_on_their_own_thread_and_give_the_number_back():
         assert numba.get_num_threads() == before
 
 
+@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="there is one thread")
+def test_a_single_task_runs_kernels_on_no_more_threads_than_given():
+    numba.set_num_threads(2)
+    assert Workers(1).run(lambda part: numba.get_num_threads(), 1) == [1]
+    assert Workers(2).run(lambda part: numba.get_num_threads(), 1) == [2]
+    assert Workers(5).run(lambda part: numba.get_num_threads(), 1) == [2]
+
+
 def test_blas_threads_are_held_and_restored():
     def blas_threads():
         libraries = threadpoolctl.threadpool_info()

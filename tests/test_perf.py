@@ -78,6 +78,15 @@ def test_all_results_become_one_table_and_one_picture(output):
     assert (output / "speed.png").stat().st_size > 0
 
 
+def test_a_picture_is_drawn_of_what_a_gpu_measured_elsewhere(output, tmp_path):
+    (tmp_path / "cuda").mkdir()
+    result = (output / "bench_lookup.json").read_text()
+    (tmp_path / "cuda" / "bench_lookup.json").write_text(result)
+    finished = run("run_all", "--draw", "--device", "cuda", "--output", tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    assert (tmp_path / "cuda" / "speed.png").stat().st_size > 0
+
+
 def test_a_benchmark_stands_alone_and_draws_its_times(tmp_path):
     picture = tmp_path / "picture.svg"
     options = ["--shape", "tiny", "--repeats", 1, "--threads", 1, "--peers", "none"]
@@ -104,18 +113,21 @@ def test_options_that_cannot_be_met_are_refused(options, message):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="numba-cuda is installed on Linux alone")
 @pytest.mark.parametrize(
-    ("script", "contenders"),
+    ("script", "peers", "contenders"),
     [
         (
             "bench_lookup",
+            "cupy",
             {"robe", "robe, aligned", "robe, float16", "CuPy indexing", "copy (CuPy)"},
         ),
-        ("bench_inference", {"robe", "full tables"}),
+        ("bench_inference", "torch", {"robe", "full tables", "torch"}),
     ],
 )
-def test_a_benchmark_runs_on_a_gpu(script, contenders, tmp_path):
+def test_a_benchmark_runs_on_a_gpu(script, peers, contenders, tmp_path):
     """Simulated, where events measure nothing: that its checks pass, and who is in it."""
-    options = ["--device", "cuda", "--shape", "tiny", "--repeats", 1, "--peers", "cupy"]
+    if peers == "torch" and find_spec("torch") is not None:
+        pytest.skip("torch is installed, and would need a real GPU")
+    options = ["--device", "cuda", "--shape", "tiny", "--repeats", 1, "--peers", peers]
     simulated = {"NUMBA_ENABLE_CUDASIM": "1", "NUMBA_DISABLE_JIT": "1"}
     finished = run(script, *options, "--json", tmp_path / "rows.json", **simulated)
     assert finished.returncode == 0, finished.stderr

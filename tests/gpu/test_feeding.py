@@ -50,6 +50,28 @@ def test_no_features_are_fed_too(monkeypatch):
     assert [batch.values.shape for batch in fed] == [(4, 0)] * 2
 
 
+ROWS = Rows(np.zeros(4, np.float32), np.zeros((4, 3)))
+
+
+@pytest.mark.parametrize(
+    ("batch", "error", "message"),
+    [
+        (tuple(ROWS), TypeError, "must be named tuples, got tuple"),
+        (ROWS._replace(labels=None), ValueError, r"arrays for \['values'\], the first for"),
+        (Rows(None, None), ValueError, "at least one"),
+        (ROWS._replace(values=np.zeros((4, 2))), ValueError, r"values has shape \(4, 2\)"),
+        (ROWS._replace(values=np.zeros((3, 3))), ValueError, r"values has shape \(3, 3\)"),
+        (ROWS._replace(values=np.zeros((4, 3), np.float32)), TypeError, "values has dtype float32"),
+        (ROWS._replace(values=np.zeros((3, 4)).T), ValueError, "values is not C-contiguous"),
+    ],
+)
+def test_batches_unlike_the_first_are_refused(batch, error, message):
+    fed = feeding.feed([ROWS, ROWS, batch])
+    next(fed)
+    with pytest.raises(error, match=message):
+        next(fed)
+
+
 def test_an_error_of_the_source_is_passed_on():
     def failing():
         yield from batches_of([2, 2, 2])
