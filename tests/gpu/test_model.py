@@ -126,11 +126,12 @@ def test_weights_go_to_the_gpu_and_back():
     for copy in (host, other):
         for name, array in to_host(copy.parameters() | copy.state()).items():
             np.testing.assert_array_equal(array, saved[name], err_msg=name)
-    back = model.embedding.to("cpu")
+    there, back = model.embedding.parameters(), model.embedding.to("cpu")
     assert back.device == "cpu"
     for name, array in back.parameters().items():
         np.testing.assert_array_equal(array, saved[f"embedding.{name}"])
     assert back.to("cpu").parameters()["quotient"] is back.parameters()["quotient"]
+    assert model.embedding.to("cuda").parameters()["quotient"] is there["quotient"]
     with pytest.raises(ValueError, match="device is 'tpu'"):
         back.to("tpu")
 
