@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from robe_numba.arrays import init_array
-from robe_numba.dlrm.embeddings import KINDS, NUMBERED, Embedding, TrainedArray, check_kind
+from robe_numba.dlrm.embeddings import KINDS, NUMBERED, Embedding, check_kind
+from robe_numba.dlrm.trained_array import TrainedArray
 from robe_numba.dlrm.vocabulary import Vocabulary
 from robe_numba.spec import RobeSpec, Spec, TableSpec
 

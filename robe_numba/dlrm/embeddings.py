@@ -10,97 +10,17 @@
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from robe_numba.checks import ARRAY_DTYPES, check_apart, check_scalar, is_on_device
 from robe_numba.dlrm.interaction import dot_interaction
-from robe_numba.dlrm.optimizers import check_optimizer
 from robe_numba.dlrm.placement import device_of, placement
+from robe_numba.dlrm.trained_array import Read, TrainedArray
 from robe_numba.dlrm.vocabulary import Vocabulary
-from robe_numba.ops import (
-    adagrad_update,
-    lookup,
-    lookup_backward,
-    lookup_dot_interaction,
-    sgd_update,
-)
+from robe_numba.ops import lookup_dot_interaction
 from robe_numba.ops.devices import check_here_or_there
-from robe_numba.spec import RobeSpec, Spec, TableSpec
-
-
-class Read(NamedTuple):
-    """What a lookup read, as its backward pass needs it."""
-
-    rows: np.ndarray  # (batch, num_tables)
-    starts: np.ndarray | None  # int64 (batch, num_tables, blocks); None hashes again
-
-
-class TrainedArray:
-    """An array that embeddings are read from, with the optimizer that moves it in place.
-
-    Parameters
-    ----------
-    spec : how rows are read from the array.
-    array : float32 or float64 (array_size,), of NumPy or CuPy
-    optimizer : "sgd" or "adagrad".
-    eps : Adagrad's addend against division by 0.
-    state_sum : Adagrad's sum of squared gradients, like `array`; None starts at 0.
-    """
-
-    def __init__(
-        self,
-        spec: Spec,
-        array: np.ndarray,
-        optimizer: str,
-        eps: float,
-        state_sum: np.ndarray | None = None,
-    ):
-        check_optimizer(optimizer)
-        check_here_or_there("array", array, (spec.array_size,), ARRAY_DTYPES, written=True)
-        if optimizer == "sgd":
-            state_sum = None
-        elif state_sum is None:
-            state_sum = np.zeros_like(array)
-        else:
-            dtypes = (array.dtype,)
-            check_here_or_there("state_sum", state_sum, array.shape, dtypes, written=True)
-            if not is_on_device(array):
-                check_apart("array", array, "state_sum", state_sum)
-        self.spec, self.array, self.state_sum = spec, array, state_sum
-        self.optimizer, self.eps = optimizer, check_scalar("eps", eps, 0)
-
-    def lookup(
-        self, rows: np.ndarray, keep: bool, out: np.ndarray | None = None
-    ) -> tuple[np.ndarray, Read]:
-        """Read rows; the starts are kept for the backward pass if asked for."""
-        starts = None
-        if keep:
-            shape = (*rows.shape, self.spec.num_blocks)
-            starts = np.empty_like(rows, dtype=np.int64, shape=shape)  # of the device of `rows`
-        embeddings = lookup(self.array, rows, self.spec, out=out, starts=starts)
-        return embeddings, Read(rows, starts)
-
-    def to(self, device: str) -> "TrainedArray":
-        """The same on a device, "cpu" or "cuda"; arrays that are there are shared."""
-        put = placement(device).put
-        state_sum = None if self.state_sum is None else put(self.state_sum)
-        return TrainedArray(self.spec, put(self.array), self.optimizer, self.eps, state_sum)
-
-    def gradient(self, grad_out: np.ndarray, read: Read) -> np.ndarray:
-        """Dense gradient of a read; grad_out (batch, num_tables, d)."""
-        return lookup_backward(grad_out, read.rows, self.spec, starts=read.starts)
-
-    def update(self, grad_out: np.ndarray, read: Read, lr: float) -> None:
-        """Move the elements of a read; grad_out (batch, num_tables, d)."""
-        rows, starts = read
-        if self.state_sum is None:
-            sgd_update(self.array, grad_out, rows, self.spec, lr, starts)
-        else:
-            adagrad_update(
-                self.array, self.state_sum, grad_out, rows, self.spec, lr, self.eps, starts
-            )
+from robe_numba.spec import RobeSpec, TableSpec
 
 
 class Embedding(ABC):
@@ -274,15 +194,19 @@ class QuotientRemainderEmbedding(Embedding):
 
     names = ("quotient", "remainder")
 
+    def __init__(self, kind: str, parts: dict[str, TrainedArray], vocabulary: Vocabulary | None):
+        super().__init__(kind, parts, vocabulary)
+        sizes = np.array(parts["remainder"].spec.num_embeddings, dtype=np.int64)
+        self._sizes = placement(self.device).put(sizes)  # K of each table, where rows are
+
     def lookup(
         self, indices: np.ndarray, keep: bool = True, out: np.ndarray | None = None
     ) -> tuple[np.ndarray, Any]:
         """See `Embedding.lookup`."""
         assert self._vocabulary is not None
         quotient, remainder = (self._parts[name] for name in self.names)
-        sizes = np.array(remainder.spec.num_embeddings, dtype=np.int64)
-        sizes, rows = placement(self.device).put(sizes), self._vocabulary.rows(indices)
-        high, low = rows // sizes, rows % sizes
+        rows = self._vocabulary.rows(indices)
+        high, low = rows // self._sizes, rows % self._sizes
         factors, high_read = quotient.lookup(high, keep)
         rows, low_read = remainder.lookup(low, keep)
         return np.multiply(factors, rows, out=out), (factors, high_read, rows, low_read)

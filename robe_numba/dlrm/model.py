@@ -103,10 +103,11 @@ class DLRM:
 
     def state(self) -> dict[str, np.ndarray]:
         """What the optimizers remember, live: "<parameter>.state_sum"; empty for SGD."""
-        state = {}
-        for flat in self._optimizer.state.values():
-            shapes = {f"{name}.state_sum": shape for name, shape in self._shapes.items()}
-            state = named_views(flat, shapes)
+        state = {
+            f"{name}.state_sum": view
+            for flat in self._optimizer.state.values()
+            for name, view in named_views(flat, self._shapes).items()
+        }
         return state | _prefixed(self.embedding.state())
 
     def load(self, arrays: Mapping[str, np.ndarray]) -> None:

@@ -34,7 +34,7 @@ class Slot:
 
     def fill(self, arrays: list[np.ndarray], stream: Any) -> list[Any]:
         """Begin to copy arrays on a stream; where they will be on the GPU."""
-        self._copied.synchronize()  # of the last batch from these pages
+        self.wait()
         self._used.wait(stream)
         filled, rows = [], len(arrays[0])
         for array, pinned, target in zip(arrays, self._pinned, self._arrays, strict=True):
@@ -43,6 +43,10 @@ class Slot:
             filled.append(target[:rows])
         self._copied.record(stream)
         return filled
+
+    def wait(self) -> None:
+        """Until the last batch has been copied, so that its pages may change or go."""
+        self._copied.synchronize()
 
     def begin(self, stream: Any) -> None:
         """What follows on a stream comes after the copy."""
@@ -107,9 +111,12 @@ def feed(batches: Iterable[Any]) -> Iterator[Any]:
 def _slot(slots: list[Slot], number: int, arrays: list[np.ndarray]) -> Slot:
     """The slot of a batch, which has room for it."""
     place = number % SLOTS
-    if place == len(slots) or not slots[place].holds(len(arrays[0])):
-        with work_on(None) as work:
-            slots[place : place + 1] = [Slot(work, arrays)]
+    if place < len(slots):
+        if slots[place].holds(len(arrays[0])):
+            return slots[place]
+        slots[place].wait()
+    with work_on(None) as work:
+        slots[place : place + 1] = [Slot(work, arrays)]
     return slots[place]
 
 

@@ -127,10 +127,8 @@ def add_range(total, begin, last, step, element, wrap, reads, spec):
     plain = not (spec.sign or reads.scales.size or reads.winners.size)
     for i_0 in range(begin, last, UNROLL * step):
         i_1, i_2, i_3 = i_0 + step, i_0 + 2 * step, i_0 + 3 * step
-        p_0, p_1 = (
-            place_of(i_0, element, wrap, reads),
-            place_of(min(i_1, end), element, wrap, reads),
-        )
+        p_0 = place_of(i_0, element, wrap, reads)
+        p_1 = place_of(min(i_1, end), element, wrap, reads)
         p_2 = place_of(min(i_2, end), element, wrap, reads)
         p_3 = place_of(min(i_3, end), element, wrap, reads)
         p_1, p_2 = p_1 if i_1 < last else NOWHERE, p_2 if i_2 < last else NOWHERE
