@@ -5,8 +5,10 @@ from data_tools.dataset import Dataset
 from data_tools.errors import DatasetError, ParseError
 from data_tools.ingest import ingest
 from data_tools.manifest import Manifest
+from data_tools.parquet_dataset import ParquetDataset
 from data_tools.schema import CRITEO, Schema
 from data_tools.split import Split
+from data_tools.verify import verify
 
 __all__ = [
     "CRITEO",
@@ -14,8 +16,10 @@ __all__ = [
     "Dataset",
     "DatasetError",
     "Manifest",
+    "ParquetDataset",
     "ParseError",
     "Schema",
     "Split",
     "ingest",
+    "verify",
 ]

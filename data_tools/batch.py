@@ -1,6 +1,6 @@
-"""Rows as NumPy arrays: a shard, a part of a table, a mini-batch."""
+"""Rows as NumPy arrays: a shard's blocks, a part of a table, a mini-batch."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -20,17 +20,48 @@ class Batch(NamedTuple):
     indices: np.ndarray
 
 
+class ShardReader(Protocol):
+    """One file of a dataset, of any format, read in blocks of consecutive rows.
+
+    Attributes
+    ----------
+    block_rows : int64 (num_blocks,)   Rows of each block, each at least 1.
+    """
+
+    @property
+    def block_rows(self) -> np.ndarray: ...
+
+    def read(self, block: int) -> Batch:
+        """Rows of one block, counted from 0; several threads may read at a time.
+
+        Returns
+        -------
+        Read-only views of a mapped file where its format allows, else arrays of their own.
+        """
+
+
 def take(batch: Batch, selected: slice | np.ndarray) -> Batch:
     """Select rows of `batch`: views where `selected` is a slice, else copies."""
-    labels = None if batch.labels is None else batch.labels[selected]
-    return Batch(labels, batch.dense[selected], batch.indices[selected])
+    labels = None if batch.labels is None else _take(batch.labels, selected)
+    return Batch(labels, _take(batch.dense, selected), _take(batch.indices, selected))
 
 
-def concatenate(parts: list[Batch]) -> Batch:
-    """Join one or more batches of one log."""
+def concatenate(parts: list[Batch], order: np.ndarray | None = None) -> Batch:
+    """Join one or more batches of one log, then select rows of the whole in the given order."""
     labels = [part.labels for part in parts if part.labels is not None]
     return Batch(
-        np.concatenate(labels) if labels else None,
-        np.concatenate([part.dense for part in parts]),
-        np.concatenate([part.indices for part in parts]),
+        _join(labels, order) if labels else None,
+        _join([part.dense for part in parts], order),
+        _join([part.indices for part in parts], order),
     )
+
+
+def _take(array: np.ndarray, selected: slice | np.ndarray) -> np.ndarray:
+    # Indexing by an array takes twice as long as np.take.
+    return array[selected] if isinstance(selected, slice) else np.take(array, selected, axis=0)
+
+
+def _join(arrays: list[np.ndarray], order: np.ndarray | None) -> np.ndarray:
+    # One column at a time, so that only one exists in both orders.
+    joined = np.concatenate(arrays)
+    return joined if order is None else np.take(joined, order, axis=0)

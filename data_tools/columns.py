@@ -75,10 +75,10 @@ def labels(column: pa.Array) -> tuple[np.ndarray, list[int]]:
     return values.astype(np.float32), faults.tolist()
 
 
-def dense(column: pa.Array, log1p: bool) -> tuple[np.ndarray, list[int]]:
+def dense(column: pa.Array, transform: str) -> tuple[np.ndarray, list[int]]:
     """Transformed dense values, float32 (n,); faults are no numbers, or too large for float32."""
     values, faults = numbers(column)
-    out = transform_dense(values, log1p)
+    out = transform_dense(values, transform)
     infinite = np.isinf(values) | np.isinf(out)
     return out, faults + np.flatnonzero(infinite).tolist()
 

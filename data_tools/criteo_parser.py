@@ -7,169 +7,257 @@ fields. It ends in LF or CRLF.
 - dense: empty, or an optional `-` and decimal digits, a number that fits int64.
 - categorical: empty (id 0), or 1 to 8 hexadecimal digits of either case.
 
+Eight bytes of a field are read at a time, as one word whose lowest byte is the first: the machine
+must be little-endian, as all are that Numba is built for. Words, positions and rows are uint64,
+because with int64 they would make float64, and a signed index is tested for being negative.
+
 Everything that runs compiled stands in this file, because Numba's cache notices edits of the
 compiled function's own file only.
 """
 
 import math
-from typing import NamedTuple
+import re
+from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
 
 from data_tools.schema import Schema
 
 MAX_LINE_BYTES = 1 << 20  # a longer line is an error, so a file without newlines is not slurped
+DENSE_TRANSFORMS = ("log1p", "none", "log3", "log-squared")
 
-OK, BAD_FIELD, LARGE_NUMBER, LONG_HEX, LONG_LINE = range(5)
+OK, BAD_FIELD, LARGE_NUMBER, LONG_LINE = range(4)
 
+_LOG1P, _NONE, _LOG3, _LOG_SQUARED = range(len(DENSE_TRANSFORMS))
 _TAB, _LF, _CR, _MINUS, _ZERO, _ONE = (ord(c) for c in "\t\n\r-01")
-_SMALL = 4096  # dense values below this are transformed by looking them up
+_SMALL = 1 << 16  # dense values below this are transformed by looking them up
+_LONG_HEX = re.compile(r"[0-9a-fA-F]{9}")
 
 # Value of each byte as a hexadecimal digit, -1 for all others.
 _HEX = np.full(256, -1, np.int64)
 for _digit in "0123456789abcdefABCDEF":
     _HEX[ord(_digit)] = int(_digit, 16)
 
+u64 = np.uint64
+# Words of eight equal bytes, and masks that keep every other byte or pair of bytes.
+_01, _06, _0F, _20, _30, _76, _80, _F0 = (
+    u64(byte * 0x0101_0101_0101_0101) for byte in (0x01, 0x06, 0x0F, 0x20, 0x30, 0x76, 0x80, 0xF0)
+)
+_BYTES, _PAIRS, _LOW_HALF = map(u64, (0x00FF_00FF_00FF_00FF, 0x0000_FFFF_0000_FFFF, 0xFFFF_FFFF))
 
-@njit(cache=True, nogil=True)
-def _transform(value, log1p):
-    """log(max(value, 0) + 1), or the value itself."""
-    if log1p:
-        return np.float32(math.log(max(value, 0.0) + 1.0))
+_kernel = njit(cache=True, nogil=True)
+# What runs once per field counts no references to arrays, which is atomic and would take longer
+# than the field, and is compiled into its callers unless it is rare.
+_inlined = njit(cache=True, nogil=True, _nrt=False, forceinline=True)
+_rare = njit(cache=True, nogil=True, _nrt=False)
+
+
+@intrinsic
+def _load_word(typing_context: Any, data: Any, position: Any) -> Any:
+    """The bytes data[position], ..., data[position + 7] as a uint64; all of them exist."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        first = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        word = builder.bitcast(builder.gep(first, [arguments[1]]), ir.IntType(64).as_pointer())
+        return builder.load(word, align=1)
+
+    return types.uint64(data, position), generate
+
+
+@intrinsic
+def _trailing_zeros(typing_context: Any, word: Any) -> Any:
+    """Number of zero bits below the lowest one of a uint64 that is not 0."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], ir.IntType(1)(1))
+
+    return types.uint64(word), generate
+
+
+@_rare
+def _transform(value, transform):
+    """Transform one float64, which is not NaN, by the rule of that number in DENSE_TRANSFORMS."""
+    if transform == _LOG1P:
+        value = math.log(max(value, 0.0) + 1.0)
+    elif transform == _LOG3:
+        value = math.log(max(value, -2.0) + 3.0)
+    elif transform == _LOG_SQUARED and value > 2.0:
+        value = np.floor(math.log(value) ** 2)
     return np.float32(value)
 
 
-@njit(cache=True, nogil=True)
-def transform_dense(values, log1p):
-    """Transform float64 `values` of any shape; NaN, which stands for empty, becomes 0."""
+@_kernel
+def _transform_all(values, transform):
+    """`_transform` of every value, and of 0 for every NaN."""
     out = np.empty(values.shape, np.float32)
     for i in range(values.size):
         value = values.flat[i]
-        out.flat[i] = np.float32(0) if math.isnan(value) else _transform(value, log1p)
+        out.flat[i] = _transform(0.0 if math.isnan(value) else value, transform)
     return out
 
 
-@njit(cache=True, nogil=True)
-def _read_number(data, position, small, log1p):
-    """Transformed value, end and error code of the integer at `position`, which is not empty."""
+@_inlined
+def _hex_word(word):
+    """Value of eight hexadecimal digits, and whether all of them are such."""
+    nibbles = (word & _0F) + ((word >> u64(6)) & _01) * u64(9)
+    # Written again in lower case, where adding 6 carries into the upper half of the byte from 10
+    # on. What differs from the word beyond the bit 0x20 of a letter was no digit.
+    again = nibbles + _30 + (((nibbles + _06) >> u64(4)) & _01) * u64(ord("a") - ord("9") - 1)
+    wrong = ((again ^ word) & ~((word >> u64(1)) & _20)) | (nibbles & _F0)
+    pairs = ((nibbles << u64(4)) | (nibbles >> u64(8))) & _BYTES
+    quads = ((pairs << u64(8)) | (pairs >> u64(16))) & _PAIRS
+    return ((quads << u64(16)) | (quads >> u64(32))) & _LOW_HALF, wrong == 0
+
+
+@_inlined
+def _non_digits(word):
+    """A word whose lowest set bit is the highest of the first byte that is no decimal digit.
+
+    Adding 0x76 carries a digit's value of 10 or more into that bit; higher bytes may be wrong.
+    """
+    digits = word ^ _30
+    return ((digits + _76) | digits) & _80
+
+
+@_inlined
+def _decimal_word(word, non_digits):
+    """Value of the digits before the first byte that is none, which `_non_digits` has found."""
+    # To the end of the word, behind zeros. Of no digits, all 64 bits must go: one and then 63.
+    digits = ((word ^ _30) << u64(1)) << (u64(70) - _trailing_zeros(non_digits))
+    pairs = (digits * u64(10) + (digits >> u64(8))) & _BYTES
+    quads = (pairs * u64(100) + (pairs >> u64(16))) & _PAIRS
+    return (quads * u64(10000) + (quads >> u64(32))) & _LOW_HALF
+
+
+@_rare
+def _read_any_number(data, position, transform):
+    """`_read_number` of whatever stands there, byte by byte."""
     negative = data[position] == _MINUS
     if negative:
-        position += 1
+        position += u64(1)
     first = position
     while data[position] == _ZERO:
-        position += 1
+        position += u64(1)
     significant = position
-    magnitude = np.uint64(0)
+    magnitude = u64(0)
     while True:
-        digit = np.int64(data[position]) - _ZERO
-        if digit < 0 or digit > 9:
+        digit = u64(data[position]) - u64(_ZERO)  # of a byte before "0" it is large
+        if digit > u64(9):
             break
-        magnitude = magnitude * np.uint64(10) + np.uint64(digit)
-        position += 1
-    if position == first:
+        magnitude = magnitude * u64(10) + digit
+        position += u64(1)
+    if negative and position == first:
         return np.float32(0), position, BAD_FIELD
     # 19 digits fit uint64, so up to there the magnitude is exact.
-    if position - significant > 18:
-        limit = np.uint64(2**63) if negative else np.uint64(2**63 - 1)
-        if position - significant > 19 or magnitude > limit:
+    if position - significant > u64(18):
+        limit = u64(2**63) if negative else u64(2**63 - 1)
+        if position - significant > u64(19) or magnitude > limit:
             return np.float32(0), position, LARGE_NUMBER
-    if magnitude < np.uint64(small.size) and not negative:
-        return small[np.int64(magnitude)], position, OK
     value = np.float64(magnitude)
-    return _transform(-value if negative else value, log1p), position, OK
+    return _transform(-value if negative else value, transform), position, OK
 
 
-@njit(cache=True, nogil=True)
-def _read_hex(data, position):
-    """Value, end and error code of the hexadecimal digits at `position`, perhaps none."""
-    value = np.int64(0)
-    if position + 8 < data.size:
-        # The usual field, eight digits, with one branch for all of them.
-        seen = np.int64(0)
-        for i in range(8):
-            digit = _HEX[data[position + i]]
-            seen |= digit
-            value = value << 4 | digit
-        if seen >= 0:
-            code = OK if _HEX[data[position + 8]] < 0 else LONG_HEX
-            return value, position + 8, code
-        value = np.int64(0)
-    # At most eight digits: one of the eight bytes above was none, or the last LF is that near.
+@_inlined
+def _read_number(data, position, small, transform):
+    """Transformed value, end and error code of the integer at `position`.
+
+    No digits are the number 0. So empty fields, which are many and come at random, take no branch
+    of their own; junk is found by the check that follows every field.
+    """
+    if position + u64(8) <= u64(data.size):
+        word = _load_word(data, position)
+        non_digits = _non_digits(word)
+        if non_digits != 0 and (word & u64(0xFF)) != _MINUS:
+            magnitude = _decimal_word(word, non_digits)
+            position += _trailing_zeros(non_digits) >> u64(3)
+            if magnitude < u64(small.size):
+                return small[magnitude], position, OK
+            return _transform(np.float64(magnitude), transform), position, OK
+    return _read_any_number(data, position, transform)
+
+
+@_inlined
+def _read_id(data, position):
+    """Value and end of the hexadecimal digits at `position`, perhaps none."""
+    if data[position] < _ZERO:  # no digit is: an empty field
+        return u64(0), position
+    if position + u64(8) <= u64(data.size):
+        value, good = _hex_word(_load_word(data, position))
+        if good:
+            return value, position + u64(8)
+    # At most seven digits: one of the next eight bytes is none, or the last LF is that near.
+    value = u64(0)
     while _HEX[data[position]] >= 0:
-        value = value << 4 | _HEX[data[position]]
-        position += 1
-    return value, position, OK
+        value = value << u64(4) | u64(_HEX[data[position]])
+        position += u64(1)
+    return value, position
 
 
-@njit(cache=True, nogil=True)
-def _parse_line(data, position, dense, indices, row, labelled, small, log1p):
+@_inlined
+def _parse_line(data, position, dense, indices, row, labelled, small, transform):
     """Parse one row's features: position after them, an error code, the bad field from 0.
 
     A field is checked to end when the next begins, by the TAB between them: a branch that is never
     taken costs nothing, where a position chosen by the byte found would delay every next field.
     """
     field = np.int64(labelled)
-    for column in range(dense.shape[1]):
+    for column in range(u64(dense.shape[1])):
         if field > 0:
             if data[position] != _TAB:
                 return position, BAD_FIELD, field - 1
-            position += 1
-        byte = data[position]
-        if byte in (_TAB, _LF, _CR):
-            dense[row, column] = 0.0
-        else:
-            number, position, code = _read_number(data, position, small, log1p)
-            if code != OK:
-                return position, code, field
-            dense[row, column] = number
-        field += 1
-    for column in range(indices.shape[1]):
-        if field > 0:
-            if data[position] != _TAB:
-                return position, BAD_FIELD, field - 1
-            position += 1
-        value, position, code = _read_hex(data, position)
+            position += u64(1)
+        number, position, code = _read_number(data, position, small, transform)
         if code != OK:
             return position, code, field
+        dense[row, column] = number
+        field += 1
+    for column in range(u64(indices.shape[1])):
+        if field > 0:
+            if data[position] != _TAB:
+                return position, BAD_FIELD, field - 1
+            position += u64(1)
+        value, position = _read_id(data, position)
         indices[row, column] = value
         field += 1
     if data[position] == _CR:
-        position += 1
+        position += u64(1)
     if data[position] != _LF:
         return position, BAD_FIELD, field - 1
-    return position + 1, OK, field
+    return position + u64(1), OK, field
 
 
-@njit(cache=True, nogil=True)
-def _parse_rows(data, start, labels, dense, indices, labelled, small, log1p, longest):
-    """Parse lines from `start` until the data or the room ends, or a line is bad.
+@_kernel
+def _parse_rows(data, start, labels, dense, indices, row, labelled, small, transform, longest):
+    """Parse lines from `start` into rows from `row` on, until data or room ends or a line is bad.
 
-    Returns the rows written, the position after them, an error code and the bad field. Every scan
-    stops at a byte that is no digit, so none passes the LF that ends the data.
+    Returns the row and the position after them, an error code and the bad field. Every scan stops
+    at a byte that is no digit, so none passes the LF that ends the data.
     """
-    row = 0
-    while start < data.size and row < labels.size:
+    start, row = u64(start), u64(row)
+    while start < u64(data.size) and row < u64(labels.size):
         position = start
         if labelled:
             byte = data[position]
             if byte != _ZERO and byte != _ONE:
                 return row, start, BAD_FIELD, 0
             labels[row] = byte - _ZERO
-            position += 1
+            position += u64(1)
         position, code, field = _parse_line(
-            data, position, dense, indices, row, labelled, small, log1p
+            data, position, dense, indices, row, labelled, small, transform
         )
         if code != OK:
             return row, start, code, field
-        if position - 1 - start > longest:
+        if position - start > u64(longest) + u64(1):  # with its LF
             return row, start, LONG_LINE, 0
         start = position
-        row += 1
+        row += u64(1)
     return row, start, OK, 0
 
 
-@njit(cache=True, nogil=True)
+@_kernel
 def line_end(data, start):
     """Position of the first LF of `data` from `start` on; the data ends in one."""
     while data[start] != _LF:
@@ -177,10 +265,49 @@ def line_end(data, start):
     return start
 
 
+def _number_of(transform: str) -> int:
+    if transform not in DENSE_TRANSFORMS:
+        raise ValueError(
+            f"dense_transform is {transform!r}; use one of {', '.join(DENSE_TRANSFORMS)}"
+        )
+    return DENSE_TRANSFORMS.index(transform)
+
+
+def transform_dense(values: np.ndarray, transform: str) -> np.ndarray:
+    """Transform dense values by one of the rules that are in use for Criteo's logs.
+
+    - "log1p": log(max(x, 0) + 1), of DLRM.
+    - "none": x.
+    - "log3": log(max(x, -2) + 3), of TorchRec and MLPerf's DLRM-DCNv2, who have no `max`.
+    - "log-squared": floor(log(x)^2) where x > 2, else x, of the winners of Criteo's challenge on
+      Kaggle, to whom an empty field was a value of its own.
+
+    Empty is transformed as 0 is. Logarithms are natural.
+
+    Parameters
+    ----------
+    values : float64, any shape     NaN stands for empty.
+    transform : str                 One of DENSE_TRANSFORMS.
+
+    Returns
+    -------
+    float32, the same shape.
+
+    Raises
+    ------
+    ValueError : there is no such transform.
+
+    Source: facebookresearch/dlrm, data_utils.py; pytorch/torchrec, torchrec/datasets/criteo.py;
+    Juan, Zhuang, Chin, "3 Idiots' Approach for Display Advertising Challenge", 2014.
+    """
+    result: np.ndarray = _transform_all(values, _number_of(transform))
+    return result
+
+
 class Parsed(NamedTuple):
     """How far `Parser.parse` came, and what stopped it."""
 
-    rows: int  # rows written
+    rows: int  # rows written by this call
     position: int  # byte after them: the end, the start of a bad line, or where room ran out
     code: int  # OK, or what is wrong with the line at `position`
     field: int  # the bad field of that line, from 0
@@ -193,19 +320,19 @@ class Parser:
     ----------
     schema : Schema          Gives the number of dense and categorical fields.
     labelled : bool          Whether each line begins with a label.
-    log1p : bool             Dense becomes log(max(x, 0) + 1); else x. Empty is 0 in both.
+    transform : str          Of the dense fields, see `transform_dense`.
     max_line_bytes : int     A longer line, its LF not counted, is an error.
     """
 
     def __init__(
-        self, schema: Schema, labelled: bool, log1p: bool, max_line_bytes: int = MAX_LINE_BYTES
+        self, schema: Schema, labelled: bool, transform: str, max_line_bytes: int = MAX_LINE_BYTES
     ) -> None:
         self.schema = schema
         self.labelled = labelled
-        self.log1p = log1p
         self.max_line_bytes = max_line_bytes
         self.num_fields = schema.num_dense + schema.num_categorical + labelled
-        self._small = transform_dense(np.arange(_SMALL, dtype=np.float64), log1p)
+        self._transform = _number_of(transform)
+        self._small = transform_dense(np.arange(_SMALL, dtype=np.float64), transform)
 
     def parse(
         self,
@@ -214,16 +341,18 @@ class Parser:
         labels: np.ndarray,
         dense: np.ndarray,
         indices: np.ndarray,
+        first: int = 0,
     ) -> Parsed:
-        """Parse lines of `data` from byte `start` into the rows of three arrays.
+        """Parse lines of `data` from byte `start` into the rows of three arrays from `first` on.
 
         Parameters
         ----------
-        data : uint8 (num_bytes,)                     Whole lines; the last byte is LF.
+        data : uint8 (num_bytes,)                     Whole lines; contiguous, the last byte is LF.
         start : int                                   A line begins here.
         labels : float32 (room,)                      Written; left alone where unlabelled.
-        dense : float32 (room, num_dense)             Written, C-contiguous.
-        indices : uint32 (room, num_categorical)      Written, C-contiguous.
+        dense : float32 (room, num_dense)             Written; by rows or by columns (C or F order).
+        indices : uint32 (room, num_categorical)      Written; by rows or by columns.
+        first : int                                   Row to begin at; those before are left alone.
 
         Returns
         -------
@@ -231,37 +360,53 @@ class Parser:
 
         Raises
         ------
-        ValueError : the data does not end in LF, or an array has not the shape or dtype above.
+        ValueError : the data does not end in LF, or an array has not the shape or dtype above, or
+            `start` or `first` is outside.
         """
+        self._check(data, start, labels, dense, indices, first)
+        row, *stopped = _parse_rows(
+            data,
+            start,
+            labels,
+            dense,
+            indices,
+            first,
+            self.labelled,
+            self._small,
+            self._transform,
+            self.max_line_bytes,
+        )
+        return Parsed(row - first, *stopped)
+
+    def _check(
+        self,
+        data: np.ndarray,
+        start: int,
+        labels: np.ndarray,
+        dense: np.ndarray,
+        indices: np.ndarray,
+        first: int,
+    ) -> None:
+        """Refuse what the compiled code would read or write outside of."""
         room = len(labels)
-        wanted = (
+        for name, array, dtype, shape in (
             ("labels", labels, np.float32, (room,)),
             ("dense", dense, np.float32, (room, self.schema.num_dense)),
             ("indices", indices, np.uint32, (room, self.schema.num_categorical)),
-        )
-        for name, array, dtype, shape in wanted:
-            if array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:
+        ):
+            if array.dtype != dtype or array.shape != shape or not array.flags.forc:
                 raise ValueError(
-                    f"{name} must be C-contiguous {np.dtype(dtype)} {shape}, "
+                    f"{name} must be C- or F-contiguous {np.dtype(dtype)} {shape}, "
                     f"not {array.dtype} {array.shape}"
                 )
-        if data.dtype != np.uint8 or data.ndim != 1 or (data.size and data[-1] != _LF):
-            raise ValueError("data must be uint8, one-dimensional, and end in a line feed")
+        if data.dtype != np.uint8 or data.ndim != 1 or not data.flags.c_contiguous:
+            raise ValueError("data must be uint8, one-dimensional and contiguous")
+        if data.size and data[-1] != _LF:
+            raise ValueError("data must end in a line feed")
         if not 0 <= start <= data.size:
             raise ValueError(f"start is {start}, but data has {data.size} bytes")
-        return Parsed(
-            *_parse_rows(
-                data,
-                start,
-                labels,
-                dense,
-                indices,
-                self.labelled,
-                self._small,
-                self.log1p,
-                self.max_line_bytes,
-            )
-        )
+        if not 0 <= first <= room:
+            raise ValueError(f"first is {first}, but there is room for {room} rows")
 
     def explain(self, line: bytes, code: int, field: int) -> str:
         """Say why `line` (without its LF) is bad, where `parse` found `code` at `field`.
@@ -281,19 +426,19 @@ class Parser:
             return reason
         column = field + (not self.labelled)
         text = fields[field] if len(fields[field]) <= 60 else fields[field][:60] + "..."
-        rule = self._rule(code, column)
+        rule = self._rule(code, column, fields[field])
         return f"field {field + 1} ({self.schema.names[column]}) is {text!r}, {rule}"
 
-    def _rule(self, code: int, column: int) -> str:
-        """Say which rule a field of `column` (0 is the label) broke, given the error code."""
+    def _rule(self, code: int, column: int, text: str) -> str:
+        """Say which rule the field `text` of `column` (0 is the label) broke."""
         if code == LARGE_NUMBER:
             return "which does not fit a signed 64-bit integer"
-        if code == LONG_HEX:
-            return "which has more than 8 hexadecimal digits"
         if column == 0:
             return "but the label must be 0 or 1"
         if column <= self.schema.num_dense:
             return "but a dense field must be empty or an integer"
+        if _LONG_HEX.match(text):
+            return "which has more than 8 hexadecimal digits"
         return "but a categorical field must be empty or hexadecimal"
 
 

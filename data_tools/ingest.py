@@ -1,20 +1,44 @@
 """From click logs to a dataset: a folder of shards that a manifest makes complete."""
 
+import errno
+import json
 import os
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from data_tools.criteo_text import read_criteo
-from data_tools.errors import ParseError
-from data_tools.manifest import Manifest, Options, Source, created_by
-from data_tools.rejects import Rejects
+from data_tools.dataset_vocabulary import build, load
+from data_tools.errors import DatasetError, ParseError
+from data_tools.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    Options,
+    Shard,
+    Source,
+    StoredFile,
+    created_by,
+)
+from data_tools.plan import Plan, differences, make_plan
+from data_tools.records import COUNTS, PARTS, PLAN_NAME, STATE, Records, locked
+from data_tools.rejects import MAX_KEPT
+from data_tools.schedulers import THREADS, default_threads, run_tasks
 from data_tools.schema import CRITEO, Schema
-from data_tools.shards import SHARD_ROWS, ShardWriter
-from data_tools.staging import publish, staging
-from data_tools.tables import read_table
+from data_tools.shard_files import Layout
+from data_tools.storage import (
+    TEMPORARY,
+    Folder,
+    LocalFolder,
+    folder_at,
+    is_remote,
+    read_bytes,
+    write_bytes,
+)
+from data_tools.tasks import ShardError, Work
 from data_tools.text_reader import BLOCK_BYTES
 
-GZIP_MAGIC = b"\x1f\x8b"
+REJECTS_NAME = "rejects.jsonl"  # in the folder of the shards
 Progress = Callable[[int, int, int], None]
 
 
@@ -26,25 +50,36 @@ def ingest(
     format: str = "auto",
     on_error: str = "stop",
     dense_transform: str = "log1p",
+    max_ind_range: int | None = None,
+    ids: str = "raw",
+    min_count: int = 1,
+    vocabulary: str | Path | None = None,
     labelled: bool | None = None,
+    file_format: str = "arrow",
+    compression: str = "none",
+    shard_bytes: int | None = None,
+    threads: int | None = None,
+    scheduler: str = THREADS,
     progress: Progress | None = None,
     overwrite: bool = False,
     block_bytes: int = BLOCK_BYTES,
-    shard_rows: int = SHARD_ROWS,
 ) -> Manifest:
     """Read click logs, in the order given, into a dataset in the folder `output`.
 
-    The same sources and options give the same shards, byte for byte.
+    The same sources and options give the same shards, byte for byte, on any number of threads or
+    workers. An ingest that was killed, or stopped by an error, goes on where it was when it is
+    called again: finished shards are kept.
 
     Parameters
     ----------
     sources : path or paths
-        Criteo text, CSV with a header, or Parquet; text and CSV also gzipped (`.gz`). All of them
-        labelled or all unlabelled: Criteo text by the number of fields that most of a file's first
-        lines have, the others by whether they have the label column. One line of a CSV is one row:
-        no field may hold a line end. Criteo text cannot be mixed with CSV or Parquet, whose ids are
-        made differently.
-    output : path
+        Criteo text, CSV with a header, or Parquet; text and CSV also gzipped (`.gz`); of this
+        machine or, as an address `protocol://...`, of any file system that fsspec knows. All of
+        them labelled or all unlabelled: Criteo text by the number of fields that most of a file's
+        first lines have, the others by whether they have the label column. One line of a CSV is one
+        row: no field may hold a line end. Criteo text cannot be mixed with CSV or Parquet, whose
+        ids are made differently.
+    output : path or address
         Made if need be; what else lies in it is left alone. One ingest at a time.
     schema : Schema
         The columns: of Criteo text in their order, of CSV and Parquet by name. The id of a Criteo
@@ -55,21 +90,43 @@ def ingest(
     format : {"auto", "criteo", "csv", "parquet"}
         "auto" goes by the name: `.csv`, `.csv.gz`, `.parquet`, and Criteo text for all others.
     on_error : {"stop", "skip"}
-        With "skip" bad lines are counted, and the first hundred kept in `rejects.jsonl`. A damaged
-        file, and an empty Criteo text, stop also then.
-    dense_transform : {"log1p", "none"}
-        log(max(x, 0) + 1), or x. An empty field (null, NaN) is 0 in both.
+        With "skip" bad lines are counted, and the first hundred kept in `rejects.jsonl` beside the
+        shards. A damaged file, and an empty Criteo text, stop also then.
+    dense_transform : {"log1p", "none", "log3", "log-squared"}
+        log(max(x, 0) + 1); x; log(max(x, -2) + 3); floor(log(x)**2) above 2, else x. An empty field
+        (null, NaN) is as 0.
+    max_ind_range : int, optional
+        Ids are taken modulo this, as published DLRM results do (40,000,000 for Terabyte).
+    ids : {"raw", "appearance"}
+        As they are, or numbered per column from 0 in the order of their first appearance. That
+        takes two passes over the sources.
+    min_count : int
+        Ids that occur in fewer rows all become one, see `Vocabulary`; above 1 it takes two passes.
+    vocabulary : path, optional
+        A dataset whose known ids are used instead of those of these sources, with its options `ids`
+        and `min_count`; for rows to be scored by a model that was trained on it.
     labelled : bool, optional
         True or False: every source must have labels, or none may; another one is an error. None:
         the first source decides.
+    file_format : {"arrow", "parquet"}
+        Of the shards. Arrow without compression is mapped into memory and read without copying.
+    compression : {"none", "lz4", "zstd"}
+        Of the shards.
+    shard_bytes : int, optional
+        Bytes of text per shard. None: about 64 shards in all, of 16 to 128 MiB each.
+    threads : int, optional
+        None: all processors of this process.
+    scheduler : str
+        "threads"; "local", a Dask cluster of `threads` processes on this machine; or the address of
+        a Dask scheduler, whose workers reach sources and output by the same names.
     progress : callable(bytes_done, bytes_total, rows), optional
-        Called after every block with the bytes of all sources as they lie on disk.
+        Called again and again with the bytes of all sources as they lie on disk, times two where
+        two passes are made.
     overwrite : bool
-        Replace a dataset in `output`; no other files are ever replaced.
+        Replace a dataset in `output`, which stays until the new one is complete; also discard an
+        unfinished ingest of other sources or options.
     block_bytes : int
-        Bytes of Criteo text to read at a time; the result does not depend on it.
-    shard_rows : int
-        Rows per file of the dataset.
+        Bytes of text to read at a time; the result does not depend on it.
 
     Returns
     -------
@@ -77,104 +134,248 @@ def ingest(
 
     Raises
     ------
-    ParseError : a bad line or file; nothing is left behind.
+    ParseError : a bad line or file.
     FileNotFoundError : a source does not exist.
-    FileExistsError : `output` holds a dataset, and `overwrite` is false; it holds other files of
-        the names that an ingest writes; another ingest is writing to it; or it is a file.
+    FileExistsError : `output` holds a dataset, or an unfinished ingest of something else, and
+        `overwrite` is false; another ingest is writing to it; or it is a file.
+    OSError : the disk is full, or the like; finished shards stay for the next call.
     ValueError : no sources, one that is no regular file, an unknown option, or Criteo text mixed
         with other formats.
     """
-    options = Options(format, dense_transform, on_error)
-    files = _sources(sources, format)
-    folder = Path(output)
-    index_dtype = "uint32" if files[0][1] == "criteo" else "uint64"
-    with (
-        staging(folder, overwrite) as staged,
-        ShardWriter(staged, schema, index_dtype, shard_rows, labelled) as writer,
-    ):
-        rejects = Rejects(skip=on_error == "skip")
-        _read_all(files, writer, rejects, dense_transform == "log1p", progress, block_bytes)
-        writer.close()
-        rejects.save(staged)
+    options = Options(
+        format, dense_transform, on_error, max_ind_range, ids, min_count, file_format, compression
+    )
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads is {threads}; it must be at least 1")
+    if isinstance(sources, str | os.PathLike):
+        sources = [sources]
+    addresses = [_absolute(source) for source in sources]
+    known = _absolute(vocabulary) if vocabulary is not None else None
+    output = _absolute(output)
+    if not is_remote(output) and os.path.lexists(output) and not os.path.isdir(output):
+        raise FileExistsError(f"{output} is a file; name a folder for the dataset")
+    plan = make_plan(addresses, schema, options, labelled, shard_bytes, known)
+    with _begun(output, plan, overwrite) as begun:
+        if begun.finished:
+            return begun.finished
+        run = _Run(plan, begun, output, scheduler, threads or default_threads(), block_bytes)
+        run.progress = progress
+        return run.make()
+
+
+def _absolute(address: str | Path) -> str:
+    """Workers may be in another folder."""
+    return str(address) if is_remote(address) else os.path.abspath(address)
+
+
+@dataclass
+class _Begun:
+    """An ingest that may write: where, and what it replaces."""
+
+    folder: Folder
+    shards: str  # subfolder
+    old: Manifest | None
+    finished: Manifest | None  # it was killed after its manifest was written
+
+
+@contextmanager
+def _begun(address: str, plan: Plan, overwrite: bool) -> Iterator[_Begun]:
+    """Begin an ingest, or go on with one; after an error keep what is finished, if anything is.
+
+    Raises
+    ------
+    FileExistsError : it must not begin; see `ingest`.
+    """
+    folder = folder_at(address)
+    path = Path(address)
+    created = False
+    if isinstance(folder, LocalFolder):
+        created = not path.exists()
+        path.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(folder):
+            begun = _begin(folder, plan, overwrite)
+            try:
+                yield begun
+            except BaseException as error:
+                _keep_or_discard(begun, error)
+                raise
+            folder.remove(STATE)
+    finally:
+        if created and not any(path.iterdir()):
+            path.rmdir()
+
+
+def _begin(folder: Folder, plan: Plan, overwrite: bool) -> _Begun:
+    """Find out what is in the folder, and write the plan into it."""
+    old = _old_manifest(folder)
+    if folder.size(PLAN_NAME) is not None:
+        state = json.loads(read_bytes(folder, PLAN_NAME))
+        differing = differences(state["plan"], plan)
+        if not differing:
+            finished = old if old is not None and old.folder == state["folder"] else None
+            if finished or old is None or overwrite:
+                return _Begun(folder, state["folder"], old, finished)
+        elif not overwrite:
+            raise FileExistsError(
+                f"{folder.path('')} holds an unfinished ingest that differs in "
+                f"{', '.join(differing)}; run that one again to finish it, choose another folder, "
+                "or discard it (overwrite=True, --overwrite)"
+            )
+        elif old is None or old.folder != state["folder"]:
+            folder.remove(state["folder"])
+        folder.remove(STATE)
+    if old is not None and not overwrite:
+        raise FileExistsError(
+            f"{folder.path('')} holds a finished dataset; choose another folder, or overwrite it "
+            "(overwrite=True, --overwrite)"
+        )
+    number = 0
+    while folder.names(f"shards-{number}") or (old and old.folder == f"shards-{number}"):
+        number += 1
+    shards = f"shards-{number}"
+    state = {"folder": shards, "plan": plan.to_json()}
+    write_bytes(folder, PLAN_NAME, json.dumps(state).encode())
+    return _Begun(folder, shards, old, None)
+
+
+def _old_manifest(folder: Folder) -> Manifest | None:
+    if folder.size(MANIFEST_NAME) is None:
+        return None
+    try:
+        return Manifest.load(folder)
+    except (DatasetError, OSError) as error:
+        raise FileExistsError(
+            f"{folder.path(MANIFEST_NAME)} is in the way and is no manifest that this program can "
+            f"read ({error}); choose another folder, or remove the file yourself"
+        ) from None
+
+
+def _keep_or_discard(begun: _Begun, error: BaseException) -> None:
+    """Keep finished shards for the next call and say so; without any leave nothing."""
+    folder = begun.folder
+    try:
+        kept = sum(len(folder.names(f"{STATE}/{kind}")) for kind in (PARTS, COUNTS))
+        if not kept and begun.finished is None:
+            folder.remove(STATE)
+            folder.remove(begun.shards)
+    except OSError:
+        return  # the first error is what matters
+    if kept:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        first = "make room on the disk" if full else "see to the cause"
+        error.add_note(
+            f"what is finished ({kept} files) is kept: {first} and run the same again to go on"
+        )
+
+
+@dataclass
+class _Run:
+    """An ingest at work."""
+
+    plan: Plan
+    begun: _Begun
+    output: str
+    scheduler: str
+    threads: int
+    block_bytes: int
+    progress: Progress | None = None
+
+    def make(self) -> Manifest:
+        """Write everything, the manifest last, and remove what it replaces."""
+        folder, plan = self.begun.folder, self.plan
+        # Beside the output, where there is room for ids; the system's folder may be small.
+        near = folder.folder / STATE if isinstance(folder, LocalFolder) else None
+        with tempfile.TemporaryDirectory(prefix="scratch-", dir=near) as scratch:
+            files = self._vocabulary(Path(scratch))
+        records = self._pass(PARTS, tuple(file.name for file in files))
+        shards = [
+            Shard(r.name, r.rows, r.bytes, r.crc32, r.source) for r in records.all() if r.rows
+        ]
+        for name in folder.names(self.begun.shards):
+            if name.endswith(TEMPORARY):  # of a worker that was killed
+                folder.remove(f"{self.begun.shards}/{name}")
+        self._save_rejects(records)
         manifest = Manifest(
-            schema=schema,
-            sources=tuple(Source(path.name, path.stat().st_size) for path, _ in files),
-            options=options,
-            rows=writer.rows,
-            positives=writer.positives if writer.labelled else None,
-            rejected=rejects.count,
-            labelled=bool(writer.labelled),
-            index_dtype=index_dtype,
-            shards=tuple(writer.shards),
+            schema=plan.schema,
+            sources=tuple(Source(source.name, source.bytes) for source in plan.sources),
+            options=plan.options,
+            rows=sum(shard.rows for shard in shards),
+            positives=sum(r.positives for r in records.all()) if plan.labelled else None,
+            rejected=sum(r.rejected for r in records.all()),
+            labelled=plan.labelled,
+            index_dtype=plan.index_dtype,
+            folder=self.begun.shards,
+            block_rows=self._layout().block_rows,
+            shards=tuple(shards),
+            vocabulary=files,
             created_by=created_by(),
         )
-        publish(staged, folder, manifest)
-    return manifest
+        manifest.save(folder)
+        old = self.begun.old
+        if old is not None and old.folder != manifest.folder:
+            folder.remove(old.folder)
+        return manifest
 
-
-def _read_all(
-    files: list[tuple[Path, str]],
-    writer: ShardWriter,
-    rejects: Rejects,
-    log1p: bool,
-    progress: Progress | None,
-    block_bytes: int,
-) -> None:
-    """Read every source into the writer, telling the progress over all of them."""
-    total = sum(path.stat().st_size for path, _ in files)
-    before = 0
-
-    def report(bytes_done: int) -> None:
-        if progress:
-            progress(before + bytes_done, total, writer.rows)
-
-    for path, kind in files:
-        if kind == "criteo":
-            read_criteo(path, writer, rejects, log1p=log1p, report=report, block_bytes=block_bytes)
-        else:
-            read_table(path, kind, writer, rejects, log1p=log1p, report=report)
-        before += path.stat().st_size
-        report(0)
-
-
-def _sources(sources: str | Path | Sequence[str | Path], format: str) -> list[tuple[Path, str]]:
-    """Each source with its kind; all exist, and text is not mixed with tables."""
-    paths = [sources] if isinstance(sources, str | os.PathLike) else list(sources)
-    if not paths:
-        raise ValueError("there are no sources; give at least one file")
-    files = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            raise IsADirectoryError(f"the source {path} is a folder; name the files in it")
-        if not path.exists():
-            raise FileNotFoundError(f"there is no source {path}")
-        if not path.is_file():
-            raise ValueError(
-                f"the source {path} is not a regular file, and a pipe cannot be read twice; save "
-                "it as a file first"
-            )
-        kind = _kind(path) if format == "auto" else format
-        if kind != "parquet" and path.suffix.lower() != ".gz" and _is_gzip(path):
-            raise ParseError(
-                path, 1, f"the file is compressed by gzip; rename it to {path.name}.gz"
-            )
-        files.append((path, kind))
-    if len({kind == "criteo" for _, kind in files}) > 1:
-        raise ValueError(
-            "Criteo text and tables (CSV, Parquet) are mixed, but make different ids of a text; "
-            "ingest them into separate folders, or name the format"
+    def _layout(self) -> Layout:
+        options = self.plan.options
+        return Layout(
+            self.plan.schema,
+            self.plan.labelled,
+            self.plan.index_dtype,
+            options.file_format,
+            options.compression,
         )
-    return files
 
+    def _vocabulary(self, scratch: Path) -> tuple[StoredFile, ...]:
+        """The known ids, where the options need them: counted, or of another dataset."""
+        plan = self.plan
+        if plan.vocabulary is not None:
+            return load(plan, self.begun.folder, self.begun.shards, scratch)
+        if not plan.options.counts_ids:
+            return ()
+        records = self._pass(COUNTS)
+        return build(plan, records, self.begun.folder, self.begun.shards, scratch)
 
-def _is_gzip(path: Path) -> bool:
-    with open(path, "rb") as file:
-        return file.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+    def _pass(self, kind: str, vocabulary: tuple[str, ...] = ()) -> Records:
+        """Make the shards, or count their ids; returns the records of all."""
+        records = Records(self.begun.folder, kind)
+        sizes = sum(source.bytes for source in self.plan.sources)
+        two = self.plan.options.counts_ids and self.plan.vocabulary is None
+        total = sizes * (1 + two)
+        before = sizes if two and kind == PARTS else 0
 
+        def look() -> None:
+            records.refresh()
+            done = min(sum(r.source_bytes for r in records.found.values()), sizes)
+            if self.progress:
+                rows = sum(record.rows for record in records.found.values())
+                self.progress(before + done, total, rows)
 
-def _kind(path: Path) -> str:
-    """Format of a file by its name."""
-    name = path.name.lower().removesuffix(".gz")
-    if name.endswith(".csv"):
-        return "csv"
-    return "parquet" if name.endswith(".parquet") else "criteo"
+        work = Work(self.plan, self.output, self.begun.shards, kind, vocabulary, self.block_bytes)
+        try:
+            run_tasks(work, list(self.plan.tasks()), self.scheduler, self.threads, look)
+        except ShardError as error:
+            records.refresh()
+            before_it = [r for r in records.of(error.source) if r.number < error.number]
+            line = sum(record.lines for record in before_it) + error.line
+            address = self.plan.sources[error.source].address
+            raise ParseError(address, line, error.reason) from error
+        records.refresh()
+        if self.progress:
+            self.progress(before + sizes, total, sum(r.rows for r in records.all()))
+        return records
+
+    def _save_rejects(self, records: Records) -> None:
+        """Write the first bad lines of all as JSON lines, if there are any."""
+        kept = []
+        for number, source in enumerate(self.plan.sources):
+            before = 0
+            for record in records.of(number):
+                for reject in record.rejects:
+                    line = before + reject["line"]
+                    kept.append({"file": source.address, **reject, "line": line})
+                before += record.lines
+        if kept:
+            text = "".join(json.dumps(reject) + "\n" for reject in kept[:MAX_KEPT])
+            write_bytes(self.begun.folder, f"{self.begun.shards}/{REJECTS_NAME}", text.encode())

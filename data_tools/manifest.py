@@ -1,22 +1,34 @@
 """The manifest: the file that makes a folder of shards a finished dataset."""
 
 import json
-import os
+import re
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
+from data_tools.criteo_parser import DENSE_TRANSFORMS
 from data_tools.errors import DatasetError
 from data_tools.schema import Schema
+from data_tools.storage import Folder, read_bytes, write_bytes
 
 MANIFEST_NAME = "manifest.json"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+FILE_FORMATS = ("arrow", "parquet")
+CODECS = ("none", "lz4", "zstd")
+IDS = ("raw", "appearance")
+_FOLDER = re.compile(r"shards-[0-9]{1,9}")
+_SHARD = re.compile(r"part-[0-9]{3,9}-[0-9]{5,9}\.(arrow|parquet)")
+_VOCABULARY = re.compile(r"vocabulary-[0-9]{3,9}\.arrow")
 
 
-def shard_name(number: int) -> str:
-    """File name of a dataset's shard, counted from 0."""
-    return f"part-{number:05d}.arrow"
+def shard_name(source: int, number: int, file_format: str) -> str:
+    """File name of a shard: of which source, and which of its shards, both counted from 0."""
+    return f"part-{source:03d}-{number:05d}.{file_format}"
+
+
+def vocabulary_name(column: int) -> str:
+    """File name of the known ids of a categorical column, counted from 0."""
+    return f"vocabulary-{column:03d}.arrow"
 
 
 @dataclass(frozen=True)
@@ -28,13 +40,20 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Shard:
-    """One file of the dataset: its name, rows and size, and a checksum of its values."""
+class StoredFile:
+    """One file of the dataset: its name, rows and size, and the CRC-32 of its bytes."""
 
     name: str
     rows: int
     bytes: int
     crc32: int
+
+
+@dataclass(frozen=True)
+class Shard(StoredFile):
+    """A file of rows, which all come from one source (counted from 0)."""
+
+    source: int
 
 
 @dataclass(frozen=True)
@@ -44,18 +63,44 @@ class Options:
     format: str = "auto"
     dense_transform: str = "log1p"
     on_error: str = "stop"
+    max_ind_range: int | None = None
+    ids: str = "raw"
+    min_count: int = 1
+    file_format: str = "arrow"
+    compression: str = "none"
 
     def __post_init__(self) -> None:
         choices = {
             "format": ("auto", "criteo", "csv", "parquet"),
-            "dense_transform": ("log1p", "none"),
+            "dense_transform": DENSE_TRANSFORMS,
             "on_error": ("stop", "skip"),
+            "ids": IDS,
+            "file_format": FILE_FORMATS,
+            "compression": CODECS,
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(
                     f"{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}"
                 )
+        if self.max_ind_range is not None:
+            _check_count("max_ind_range", self.max_ind_range, 2**32 - 1)
+        _check_count("min_count", self.min_count, 2**32 - 1)
+
+    @property
+    def counts_ids(self) -> bool:
+        """Whether the ids must be counted before the rows are written: two passes, not one."""
+        return self.ids == "appearance" or self.min_count > 1
+
+    def preparation(self) -> dict[str, Any]:
+        """What a model must find again in rows that it scores."""
+        names = ("dense_transform", "max_ind_range", "ids", "min_count")
+        return {name: getattr(self, name) for name in names}
+
+
+def _check_count(name: str, value: Any, most: int) -> None:
+    if type(value) is not int or not 1 <= value <= most:
+        raise ValueError(f"{name} is {value!r}; it must be a whole number from 1 to {most:,}")
 
 
 @dataclass(frozen=True)
@@ -67,13 +112,17 @@ class Manifest:
     schema : Schema
     sources : tuple of Source
     options : Options
-    rows : int                    In all shards.
-    positives : int or None       Clicks; None where unlabelled.
-    rejected : int                Bad lines left out, only with on_error="skip".
+    rows : int                       In all shards.
+    positives : int or None          Clicks; None where unlabelled or not counted.
+    rejected : int                   Bad lines left out, only with on_error="skip".
     labelled : bool
-    index_dtype : str             "uint32" for Criteo text, "uint64" for other logs.
-    shards : tuple of Shard       In the order of their rows.
-    created_by : str              The program and its version.
+    index_dtype : str                "uint32" for Criteo text, "uint64" for other logs.
+    folder : str                     Subfolder of the shards.
+    block_rows : int                 Rows of each block of a shard but its last.
+    shards : tuple of Shard          In the order of their rows.
+    vocabulary : tuple of StoredFile For each categorical column its known ids, where the options
+                                     number or count them.
+    created_by : str                 The program and its version.
     """
 
     schema: Schema
@@ -84,8 +133,18 @@ class Manifest:
     rejected: int
     labelled: bool
     index_dtype: str
+    folder: str
+    block_rows: int
     shards: tuple[Shard, ...]
+    vocabulary: tuple[StoredFile, ...]
     created_by: str
+
+    def rows_per_source(self) -> list[int]:
+        """Rows that came from each source."""
+        rows = [0] * len(self.sources)
+        for shard in self.shards:
+            rows[shard.source] += shard.rows
+        return rows
 
     def to_json(self) -> dict[str, Any]:
         """Return the manifest as a dict of JSON types, which `from_json` reads."""
@@ -111,6 +170,7 @@ class Manifest:
             fields["sources"] = tuple(Source(**source) for source in fields["sources"])
             fields["options"] = Options(**fields["options"])
             fields["shards"] = tuple(Shard(**shard) for shard in fields["shards"])
+            fields["vocabulary"] = tuple(StoredFile(**file) for file in fields["vocabulary"])
             manifest = cls(**fields)
             manifest._check()
         except (KeyError, TypeError, ValueError) as error:
@@ -124,47 +184,48 @@ class Manifest:
 
         The names are opened, and deleted when the dataset is replaced: they must lead nowhere else.
         """
-        for number, shard in enumerate(self.shards):
-            if shard.name != shard_name(number):
-                raise ValueError(f"shard {number} is {shard.name!r}, not {shard_name(number)}")
-            for value in (shard.rows, shard.bytes, shard.crc32):
-                if type(value) is not int or value < 0:
-                    raise ValueError(f"{shard.name} has the number {value!r}")
+        if not _FOLDER.fullmatch(str(self.folder)):
+            raise ValueError(f"its folder is {self.folder!r}, not shards-NUMBER")
+        _check_count("block_rows", self.block_rows, 2**31)
+        for pattern, files in ((_SHARD, self.shards), (_VOCABULARY, self.vocabulary)):
+            for file in files:
+                if not pattern.fullmatch(str(file.name)):
+                    raise ValueError(f"it lists {file.name!r}, which is no name of a file of ours")
+                for value in (file.rows, file.bytes, file.crc32):
+                    if type(value) is not int or value < 0:
+                        raise ValueError(f"{file.name} has the number {value!r}")
+        if len({shard.name for shard in self.shards}) < len(self.shards):
+            raise ValueError("it lists a shard twice")
+        if any(shard.source not in range(len(self.sources)) for shard in self.shards):
+            raise ValueError("a shard is of a source that it does not list")
         held = sum(shard.rows for shard in self.shards)
         if held != self.rows:
             raise ValueError(f"it counts {self.rows} rows, but its shards hold {held}")
         if self.index_dtype not in ("uint32", "uint64"):
             raise ValueError(f"index_dtype is {self.index_dtype!r}; it is uint32 or uint64")
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Folder) -> None:
         """Write the manifest into `folder` at once: it is there whole, or not at all."""
-        temporary = folder / (MANIFEST_NAME + ".tmp")
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(self.to_json(), file, indent=2)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, folder / MANIFEST_NAME)
+        text = json.dumps(self.to_json(), indent=2) + "\n"
+        write_bytes(folder, MANIFEST_NAME, text.encode())
 
     @classmethod
-    def load(cls, folder: Path) -> "Manifest":
+    def load(cls, folder: Folder) -> "Manifest":
         """Read the manifest of the dataset in `folder`.
 
         Raises
         ------
-        FileNotFoundError : no such folder, or it has no manifest.
+        FileNotFoundError : it has none.
         DatasetError : the manifest is damaged.
         """
-        if not folder.is_dir():
-            raise FileNotFoundError(f"{folder} is not a folder; make a dataset with robe ingest")
-        path = folder / MANIFEST_NAME
-        if not path.is_file():
+        path = folder.path(MANIFEST_NAME)
+        if folder.size(MANIFEST_NAME) is None:
             raise FileNotFoundError(
-                f"{folder} has no {MANIFEST_NAME}: it is no dataset, or its ingest did not finish; "
-                "ingest the log again"
+                f"{folder.path('')} has no {MANIFEST_NAME}: it is no dataset, or its ingest did "
+                "not finish; run robe ingest, which goes on where it was stopped"
             )
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = json.loads(read_bytes(folder, MANIFEST_NAME))
         except ValueError as error:
             raise DatasetError(f"{path} is not JSON ({error}); ingest the log again") from None
         if not isinstance(record, dict):

@@ -1,51 +1,57 @@
 """What happens to bad lines: the first one stops the ingest, or they are counted and shown."""
 
-import json
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
-from data_tools.errors import ParseError
-
-REJECTS_NAME = "rejects.jsonl"
 MAX_KEPT = 100
 MAX_TEXT = 4096  # characters of a kept line
 
 
-class Rejects:
-    """Receive bad lines; `skip` says whether they are tolerated.
+class BadLineError(Exception):
+    """A bad line of a shard, which stops the ingest.
 
     Attributes
     ----------
+    line : int     Counted from 1 at the beginning of the shard.
+    reason : str
+    """
+
+    def __init__(self, line: int, reason: str) -> None:
+        super().__init__(line, reason)
+        self.line = line
+        self.reason = reason
+
+
+class Rejects:
+    """Receive the bad lines of one shard; `skip` says whether they are tolerated.
+
+    Attributes
+    ----------
+    lines : int      Lines of the shard so far, good and bad; whoever reads them counts.
     count : int      Bad lines so far.
+    kept : list      The first bad lines: line, reason and text.
     """
 
     def __init__(self, skip: bool) -> None:
         self.skip = skip
+        self.lines = 0
         self.count = 0
-        self._kept: list[dict[str, str | int]] = []
+        self.kept: list[dict[str, Any]] = []
 
-    def add(self, file: Path, line: int, explain: Callable[[], tuple[str, bytes | str]]) -> None:
+    def add(self, line: int, explain: Callable[[], tuple[str, bytes | str]]) -> None:
         """Count the bad line, and keep it if it is among the first.
 
         `explain` returns its reason and text. Only lines that are kept or stop need them.
 
         Raises
         ------
-        ParseError : bad lines are not tolerated.
+        BadLineError : bad lines are not tolerated.
         """
         if not self.skip:
-            raise ParseError(file, line, explain()[0])
+            raise BadLineError(line, explain()[0])
         self.count += 1
-        if len(self._kept) < MAX_KEPT:
+        if len(self.kept) < MAX_KEPT:
             reason, text = explain()
             if isinstance(text, bytes):
                 text = text[: 4 * MAX_TEXT].decode(errors="replace")
-            self._kept.append(
-                {"file": str(file), "line": line, "reason": reason, "text": text[:MAX_TEXT]}
-            )
-
-    def save(self, folder: Path) -> None:
-        """Write the kept lines to `folder` as JSON lines, if there are any."""
-        if self._kept:
-            lines = "".join(json.dumps(line) + "\n" for line in self._kept)
-            (folder / REJECTS_NAME).write_text(lines, encoding="utf-8")
+            self.kept.append({"line": line, "reason": reason, "text": text[:MAX_TEXT]})

@@ -1,12 +1,181 @@
 """A part of a dataset, and its mini-batches in order or shuffled."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 import numpy as np
 
-from data_tools.batch import Batch, concatenate, take
+from data_tools.batch import Batch, ShardReader, take
+from data_tools.shuffling import Shuffle
+from data_tools.streaming import read_ahead, stream
 
-GATHER_ROWS = 1 << 16  # shuffled rows fetched at a time, many more than one batch
+UNSORTED_IDS = 1 << 20  # collected at least before they are sorted
+DAYS = 7  # of a log in a single file, as in Criteo's Kaggle log
+
+
+class Split:
+    """Some rows of a dataset, made by `Dataset.split`. They need not fit the memory.
+
+    Parameters
+    ----------
+    readers : sequence of ShardReader     All shards of the dataset.
+    rows : range or uint (num_rows,)      Row numbers in the dataset, ascending.
+    empty : Batch                         No rows, of the widths and types of the dataset.
+    """
+
+    def __init__(
+        self, readers: Sequence[ShardReader], rows: range | np.ndarray, empty: Batch
+    ) -> None:
+        self._readers = readers
+        self._rows = rows
+        self._empty = empty
+        sizes = np.concatenate([np.empty(0, np.int64), *(r.block_rows for r in readers)])
+        self._first_blocks = np.cumsum([0, *(len(r.block_rows) for r in readers)])  # of each reader
+        ends = np.cumsum(sizes)
+        # Block b of the dataset has the split's rows cuts[b] to cuts[b + 1] - 1.
+        if isinstance(rows, range):
+            cuts = np.clip(ends, rows.start, rows.stop) - rows.start
+        else:
+            # In the type of the rows, or they would all be converted to compare.
+            cuts = np.searchsorted(rows, ends.astype(rows.dtype))
+        counts = np.diff(cuts, prepend=0)
+        self._blocks = np.flatnonzero(counts)  # those of which the split has rows
+        self._counts = counts[self._blocks]
+        self._first_rows = (ends - sizes)[self._blocks]  # of each block, in the dataset
+        self._ends = np.cumsum(self._counts)  # of each block, in the split
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows."""
+        return len(self._rows)
+
+    def batches(
+        self,
+        batch_size: int,
+        shuffle_seed: int | None = None,
+        epoch: int = 0,
+        drop_last: bool = False,
+        first: int = 0,
+        threads: int = 1,
+    ) -> Generator[Batch, None, None]:
+        """Iterate over all rows once, in mini-batches.
+
+        Parameters
+        ----------
+        batch_size : int               Rows of every batch but the last, which may have fewer.
+        shuffle_seed : int or None     None: in order, and read-only views of the files where a
+                                       batch lies within one block that is mapped. Else shuffled as
+                                       `data_tools.shuffling` says; the order depends on the rows,
+                                       the sizes of the blocks, the seed and the epoch alone.
+        epoch : int                    Each epoch has its own order.
+        drop_last : bool               Leave out a last batch of fewer rows.
+        first : int                    Begin with this batch, counted from 0; nothing before it is
+                                       read.
+        threads : int                  Threads that read and mix ahead of the caller; with 0 the
+                                       caller's own does it. At most `threads` + 1 windows of
+                                       `data_tools.shuffling.WINDOW_ROWS` rows exist at a time, or
+                                       in order blocks; a batch that is kept keeps all of its own.
+
+        Yields
+        ------
+        Batch     Threads end with the last one, or when the iterator is closed or forgotten.
+
+        Raises
+        ------
+        ValueError : batch_size is below 1, or another number is negative.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+        numbers = {"shuffle_seed": shuffle_seed, "epoch": epoch, "first": first, "threads": threads}
+        for name, number in numbers.items():
+            if number is not None and number < 0:
+                raise ValueError(f"{name} is {number}; it must not be negative")
+        stop = self.num_rows - self.num_rows % batch_size if drop_last else self.num_rows
+        start = min(first * batch_size, stop)
+        read: Callable[[int], Batch]
+        if shuffle_seed is None:
+            read, ends = self._read, self._ends
+        else:
+            shuffle = Shuffle(self._counts, shuffle_seed, epoch)
+            read, ends = self._mixed(shuffle), np.cumsum(shuffle.window_rows)
+        # The parts with the rows from `start` to `stop`, and the end of the part before them.
+        part = int(np.searchsorted(ends, start, side="right"))
+        parts = range(part, int(np.searchsorted(ends, stop)) + 1 if start < stop else part)
+        before = int(ends[part - 1]) if part else 0
+        return stream(read, parts, threads, batch_size, start - before, stop - start)
+
+    def labels(self) -> np.ndarray:
+        """Labels of all rows in order, float32 (num_rows,).
+
+        Raises
+        ------
+        ValueError : the dataset is unlabelled.
+        """
+        if self._empty.labels is None:
+            raise ValueError("the dataset has no labels; ingest a labelled log")
+        labels = np.empty(self.num_rows, np.float32)
+        done = 0
+        for part in self._parts():
+            labels[done : done + len(part.dense)] = part.labels
+            done += len(part.dense)
+        return labels
+
+    def unique_ids(self, column: int) -> np.ndarray:
+        """Sorted distinct ids of one categorical column, in the dtype of `Batch.indices`.
+
+        Parameters
+        ----------
+        column : int     From 0 to num_categorical - 1.
+
+        Raises
+        ------
+        IndexError : there is no such column.
+        """
+        width = self._empty.indices.shape[1]
+        if not 0 <= column < width:
+            raise IndexError(f"column is {column}, but there are {width} categorical columns")
+        collected = [self._empty.indices[:, column]]  # the distinct ids so far, then others
+        waiting, limit = 0, UNSORTED_IDS
+        for part in self._parts():
+            collected.append(part.indices[:, column].copy())
+            waiting += len(part.dense)
+            # Wait for as many as are known: so each is sorted a few times only.
+            if waiting >= limit:
+                collected = [_distinct(collected)]
+                waiting, limit = 0, max(UNSORTED_IDS, collected[0].size)
+        return _distinct(collected)
+
+    def _parts(self) -> Iterator[Batch]:
+        """The rows in order, block by block."""
+        return read_ahead(self._read, range(len(self._blocks)), threads=1)
+
+    def _read(self, number: int) -> Batch:
+        """The split's rows of a block; `number` counts the blocks of which it has any."""
+        block, first_row = int(self._blocks[number]), int(self._first_rows[number])
+        reader = int(np.searchsorted(self._first_blocks, block, side="right")) - 1
+        rows = self._readers[reader].read(block - int(self._first_blocks[reader]))
+        end = int(self._ends[number])
+        mine = self._rows[end - int(self._counts[number]) : end]
+        if isinstance(mine, range):
+            return take(rows, slice(mine.start - first_row, mine.stop - first_row))
+        return take(rows, mine.astype(np.intp) - first_row)
+
+    def _mixed(self, shuffle: Shuffle) -> Callable[[int], Batch]:
+        """A function that reads and mixes a window of given number."""
+        return lambda window: shuffle.mix(
+            window, [self._read(number) for number in shuffle.windows[window].tolist()]
+        )
+
+
+def _distinct(parts: list[np.ndarray]) -> np.ndarray:
+    """Sorted distinct ids of all parts.
+
+    `numpy.unique` has a hash table, which takes a hundred times as long where most ids differ.
+    """
+    ids = np.concatenate(parts)
+    ids.sort()
+    new = np.ones(len(ids), bool)
+    np.not_equal(ids[1:], ids[:-1], out=new[1:])
+    return ids[new]
 
 
 def permutation(num_rows: int, key: tuple[int, ...]) -> np.ndarray:
@@ -21,139 +190,34 @@ def permutation(num_rows: int, key: tuple[int, ...]) -> np.ndarray:
     return rows
 
 
-class Split:
-    """Some rows of a dataset, made by `Dataset.split`.
+def day_rows(rows_per_source: Sequence[int], name: str) -> range:
+    """Rows of one part of a log that is split by days: the last one validates and tests.
+
+    Each source is a day. A single source is cut into 7 as `numpy.array_split` cuts, which is what
+    DLRM does with Criteo's Kaggle log. The first half of the last day, the larger one of an odd
+    number, is the test.
 
     Parameters
     ----------
-    shards : list of Batch              All shards of the dataset, at least one.
-    rows : range or uint (num_rows,)    Row numbers in the dataset, ascending.
+    rows_per_source : sequence of int           In the order of time.
+    name : {"train", "validation", "test"}
+
+    Raises
+    ------
+    ValueError : another name.
+
+    Source: Naumov et al., DLRM, `data_utils.py` and `dlrm_data_pytorch.py` of its release.
     """
-
-    def __init__(self, shards: list[Batch], rows: range | np.ndarray) -> None:
-        self._shards = shards
-        self._rows = rows
-        self._ends = np.cumsum([len(shard.dense) for shard in shards], dtype=np.int64)
-
-    @property
-    def num_rows(self) -> int:
-        """Number of rows."""
-        return len(self._rows)
-
-    def batches(
-        self,
-        batch_size: int,
-        shuffle_seed: int | None = None,
-        epoch: int = 0,
-        drop_last: bool = False,
-    ) -> Iterator[Batch]:
-        """Iterate over all rows once, in mini-batches.
-
-        Parameters
-        ----------
-        batch_size : int               Rows of every batch but the last, which may have fewer.
-        shuffle_seed : int or None     None: in order, and read-only views of the files where a
-                                       batch lies within one shard. Else a permutation of all rows
-                                       that depends on the seed, the epoch and num_rows alone.
-        epoch : int                    Each epoch has its own permutation.
-        drop_last : bool               Leave out a last batch of fewer rows.
-
-        Yields
-        ------
-        Batch
-
-        Raises
-        ------
-        ValueError : batch_size is below 1, or shuffle_seed or epoch is negative.
-        """
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
-        if epoch < 0 or (shuffle_seed is not None and shuffle_seed < 0):
-            raise ValueError(
-                f"shuffle_seed is {shuffle_seed} and epoch is {epoch}; they must not be negative"
-            )
-        used = self.num_rows - self.num_rows % batch_size if drop_last else self.num_rows
-        # A second function, so that wrong arguments are found at the call, not at the first batch.
-        if shuffle_seed is None and isinstance(self._rows, range):
-            return self._views(self._rows[:used], batch_size)
-        return self._copies(used, batch_size, shuffle_seed, epoch)
-
-    def labels(self) -> np.ndarray:
-        """Labels of all rows in order, float32 (num_rows,).
-
-        Raises
-        ------
-        ValueError : the dataset is unlabelled.
-        """
-        if self._shards[0].labels is None:
-            raise ValueError("the dataset has no labels; ingest a labelled log")
-        parts = [shard.labels[rows] for shard, rows in self._parts(self._rows)]  # type: ignore[index]
-        return np.concatenate([np.empty(0, np.float32), *parts])
-
-    def unique_ids(self, column: int) -> np.ndarray:
-        """Sorted distinct ids of one categorical column, in the dtype of `Batch.indices`.
-
-        Parameters
-        ----------
-        column : int     From 0 to num_categorical - 1.
-
-        Raises
-        ------
-        IndexError : there is no such column.
-        """
-        _, width = self._shards[0].indices.shape
-        if not 0 <= column < width:
-            raise IndexError(f"column is {column}, but there are {width} categorical columns")
-        none = np.empty(0, self._shards[0].indices.dtype)
-        # Distinct per shard first: the rows of all shards need not fit the memory.
-        parts = [np.unique(shard.indices[rows, column]) for shard, rows in self._parts(self._rows)]
-        return np.unique(np.concatenate([none, *parts]))
-
-    def _views(self, rows: range, batch_size: int) -> Iterator[Batch]:
-        """Batches in order, copied only where they go over the end of a shard."""
-        for start in range(0, len(rows), batch_size):
-            parts = [
-                take(shard, selected)
-                for shard, selected in self._parts(rows[start : start + batch_size])
-            ]
-            yield parts[0] if len(parts) == 1 else concatenate(parts)
-
-    def _copies(
-        self, used: int, batch_size: int, shuffle_seed: int | None, epoch: int
-    ) -> Iterator[Batch]:
-        """Batches of scattered rows, many gathered at a time."""
-        rows = self._rows
-        if shuffle_seed is not None:
-            order = permutation(self.num_rows, (1, epoch, shuffle_seed))
-            rows = order + order.dtype.type(rows.start) if isinstance(rows, range) else rows[order]
-        step = batch_size * max(1, GATHER_ROWS // batch_size)
-        for begin in range(0, used, step):
-            some = self._gather(np.asarray(rows[begin : min(begin + step, used)]))
-            for start in range(0, len(some.dense), batch_size):
-                yield take(some, slice(start, start + batch_size))
-
-    def _gather(self, rows: np.ndarray) -> Batch:
-        """Copy `rows`, in any order, reading each shard once and forwards."""
-        order = np.argsort(rows)
-        parts = [take(shard, selected) for shard, selected in self._parts(rows[order])]
-        ascending = concatenate(parts)
-        place = np.empty_like(order)
-        place[order] = np.arange(len(order))
-        return take(ascending, place)
-
-    def _parts(self, rows: range | np.ndarray) -> Iterator[tuple[Batch, slice | np.ndarray]]:
-        """Divide ascending `rows` by shard: each shard, and which of its rows."""
-        if not len(rows):
-            return
-        first, last = np.searchsorted(self._ends, [int(rows[0]), int(rows[-1])], side="right")
-        done = 0
-        for number in range(first, last + 1):
-            shard, end = self._shards[number], int(self._ends[number])
-            start = end - len(shard.dense)
-            if isinstance(rows, range):
-                yield shard, slice(max(rows.start, start) - start, min(rows.stop, end) - start)
-            else:
-                # In the type of the rows, or they would all be converted to compare.
-                cut = int(np.searchsorted(rows, rows.dtype.type(end)))
-                yield shard, rows[done:cut] - start
-                done = cut
+    total = sum(rows_per_source)
+    # The last of numpy.array_split's parts has no row more than the others.
+    last_day = rows_per_source[-1] if len(rows_per_source) > 1 else total // DAYS
+    trained = total - last_day
+    tested = trained + (last_day + 1) // 2
+    parts = {
+        "train": range(trained),
+        "test": range(trained, tested),
+        "validation": range(tested, total),
+    }
+    if name not in parts:
+        raise ValueError(f"there is no part {name!r} of a split by days; choose {', '.join(parts)}")
+    return parts[name]

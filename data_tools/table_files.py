@@ -1,9 +1,8 @@
-"""CSV and Parquet files as batches of Arrow columns, with the line of each row."""
+"""CSV and Parquet files as Arrow columns, with the line of each row."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,10 +11,11 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from data_tools.criteo_parser import MAX_LINE_BYTES, whole_line_error
-from data_tools.text_reader import GZIP_ERRORS, DamagedFileError, LineBlocks, first_lines
+from data_tools.storage import is_remote, open_input
+from data_tools.text_reader import GZIP_ERRORS, DamagedFileError, TextBlock, first_lines
 
 BATCH_ROWS = 1 << 16
-CSV_BLOCK_BYTES = 4 << 20
+HEADER_BYTES = 1 << 16
 _LONE_CR = re.compile(rb"\r(?!\n)")
 # A field that begins with a quote is quoted, up to a quote that is not doubled.
 _FIELD = rb'(?:"(?:[^"]|"")*+"[^,]*+|[^",][^,]*+|)'
@@ -34,72 +34,81 @@ class BadLine(NamedTuple):
         return self.reason, self.text
 
 
-class TableBatch(NamedTuple):
+class TableRows(NamedTuple):
     """Some rows of a table, and the bad lines before and between them."""
 
     rows: pa.RecordBatch
     lines: np.ndarray  # int64 (num_rows,), the line of each row
     bad: list[BadLine]
-    bytes_done: int  # of the file, as it lies on disk
 
 
 class TableFile(NamedTuple):
-    """An open table: the names and types of its columns, and a reader of some of them."""
+    """A table: the names and types of its columns."""
 
     columns: list[tuple[str, pa.DataType]]
-    batches: Callable[[list[str]], Iterator[TableBatch]]
 
 
-def open_table(path: Path, kind: str) -> TableFile:
-    """Open a table of kind "csv" or "parquet".
+def open_table(address: str, kind: str) -> TableFile:
+    """Look at the columns of a table of kind "csv" or "parquet".
 
     Raises
     ------
-    DamagedFileError : the file cannot be read; the batches raise it as well.
+    DamagedFileError : the file cannot be read.
     """
-    with _reading():
-        return _open_csv(path) if kind == "csv" else _open_parquet(path)
+    with reading():
+        if kind == "csv":
+            return TableFile([(name, pa.binary()) for name in _csv_names(address)])
+        with _parquet(address) as file:
+            schema = file.schema_arrow
+        return TableFile(list(zip(schema.names, schema.types, strict=True)))
 
 
 @contextmanager
-def _reading() -> Iterator[None]:
-    """Turn every error of reading into one."""
+def reading() -> Iterator[None]:
+    """Turn every error of reading into DamagedFileError."""
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError, *GZIP_ERRORS) as error:
         raise DamagedFileError(str(error)) from error
 
 
-def _open_csv(path: Path) -> TableFile:
+def _csv_names(address: str) -> list[str]:
     """Read the header. Every field is bytes, whatever the first rows look like.
 
     Arrow guesses types from the first block, so a later block might not fit, and two files of one
     log might differ; an empty field is null.
     """
-    text = first_lines(path, CSV_BLOCK_BYTES)
+    text = first_lines(address, HEADER_BYTES)
     header = text[: text.find(b"\n") + 1]
     spoilt = _spoilt(header[:-1])
     if spoilt:
         raise DamagedFileError(f"header: {spoilt}")
-    names = pa.csv.read_csv(pa.BufferReader(header)).schema.names
-    return TableFile(
-        [(name, pa.binary()) for name in names], lambda wanted: _csv_batches(path, names, wanted)
-    )
+    return pa.csv.read_csv(pa.BufferReader(header)).schema.names
 
 
-def _csv_batches(path: Path, names: list[str], wanted: list[str]) -> Iterator[TableBatch]:
-    """Read the columns `wanted` of `names`; the header is line 1."""
-    blocks = LineBlocks(path, CSV_BLOCK_BYTES)
-    line = 1
-    with _reading():
-        for block in blocks:
-            text = block.tobytes()
-            if line == 1:
-                line, text = 2, text[text.index(b"\n") + 1 :]
-            rows, lines, bad = _parse_lines(text, names, wanted)
-            bad = [each._replace(line=each.line + line) for each in bad]
-            yield TableBatch(rows, lines + line, bad, blocks.bytes_done)
-            line += text.count(b"\n")
+class CsvLines:
+    """Reads blocks of lines of one CSV file.
+
+    Parameters
+    ----------
+    address : str
+    wanted : list of str     The columns to read.
+    """
+
+    def __init__(self, address: str, wanted: list[str]) -> None:
+        with reading():
+            self._names = _csv_names(address)
+        self._wanted = wanted
+
+    def read(self, block: TextBlock, line: int) -> TableRows:
+        """Rows of a block, which has the header where it is the first; its first line is `line`."""
+        text = block.lines.tobytes()
+        if block.offset == 0:
+            line, text = line + 1, text[text.index(b"\n") + 1 :]
+        with reading():
+            rows, lines, bad = _parse_lines(text, self._names, self._wanted)
+        bad = [each._replace(line=each.line + line) for each in bad]
+        return TableRows(rows, lines + line, bad)
 
 
 def _parse_lines(
@@ -183,22 +192,28 @@ def _read_csv(
     return pa.RecordBatch.from_struct_array(table.to_struct_array().combine_chunks()), wrong
 
 
-def _open_parquet(path: Path) -> TableFile:
-    """Read the footer."""
-    with pa.parquet.ParquetFile(path) as file:
-        schema = file.schema_arrow
-    return TableFile(
-        list(zip(schema.names, schema.types, strict=True)),
-        lambda wanted: _parquet_batches(path, wanted),
-    )
+@contextmanager
+def _parquet(address: str) -> Iterator[pa.parquet.ParquetFile]:
+    """Open a Parquet file, whose path is mapped and whose fsspec address is read."""
+    if is_remote(address):
+        with open_input(address) as source, pa.parquet.ParquetFile(source) as file:
+            yield file
+    else:
+        with pa.parquet.ParquetFile(address, memory_map=True) as file:
+            yield file
 
 
-def _parquet_batches(path: Path, wanted: list[str]) -> Iterator[TableBatch]:
-    """Read the columns `wanted`; the line of a row is its number from 1."""
-    size, line = path.stat().st_size, 1
-    with _reading(), pa.parquet.ParquetFile(path) as file:
-        total = max(1, file.metadata.num_rows)
-        for rows in file.iter_batches(BATCH_ROWS, columns=wanted):
-            lines = np.arange(line, line + rows.num_rows)
+def group_offsets(address: str) -> list[int]:
+    """Where each row group of a Parquet file begins, in bytes of all before it, not compressed."""
+    with reading(), _parquet(address) as file:
+        sizes = [file.metadata.row_group(n).total_byte_size for n in range(file.num_row_groups)]
+    return [sum(sizes[:n]) for n in range(len(sizes))]
+
+
+def parquet_rows(address: str, groups: list[int], wanted: list[str]) -> Iterator[TableRows]:
+    """Read the columns `wanted` of some row groups; the line of a row is its number from 1."""
+    line = 1
+    with reading(), _parquet(address) as file:
+        for rows in file.iter_batches(BATCH_ROWS, row_groups=groups, columns=wanted):
+            yield TableRows(rows, np.arange(line, line + rows.num_rows), [])
             line += rows.num_rows
-            yield TableBatch(rows, lines, [], size * (line - 1) // total)

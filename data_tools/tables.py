@@ -1,9 +1,8 @@
-"""Rows of one CSV or Parquet file, its columns found by name, into a ShardWriter."""
+"""Rows of CSV and Parquet, their columns found by name, into a RowBuffer."""
 
 import json
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -12,66 +11,42 @@ from data_tools import columns
 from data_tools.batch import Batch, take
 from data_tools.errors import ParseError
 from data_tools.rejects import Rejects
+from data_tools.row_buffer import RowBuffer
 from data_tools.schema import Schema
-from data_tools.shards import ShardWriter
-from data_tools.table_files import TableBatch, open_table
-from data_tools.text_reader import DamagedFileError
+from data_tools.table_files import TableRows
 
 
-def read_table(
-    path: Path,
-    kind: str,
-    writer: ShardWriter,
+def read_rows(
+    table: TableRows,
+    schema: Schema,
+    labelled: bool,
+    transform: str,
+    is_csv: bool,
+    rows: RowBuffer,
     rejects: Rejects,
-    *,
-    log1p: bool,
-    report: Callable[[int], None],
 ) -> None:
-    """Append the rows of the CSV or Parquet file `path` to `writer`.
-
-    A file without the label column is unlabelled. Columns that the schema lacks are not read.
+    """Convert some rows of a table into `rows`; bad ones go to `rejects`.
 
     Parameters
     ----------
-    path : Path
-    kind : str                   "csv" (with a header; one line is one row, so no field has a line
-                                 break; gzip where the name ends in .gz) or "parquet".
-    writer : ShardWriter         Its index dtype is uint64.
-    rejects : Rejects            Receives the bad lines; of Parquet, the bad rows.
-    log1p : bool                 Dense becomes log(max(x, 0) + 1); else x. Null is 0 in both.
-    report : callable            Called with the bytes of the file read so far.
-
-    Raises
-    ------
-    ParseError : a bad line that `rejects` does not tolerate; the file is damaged; a column is
-        missing or of a wrong type; labels are there and were not before, or the reverse.
+    table : TableRows       The columns of the schema, and the label where `labelled`.
+    transform : str         Of the dense columns, see `Parser`; null is as 0.
+    is_csv : bool           Every field is bytes, and a row of nulls is an empty line.
     """
-    line = 1
-    try:
-        table = open_table(path, kind)
-        wanted = _find_columns(path, writer.schema, table.columns, bool(writer.labelled))
-        labelled = writer.schema.label in wanted
-        writer.agree_on_labels(path, labelled)
-        for batch in table.batches(wanted):
-            rows, faults = _convert(batch, writer.schema, labelled, kind == "csv", log1p)
-            bad: dict[int, Callable[[], tuple[str, str]]]
-            bad = {each.line: each.explain for each in batch.bad}
-            for row, fault in faults.items():
-                bad[int(batch.lines[row])] = partial(_explain, batch.rows, row, *fault)
-            for bad_line in sorted(bad):
-                rejects.add(path, bad_line, bad[bad_line])
-            if faults:
-                rows = take(rows, ~np.isin(np.arange(len(rows.dense)), list(faults)))
-            writer.append(rows)
-            line = int(batch.lines[-1]) + 1 if batch.lines.size else line
-            report(batch.bytes_done)
-    except DamagedFileError as error:
-        reason = f"the {kind} file is not readable here or further on ({error})"
-        raise ParseError(path, line, reason) from error
+    batch, faults = convert(table.rows, schema, labelled, is_csv, transform)
+    bad: dict[int, Callable[[], tuple[str, str]]]
+    bad = {each.line: each.explain for each in table.bad}
+    for row, fault in faults.items():
+        bad[int(table.lines[row])] = partial(_explain, table.rows, row, *fault)
+    for bad_line in sorted(bad):
+        rejects.add(bad_line, bad[bad_line])
+    if faults:
+        batch = take(batch, np.delete(np.arange(len(batch.dense)), list(faults)))
+    rows.append(batch)
 
 
-def _find_columns(
-    path: Path, schema: Schema, present: list[tuple[str, pa.DataType]], must_be_labelled: bool
+def find_columns(
+    path: str, schema: Schema, present: list[tuple[str, pa.DataType]], must_be_labelled: bool
 ) -> list[str]:
     """Names of the columns to read; the label is among them where the file has it."""
     names = [name for name, _ in present]
@@ -102,11 +77,11 @@ def _some(names: list[str], most: int) -> str:
     return ", ".join(names[:most]) + rest
 
 
-def _convert(
-    batch: TableBatch, schema: Schema, labelled: bool, is_csv: bool, log1p: bool
+def convert(
+    columns_read: pa.RecordBatch, schema: Schema, labelled: bool, is_csv: bool, transform: str
 ) -> tuple[Batch, dict[int, tuple[str | None, str]]]:
-    """Convert all columns of `batch`; also, by row, the column and the rule that it breaks."""
-    count = batch.rows.num_rows
+    """Convert columns to rows; also, by row, the column and the rule that it breaks."""
+    count = columns_read.num_rows
     broken: dict[int, tuple[str | None, str]] = {}
 
     def note(faults: list[int], name: str, rule: str) -> None:
@@ -115,20 +90,20 @@ def _convert(
 
     if is_csv:
         # Arrow makes a row of nulls of an empty line.
-        nulls = np.array([column.is_null().to_numpy(zero_copy_only=False) for column in batch.rows])
+        nulls = np.array([c.is_null().to_numpy(zero_copy_only=False) for c in columns_read])
         empty = np.flatnonzero(nulls.all(axis=0)).tolist()
         broken = dict.fromkeys(empty, (None, "every field is empty"))
     labels = None
     if labelled:
-        labels, faults = columns.labels(batch.rows.column(schema.label))
+        labels, faults = columns.labels(columns_read.column(schema.label))
         note(faults, schema.label, "the label must be 0 or 1")
     dense = np.empty((count, schema.num_dense), np.float32)
     for i, name in enumerate(schema.dense):
-        dense[:, i], faults = columns.dense(batch.rows.column(name), log1p)
+        dense[:, i], faults = columns.dense(columns_read.column(name), transform)
         note(faults, name, "a dense field must be empty or a finite number")
     indices = np.empty((count, schema.num_categorical), np.uint64)
     for i, name in enumerate(schema.categorical):
-        indices[:, i] = columns.ids(batch.rows.column(name))
+        indices[:, i] = columns.ids(columns_read.column(name))
     return Batch(labels, dense, indices), broken
 
 

@@ -7,38 +7,55 @@ import math
 
 DIGITS = b"0123456789"
 HEX_DIGITS = b"0123456789abcdefABCDEF"
+TRANSFORMS = {
+    "log1p": lambda x: math.log(max(x, 0) + 1),
+    "none": float,
+    "log3": lambda x: math.log(max(x, -2) + 3),
+    "log-squared": lambda x: float(math.floor(math.log(x) ** 2) if x > 2 else x),
+}
 
 
 class BadLineError(Exception):
     """The line breaks a rule."""
 
 
-def parse(data, num_dense, num_categorical, log1p):
+def parse(data, num_dense, num_categorical, transform):
     """Parse all of `data`: whether it is labelled, the rows, the numbers of the bad lines.
 
     A row is (label or None, dense values, ids). Whether the text is labelled is what most of the
     lines with either number of fields say, of as many the first; None where no line tells.
     """
-    lines = data.split(b"\n")
-    if lines[-1] == b"":
-        lines.pop()  # what follows the last line feed is no line
+    lines = split(data)
     features = num_dense + num_categorical
     fields = [line.count(b"\t") + 1 for line in lines]
     votes = [count for count in fields if count in (features, features + 1)]
     # `max` returns the first of equals.
     labelled = max(votes, key=votes.count) > features if votes else None
+    if labelled is None:
+        return None, [], list(range(1, len(lines) + 1))
+    return labelled, *parse_lines(lines, labelled, num_dense, num_categorical, transform)
+
+
+def split(data):
+    """Lines without their line feeds; what follows the last one is a line unless it is empty."""
+    lines = data.split(b"\n")
+    if lines[-1] == b"":
+        lines.pop()
+    return lines
+
+
+def parse_lines(lines, labelled, num_dense, num_categorical, transform):
+    """The rows of the good lines, and the numbers, from 1, of the bad ones."""
     rows, bad = [], []
     for number, line in enumerate(lines, start=1):
         try:
-            if labelled is None:
-                raise BadLineError
-            rows.append(parse_line(line, labelled, num_dense, num_categorical, log1p))
+            rows.append(parse_line(line, labelled, num_dense, num_categorical, transform))
         except BadLineError:
             bad.append(number)
-    return labelled, rows, bad
+    return rows, bad
 
 
-def parse_line(line, labelled, num_dense, num_categorical, log1p):
+def parse_line(line, labelled, num_dense, num_categorical, transform):
     """Parse one line, without its line feed."""
     if line.endswith(b"\r"):
         line = line[:-1]
@@ -51,22 +68,20 @@ def parse_line(line, labelled, num_dense, num_categorical, log1p):
         if first not in (b"0", b"1"):
             raise BadLineError
         label = int(first)
-    dense = [parse_dense(field, log1p) for field in fields[:num_dense]]
+    dense = [parse_dense(field, transform) for field in fields[:num_dense]]
     ids = [parse_id(field) for field in fields[num_dense:]]
     return label, dense, ids
 
 
-def parse_dense(field, log1p):
-    """Transform an integer field; empty is 0."""
-    if field == b"":
-        return 0.0
+def parse_dense(field, transform):
+    """Transform an integer field; empty is the number 0."""
     digits = field[1:] if field[:1] == b"-" else field
-    if not digits or any(byte not in DIGITS for byte in digits):
+    if any(byte not in DIGITS for byte in digits) or field == b"-":
         raise BadLineError
-    number = int(field)
+    number = int(field or b"0")
     if not -(2**63) <= number < 2**63:
         raise BadLineError
-    return math.log(max(number, 0) + 1) if log1p else float(number)
+    return TRANSFORMS[transform](number)
 
 
 def parse_id(field):

@@ -1,4 +1,4 @@
-"""Datasets: what is refused when one is opened, how rows are divided, and in which order."""
+"""Datasets: what is refused when one is opened, and how rows are divided."""
 
 import json
 import shutil
@@ -9,23 +9,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import data_tools
-from data_tools.batch import Batch
 from data_tools.schema import Schema
-from data_tools.split import Split, permutation
 
 SCHEMA = Schema("y", ("a", "b"), ("p", "q", "r"))
 ROWS = 103
+LINE_BYTES = 40  # of every line, so that a shard has 20 rows
 
 
 def ingest(folder, rows=ROWS, first=0, **options):
     """Make a dataset whose ids and dense values tell the row."""
     lines = [
-        f"{row % 2}\t{row}\t{-row}\t{row:x}\t{row // 10:x}\t{2**32 - 1 - row:x}\n"
+        f"{row % 2}\t{row:04d}\t{-row:05d}\t{row:08x}\t{row // 10:08x}\t{2**32 - 1 - row:08x}\n"
         for row in range(first, first + rows)
     ]
     source = folder.with_suffix(".tsv")
     source.write_text("".join(lines))
-    options = {"schema": SCHEMA, "shard_rows": 20, "dense_transform": "none"} | options
+    options = {
+        "schema": SCHEMA,
+        "shard_bytes": 20 * LINE_BYTES,
+        "dense_transform": "none",
+    } | options
     data_tools.ingest(source, folder, **options)
     return data_tools.Dataset(folder)
 
@@ -50,7 +53,6 @@ def row_numbers(batches):
     return np.concatenate([np.empty(0, np.int64), *(b.indices[:, 0] for b in batches)]).tolist()
 
 
-sizes = st.integers(1, 250)
 fractions = st.lists(st.integers(0, 5), min_size=3, max_size=3).filter(any)
 
 
@@ -60,46 +62,6 @@ def test_what_a_dataset_tells(dataset):
     assert dataset.click_rate == 51 / 103
     assert dataset.schema == SCHEMA
     assert "103 rows, labelled" in repr(dataset)
-
-
-@given(size=sizes, drop_last=st.booleans())
-def test_in_order(dataset, size, drop_last):
-    batches = list(dataset.split("all").batches(size, drop_last=drop_last))
-    count = ROWS - ROWS % size if drop_last else ROWS
-    assert row_numbers(batches) == list(range(count))
-    assert all(len(batch.dense) == size for batch in batches[:-1])
-
-
-def test_batches_within_a_shard_are_views(dataset):
-    views = [not batch.dense.flags.owndata for batch in dataset.split("all").batches(8)]
-    # Shards have 20 rows: the batches of rows 16-23, 32-39 (to its end), 56-63 ... go over.
-    over = [start // 20 != (min(start + 8, ROWS) - 1) // 20 for start in range(0, ROWS, 8)]
-    assert views == [not goes_over for goes_over in over]
-    first = next(dataset.split("all").batches(8))
-    with pytest.raises(ValueError, match="read-only"):
-        first.dense[0, 0] = 1
-
-
-@given(size=sizes, seed=st.integers(0, 2**70), epoch=st.integers(0, 9), drop_last=st.booleans())
-def test_a_shuffle_has_every_row_once_and_is_repeatable(dataset, size, seed, epoch, drop_last):
-    split = dataset.split("train", fractions=(0.7, 0.2, 0.1))
-    rows = row_numbers(split.batches(size, shuffle_seed=seed, epoch=epoch))
-    assert sorted(rows) == list(range(72))
-    assert row_numbers(split.batches(size, shuffle_seed=seed, epoch=epoch)) == rows
-    # The batch size changes where the order is cut, not the order.
-    assert row_numbers(split.batches(5, shuffle_seed=seed, epoch=epoch)) == rows
-    kept = row_numbers(split.batches(size, shuffle_seed=seed, epoch=epoch, drop_last=drop_last))
-    assert kept == (rows[: 72 - 72 % size] if drop_last else rows)
-    assert row_numbers(split.batches(size, shuffle_seed=seed, epoch=epoch + 1)) != rows
-    assert row_numbers(split.batches(size, shuffle_seed=seed + 1, epoch=epoch)) != rows
-
-
-def test_shuffles_reach_every_place_evenly(dataset):
-    split = dataset.split("all")
-    places = np.array([row_numbers(split.batches(ROWS, 7, epoch)) for epoch in range(400)])
-    # Mean of a uniform place has standard error 29.7 / 20 = 1.5; six of them for 103 columns.
-    assert np.abs(places.mean(axis=0) - 51).max() < 9
-    assert len({tuple(order) for order in places.tolist()}) == 400
 
 
 @given(parts=fractions, by=st.sampled_from(["order", "random"]), seed=st.integers(0, 9))
@@ -140,18 +102,6 @@ def test_unique_ids(dataset):
             split.unique_ids(column)
 
 
-def test_gathers_larger_than_one_fetch(monkeypatch, dataset):
-    whole = row_numbers(dataset.split("all").batches(7, shuffle_seed=5))
-    monkeypatch.setattr("data_tools.split.GATHER_ROWS", 16)
-    assert row_numbers(dataset.split("all").batches(7, shuffle_seed=5)) == whole
-
-
-def test_permutation_type_and_content():
-    assert permutation(5, (1,)).dtype == np.uint32
-    assert sorted(permutation(1000, (1, 2)).tolist()) == list(range(1000))
-    assert permutation(0, (1,)).size == 0
-
-
 def test_no_rows(tmp_path):
     source = tmp_path / "log.csv"
     source.write_text("y,a,b,p,q,r\n")
@@ -190,18 +140,6 @@ def test_wrong_arguments(dataset):
     for shares in ((0.8, 0.1), (0.8, 0.1, 0.2), (1.2, -0.1, -0.1), (float("nan"), 0.5, 0.5)):
         with pytest.raises(ValueError, match="three shares"):
             dataset.split("train", fractions=shares)
-    split = dataset.split("all")
-    with pytest.raises(ValueError, match="batch_size is 0"):
-        split.batches(0)
-    with pytest.raises(ValueError, match="must not be negative"):
-        split.batches(1, shuffle_seed=-1)
-
-
-def test_a_split_of_many_rows_needs_no_shard_of_its_own():
-    shards = [Batch(None, np.full((n, 1), n, "f4"), np.zeros((n, 1), "u8")) for n in (1, 5, 2)]
-    (batch,) = Split(shards, range(1, 7)).batches(9)
-    np.testing.assert_array_equal(batch.dense[:, 0], [5] * 5 + [2])
-    assert batch.labels is None
 
 
 @pytest.fixture
@@ -210,8 +148,8 @@ def broken(tmp_path):
     return tmp_path / "log"
 
 
-def edit_manifest(folder, **changes):
-    path = folder / "manifest.json"
+def edit_manifest(dataset, /, **changes):
+    path = dataset / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
@@ -226,7 +164,10 @@ def test_broken_manifests(broken):
     edit_manifest(broken, rows=49)
     with pytest.raises(data_tools.DatasetError, match="counts 49 rows, but its shards hold 50"):
         data_tools.Dataset(broken)
-    edit_manifest(broken, rows=50, surprise=1)
+    edit_manifest(broken, **{"rows": 50, "folder": "../log"})
+    with pytest.raises(data_tools.DatasetError, match=r"its folder is '../log'"):
+        data_tools.Dataset(broken)
+    edit_manifest(broken, **{"folder": "shards-0", "surprise": 1})
     with pytest.raises(data_tools.DatasetError, match=r"not valid.*surprise"):
         data_tools.Dataset(broken)
     edit_manifest(broken, format_version=1)
@@ -235,8 +176,9 @@ def test_broken_manifests(broken):
     ingest(broken.parent / "again", rows=50)
     record = json.loads((broken.parent / "again" / "manifest.json").read_text())
     for key, value in (
-        ("name", "../log/part-00000.arrow"),
-        ("name", "part-00001.arrow"),
+        ("name", "../log/part-000-00000.arrow"),
+        ("name", "part-000-00001.arrow"),
+        ("source", 1),
         ("rows", "20"),
         ("bytes", None),
         ("crc32", 0.5),
@@ -252,7 +194,7 @@ def test_broken_manifests(broken):
 
 
 def test_broken_shards(broken, tmp_path):
-    shard = broken / "part-00001.arrow"
+    shard = broken / "shards-0" / "part-000-00001.arrow"
     good = shard.read_bytes()
     shard.write_bytes(good[:-1])
     with pytest.raises(
@@ -263,22 +205,60 @@ def test_broken_shards(broken, tmp_path):
     with pytest.raises(data_tools.DatasetError, match="not a readable shard"):
         data_tools.Dataset(broken)
     # A shard of the same size, but from another place.
-    shutil.copy(broken / "part-00000.arrow", shard)
+    shutil.copy(broken / "shards-0" / "part-000-00000.arrow", shard)
     with pytest.raises(data_tools.DatasetError, match="belongs to another dataset"):
         data_tools.Dataset(broken)
     other_schema = Schema("y", ("a", "B"), ("p", "q", "r"))
     ingest(tmp_path / "other", rows=50, schema=other_schema)
-    shutil.copy(tmp_path / "other" / shard.name, shard)
-    with pytest.raises(data_tools.DatasetError, match="belongs to another dataset"):
-        data_tools.Dataset(broken)
-    # The same schema, place, rows and size, but other values.
-    ingest(tmp_path / "later", rows=50, first=1)
-    shutil.copy(tmp_path / "later" / shard.name, shard)
-    assert shard.stat().st_size == len(good)
+    shutil.copy(tmp_path / "other" / "shards-0" / shard.name, shard)
     with pytest.raises(data_tools.DatasetError, match="belongs to another dataset"):
         data_tools.Dataset(broken)
     shard.write_bytes(good)
     assert data_tools.Dataset(broken).num_rows == 50
     shard.unlink()
-    with pytest.raises(FileNotFoundError, match=r"part-00001.arrow is missing"):
+    with pytest.raises(FileNotFoundError, match=r"part-000-00001.arrow is missing"):
         data_tools.Dataset(broken)
+
+
+def flip_a_bit(path, place):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 4
+    path.write_bytes(content)
+
+
+def test_verify_finds_what_is_wrong_with_each_file(broken, tmp_path):
+    assert data_tools.verify(broken) == []
+    folder = broken / "shards-0"
+    first, second, third = sorted(folder.glob("*.arrow"))
+    good = second.read_bytes()
+    # Any flipped bit, whatever it belongs to: metadata, values, padding, footer.
+    for place in range(0, len(good), 97):
+        flip_a_bit(second, place)
+        (problem,) = data_tools.verify(broken)
+        assert problem.startswith(f"{second} ")
+        assert "was changed" in problem or "of another dataset" in problem or "damaged" in problem
+        flip_a_bit(second, place)
+    assert data_tools.verify(broken) == []
+    # The same schema, place, rows and size, but other values.
+    ingest(tmp_path / "later", rows=50, first=1)
+    shutil.copy(tmp_path / "later" / "shards-0" / first.name, first)
+    flip_a_bit(second, -40)
+    third.write_bytes(third.read_bytes()[:-7])
+    (folder / "mine.arrow").write_text("mine")
+    problems = data_tools.verify(broken)
+    assert len(problems) == 4
+    assert "was changed" in problems[0]
+    assert problems[2] == f"{third} is cut off: it has {third.stat().st_size} of " + (
+        f"{third.stat().st_size + 7} bytes"
+    )
+    assert problems[3].startswith(f"{folder / 'mine.arrow'} is no file of this dataset")
+    third.unlink()
+    flip_a_bit(second, -40)
+    shutil.copy(second, first)
+    problems = data_tools.verify(broken)
+    assert problems[0] == f"{first} is a shard of another dataset"
+    assert problems[1] == f"{third} is missing"
+    calls = []
+    data_tools.verify(broken, lambda *call: calls.append(call))
+    assert calls == sorted(calls)
+    assert calls[-1][0] == calls[-1][1] > 0

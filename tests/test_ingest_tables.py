@@ -80,8 +80,8 @@ def test_parquet_values_of_every_type(tmp_path):
         "price": pa.array([0.5, float("nan"), None, 3.0], pa.float32()),
         "rank": pa.array([2**53 + 1, None, 0, 9], pa.uint64()),
     }
-    manifest = ingest_parquet(tmp_path, columns, SCHEMA, shard_rows=3)
-    assert [shard.rows for shard in manifest.shards] == [3, 1]
+    manifest = ingest_parquet(tmp_path, columns, SCHEMA)
+    assert [shard.rows for shard in manifest.shards] == [4]
     batch = read_all(tmp_path / "out")
     np.testing.assert_array_equal(batch.labels, [1, 0, 1, 0])
     dense = np.log(np.array([[1, 0.5, 2**53], [0, 0, 0], [0, 0, 0], [100, 3, 9]]) + 1)
@@ -170,7 +170,7 @@ REASONS = {
 def test_csv_faults_are_found_by_line(tmp_path):
     manifest = ingest_csv(tmp_path, FAULTS, on_error="skip", dense_transform="none")
     assert (manifest.rows, manifest.rejected) == (4, 8)
-    lines = (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()
+    lines = (tmp_path / "out" / "shards-0" / "rejects.jsonl").read_text().splitlines()
     assert {r["line"]: r["reason"] for r in map(json.loads, lines)} == REASONS
     batch = read_all(tmp_path / "out")
     np.testing.assert_array_equal(batch.dense[:, 0], [1, 2, 3, 4])
@@ -187,14 +187,16 @@ def test_a_csv_fault_stops(tmp_path, line):
     assert not (tmp_path / "out").exists()
 
 
-def test_csv_lines_are_counted_over_many_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr("data_tools.table_files.CSV_BLOCK_BYTES", 64)
+@pytest.mark.parametrize("sizes", [{}, {"block_bytes": 64}, {"block_bytes": 9, "shard_bytes": 100}])
+def test_csv_lines_are_counted_over_many_blocks(tmp_path, sizes):
     good = [f"1,{row},{row}" for row in range(300)]
     bad = {7: "x", 8: "1,1", 50: "5,1,1", 51: "1,1,1,1", 52: "", 200: "1,z,1", 299: "1"}
     lines = ["y,a,p", *(bad.get(row, line) for row, line in enumerate(good))]
-    manifest = ingest_csv(tmp_path, "\n".join(lines), on_error="skip", dense_transform="none")
+    manifest = ingest_csv(
+        tmp_path, "\n".join(lines), on_error="skip", dense_transform="none", **sizes
+    )
     assert (manifest.rows, manifest.rejected) == (300 - len(bad), len(bad))
-    kept = (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()
+    kept = (tmp_path / "out" / "shards-0" / "rejects.jsonl").read_text().splitlines()
     assert [json.loads(line)["line"] for line in kept] == [row + 2 for row in bad]
     expected = [row for row in range(300) if row not in bad]
     np.testing.assert_array_equal(read_all(tmp_path / "out").indices[:, 0], expected)
@@ -218,11 +220,10 @@ QUOTES = """y,a,p
 
 @pytest.mark.parametrize("block_bytes", [8, 30, 4 << 20])
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
-def test_no_line_is_swallowed_by_a_quote(tmp_path, monkeypatch, block_bytes, ending):
-    monkeypatch.setattr("data_tools.table_files.CSV_BLOCK_BYTES", block_bytes)
-    options = {"on_error": "skip", "dense_transform": "none"}
+def test_no_line_is_swallowed_by_a_quote(tmp_path, block_bytes, ending):
+    options = {"on_error": "skip", "dense_transform": "none", "block_bytes": block_bytes}
     manifest = ingest_csv(tmp_path, QUOTES.replace("\n", ending), **options)
-    kept = (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()
+    kept = (tmp_path / "out" / "shards-0" / "rejects.jsonl").read_text().splitlines()
     reasons = {reject["line"]: reject["reason"] for reject in map(json.loads, kept)}
     assert list(reasons) == [3, 5, 7, 8, 11, 12]
     assert all("quote is not closed" in reasons[line] for line in (3, 5, 11, 12))
@@ -249,17 +250,16 @@ def test_a_csv_line_that_is_no_text_is_bad_whatever_its_fields(tmp_path):
     lines = [b"y,a,p,q", b"1,1,1,1", b"1,\xff", b"1,2,2,\xff", b"1,3,\0,3", b"1,4,4,4"]
     manifest = ingest_csv(tmp_path, b"\n".join(lines), on_error="skip", dense_transform="none")
     assert (manifest.rows, manifest.rejected) == (2, 3)
-    kept = (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()
+    kept = (tmp_path / "out" / "shards-0" / "rejects.jsonl").read_text().splitlines()
     assert [json.loads(line)["line"] for line in kept] == [3, 4, 5]
     np.testing.assert_array_equal(read_all(tmp_path / "out").dense[:, 0], [1, 4])
 
 
-def test_a_long_csv_line_is_bad(tmp_path, monkeypatch):
-    monkeypatch.setattr("data_tools.table_files.CSV_BLOCK_BYTES", 1 << 16)
+def test_a_long_csv_line_is_bad(tmp_path):
     text = f"y,a,p\n1,1,{'x' * (1 << 20)}\n1,2,2\n"
     with pytest.raises(data_tools.ParseError, match=r"log.csv:2: the line is longer than"):
-        ingest_csv(tmp_path, text)
-    assert ingest_csv(tmp_path, text, on_error="skip").rows == 1
+        ingest_csv(tmp_path, text, block_bytes=1 << 16)
+    assert ingest_csv(tmp_path, text, on_error="skip", block_bytes=1 << 16).rows == 1
 
 
 def test_a_csv_may_begin_with_a_byte_order_mark(tmp_path):
@@ -311,7 +311,7 @@ def test_many_bad_fields_are_left_out_in_one_pass(tmp_path):
         seconds.append(time.process_time() - began)
     assert (manifest.rows, manifest.rejected) == (count // 3 + 1, count - count // 3 - 1)
     np.testing.assert_array_equal(read_all(tmp_path / "out").dense[:, 0], np.arange(0, count, 3))
-    assert len((tmp_path / "out" / "rejects.jsonl").read_text().splitlines()) == 100
+    assert len((tmp_path / "out" / "shards-0" / "rejects.jsonl").read_text().splitlines()) == 100
     # About 3 times; with an exception for each bad field it is 40 times.
     assert seconds[1] < 15 * seconds[0]
 
@@ -376,11 +376,11 @@ def test_many_rows_of_a_table_fill_several_shards(tmp_path):
     manifest = ingest_parquet(
         tmp_path,
         columns,
-        shard_rows=40_000,
+        shard_bytes=100_000,  # less than one row group has
         dense_transform="none",
         progress=lambda *call: calls.append(call),
     )
-    assert [shard.rows for shard in manifest.shards] == [40_000] * 3 + [30_000]
+    assert [shard.rows for shard in manifest.shards] == [50_000] * 3
     batch = read_all(tmp_path / "out")
     np.testing.assert_array_equal(batch.labels, labels)
     np.testing.assert_array_equal(batch.dense[:, 0], np.arange(count, dtype=np.float32))

@@ -1,6 +1,8 @@
 """The compiled parser against the slow one, for good, mutated and random bytes."""
 
 import json
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -10,7 +12,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import data_tools
-from data_tools.criteo_parser import OK, Parser
+from data_tools import criteo_parser
+from data_tools.criteo_parser import DENSE_TRANSFORMS, OK, Parser, transform_dense
 from data_tools.schema import Schema
 from data_tools.text_reader import LineBlocks
 from tests import slow_parser
@@ -21,6 +24,8 @@ SCHEMAS = [
     Schema("y", ("a", "b"), ()),
     Schema("y", (), ("p", "q")),
 ]
+SCHEMA_NAMES = ["both", "dense", "categorical"]
+EXACT = ("none", "log-squared")  # a logarithm may differ in its last bit before it is rounded
 INTERESTING = b"\t\n\r\0-+0189afAFgG x\xff\xc3\xa9"
 
 integers = st.one_of(
@@ -66,15 +71,68 @@ def texts(draw, schema):
     return bytes(text)
 
 
-def ingest_bytes(text, schema, folder, **options):
+def assert_rows(rows, labels, dense, indices, transform):
+    """Compare arrays with rows of the slow parser; `labels` is None for unlabelled ones."""
+    if labels is not None:
+        np.testing.assert_array_equal(labels, [row[0] for row in rows])
+    expected = np.array([row[1] for row in rows], np.float32).reshape(dense.shape)
+    np.testing.assert_allclose(dense, expected, rtol=0 if transform in EXACT else 2e-7)
+    ids = np.array([row[2] for row in rows], np.uint32).reshape(indices.shape)
+    np.testing.assert_array_equal(indices, ids)
+
+
+def ordinary(shape, dtype):
+    """An array with values that no parser writes."""
+    return np.full(shape, 77, dtype)
+
+
+def outputs(schema, room, order, empty=ordinary):
+    """Arrays for `room` rows, by rows ("C") or by columns ("F")."""
+    arrays = [empty(room, np.float32)]
+    for width, dtype in ((schema.num_dense, np.float32), (schema.num_categorical, np.uint32)):
+        by_rows = order == "C"
+        array = empty((room, width) if by_rows else (width, room), dtype)
+        arrays.append(array if by_rows else array.T)
+    return arrays
+
+
+def parse_lines(parser, data, arrays):
+    """Parse all lines of `data` into `arrays`: how many rows, the numbers of the bad lines."""
+    rows, position, bad = 0, 0, []
+    text = data.tobytes()
+    while position < data.size:
+        parsed = parser.parse(data, position, *arrays, first=rows)
+        assert parsed.position > position or parsed.code != OK
+        rows += parsed.rows
+        position = parsed.position
+        if parsed.code != OK:
+            assert 0 <= parsed.field < parser.num_fields
+            bad.append(rows + len(bad) + 1)
+            position = text.index(b"\n", position) + 1
+    return rows, bad
+
+
+def compare(text, schema, labelled, transform, order="C", copy=np.copy, empty=ordinary):
+    """Whole lines give what the slow parser makes of them, whatever stands in them."""
+    lines = slow_parser.split(text)
+    sizes = schema.num_dense, schema.num_categorical
+    rows, bad = slow_parser.parse_lines(lines, labelled, *sizes, transform)
+    arrays = outputs(schema, len(rows) + 1, order, empty)
+    data = copy(np.frombuffer(text, np.uint8))
+    assert parse_lines(Parser(schema, labelled, transform), data, arrays) == (len(rows), bad)
+    labels, dense, indices = (array[: len(rows)] for array in arrays)
+    assert_rows(rows, labels if labelled else None, dense, indices, transform)
+
+
+def ingest_bytes(text, schema, folder, shard_bytes=40, **options):
     """Ingest `text` from a file, into a dataset whose shards are small."""
     source = folder / "log.tsv"
     source.write_bytes(text)
-    data_tools.ingest(source, folder / "out", schema=schema, shard_rows=3, **options)
+    data_tools.ingest(source, folder / "out", schema=schema, shard_bytes=shard_bytes, **options)
     return data_tools.Dataset(folder / "out")
 
 
-def assert_same_rows(dataset, labelled, rows, log1p):
+def assert_same_rows(dataset, labelled, rows, transform):
     """Compare a dataset with rows of the slow parser."""
     assert dataset.num_rows == len(rows)
     assert dataset.labelled == labelled
@@ -82,26 +140,18 @@ def assert_same_rows(dataset, labelled, rows, log1p):
     if not rows:
         assert not batches
         return
-    labels, dense, ids = zip(*rows, strict=True)
     (batch,) = batches
-    if labelled:
-        np.testing.assert_array_equal(batch.labels, labels)
-    else:
-        assert batch.labels is None
-    # A logarithm may differ in its last bit before it is rounded.
-    expected = np.array(dense).astype(np.float32)
-    np.testing.assert_allclose(batch.dense, expected, rtol=2e-7 if log1p else 0)
-    np.testing.assert_array_equal(batch.indices, np.array(ids, np.uint32))
+    assert (batch.labels is not None) == labelled
+    assert_rows(rows, batch.labels, batch.dense, batch.indices, transform)
     assert batch.indices.dtype == np.uint32
 
 
-def check(text, schema, block_bytes, log1p):
+def check_ingest(text, schema, transform, **sizes):
     """Both ways of treating errors give what the slow parser says."""
-    labelled, rows, bad = slow_parser.parse(text, schema.num_dense, schema.num_categorical, log1p)
-    options = {
-        "block_bytes": block_bytes,
-        "dense_transform": "log1p" if log1p else "none",
-    }
+    labelled, rows, bad = slow_parser.parse(
+        text, schema.num_dense, schema.num_categorical, transform
+    )
+    options = {"dense_transform": transform, **sizes}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if bad or not text:
@@ -110,30 +160,37 @@ def check(text, schema, block_bytes, log1p):
             assert caught.value.line == (bad[0] if bad else 1)
             assert not (folder / "out").exists()
         else:
-            assert_same_rows(ingest_bytes(text, schema, folder, **options), labelled, rows, log1p)
+            dataset = ingest_bytes(text, schema, folder, **options)
+            assert_same_rows(dataset, labelled, rows, transform)
         options |= {"on_error": "skip", "overwrite": True}
         if labelled is None:
             with pytest.raises(data_tools.ParseError):
                 ingest_bytes(text, schema, folder, **options)
             return
         dataset = ingest_bytes(text, schema, folder, **options)
-        assert_same_rows(dataset, labelled, rows, log1p)
+        assert_same_rows(dataset, labelled, rows, transform)
         assert dataset.manifest.rejected == len(bad)
-        rejects = folder / "out" / "rejects.jsonl"
+        rejects = folder / "out" / dataset.manifest.folder / "rejects.jsonl"
         kept = rejects.read_text().splitlines() if rejects.exists() else []
         assert [json.loads(line)["line"] for line in kept] == bad
 
 
-@pytest.mark.parametrize("schema", SCHEMAS, ids=["both", "dense", "categorical"])
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(data=st.data(), block_bytes=st.sampled_from([1, 2, 7, 64, 4096]), log1p=st.booleans())
+@pytest.mark.parametrize("schema", SCHEMAS, ids=SCHEMA_NAMES)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    data=st.data(),
+    block_bytes=st.sampled_from([1, 2, 7, 64, 4096]),
+    shard_bytes=st.sampled_from([1, 40, 10**6]),
+    transform=st.sampled_from(DENSE_TRANSFORMS),
+)
 def test_mutated_lines_give_the_rows_and_errors_of_the_slow_parser(
-    schema, data, block_bytes, log1p
+    schema, data, block_bytes, shard_bytes, transform
 ):
-    check(data.draw(texts(schema)), schema, block_bytes, log1p)
+    text = data.draw(texts(schema))
+    check_ingest(text, schema, transform, block_bytes=block_bytes, shard_bytes=shard_bytes)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(text=st.lists(st.sampled_from(list(INTERESTING))).map(bytes))
 @example(text=b"")
 @example(text=b"\n")
@@ -144,7 +201,118 @@ def test_mutated_lines_give_the_rows_and_errors_of_the_slow_parser(
 @example(text=b"01\t\t\n")
 @example(text=b"\t\r\r\n")
 def test_any_bytes_give_the_rows_and_errors_of_the_slow_parser(text):
-    check(text, SCHEMAS[1], 5, log1p=False)
+    check_ingest(text, SCHEMAS[1], "none", block_bytes=5)
+
+
+@pytest.mark.parametrize("schema", SCHEMAS, ids=SCHEMA_NAMES)
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    data=st.data(),
+    labelled=st.booleans(),
+    transform=st.sampled_from(DENSE_TRANSFORMS),
+    order=st.sampled_from("CF"),
+)
+def test_whole_lines_of_any_bytes(schema, data, labelled, transform, order):
+    some = st.lists(st.sampled_from(list(INTERESTING))).map(bytes)
+    text = data.draw(st.one_of(texts(schema), some, st.binary(max_size=200)))
+    compare(text + b"\n", schema, labelled, transform, order)
+
+
+def test_every_byte_at_every_place_of_eight_hexadecimal_digits():
+    for digits in (b"00000000", b"9afAF037", b"ffffFFFF"):
+        for place in range(8):
+            for byte in range(256):
+                field = digits[:place] + bytes([byte]) + digits[place + 1 :]
+                try:
+                    expected = (slow_parser.parse_id(field), True)
+                except slow_parser.BadLineError:
+                    expected = (None, False)
+                word = np.uint64(int.from_bytes(field, "little"))
+                value, good = criteo_parser._hex_word(word)
+                assert (value if good else None, good) == expected, field
+
+
+@pytest.mark.parametrize("ending", [b"\n", b"\r\n"], ids=["LF", "CRLF"])
+@pytest.mark.parametrize("labelled", [False, True], ids=["unlabelled", "labelled"])
+@pytest.mark.parametrize("schema", SCHEMAS, ids=SCHEMA_NAMES)
+def test_every_byte_at_every_place_of_a_line(schema, labelled, ending):
+    fields = [b"1"] * labelled + [b"1234567", b"-89"][: schema.num_dense]
+    fields += [b""] * (schema.num_dense - 2) + [b"fedcba98", b"", b"7f"][: schema.num_categorical]
+    fields += [b""] * (schema.num_categorical - 3)
+    line = b"\t".join(fields) + ending
+    text = b"".join(
+        line[:place] + bytes([byte]) + line[place + 1 :]
+        for place in range(len(line) - 1)
+        for byte in range(256)
+    )
+    compare(text, schema, labelled, "none")
+
+
+@pytest.mark.parametrize("transform", DENSE_TRANSFORMS)
+def test_numbers_of_any_length(transform):
+    digits = ["9" * n for n in range(1, 26)] + ["1" + "0" * n for n in range(25)]
+    digits += ["12345678901234567890123456"[:n] for n in range(1, 26)]
+    digits += [str(n) for n in range(70)]
+    digits += [str(2**k + n) for k in (12, 15, 16, 17, 53, 63, 64) for n in (-2, -1, 0, 1)]
+    fields = [
+        sign + "0" * zeros + number
+        for number in digits
+        for zeros in (0, 1, 6, 7, 8, 20)
+        for sign in ("", "-")
+    ]
+    text = "".join(f"{field}\t{other}\n" for field, other in zip(fields, fields[::-1], strict=True))
+    compare(text.encode(), SCHEMAS[1], False, transform)
+
+
+def parse_between_guards():
+    """Parse short texts that lie against pages that may not be touched, at either end."""
+    from tests.guard_pages import Guard
+
+    digits = [b"1234567890123"[:n] for n in range(14)]
+    lasts = digits + [b"-" + number for number in digits] + [b"-", b"g", b"1234567g", b"\t"]
+    for guard in (Guard(at_end=True), Guard(at_end=False)):
+        for schema in SCHEMAS:
+            for labelled in (False, True):
+                for last in lasts:
+                    fields = [b"1"] * labelled + [b""] * (len(schema.names) - 2) + [last]
+                    line = b"\t".join(fields)
+                    for text in (line + b"\n", line + b"\r\n", last + b"\n", line + b"\n" * 2):
+                        for order in "CF":
+                            compare(text, schema, labelled, "log1p", order, guard.copy, guard.empty)
+    print("done")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="protects pages of memory")
+def test_the_parser_stays_within_its_arrays():
+    program = "from tests.test_parser import parse_between_guards as check; check()"
+    finished = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout == "done\n"
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_call_begins_at_the_row_first_and_fills_the_room(order):
+    parser = Parser(SCHEMAS[0], labelled=True, transform="none")
+    data = np.frombuffer(GOOD * 4, np.uint8)
+    labels, dense, indices = arrays = outputs(SCHEMAS[0], 5, order)
+    parsed = parser.parse(data, 0, *arrays, first=3)
+    assert parsed == (2, 2 * len(GOOD), OK, 0)
+    assert (labels == [77, 77, 77, 1, 1]).all()
+    for array, row in ((dense, [5, 0, -2]), (indices, [255, 0, 10, 0, 2**32 - 1])):
+        assert (array[:3] == 77).all()
+        assert (array[3:] == row).all()
+    assert parser.parse(data, parsed.position, *arrays, first=5) == (0, parsed.position, OK, 0)
+
+
+def test_integers_stay_unsigned():
+    compare(GOOD, SCHEMAS[0], True, "log1p")
+    for signature in criteo_parser._parse_rows.nopython_signatures:
+        assert [str(kind) for kind in signature.return_type][:2] == ["uint64", "uint64"]
 
 
 GOOD = b"1\t5\t\t-2\t000000ff\t\tA\t0\tffffffff\n"
@@ -177,16 +345,10 @@ def test_the_error_names_file_line_and_rule(tmp_path, line, reason):
 def parse_blocks(path, parser, block_bytes):
     """Parse a file of unlabelled lines: rows parsed, numbers of bad lines."""
     rows, bad = 0, []
-    for block in LineBlocks(path, block_bytes, parser.max_line_bytes):
-        start = 0
-        while start < block.size:
-            room = (np.zeros(9, np.float32), np.zeros((9, 1), np.float32))
-            parsed = parser.parse(block, start, *room, np.zeros((9, 0), np.uint32))
-            rows += parsed.rows
-            start = parsed.position
-            if parsed.code != OK:
-                bad.append(rows + len(bad) + 1)
-                start = block.tobytes().index(b"\n", start) + 1
+    for block in LineBlocks(str(path), block_bytes, parser.max_line_bytes):
+        found, wrong = parse_lines(parser, block.lines, outputs(parser.schema, 9, "C"))
+        bad += [rows + len(bad) + number for number in wrong]
+        rows += found
     return rows, bad
 
 
@@ -196,7 +358,7 @@ def test_lines_work_up_to_the_limit_whatever_the_block(tmp_path, block_bytes, en
     path = tmp_path / "log.tsv"
     lines = [b"7", b"0" * 10, b"0" * 11, b"1", b"0" * 500, b"", b"2", b"0" * 12]
     path.write_bytes(b"\n".join(lines) + ending)
-    parser = Parser(Schema("y", ("a",), ()), labelled=False, log1p=False, max_line_bytes=10)
+    parser = Parser(Schema("y", ("a",), ()), labelled=False, transform="none", max_line_bytes=10)
     assert parse_blocks(path, parser, block_bytes) == (5, [3, 5, 8])
 
 
@@ -211,30 +373,42 @@ def test_the_limit_is_one_mebibyte(tmp_path):
         ingest_bytes(text, schema, tmp_path, overwrite=True)
 
 
-def test_log1p_of_any_integer():
-    values = [0, 1, 2, 4094, 4095, 4096, 10**6, 2**53 + 1, 2**63 - 1, -1, -(2**63)]
-    data = np.frombuffer("".join(f"{value}\n" for value in values).encode(), np.uint8)
-    dense = np.zeros((len(values), 1), np.float32)
-    none = np.zeros(len(values), np.float32), np.zeros((len(values), 0), np.uint32)
-    parser = Parser(Schema("y", ("a",), ()), labelled=False, log1p=True)
-    assert parser.parse(data, 0, none[0], dense, none[1]).rows == len(values)
-    expected = np.log(np.maximum(np.array(values, np.float64), 0) + 1)
-    np.testing.assert_allclose(dense[:, 0], expected, rtol=1e-7)
+def test_transforms_of_numbers_that_are_no_integers():
+    values = np.array([[np.nan, -0.5, -1e30], [2.5, 7.4, 1e300]])
+    for transform in DENSE_TRANSFORMS:
+        found = transform_dense(values, transform)
+        assert found.dtype == np.float32
+        with np.errstate(over="ignore"):  # 1e300 is infinite as it stands
+            expected = [
+                np.float32(slow_parser.TRANSFORMS[transform](x)) for x in np.nan_to_num(values).flat
+            ]
+        np.testing.assert_allclose(found.ravel(), expected, rtol=2e-7)
+
+
+def test_an_unknown_transform_is_refused():
+    message = "is 'log2'; use one of log1p, none, log3, log-squared"
+    with pytest.raises(ValueError, match=message):
+        Parser(SCHEMAS[1], True, "log2")
+    with pytest.raises(ValueError, match=message):
+        transform_dense(np.zeros(1), "log2")
 
 
 def test_the_parser_refuses_what_would_read_or_write_outside():
-    parser = Parser(SCHEMAS[1], labelled=True, log1p=True)
-    labels, dense, ids = (
-        np.zeros(2, np.float32),
-        np.zeros((2, 2), np.float32),
-        np.zeros((2, 0), "u4"),
-    )
+    parser = Parser(SCHEMAS[1], labelled=True, transform="log1p")
+    labels, dense, ids = outputs(SCHEMAS[1], 2, "C")
     good = np.frombuffer(b"1\t\t\n", np.uint8)
     with pytest.raises(ValueError, match="end in a line feed"):
         parser.parse(good[:-1], 0, labels, dense, ids)
+    with pytest.raises(ValueError, match="must be uint8, one-dimensional and contiguous"):
+        parser.parse(np.repeat(good, 2)[1::2], 0, labels, dense, ids)
     with pytest.raises(ValueError, match="start is 5, but data has 4 bytes"):
         parser.parse(good, 5, labels, dense, ids)
-    with pytest.raises(ValueError, match="dense must be C-contiguous float32"):
+    for first in (-1, 3):
+        with pytest.raises(ValueError, match=f"first is {first}, but there is room for 2 rows"):
+            parser.parse(good, 0, labels, dense, ids, first)
+    with pytest.raises(ValueError, match="dense must be C- or F-contiguous float32"):
         parser.parse(good, 0, labels, dense[:1], ids)
-    with pytest.raises(ValueError, match="indices must be C-contiguous uint32"):
+    with pytest.raises(ValueError, match="dense must be C- or F-contiguous float32"):
+        parser.parse(good, 0, labels, ordinary((4, 2), np.float32)[::2], ids)
+    with pytest.raises(ValueError, match="indices must be C- or F-contiguous uint32"):
         parser.parse(good, 0, labels, dense, ids.astype(np.uint64))

@@ -22,6 +22,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("synth")(data.synth)
 app.command("ingest")(data.ingest)
+app.add_typer(data.data, name="data")
 app.command("train")(train.train)
 app.command("evaluate")(score.evaluate)
 app.command("predict")(score.predict)
@@ -50,7 +51,7 @@ def run() -> None:
     except MemoryError as error:
         _fail(f"not enough memory: {error}")
     except (TrainingError, ArithmeticError, ImportError, OSError, TypeError, ValueError) as error:
-        _fail(str(error))
+        _fail("\n".join([str(error), *getattr(error, "__notes__", ())]))
 
 
 def _fail(message: str) -> None:

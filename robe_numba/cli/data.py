@@ -1,13 +1,16 @@
-"""`robe synth` and `robe ingest`: click logs, made and read."""
+"""`robe synth`, `robe ingest` and `robe data`: click logs, made, read and looked after."""
 
+import importlib.util
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
 
 import data_tools
-from data_tools import CRITEO, Schema
+from data_tools import CRITEO, Manifest, Schema
+from data_tools.ingest import REJECTS_NAME
 from data_tools.synth import Generator
 from robe_numba.cli.outputs import Overwrite, check_output_file
 from robe_numba.cli.progress import console, tracking
@@ -66,16 +69,43 @@ def _names(text: str | None) -> tuple[str, ...]:
 
 
 def ingest(
-    sources: Annotated[list[Path], typer.Argument(help="Logs: text, .gz, CSV or Parquet.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the dataset.")],
+    sources: Annotated[
+        list[str], typer.Argument(help="Logs: text, .gz, CSV or Parquet; paths or s3://... .")
+    ],
+    output: Annotated[str, typer.Option("--output", "-o", help="Folder of the dataset.")],
     format: Annotated[str, typer.Option(help="auto, criteo, csv or parquet.")] = "auto",
     on_error: Annotated[str, typer.Option(help="At a bad line: stop or skip.")] = "stop",
-    dense_transform: Annotated[str, typer.Option(help="log1p or none.")] = "log1p",
+    dense_transform: Annotated[
+        str, typer.Option(help="log1p, none, log3 (log(x+3)) or log-squared.")
+    ] = "log1p",
+    max_ind_range: Annotated[
+        int | None, typer.Option(min=1, help="Ids modulo this; MLPerf has 40000000.")
+    ] = None,
+    ids: Annotated[
+        str, typer.Option(help="raw, or appearance: numbered as they first appear (two passes).")
+    ] = "raw",
+    min_count: Annotated[int, typer.Option(min=1, help="Rarer ids become one (two passes).")] = 1,
+    vocabulary: Annotated[
+        Path | None, typer.Option(help="Dataset whose known ids to use instead of counting.")
+    ] = None,
     label: Annotated[
         str | None, typer.Option(help="Label column of another log; default label.")
     ] = None,
     dense: Annotated[str | None, typer.Option(help="Its numeric columns, a,b,c.")] = None,
     categorical: Annotated[str | None, typer.Option(help="Its id columns, a,b,c.")] = None,
+    file_format: Annotated[str, typer.Option(help="Of the shards: arrow or parquet.")] = "arrow",
+    compression: Annotated[str, typer.Option(help="Of the shards: none, lz4 or zstd.")] = "none",
+    shard_bytes: Annotated[
+        int | None, typer.Option(min=1, help="Text per shard; default 16 to 128 MiB.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Default: all cores.")] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            help="threads, local (a Dask cluster here; default for several files where Dask is "
+            "installed) or tcp://HOST:PORT."
+        ),
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Read click logs into a dataset: a folder of Arrow files with a manifest.
@@ -83,7 +113,7 @@ def ingest(
     Criteo's logs (Kaggle and Terabyte, plain or .gz, with or without labels) need no options.
     Other logs, as CSV or Parquet, are described by their columns. A bad line stops with its file,
     line number and reason; with --on-error skip it is counted, and the first hundred are kept in
-    rejects.jsonl.
+    rejects.jsonl. Killed or stopped, the same command goes on where it was.
 
     Examples:
 
@@ -92,30 +122,113 @@ def ingest(
         robe ingest day_0.gz day_1.gz -o data --on-error skip
 
         robe ingest log.parquet -o data --label clicked --dense age,price --categorical user,item
+
+        robe ingest day_*.gz -o s3://bucket/data --scheduler tcp://10.0.0.1:8786
     """
     schema: Schema = CRITEO
     if label or dense or categorical:
         schema = Schema(label or "label", _names(dense), _names(categorical))
-    options: dict[str, Any] = {"format": format, "on_error": on_error, "overwrite": overwrite}
-    if label:
-        options["labelled"] = True
+    if ids == "appearance" or min_count > 1:
+        console.print(TWO_PASSES if vocabulary is None else "ids become those of the vocabulary")
     with tracking("reading", unit="bytes") as progress:
         manifest = data_tools.ingest(
             sources,
             output,
             schema=schema,
+            format=format,
+            on_error=on_error,
             dense_transform=dense_transform,
+            max_ind_range=max_ind_range,
+            ids=ids,
+            min_count=min_count,
+            vocabulary=vocabulary,
+            labelled=True if label else None,
+            file_format=file_format,
+            compression=compression,
+            shard_bytes=shard_bytes,
+            threads=threads,
+            scheduler=scheduler or _scheduler(len(sources)),
+            overwrite=overwrite,
             progress=progress,
-            **options,
         )
+    show(output, manifest)
+
+
+TWO_PASSES = (
+    "two passes over the sources, to count the ids first: about twice the time, and for the counts "
+    "about 16 MB of disk per million rows until it is done"
+)
+
+
+def _scheduler(num_sources: int) -> str:
+    """A local cluster for several files, where Dask is there."""
+    return "local" if num_sources > 1 and importlib.util.find_spec("distributed") else "threads"
+
+
+def show(path: str | Path, manifest: Manifest) -> None:
+    """Print what a dataset holds, in a few lines."""
     files = len(manifest.shards)
-    console.print(f"{output}: {manifest.rows:,} rows in {files} Arrow file{'s' * (files != 1)}")
+    kind = manifest.options.file_format.capitalize()
+    console.print(f"{path}: {manifest.rows:,} rows in {files} {kind} file{'s' * (files != 1)}")
     if not manifest.labelled:
         console.print("no labels: these rows can be scored, not trained on")
     elif manifest.positives is not None and manifest.rows:
         console.print(f"click rate {manifest.positives / manifest.rows:.4f}")
+    if manifest.vocabulary:
+        known = sum(file.rows for file in manifest.vocabulary)
+        console.print(f"{known:,} known ids in {len(manifest.vocabulary)} columns")
     if manifest.rejected:
         console.print(
             f"{manifest.rejected:,} bad lines left out, the first of them in "
-            f"{output / 'rejects.jsonl'}"
+            f"{path}/{manifest.folder}/{REJECTS_NAME}"
         )
+
+
+data = typer.Typer(help="What a dataset holds, and whether it is intact.", no_args_is_help=True)
+DataPath = Annotated[str, typer.Argument(help="Dataset made by robe ingest.")]
+
+
+@data.command("info")
+def info(path: DataPath) -> None:
+    """Show what a dataset holds, where it came from and how it was prepared.
+
+    Examples:
+
+        robe data info data
+    """
+    manifest = data_tools.Dataset(path).manifest
+    show(path, manifest)
+    size = sum(file.bytes for file in (*manifest.shards, *manifest.vocabulary))
+    console.print(f"{size / 1e6:,.1f} MB in {path}/{manifest.folder}, by {manifest.created_by}")
+    schema = manifest.schema
+    console.print(
+        f"{schema.num_dense} dense columns ({', '.join(schema.dense)}), {schema.num_categorical} "
+        f"categorical ({', '.join(schema.categorical)}) of {manifest.index_dtype}"
+    )
+    for name, value in asdict(manifest.options).items():
+        if value is not None:
+            console.print(f"{name.replace('_', ' ')}: {value}")
+    for source, rows in zip(manifest.sources, manifest.rows_per_source(), strict=True):
+        console.print(f"from {source.name}, {source.bytes:,} bytes: {rows:,} rows")
+
+
+@data.command("verify")
+def verify(path: DataPath) -> None:
+    """Read every file of a dataset and compare it with the manifest.
+
+    Says of each file that is missing, cut off, changed, of another dataset or not listed what is
+    wrong, and then ends with status 1.
+
+    Examples:
+
+        robe data verify data
+    """
+    with tracking("reading", unit="bytes") as progress:
+        problems = data_tools.verify(path, progress)
+    for problem in problems:
+        console.print(problem)
+    if problems:
+        count = f"{len(problems)} problem{'s' * (len(problems) != 1)}"
+        console.print(f"{count}; restore these files, or ingest the log again")
+        raise typer.Exit(1)
+    console.print(f"{path}: all files are as they were written")

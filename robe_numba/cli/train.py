@@ -48,7 +48,10 @@ def train(
     fractions: Annotated[
         tuple[float, float, float], typer.Option(help="Train, validation, test shares.")
     ] = (0.8, 0.1, 0.1),
-    split_by: Annotated[str, typer.Option(help="order (in time) or random.")] = "order",
+    split_by: Annotated[
+        str,
+        typer.Option(help="order (in time), day (the last one validates and tests) or random."),
+    ] = "order",
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, or cuda: one GPU.")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="Default: all cores.")] = None,

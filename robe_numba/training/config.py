@@ -9,7 +9,7 @@ from robe_numba.checks import check_scalar
 from robe_numba.dlrm import DEVICES, KINDS, OPTIMIZERS, PRESETS
 from robe_numba.spec import HASHES, MAX_SIZE, check_int
 
-SPLIT_ORDERS = ("order", "random")
+SPLIT_ORDERS = ("order", "random", "day")
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,9 @@ class TrainingConfig:
     batch_size : rows.
     evaluations : times per epoch that the validation rows are scored.
     scale : half-width of the initial values of the embedding; None is sqrt(1 / largest table).
-    fractions : shares of train, validation and test rows.
-    split_by : "order" (time order, as the rows stand) or "random" (seeded).
+    fractions : shares of train, validation and test rows. Not for a split by "day".
+    split_by : "order" (time order, as the rows stand), "random" (seeded), or "day" (the last day
+        validates and tests, see `data_tools.split.day_rows`).
     seed : of initial values, hashes, split and shuffles.
     device : "cpu" or "cuda", one GPU.
 
@@ -111,7 +112,7 @@ class TrainingConfig:
             )
 
     def _check_options(self) -> None:
-        """Refuse what the kind of embedding would ignore."""
+        """Refuse what the kind of embedding or of split would ignore."""
         takes = {"robe": ("block_size", "hash", "sign", "alignment"), "hashed": ("hash", "sign")}
         for name in takes["robe"]:
             default = type(self).__dataclass_fields__[name].default
@@ -120,6 +121,11 @@ class TrainingConfig:
                     f"embedding {self.embedding!r} has no {name}; leave it out, or choose "
                     f"embedding 'robe'"
                 )
+        if self.split_by == "day" and self.fractions != type(self).fractions:
+            raise ValueError(
+                f"fractions are {self.fractions}, but split_by 'day' validates and tests with the "
+                f"last day; leave fractions out, or choose split_by 'order'"
+            )
 
     def resolved(self) -> Self:
         """The same settings with every default filled in."""

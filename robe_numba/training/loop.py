@@ -4,7 +4,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,7 +125,10 @@ def train(
         raise ValueError("the dataset has no labels; training needs a labelled log")
     split = dataset.split("train", config.fractions, config.split_by, config.seed)
     if split.num_rows == 0:
-        raise ValueError(f"no training rows: {dataset.num_rows} rows, fractions {config.fractions}")
+        shares = "" if config.split_by == "day" else f", fractions {config.fractions}"
+        raise ValueError(
+            f"no training rows: {dataset.num_rows} rows, split by {config.split_by}{shares}"
+        )
     with computing(config.device, threads):
         if vocabulary is None:
             vocabulary = training_vocabulary(dataset, config, watcher.counting)
@@ -167,19 +170,22 @@ class _Learner:
         steps_per_look = 1 if self.model.device == "cpu" else STEPS_PER_LOOK
         begun, losses, unseen = time.perf_counter(), [], []
         for epoch in range(config.epochs):
-            batches = split.batches(config.batch_size, shuffle_seed=config.seed, epoch=epoch)
-            for number, batch in enumerate(self.model.feed(batches), start=1):
-                check_interrupt()
-                step = epoch * steps_per_epoch + number
-                unseen.append(self._step(batch))
-                if step % steps_per_look == 0 or number in stops:
-                    losses += self._finite(step, unseen)
-                    unseen = []
-                self.watcher.step(step, unseen[-1] if unseen else losses[-1])
-                if number in stops:
-                    seconds = time.perf_counter() - begun
-                    self._validate(step, step / steps_per_epoch, float(np.mean(losses)), seconds)
-                    losses = []
+            # Closed even if a step fails: its threads and memory would last as long as the error.
+            with closing(split.batches(config.batch_size, config.seed, epoch)) as batches:
+                for number, batch in enumerate(self.model.feed(batches), start=1):
+                    check_interrupt()
+                    step = epoch * steps_per_epoch + number
+                    unseen.append(self._step(batch))
+                    if step % steps_per_look == 0 or number in stops:
+                        losses += self._finite(step, unseen)
+                        unseen = []
+                    self.watcher.step(step, unseen[-1] if unseen else losses[-1])
+                    if number in stops:
+                        seconds = time.perf_counter() - begun
+                        self._validate(
+                            step, step / steps_per_epoch, float(np.mean(losses)), seconds
+                        )
+                        losses = []
         check_interrupt()
 
     def _step(self, batch: Any) -> Any:

@@ -24,6 +24,17 @@ from robe_numba.training.files import replacing, write_text
 CONFIG, METRICS, MODEL, REPORT = "config.json", "metrics.jsonl", "model.safetensors", "report.html"
 PREFIX = "embedding."
 FORMAT = "robe run 1"
+# Of the facts of a dataset those that a model's inputs depend on.
+PREPARATION = (
+    "dense",
+    "categorical",
+    "dense_transform",
+    "max_ind_range",
+    "ids",
+    "min_count",
+    "index_dtype",
+    "vocabulary",
+)
 
 
 class RunFolder:
@@ -181,10 +192,10 @@ class RunFolder:
         ValueError : its columns or its options differ; the message says which.
         """
         trained, given = self.config["dataset"], dataset_facts(dataset)
-        for name in ("dense", "categorical", "dense_transform", "index_dtype"):
-            if trained[name] != given[name]:
+        for name in PREPARATION:
+            if trained.get(name) != given[name]:
                 raise ValueError(
-                    f"the model was trained with {name} = {trained[name]}, but this dataset has "
+                    f"the model was trained with {name} = {trained.get(name)}, but this dataset has "
                     f"{given[name]}; ingest it as the training data was"
                 )
 
@@ -199,8 +210,9 @@ def dataset_facts(dataset: Dataset) -> dict[str, Any]:
     return {
         "dense": list(dataset.schema.dense),
         "categorical": list(dataset.schema.categorical),
-        "dense_transform": manifest.options.dense_transform,
+        **manifest.options.preparation(),
         "index_dtype": manifest.index_dtype,
+        "vocabulary": [f"{file.crc32:08x}" for file in manifest.vocabulary],
         "rows": manifest.rows,
         "sources": [source.name for source in manifest.sources],
         "shards": [asdict(shard) for shard in manifest.shards],

@@ -1,0 +1,203 @@
+"""What an ingest will do: its sources, how each is cut into shards, and the tasks that make them.
+
+Shard k of a text holds the lines that begin in its bytes [k * shard_bytes, (k + 1) * shard_bytes),
+of the inflated text where the file is gzipped; of Parquet the row groups that begin there. So the
+shards depend on sources and options alone, each can be made without the others, by any worker, and
+those that are finished need not be made again.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from data_tools.criteo_text import is_labelled
+from data_tools.errors import ParseError
+from data_tools.manifest import Options
+from data_tools.schema import Schema
+from data_tools.storage import input_facts, is_remote, open_input
+from data_tools.table_files import group_offsets, open_table
+from data_tools.tables import find_columns
+from data_tools.text_reader import DamagedFileError, is_gzipped
+
+GZIP_MAGIC = b"\x1f\x8b"
+LEAST_SHARD_BYTES, MOST_SHARD_BYTES = 1 << 24, 1 << 27
+SHARDS = 64  # of all sources together, as long as they are neither smaller nor larger than that
+
+
+@dataclass(frozen=True)
+class PlannedSource:
+    """One source: where it lies, what it is, and a stamp that tells when it was replaced."""
+
+    address: str
+    kind: str  # "criteo", "csv" or "parquet"
+    bytes: int
+    stamp: str
+    num_shards: int | None  # None: gzipped, so it is known when all was inflated
+
+    @property
+    def name(self) -> str:
+        """Its name without the folder."""
+        return (
+            self.address.rpartition("/")[2] if is_remote(self.address) else Path(self.address).name
+        )
+
+
+class Task(NamedTuple):
+    """Some consecutive shards of a source: `stop` is excluded, None means all that follow."""
+
+    source: int
+    first: int
+    stop: int | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides the bytes of a dataset.
+
+    Attributes
+    ----------
+    schema : Schema
+    sources : tuple of PlannedSource
+    options : Options
+    labelled : bool          Whether the sources have labels.
+    index_dtype : str        "uint32" or "uint64".
+    shard_bytes : int        Text of each shard.
+    vocabulary : str or None Address of a dataset whose known ids are used.
+    """
+
+    schema: Schema
+    sources: tuple[PlannedSource, ...]
+    options: Options
+    labelled: bool
+    index_dtype: str
+    shard_bytes: int
+    vocabulary: str | None
+
+    def tasks(self) -> Iterator[Task]:
+        """A task for each shard, or for a whole source that can only be read from its beginning."""
+        for number, source in enumerate(self.sources):
+            if source.num_shards is None:
+                yield Task(number, 0, None)
+            else:
+                yield from (Task(number, k, k + 1) for k in range(source.num_shards))
+
+    def to_json(self) -> str:
+        """The plan as text; equal plans give equal texts."""
+        return json.dumps({**asdict(self), "schema": self.schema.to_json()}, indent=1)
+
+
+def differences(old: str, new: Plan) -> list[str]:
+    """Names of what differs between a plan's text and a plan, so that shards cannot be shared.
+
+    A plan that stopped at bad lines may go on by skipping them: its shards have none.
+    """
+    before, now = json.loads(old), json.loads(new.to_json())
+    if before["options"]["on_error"] == "stop":
+        before["options"]["on_error"] = now["options"]["on_error"]
+    for each in (before, now):
+        each |= each.pop("options")
+    return [name for name in now if before.get(name) != now[name]]
+
+
+def make_plan(
+    addresses: Sequence[str],
+    schema: Schema,
+    options: Options,
+    labelled: bool | None,
+    shard_bytes: int | None,
+    vocabulary: str | None,
+) -> Plan:
+    """Look at every source and plan the ingest.
+
+    Parameters
+    ----------
+    addresses : paths or fsspec addresses, in the order of their rows.
+    labelled : what all sources must be; None: the first one decides.
+    shard_bytes : None: so many that there are about 64 shards, between 16 and 128 MiB each.
+
+    Raises
+    ------
+    ParseError : a source is empty, damaged, or has not the columns or labels that it should have.
+    FileNotFoundError, IsADirectoryError, ValueError : a source is no regular file, there is none,
+        kinds are mixed that make different ids, or shard_bytes is below 1.
+    """
+    if not addresses:
+        raise ValueError("there are no sources; give at least one file")
+    if shard_bytes is not None and shard_bytes < 1:
+        raise ValueError(f"shard_bytes is {shard_bytes}; it must be at least 1")
+    facts = [input_facts(address) for address in addresses]
+    kinds = [_kind(address, options.format) for address in addresses]
+    if len({kind == "criteo" for kind in kinds}) > 1:
+        raise ValueError(
+            "Criteo text and tables (CSV, Parquet) are mixed, but make different ids of a text; "
+            "ingest them into separate folders, or name the format"
+        )
+    if shard_bytes is None:
+        wanted = sum(size for size, _ in facts) // SHARDS
+        shard_bytes = min(max(wanted, LEAST_SHARD_BYTES), MOST_SHARD_BYTES)
+    sources = []
+    for address, kind, (size, stamp) in zip(addresses, kinds, facts, strict=True):
+        if kind != "parquet" and not is_gzipped(address) and _begins_with(address, GZIP_MAGIC):
+            name = Path(address).name
+            raise ParseError(address, 1, f"the file is compressed by gzip; rename it to {name}.gz")
+        labelled = _agreed_label(address, kind, schema, labelled)
+        num_shards = _num_shards(address, kind, size, shard_bytes)
+        sources.append(PlannedSource(address, kind, size, stamp, num_shards))
+    index_dtype = "uint32" if kinds[0] == "criteo" else "uint64"
+    return Plan(
+        schema, tuple(sources), options, bool(labelled), index_dtype, shard_bytes, vocabulary
+    )
+
+
+def _kind(address: str, format: str) -> str:
+    """Format of a file: what was said, or by its name."""
+    if format != "auto":
+        return format
+    name = address.lower().removesuffix(".gz")
+    if name.endswith(".csv"):
+        return "csv"
+    return "parquet" if name.endswith(".parquet") else "criteo"
+
+
+def _begins_with(address: str, magic: bytes) -> bool:
+    file: IO[bytes]
+    with open_input(address) as file:
+        return file.read(len(magic)) == magic
+
+
+def _num_shards(address: str, kind: str, size: int, shard_bytes: int) -> int | None:
+    if kind == "parquet":
+        begins: Any = group_offsets(address)
+        return begins[-1] // shard_bytes + 1 if begins else 1
+    return None if is_gzipped(address) else max(1, -(-size // shard_bytes))
+
+
+def damage(kind: str, error: DamagedFileError) -> str:
+    """Say of a source that it cannot be read further."""
+    what = "the .gz file is cut off or corrupt from here on"
+    if kind != "criteo":
+        what = f"the {kind} file is not readable here or further on"
+    return f"{what} ({error})"
+
+
+def _agreed_label(address: str, kind: str, schema: Schema, before: bool | None) -> bool:
+    """Whether a source is labelled; all must be alike, and as was asked for."""
+    try:
+        if kind == "criteo":
+            labelled = is_labelled(address, schema)
+        else:
+            table = open_table(address, kind)
+            labelled = schema.label in find_columns(address, schema, table.columns, bool(before))
+    except DamagedFileError as error:
+        raise ParseError(address, 1, damage(kind, error)) from error
+    if before is not None and before != labelled:
+        here, other = ("", "no ") if labelled else ("no ", "")
+        raise ParseError(
+            address,
+            1,
+            f"this file has {here}labels, but the sources before it have {other}labels, or "
+            f"labelled={before} asked for that; ingest the two kinds into separate folders",
+        )
+    return labelled

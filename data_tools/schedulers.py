@@ -1,0 +1,98 @@
+"""Run tasks on threads of this process, or on a Dask cluster."""
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from data_tools.plan import Task
+from data_tools.tasks import StoppedError, Work
+
+LOCAL, THREADS = "local", "threads"
+LOOK_SECONDS = 0.2  # between two looks at how far everything is
+RETRIES = 3  # of a task whose worker died
+
+
+def default_threads() -> int:
+    """Processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextmanager
+def executor(scheduler: str, threads: int) -> Iterator[tuple[Executor, threading.Event | None]]:
+    """What runs functions, and, where it is of this process, what tells them to stop.
+
+    Parameters
+    ----------
+    scheduler : "threads", "local" (a Dask cluster of processes on this machine) or the address of a
+        Dask scheduler, `tcp://...`.
+    threads : of this process, or processes of the local cluster.
+    """
+    if scheduler == THREADS:
+        stop = threading.Event()
+        with ThreadPoolExecutor(threads, thread_name_prefix="ingest") as pool:
+            try:
+                yield pool, stop
+            finally:
+                stop.set()
+        return
+    try:
+        from distributed import Client, LocalCluster
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"scheduler {scheduler} needs Dask: pip install 'robe-numba[cluster]', or choose "
+            f"scheduler {THREADS}",
+            name=error.name,
+        ) from error
+    if scheduler == LOCAL:
+        with (
+            LocalCluster(n_workers=threads, threads_per_worker=1, dashboard_address=":0") as local,
+            Client(local) as client,
+        ):
+            yield client.get_executor(pure=False, retries=RETRIES), None
+    else:
+        with Client(scheduler) as client:
+            yield client.get_executor(pure=False, retries=RETRIES), None
+
+
+def run_tasks(
+    work: Work,
+    tasks: Sequence[Task],
+    scheduler: str,
+    threads: int,
+    look: Callable[[], None],
+) -> None:
+    """Run all tasks; `look` is called again and again meanwhile, by the caller's thread.
+
+    Raises
+    ------
+    What a task raised. Of several that fail, the first in order decides, whatever ran when.
+    """
+    with executor(scheduler, threads) as (pool, stop):
+        function: Any = work.run if stop is None else partial(work.run, stop=stop)
+        futures: list[Future[None]] = [pool.submit(function, task) for task in tasks]
+        waiting = set(futures)
+        try:
+            while waiting:
+                done, waiting = wait(waiting, LOOK_SECONDS, FIRST_COMPLETED)
+                failed = [f for f in done if not f.cancelled() and f.exception() is not None]
+                if failed:
+                    # Those before it may fail as well, and then they come first.
+                    first = min(map(futures.index, failed))
+                    for later in futures[first + 1 :]:
+                        later.cancel()
+                    waiting -= set(futures[first + 1 :])
+                look()
+            for future in futures:
+                if not future.cancelled() and future.done():
+                    error = future.exception()
+                    if error is not None and not isinstance(error, StoppedError):
+                        raise error
+        finally:
+            for future in futures:
+                future.cancel()

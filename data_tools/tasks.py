@@ -1,0 +1,303 @@
+"""Make shards: what a worker does, a thread here or a process on another machine."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from data_tools.batch import Batch
+from data_tools.counting import ShardCounter, write_counts
+from data_tools.criteo_parser import Parser
+from data_tools.criteo_text import read_lines
+from data_tools.dataset_vocabulary import open_vocabulary
+from data_tools.manifest import shard_name
+from data_tools.plan import Plan, Task, damage
+from data_tools.records import COUNTS, PARTS, STATE, Record, load_record, save_record
+from data_tools.rejects import BadLineError, Rejects
+from data_tools.row_buffer import RowBuffer
+from data_tools.shard_files import ChecksummedFile, Layout, shard_writer
+from data_tools.storage import Folder, folder_at
+from data_tools.table_files import CsvLines, group_offsets, open_table, parquet_rows
+from data_tools.tables import find_columns, read_rows
+from data_tools.text_reader import BLOCK_BYTES, DamagedFileError, LineBlocks, TextBlock, lines_end
+
+Feed = Callable[[RowBuffer, Rejects], None]  # appends some rows of a shard
+
+
+class StoppedError(Exception):
+    """The coordinator gave up the ingest."""
+
+
+class ShardError(Exception):
+    """A source that cannot be read further.
+
+    Attributes
+    ----------
+    source, number : int    Of the shard.
+    line : int              Counted from 1 at the beginning of the shard.
+    reason : str
+    """
+
+    def __init__(self, source: int, number: int, line: int, reason: str) -> None:
+        super().__init__(source, number, line, reason)
+        self.source, self.number, self.line, self.reason = source, number, line, reason
+
+
+class Work:
+    """What all tasks of an ingest share.
+
+    Parameters
+    ----------
+    plan : Plan
+    address : str             Of the output.
+    folder_name : str         Its subfolder for the shards.
+    kind : {PARTS, COUNTS}    Whether rows are written, or their ids counted.
+    vocabulary : tuple of str Files of known ids, where ids become numbers.
+    block_bytes : int
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        address: str,
+        folder_name: str,
+        kind: str,
+        vocabulary: tuple[str, ...] = (),
+        block_bytes: int = BLOCK_BYTES,
+    ) -> None:
+        self.plan = plan
+        self.address = address
+        self.folder_name = folder_name
+        self.kind = kind
+        self.vocabulary = vocabulary
+        self.block_bytes = block_bytes
+
+    def run(self, task: Task, stop: threading.Event | None = None) -> None:
+        """Make those shards of a task that have no record yet.
+
+        Raises
+        ------
+        ShardError : a bad line that is not tolerated, or a damaged source.
+        StoppedError : `stop` was set meanwhile.
+        """
+        folder = folder_at(self.address)
+        finished = task.first
+        while (task.stop is None or finished < task.stop) and (
+            record := load_record(folder, self.kind, task.source, finished)
+        ):
+            if record.last:
+                return
+            finished += 1
+        if task.stop is not None and finished >= task.stop:
+            return
+        _Maker(self, folder, task, stop).make(finished)
+
+
+class _Maker:
+    """Makes the shards of one task."""
+
+    def __init__(
+        self, work: Work, folder: Folder, task: Task, stop: threading.Event | None
+    ) -> None:
+        self._work, self._folder, self._task, self._stop = work, folder, task, stop
+        self._plan = plan = work.plan
+        self._source = plan.sources[task.source]
+        self._layout = Layout(
+            plan.schema,
+            plan.labelled,
+            plan.index_dtype,
+            plan.options.file_format,
+            plan.options.compression,
+        )
+        self._done = 0  # bytes of the source, as it lies on disk
+
+    def make(self, first: int) -> None:
+        """Make the shards from number `first` on."""
+        number, taken, line = first, 0, 1
+        pending: Record | None = None  # finished, but perhaps the last
+        try:
+            for number, feeds in self._shards(first):
+                if pending:
+                    save_record(self._folder, self._work.kind, pending)
+                rejects = Rejects(self._plan.options.on_error == "skip")
+                try:
+                    pending = self._make_one(number, feeds, rejects)
+                except BadLineError as error:
+                    raise ShardError(self._task.source, number, error.line, error.reason) from error
+                except DamagedFileError:
+                    line = rejects.lines + 1
+                    raise
+                pending = replace(pending, source_bytes=self._done - taken)
+                taken = self._done
+        except DamagedFileError as error:
+            # Also with on_error="skip": an unknown number of rows is lost, not one bad line.
+            reason = damage(self._source.kind, error)
+            raise ShardError(self._task.source, number, line, reason) from error
+        pending = pending or self._nothing(first)
+        last = self._task.stop is None or self._task.stop == self._source.num_shards
+        save_record(self._folder, self._work.kind, replace(pending, last=last))
+
+    def _nothing(self, number: int) -> Record:
+        """The record of a shard in which no line begins."""
+        name = shard_name(self._task.source, number, self._layout.file_format)
+        taken = self._plan.shard_bytes if self._source.num_shards else 0
+        taken = min(taken, self._source.bytes)
+        return Record(name, self._task.source, number, 0, 0, 0, 0, 0, 0, [], taken, False)
+
+    def _make_one(self, number: int, feeds: Iterator[Feed], rejects: Rejects) -> Record:
+        """Write one shard, or its counts; no file where there are no rows."""
+        name = shard_name(self._task.source, number, self._layout.file_format)
+        with self._writing(name) as (rows, sink):
+            for feed in feeds:
+                if self._stop is not None and self._stop.is_set():
+                    raise StoppedError
+                feed(rows, rejects)
+            rows.flush()
+        path = f"{self._work.folder_name}/{name}"
+        if rows.rows == 0 and self._work.kind == PARTS:
+            self._folder.remove(path)
+        return Record(
+            name,
+            self._task.source,
+            number,
+            rows.rows,
+            sink.size,
+            sink.crc32,
+            rows.positives,
+            rejects.lines,
+            rejects.count,
+            rejects.kept,
+            0,
+            False,
+        )
+
+    @contextmanager
+    def _writing(self, name: str) -> Iterator[tuple[RowBuffer, ChecksummedFile]]:
+        """A buffer whose rows go into the file of a shard, complete on leaving."""
+        layout = self._layout
+        counts = self._work.kind == COUNTS
+        path = f"{STATE}/{COUNTS}/{name}" if counts else f"{self._work.folder_name}/{name}"
+        with self._folder.writing(path) as file:
+            sink = ChecksummedFile(file)
+            if counts:
+                counter = ShardCounter(layout.schema.num_categorical, layout.index_dtype)
+
+                def count(batch: Batch) -> None:
+                    counter.add(self._reduced(batch.indices))
+
+                yield self._buffer("C", count), sink
+                write_counts(sink, counter)  # type: ignore[arg-type]
+                return
+            with shard_writer(sink, layout, name) as writer:
+
+                def write(batch: Batch) -> None:
+                    writer.write(batch._replace(indices=self._mapped(batch.indices)))
+
+                yield self._buffer(layout.order, write), sink
+
+    def _buffer(self, order: str, write: Callable[[Batch], None]) -> RowBuffer:
+        layout = self._layout
+        return RowBuffer(
+            layout.schema, layout.index_dtype, layout.labelled, layout.block_rows, order, write
+        )
+
+    def _reduced(self, indices: np.ndarray) -> np.ndarray:
+        """Ids modulo max_ind_range, in place."""
+        modulus = self._plan.options.max_ind_range
+        if modulus is not None:
+            np.remainder(indices, indices.dtype.type(modulus), out=indices)
+        return indices
+
+    def _mapped(self, indices: np.ndarray) -> np.ndarray:
+        """Ids as they are written."""
+        indices = self._reduced(indices)
+        work = self._work
+        if not work.vocabulary:
+            return indices
+        vocabulary = open_vocabulary(
+            work.address, work.folder_name, work.vocabulary, self._plan.options.max_ind_range
+        )
+        return vocabulary.map(indices)
+
+    def _shards(self, first: int) -> Iterator[tuple[int, Iterator[Feed]]]:
+        """The shards that have anything, from number `first` on, and what each has."""
+        plan, source = self._plan, self._source
+        if source.kind == "criteo":
+            parser = Parser(plan.schema, plan.labelled, plan.options.dense_transform)
+            for number, blocks in self._text(first):
+                yield number, (_partial(read_lines, parser, block) for block in blocks)
+            return
+        table = open_table(source.address, source.kind)
+        wanted = find_columns(source.address, plan.schema, table.columns, plan.labelled)
+        if not plan.labelled:
+            wanted = [name for name in wanted if name != plan.schema.label]
+        if source.kind == "csv":
+            lines = CsvLines(source.address, wanted)
+            for number, blocks in self._text(first):
+                yield number, (self._csv_feed(lines, block) for block in blocks)
+            return
+        begins = group_offsets(source.address)
+        for number in range(first, self._task.stop or 0):
+            groups = [n for n, at in enumerate(begins) if at // plan.shard_bytes == number]
+            if groups:
+                self._done = source.bytes * len(groups) // len(begins)
+                parts = parquet_rows(source.address, groups, wanted)
+                yield number, (self._table_feed(part, False) for part in parts)
+
+    def _text(self, first: int) -> Iterator[tuple[int, Iterator[TextBlock]]]:
+        """Blocks of lines by the shard in which they begin."""
+        size = self._plan.shard_bytes
+        begin = 0 if self._source.num_shards is None else first * size
+        end = None if self._task.stop is None else self._task.stop * size
+        reader = LineBlocks(self._source.address, self._work.block_bytes, begin=begin, end=end)
+        if end is not None:
+            self._done = max(min(end, self._source.bytes) - begin, 0)
+        by_shard = groupby(self._cut(reader, size), lambda block: block.offset // size)
+        for number, blocks in by_shard:
+            if number >= first:
+                yield number, blocks
+
+    def _cut(self, reader: LineBlocks, size: int) -> Iterator[TextBlock]:
+        """Blocks that do not go over the end of a shard."""
+        for block in reader:
+            offset, lines = block
+            while lines.size:
+                stop = lines_end(lines, size - offset % size)
+                if self._source.num_shards is None:
+                    self._done = reader.bytes_done
+                yield TextBlock(offset, lines[:stop])
+                offset, lines = offset + stop, lines[stop:]
+
+    def _csv_feed(self, lines: CsvLines, block: TextBlock) -> Feed:
+        def feed(rows: RowBuffer, rejects: Rejects) -> None:
+            table = lines.read(block, rejects.lines + 1)
+            self._table_feed(table, True)(rows, rejects)
+            rejects.lines += int(np.count_nonzero(block.lines == ord("\n")))
+
+        return feed
+
+    def _table_feed(self, table: Any, is_csv: bool) -> Feed:
+        plan = self._plan
+
+        def feed(rows: RowBuffer, rejects: Rejects) -> None:
+            read_rows(
+                table,
+                plan.schema,
+                plan.labelled,
+                plan.options.dense_transform,
+                is_csv,
+                rows,
+                rejects,
+            )
+            if not is_csv:
+                rejects.lines += table.rows.num_rows
+
+        return feed
+
+
+def _partial(read: Any, parser: Parser, block: TextBlock) -> Feed:
+    return lambda rows, rejects: read(parser, block, rows, rejects)

@@ -1,0 +1,89 @@
+"""Whether a dataset is as it was written."""
+
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from data_tools.errors import DatasetError
+from data_tools.ingest import REJECTS_NAME
+from data_tools.manifest import Manifest, Shard, StoredFile
+from data_tools.shards import open_shard
+from data_tools.storage import TEMPORARY, Folder, folder_at
+
+CHUNK_BYTES = 1 << 22
+
+
+def verify(path: str | Path, progress: Callable[[int, int], None] | None = None) -> list[str]:
+    """Read every file of a dataset and compare it with the manifest.
+
+    Parameters
+    ----------
+    path : path or fsspec address
+    progress : callable(bytes_done, bytes_total), optional
+
+    Returns
+    -------
+    What is wrong, a sentence for each file: missing, cut off, changed (a flipped bit), of another
+    dataset, or not listed. Empty where all is well.
+
+    Raises
+    ------
+    FileNotFoundError, DatasetError : the manifest is missing or damaged.
+    """
+    folder = folder_at(path)
+    manifest = Manifest.load(folder)
+    files = [*manifest.shards, *manifest.vocabulary]
+    total, done = sum(file.bytes for file in files), 0
+    problems = []
+    for number, file in enumerate(files):
+        name = f"{manifest.folder}/{file.name}"
+        size = folder.size(name)
+        where = folder.path(name)
+        if size is None:
+            problems.append(f"{where} is missing")
+        elif size < file.bytes:
+            problems.append(f"{where} is cut off: it has {size} of {file.bytes} bytes")
+        elif size > file.bytes:
+            problems.append(f"{where} has {size} bytes, but {file.bytes} were written")
+        else:
+            crc32 = _checksum(folder, name)
+            if crc32 != file.crc32:
+                problems.append(_changed(folder, manifest, file, number, crc32))
+        done += file.bytes
+        if progress:
+            progress(done, total)
+    return problems + list(_foreign(folder, manifest))
+
+
+def _checksum(folder: Folder, name: str) -> int:
+    crc32 = 0
+    with folder.open(name) as file:
+        while chunk := file.read_buffer(CHUNK_BYTES):
+            crc32 = zlib.crc32(chunk, crc32)
+    return crc32
+
+
+def _changed(folder: Folder, manifest: Manifest, file: StoredFile, number: int, crc32: int) -> str:
+    """Say what is wrong with a file of the right size and the wrong checksum."""
+    where = folder.path(f"{manifest.folder}/{file.name}")
+    if isinstance(file, Shard):
+        try:
+            open_shard(folder, manifest, number)
+        except DatasetError as error:
+            if "another dataset" in str(error):
+                return f"{where} is a shard of another dataset"
+    return (
+        f"{where} was changed: its CRC-32 is {crc32:08x}, but {file.crc32:08x} was written; a bit "
+        "flipped, or it is of another dataset"
+    )
+
+
+def _foreign(folder: Folder, manifest: Manifest) -> Iterator[str]:
+    """Files among the shards that the manifest does not list."""
+    listed = {file.name for file in (*manifest.shards, *manifest.vocabulary)} | {REJECTS_NAME}
+    for name in folder.names(manifest.folder):
+        where = folder.path(f"{manifest.folder}/{name}")
+        if name.endswith(TEMPORARY):
+            yield f"{where} was left by a killed worker and may be removed"
+        elif name not in listed:
+            yield f"{where} is no file of this dataset; it is not read, move it away"
