@@ -24,7 +24,7 @@ def build(
     options = plan.options
     built = build_vocabulary(
         _counts(records, folder),
-        lambda column: open(scratch / vocabulary_name(column), "wb"),
+        lambda column: open(scratch / vocabulary_name(column), "wb"),  # noqa: SIM115 - it closes them
         scratch_folder=scratch,
         by_appearance=options.ids == "appearance",
         min_count=options.min_count,

@@ -1,41 +1,23 @@
 """From click logs to a dataset: a folder of shards that a manifest makes complete."""
 
-import errno
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from data_tools.dataset_vocabulary import build, load
-from data_tools.errors import DatasetError, ParseError
-from data_tools.manifest import (
-    MANIFEST_NAME,
-    Manifest,
-    Options,
-    Shard,
-    Source,
-    StoredFile,
-    created_by,
-)
-from data_tools.plan import Plan, differences, make_plan
-from data_tools.records import COUNTS, PARTS, PLAN_NAME, STATE, Records, locked
+from data_tools.errors import ParseError
+from data_tools.manifest import Manifest, Options, Shard, Source, StoredFile, created_by
+from data_tools.output import Begun, begun_ingest
+from data_tools.plan import Plan, make_plan
+from data_tools.records import COUNTS, PARTS, STATE, Records
 from data_tools.rejects import MAX_KEPT
 from data_tools.schedulers import THREADS, default_threads, run_tasks
 from data_tools.schema import CRITEO, Schema
-from data_tools.shard_files import Layout
-from data_tools.storage import (
-    TEMPORARY,
-    Folder,
-    LocalFolder,
-    folder_at,
-    is_remote,
-    read_bytes,
-    write_bytes,
-)
-from data_tools.tasks import ShardError, Work
+from data_tools.storage import TEMPORARY, LocalFolder, is_remote, write_bytes
+from data_tools.tasks import ShardError, Work, layout_of
 from data_tools.text_reader import BLOCK_BYTES
 
 REJECTS_NAME = "rejects.jsonl"  # in the folder of the shards
@@ -155,7 +137,7 @@ def ingest(
     if not is_remote(output) and os.path.lexists(output) and not os.path.isdir(output):
         raise FileExistsError(f"{output} is a file; name a folder for the dataset")
     plan = make_plan(addresses, schema, options, labelled, shard_bytes, known)
-    with _begun(output, plan, overwrite) as begun:
+    with begun_ingest(output, plan, overwrite) as begun:
         if begun.finished:
             return begun.finished
         run = _Run(plan, begun, output, scheduler, threads or default_threads(), block_bytes)
@@ -169,112 +151,11 @@ def _absolute(address: str | Path) -> str:
 
 
 @dataclass
-class _Begun:
-    """An ingest that may write: where, and what it replaces."""
-
-    folder: Folder
-    shards: str  # subfolder
-    old: Manifest | None
-    finished: Manifest | None  # it was killed after its manifest was written
-
-
-@contextmanager
-def _begun(address: str, plan: Plan, overwrite: bool) -> Iterator[_Begun]:
-    """Begin an ingest, or go on with one; after an error keep what is finished, if anything is.
-
-    Raises
-    ------
-    FileExistsError : it must not begin; see `ingest`.
-    """
-    folder = folder_at(address)
-    path = Path(address)
-    created = False
-    if isinstance(folder, LocalFolder):
-        created = not path.exists()
-        path.mkdir(parents=True, exist_ok=True)
-    try:
-        with locked(folder):
-            begun = _begin(folder, plan, overwrite)
-            try:
-                yield begun
-            except BaseException as error:
-                _keep_or_discard(begun, error)
-                raise
-            folder.remove(STATE)
-    finally:
-        if created and not any(path.iterdir()):
-            path.rmdir()
-
-
-def _begin(folder: Folder, plan: Plan, overwrite: bool) -> _Begun:
-    """Find out what is in the folder, and write the plan into it."""
-    old = _old_manifest(folder)
-    if folder.size(PLAN_NAME) is not None:
-        state = json.loads(read_bytes(folder, PLAN_NAME))
-        differing = differences(state["plan"], plan)
-        if not differing:
-            finished = old if old is not None and old.folder == state["folder"] else None
-            if finished or old is None or overwrite:
-                return _Begun(folder, state["folder"], old, finished)
-        elif not overwrite:
-            raise FileExistsError(
-                f"{folder.path('')} holds an unfinished ingest that differs in "
-                f"{', '.join(differing)}; run that one again to finish it, choose another folder, "
-                "or discard it (overwrite=True, --overwrite)"
-            )
-        elif old is None or old.folder != state["folder"]:
-            folder.remove(state["folder"])
-        folder.remove(STATE)
-    if old is not None and not overwrite:
-        raise FileExistsError(
-            f"{folder.path('')} holds a finished dataset; choose another folder, or overwrite it "
-            "(overwrite=True, --overwrite)"
-        )
-    number = 0
-    while folder.names(f"shards-{number}") or (old and old.folder == f"shards-{number}"):
-        number += 1
-    shards = f"shards-{number}"
-    state = {"folder": shards, "plan": plan.to_json()}
-    write_bytes(folder, PLAN_NAME, json.dumps(state).encode())
-    return _Begun(folder, shards, old, None)
-
-
-def _old_manifest(folder: Folder) -> Manifest | None:
-    if folder.size(MANIFEST_NAME) is None:
-        return None
-    try:
-        return Manifest.load(folder)
-    except (DatasetError, OSError) as error:
-        raise FileExistsError(
-            f"{folder.path(MANIFEST_NAME)} is in the way and is no manifest that this program can "
-            f"read ({error}); choose another folder, or remove the file yourself"
-        ) from None
-
-
-def _keep_or_discard(begun: _Begun, error: BaseException) -> None:
-    """Keep finished shards for the next call and say so; without any leave nothing."""
-    folder = begun.folder
-    try:
-        kept = sum(len(folder.names(f"{STATE}/{kind}")) for kind in (PARTS, COUNTS))
-        if not kept and begun.finished is None:
-            folder.remove(STATE)
-            folder.remove(begun.shards)
-    except OSError:
-        return  # the first error is what matters
-    if kept:
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        first = "make room on the disk" if full else "see to the cause"
-        error.add_note(
-            f"what is finished ({kept} files) is kept: {first} and run the same again to go on"
-        )
-
-
-@dataclass
 class _Run:
     """An ingest at work."""
 
     plan: Plan
-    begun: _Begun
+    begun: Begun
     output: str
     scheduler: str
     threads: int
@@ -306,7 +187,7 @@ class _Run:
             labelled=plan.labelled,
             index_dtype=plan.index_dtype,
             folder=self.begun.shards,
-            block_rows=self._layout().block_rows,
+            block_rows=layout_of(plan).block_rows,
             shards=tuple(shards),
             vocabulary=files,
             created_by=created_by(),
@@ -316,16 +197,6 @@ class _Run:
         if old is not None and old.folder != manifest.folder:
             folder.remove(old.folder)
         return manifest
-
-    def _layout(self) -> Layout:
-        options = self.plan.options
-        return Layout(
-            self.plan.schema,
-            self.plan.labelled,
-            self.plan.index_dtype,
-            options.file_format,
-            options.compression,
-        )
 
     def _vocabulary(self, scratch: Path) -> tuple[StoredFile, ...]:
         """The known ids, where the options need them: counted, or of another dataset."""

@@ -1,6 +1,7 @@
 """Rows on their way into a file: collected until they are a block, then handed on."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 
@@ -35,11 +36,11 @@ class RowBuffer:
         index_dtype: str,
         labelled: bool,
         block_rows: int,
-        order: str,
+        order: Literal["C", "F"],
         write: Callable[[Batch], None],
     ) -> None:
         self.labels = np.zeros(block_rows, np.float32)
-        self.dense = np.zeros((block_rows, schema.num_dense), np.float32, order)  # type: ignore[call-overload]
+        self.dense = np.zeros((block_rows, schema.num_dense), np.float32, order)
         self.indices = np.zeros((block_rows, schema.num_categorical), index_dtype, order)
         self.filled = self.rows = self.positives = 0
         self._labelled = labelled

@@ -11,7 +11,7 @@ import json
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -46,7 +46,7 @@ class Layout(NamedTuple):
         return GROUP_ROWS if self.file_format == "parquet" else BLOCK_ROWS
 
     @property
-    def order(self) -> str:
+    def order(self) -> Literal["C", "F"]:
         """Order in memory of the rows that are written."""
         return "F" if self.file_format == "parquet" else "C"
 

@@ -39,7 +39,7 @@ def open_input(address: str) -> IO[bytes]:
     if is_remote(address):
         system, path = _file_system(address)
         return system.open(path, "rb")
-    return open(address, "rb", buffering=0)  # noqa: SIM115 - the caller closes it
+    return open(address, "rb", buffering=0)
 
 
 def input_facts(address: str) -> tuple[int, str]:

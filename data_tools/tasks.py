@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import groupby
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -97,6 +97,14 @@ class Work:
         _Maker(self, folder, task, stop).make(finished)
 
 
+def layout_of(plan: Plan) -> Layout:
+    """How the shards of a plan are written."""
+    options = plan.options
+    return Layout(
+        plan.schema, plan.labelled, plan.index_dtype, options.file_format, options.compression
+    )
+
+
 class _Maker:
     """Makes the shards of one task."""
 
@@ -106,13 +114,7 @@ class _Maker:
         self._work, self._folder, self._task, self._stop = work, folder, task, stop
         self._plan = plan = work.plan
         self._source = plan.sources[task.source]
-        self._layout = Layout(
-            plan.schema,
-            plan.labelled,
-            plan.index_dtype,
-            plan.options.file_format,
-            plan.options.compression,
-        )
+        self._layout = layout_of(plan)
         self._done = 0  # bytes of the source, as it lies on disk
 
     def make(self, first: int) -> None:
@@ -199,7 +201,7 @@ class _Maker:
 
                 yield self._buffer(layout.order, write), sink
 
-    def _buffer(self, order: str, write: Callable[[Batch], None]) -> RowBuffer:
+    def _buffer(self, order: Literal["C", "F"], write: Callable[[Batch], None]) -> RowBuffer:
         layout = self._layout
         return RowBuffer(
             layout.schema, layout.index_dtype, layout.labelled, layout.block_rows, order, write

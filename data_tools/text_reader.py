@@ -13,7 +13,7 @@ from data_tools.storage import open_input
 
 BLOCK_BYTES = 1 << 20  # stays in a core's second-level cache from its reading to its parsing
 INFLATE_BYTES = 1 << 16  # of text at a time: so much before a damaged place may be lost
-GZIP_ERRORS = (EOFError, igzip.BadGzipFile, isal_zlib.error)
+GZIP_ERRORS: tuple[type[Exception], ...] = (EOFError, igzip.BadGzipFile, isal_zlib.error)  # type: ignore[assignment]
 _LF = b"\n"
 
 

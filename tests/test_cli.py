@@ -9,7 +9,7 @@ import time
 import pyarrow.parquet as pq
 import pytest
 
-COMMANDS = ("demo", "synth", "ingest", "train", "evaluate", "predict")
+COMMANDS = ("demo", "synth", "ingest", "data info", "data verify", "train", "evaluate", "predict")
 TRAIN = ("--compression", "20", "--optimizer", "adagrad", "--lr", "0.02", "--batch-size", "256")
 
 
@@ -44,11 +44,42 @@ def work(tmp_path_factory):
 def test_every_command_has_help_with_examples():
     overview = robe("--help")
     for command in COMMANDS:
-        assert command in overview
-        text = robe(command, "--help")
+        assert command.split()[0] in overview
+        text = robe(*command.split(), "--help")
         assert "Examples" in text
         assert f"robe {command}" in text
     assert robe("--version").startswith("robe 0.")
+
+
+def test_what_a_dataset_holds_and_whether_it_is_intact(work, tmp_path):
+    text = robe("data", "info", work / "data")
+    for words in ("5,000 rows", "13 dense", "26 categorical", "dense transform: log1p", "log.tsv"):
+        assert words in text
+    assert "as they were written" in robe("data", "verify", work / "data")
+    robe("ingest", work / "log.tsv", "-o", tmp_path / "data")
+    (shard,) = (tmp_path / "data" / "shards-0").iterdir()
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    text = robe("data", "verify", tmp_path / "data", code=1)
+    assert f"{shard} was changed" in text
+    assert "1 problem;" in text
+
+
+def test_several_files_are_read_by_a_cluster_and_prepared_as_asked(work, tmp_path):
+    options = ("--max-ind-range", 1000, "--ids", "appearance", "--min-count", 2, "--threads", 2)
+    options += ("--compression", "zstd", "--file-format", "parquet")
+    sources = (work / "log.tsv", work / "log.tsv")
+    text = robe("ingest", *sources, "-o", tmp_path / "out", *options)
+    assert "two passes" in text
+    assert "10,000 rows in 2 Parquet files" in text
+    assert "known ids in 26 columns" in text
+    # The same on threads of one process, and then no model that was trained on other ids.
+    robe("ingest", *sources, "-o", tmp_path / "threads", *options, "--scheduler", "threads")
+    for path in (tmp_path / "out" / "shards-0").iterdir():
+        assert path.read_bytes() == (tmp_path / "threads" / "shards-0" / path.name).read_bytes()
+    text = robe("evaluate", work / "run", tmp_path / "out", code=1)
+    assert "trained with max_ind_range = None, but this dataset has 1000" in text
 
 
 def test_a_run_folder_holds_everything(work):

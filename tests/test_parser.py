@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import data_tools
 from data_tools import criteo_parser
 from data_tools.criteo_parser import DENSE_TRANSFORMS, OK, Parser, transform_dense
+from data_tools.manifest import MANIFEST_NAME
 from data_tools.schema import Schema
 from data_tools.text_reader import LineBlocks
 from tests import slow_parser
@@ -158,7 +159,7 @@ def check_ingest(text, schema, transform, **sizes):
             with pytest.raises(data_tools.ParseError) as caught:
                 ingest_bytes(text, schema, folder, **options)
             assert caught.value.line == (bad[0] if bad else 1)
-            assert not (folder / "out").exists()
+            assert not (folder / "out" / MANIFEST_NAME).exists()
         else:
             dataset = ingest_bytes(text, schema, folder, **options)
             assert_same_rows(dataset, labelled, rows, transform)
@@ -176,7 +177,7 @@ def check_ingest(text, schema, transform, **sizes):
 
 
 @pytest.mark.parametrize("schema", SCHEMAS, ids=SCHEMA_NAMES)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     data=st.data(),
     block_bytes=st.sampled_from([1, 2, 7, 64, 4096]),
@@ -190,7 +191,7 @@ def test_mutated_lines_give_the_rows_and_errors_of_the_slow_parser(
     check_ingest(text, schema, transform, block_bytes=block_bytes, shard_bytes=shard_bytes)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(text=st.lists(st.sampled_from(list(INTERESTING))).map(bytes))
 @example(text=b"")
 @example(text=b"\n")
@@ -366,11 +367,12 @@ def test_the_limit_is_one_mebibyte(tmp_path):
     schema = Schema("y", ("a",), ())
     line = b"0" * (1 << 20)
     text = b"1\n" + line + b"\n2\n"
-    dataset = ingest_bytes(text, schema, tmp_path, block_bytes=1 << 16)
+    sizes = {"block_bytes": 1 << 16, "shard_bytes": 1 << 19}
+    dataset = ingest_bytes(text, schema, tmp_path, **sizes)
     assert dataset.num_rows == 3
     text = b"1\n" + line + b"0\n2\n"
     with pytest.raises(data_tools.ParseError, match=r":2: the line is longer than 1,048,576 bytes"):
-        ingest_bytes(text, schema, tmp_path, overwrite=True)
+        ingest_bytes(text, schema, tmp_path, overwrite=True, **sizes)
 
 
 def test_transforms_of_numbers_that_are_no_integers():

@@ -245,6 +245,12 @@ def test_data_prepared_otherwise_is_refused(dataset, tmp_path):
     data_tools.ingest(tmp_path / "raw.tsv", tmp_path / "raw", dense_transform="none")
     with pytest.raises(ValueError, match="dense_transform = log1p"):
         run.check_dataset(Dataset(tmp_path / "raw"))
+    for options in ({"max_ind_range": 10}, {"min_count": 2}, {"ids": "appearance"}):
+        ((name, value),) = options.items()
+        folder = tmp_path / name
+        data_tools.ingest(tmp_path / "raw.tsv", folder, **options)
+        with pytest.raises(ValueError, match=rf"{name} = .*, but this dataset has {value}"):
+            run.check_dataset(Dataset(folder))
     run.check_dataset(dataset)
 
 

@@ -195,8 +195,8 @@ class RunFolder:
         for name in PREPARATION:
             if trained.get(name) != given[name]:
                 raise ValueError(
-                    f"the model was trained with {name} = {trained.get(name)}, but this dataset has "
-                    f"{given[name]}; ingest it as the training data was"
+                    f"the model was trained with {name} = {trained.get(name)}, but this dataset "
+                    f"has {given[name]}; ingest it as the training data was"
                 )
 
     def is_own(self, dataset: Dataset) -> bool:
