@@ -73,9 +73,10 @@ def _begin(folder: Folder, plan: Plan, overwrite: bool) -> Begun:
                 f"{', '.join(differing)}; run that one again to finish it, choose another folder, "
                 "or discard it (overwrite=True, --overwrite)"
             )
-        elif old is None or old.folder != state["folder"]:
-            folder.remove(state["folder"])
-        folder.remove(STATE)
+        else:
+            if old is None or old.folder != state["folder"]:
+                folder.remove(state["folder"])
+            folder.remove(STATE)
     if old is not None and not overwrite:
         raise FileExistsError(
             f"{folder.path('')} holds a finished dataset; choose another folder, or overwrite it "

@@ -1,7 +1,7 @@
 """CSV and Parquet files as Arrow columns, with the line of each row."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -210,7 +210,9 @@ def group_offsets(address: str) -> list[int]:
     return [sum(sizes[:n]) for n in range(len(sizes))]
 
 
-def parquet_rows(address: str, groups: list[int], wanted: list[str]) -> Iterator[TableRows]:
+def parquet_rows(
+    address: str, groups: list[int], wanted: list[str]
+) -> Generator[TableRows, None, None]:
     """Read the columns `wanted` of some row groups; the line of a row is its number from 1."""
     line = 1
     with reading(), _parquet(address) as file:

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from itertools import groupby
 from typing import Any, Literal
@@ -115,10 +115,16 @@ class _Maker:
         self._plan = plan = work.plan
         self._source = plan.sources[task.source]
         self._layout = layout_of(plan)
+        self._reading = ExitStack()
         self._done = 0  # bytes of the source, as it lies on disk
 
     def make(self, first: int) -> None:
         """Make the shards from number `first` on."""
+        # An error keeps the generators below alive; what they read from is closed all the same.
+        with self._reading:
+            self._make_all(first)
+
+    def _make_all(self, first: int) -> None:
         number, taken, line = first, 0, 1
         pending: Record | None = None  # finished, but perhaps the last
         try:
@@ -247,7 +253,8 @@ class _Maker:
             groups = [n for n, at in enumerate(begins) if at // plan.shard_bytes == number]
             if groups:
                 self._done = source.bytes * len(groups) // len(begins)
-                parts = parquet_rows(source.address, groups, wanted)
+                rows = parquet_rows(source.address, groups, wanted)
+                parts = self._reading.enter_context(closing(rows))
                 yield number, (self._table_feed(part, False) for part in parts)
 
     def _text(self, first: int) -> Iterator[tuple[int, Iterator[TextBlock]]]:
@@ -265,7 +272,7 @@ class _Maker:
 
     def _cut(self, reader: LineBlocks, size: int) -> Iterator[TextBlock]:
         """Blocks that do not go over the end of a shard."""
-        for block in reader:
+        for block in self._reading.enter_context(closing(iter(reader))):
             offset, lines = block
             while lines.size:
                 stop = lines_end(lines, size - offset % size)

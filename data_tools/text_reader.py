@@ -1,7 +1,8 @@
 """Blocks of whole lines of a text file, plain or gzipped, in constant memory."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from itertools import islice
 from typing import IO, NamedTuple
 
@@ -55,7 +56,8 @@ def open_text(address: str) -> tuple[IO[bytes], IO[bytes]]:
 
 def first_lines(address: str, num_bytes: int) -> bytes:
     """Return the whole lines among the first bytes of a file, as `LineBlocks` hands them out."""
-    return b"".join(block.lines.tobytes() for block in islice(LineBlocks(address, num_bytes), 1))
+    with closing(iter(LineBlocks(address, num_bytes))) as blocks:
+        return b"".join(block.lines.tobytes() for block in islice(blocks, 1))
 
 
 def lines_end(lines: np.ndarray, limit: int) -> int:
@@ -67,6 +69,9 @@ def lines_end(lines: np.ndarray, limit: int) -> int:
 
 class LineBlocks:
     """Iterate over blocks of whole lines, each line ending in LF.
+
+    Close an iterator that is not used up (`contextlib.closing`): left to the garbage collector, the
+    thread that inflates would be waited for at a moment at which that can be a deadlock.
 
     A last line without its LF is given one. Of a line longer than `max_line_bytes` at least the
     first `max_line_bytes + 1` bytes are handed out: enough to see that it is too long.
@@ -111,7 +116,7 @@ class LineBlocks:
         # Room for an unfinished line, a block, and the LF that the last line may lack.
         self._buffer = bytearray(max_line_bytes + block_bytes + 1)
 
-    def __iter__(self) -> Iterator[TextBlock]:
+    def __iter__(self) -> Generator[TextBlock, None, None]:
         text, raw = open_text(self.address)
         with raw, text:
             for block in self._blocks(text, raw):
@@ -123,7 +128,7 @@ class LineBlocks:
                 if stop < block.lines.size:
                     return
 
-    def _blocks(self, text: IO[bytes], raw: IO[bytes]) -> Iterator[TextBlock]:
+    def _blocks(self, text: IO[bytes], raw: IO[bytes]) -> Generator[TextBlock, None, None]:
         """Blocks of whole lines from `begin` on, perhaps beyond `end`."""
         buffer = self._buffer
         # The line that begins at `begin` follows a line feed, perhaps the byte before it.

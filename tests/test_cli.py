@@ -82,6 +82,28 @@ def test_several_files_are_read_by_a_cluster_and_prepared_as_asked(work, tmp_pat
     assert "trained with max_ind_range = None, but this dataset has 1000" in text
 
 
+def test_ctrl_c_in_an_ingest_keeps_what_is_finished(work, tmp_path):
+    log = tmp_path / "log.tsv"
+    log.write_bytes(b"".join([(work / "log.tsv").read_bytes()] * 20))
+    arguments = ("ingest", log, "-o", tmp_path / "out", "--shard-bytes", "20000")
+    child = subprocess.Popen(
+        [sys.executable, "-m", "robe_numba", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    records = tmp_path / "out" / ".ingest" / "parts"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and (not records.is_dir() or len(list(records.iterdir())) < 5):
+        time.sleep(0.01)
+    child.send_signal(signal.SIGINT)
+    output, _ = child.communicate(timeout=60)
+    assert child.returncode == 130, output
+    assert "interrupted; what is finished" in output
+    assert "run the same again to go on" in output
+    assert "100,000 rows" in robe(*arguments)
+    assert "as they were written" in robe("data", "verify", tmp_path / "out")
+
+
 def test_a_run_folder_holds_everything(work):
     names = {path.name for path in (work / "run").iterdir()}
     assert names == {"config.json", "metrics.jsonl", "model.safetensors", "report.html"}

@@ -1,4 +1,4 @@
-"""Ingest on a Dask cluster: the same dataset, also when a worker is killed in the middle of a task."""
+"""Ingest on a Dask cluster: the same dataset, also when a worker is killed in mid-task."""
 
 import os
 import signal

@@ -4,11 +4,6 @@ import gzip
 import json
 import os
 import pickle
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest

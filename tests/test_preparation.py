@@ -60,7 +60,7 @@ def test_ids(log, tmp_path, max_ind_range, ids, min_count):
 def test_later_rows_get_the_numbers_of_the_first(log, tmp_path):
     options = {"ids": "appearance", "min_count": 2}
     first = read(log, tmp_path / "first", **options)
-    sources, ids = log
+    _, ids = log
     later = write(tmp_path / "later.tsv", ["0\t\t\t\t1\tdeadbeef\t\t1\t2"])
     data_tools.ingest(
         later, tmp_path / "later", schema=SCHEMA, vocabulary=tmp_path / "first", **options
@@ -68,9 +68,7 @@ def test_later_rows_get_the_numbers_of_the_first(log, tmp_path):
     (batch,) = data_tools.Dataset(tmp_path / "later").split("all").batches(1)
     for column, wanted in enumerate((1, 0xDEADBEEF, 0, 1, 2)):
         rows = [row for row, values in enumerate(ids) if values[column] == wanted]
-        rare = len(
-            {tuple([v[column]]) for v in ids if sum(w[column] == v[column] for w in ids) > 1}
-        )
+        rare = len({v[column] for v in ids if sum(w[column] == v[column] for w in ids) > 1})
         assert batch.indices[0, column] == (first[rows[0]][column] if rows else rare)
     same = data_tools.Dataset(tmp_path / "first").manifest.vocabulary
     assert data_tools.Dataset(tmp_path / "later").manifest.vocabulary == same

@@ -100,6 +100,24 @@ def test_overwrite(tmp_path):
     assert files_in(out) == ["manifest.json", "notes.txt", "shards-1/part-000-00000.arrow"]
 
 
+def test_an_overwriting_ingest_that_was_stopped_goes_on_too(tmp_path):
+    out = tmp_path / "out"
+    data_tools.ingest(write(tmp_path / "old.tsv", make_lines(9)), out, schema=SCHEMA)
+    new = write(tmp_path / "new.tsv", [*make_lines(60), "0"])
+    options = {"schema": SCHEMA, "shard_bytes": SIZE, "threads": 1}
+    with pytest.raises(data_tools.ParseError):
+        data_tools.ingest(new, out, overwrite=True, **options)
+    kept = {path: path.stat().st_ino for path in out.glob("shards-1/*")}
+    assert kept
+    with pytest.raises(FileExistsError, match="holds a finished dataset"):
+        data_tools.ingest(new, out, on_error="skip", **options)
+    assert data_tools.Dataset(out).num_rows == 9
+    data_tools.ingest(new, out, on_error="skip", overwrite=True, **options)
+    assert data_tools.Dataset(out).num_rows == 60
+    assert kept.items() <= {path: path.stat().st_ino for path in out.glob("shards-1/*")}.items()
+    assert not (out / "shards-0").exists()
+
+
 def test_a_file_of_someone_else_is_in_the_way_or_survives(tmp_path):
     out = tmp_path / "out"
     source = write(tmp_path / "log.tsv", make_lines(9))

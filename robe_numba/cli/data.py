@@ -1,6 +1,8 @@
 """`robe synth`, `robe ingest` and `robe data`: click logs, made, read and looked after."""
 
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -130,7 +132,7 @@ def ingest(
         schema = Schema(label or "label", _names(dense), _names(categorical))
     if ids == "appearance" or min_count > 1:
         console.print(TWO_PASSES if vocabulary is None else "ids become those of the vocabulary")
-    with tracking("reading", unit="bytes") as progress:
+    with _explaining_interrupts(), tracking("reading", unit="bytes") as progress:
         manifest = data_tools.ingest(
             sources,
             output,
@@ -152,6 +154,16 @@ def ingest(
             progress=progress,
         )
     show(output, manifest)
+
+
+@contextmanager
+def _explaining_interrupts() -> Iterator[None]:
+    """Say at Ctrl-C what is kept."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        console.print("; ".join(["interrupted", *getattr(interrupt, "__notes__", ())]))
+        raise typer.Exit(130) from None
 
 
 TWO_PASSES = (
