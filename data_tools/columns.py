@@ -71,8 +71,8 @@ def numbers(column: pa.Array) -> tuple[np.ndarray, list[int]]:
 def labels(column: pa.Array) -> tuple[np.ndarray, list[int]]:
     """Labels as float32 (n,); faults are rows that are not 0 or 1, null among them."""
     values, _ = numbers(column)
-    faults = np.flatnonzero((values != 0) & (values != 1))
-    return values.astype(np.float32), faults.tolist()
+    good = (values == 0) | (values == 1)
+    return np.where(good, values, 0).astype(np.float32), np.flatnonzero(~good).tolist()
 
 
 def dense(column: pa.Array, transform: str) -> tuple[np.ndarray, list[int]]:

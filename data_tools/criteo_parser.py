@@ -17,6 +17,7 @@ compiled function's own file only.
 
 import math
 import re
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -304,6 +305,14 @@ def transform_dense(values: np.ndarray, transform: str) -> np.ndarray:
     return result
 
 
+@cache
+def _small_values(transform: str) -> np.ndarray:
+    """The transformed numbers 0, 1, ..., which would take longer than a small block of text."""
+    small = transform_dense(np.arange(_SMALL, dtype=np.float64), transform)
+    small.flags.writeable = False
+    return small
+
+
 class Parsed(NamedTuple):
     """How far `Parser.parse` came, and what stopped it."""
 
@@ -332,7 +341,7 @@ class Parser:
         self.max_line_bytes = max_line_bytes
         self.num_fields = schema.num_dense + schema.num_categorical + labelled
         self._transform = _number_of(transform)
-        self._small = transform_dense(np.arange(_SMALL, dtype=np.float64), transform)
+        self._small = _small_values(transform)
 
     def parse(
         self,

@@ -1,6 +1,5 @@
 """Rows of Criteo text, from blocks of its lines into a RowBuffer."""
 
-import codecs
 from functools import partial
 
 from data_tools.criteo_parser import OK, Parser, line_end, whole_line_error
@@ -8,9 +7,8 @@ from data_tools.errors import ParseError
 from data_tools.rejects import Rejects
 from data_tools.row_buffer import RowBuffer
 from data_tools.schema import Schema
-from data_tools.text_reader import TextBlock, first_lines
+from data_tools.text_reader import BOM, TextBlock, first_lines
 
-BOM = codecs.BOM_UTF8
 SAMPLE_BYTES = 1 << 20  # read beforehand, to see whether the lines are labelled
 
 

@@ -13,6 +13,7 @@ from data_tools.tasks import StoppedError, Work
 
 LOCAL, THREADS = "local", "threads"
 LOOK_SECONDS = 0.2  # between two looks at how far everything is
+AT_THE_DISK = 2  # threads that wait until the disk has a shard, beside those that make some
 RETRIES = 3  # of a task whose worker died
 
 
@@ -24,8 +25,8 @@ def default_threads() -> int:
 
 
 @contextmanager
-def executor(scheduler: str, threads: int) -> Iterator[tuple[Executor, threading.Event | None]]:
-    """What runs functions, and, where it is of this process, what tells them to stop.
+def executor(scheduler: str, threads: int) -> Iterator[tuple[Executor, dict[str, Any]]]:
+    """What runs tasks, and arguments of theirs where it is of this process.
 
     Parameters
     ----------
@@ -34,10 +35,11 @@ def executor(scheduler: str, threads: int) -> Iterator[tuple[Executor, threading
     threads : of this process, or processes of the local cluster.
     """
     if scheduler == THREADS:
-        stop = threading.Event()
-        with ThreadPoolExecutor(threads, thread_name_prefix="ingest") as pool:
+        stop, slots = threading.Event(), threading.Semaphore(threads)
+        workers = threads + AT_THE_DISK
+        with ThreadPoolExecutor(workers, thread_name_prefix="ingest") as pool:
             try:
-                yield pool, stop
+                yield pool, {"stop": stop, "slots": slots}
             finally:
                 stop.set()
         return
@@ -54,10 +56,10 @@ def executor(scheduler: str, threads: int) -> Iterator[tuple[Executor, threading
             LocalCluster(n_workers=threads, threads_per_worker=1, dashboard_address=":0") as local,
             Client(local) as client,
         ):
-            yield client.get_executor(pure=False, retries=RETRIES), None
+            yield client.get_executor(pure=False, retries=RETRIES), {}
     else:
         with Client(scheduler) as client:
-            yield client.get_executor(pure=False, retries=RETRIES), None
+            yield client.get_executor(pure=False, retries=RETRIES), {}
 
 
 def run_tasks(
@@ -73,8 +75,8 @@ def run_tasks(
     ------
     What a task raised. Of several that fail, the first in order decides, whatever ran when.
     """
-    with executor(scheduler, threads) as (pool, stop):
-        function: Any = work.run if stop is None else partial(work.run, stop=stop)
+    with executor(scheduler, threads) as (pool, arguments):
+        function: Any = partial(work.run, **arguments)
         futures: list[Future[None]] = [pool.submit(function, task) for task in tasks]
         waiting = set(futures)
         try:

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import replace
 from itertools import groupby
 from typing import Any, Literal
@@ -76,8 +76,16 @@ class Work:
         self.vocabulary = vocabulary
         self.block_bytes = block_bytes
 
-    def run(self, task: Task, stop: threading.Event | None = None) -> None:
+    def run(
+        self,
+        task: Task,
+        stop: threading.Event | None = None,
+        slots: threading.Semaphore | None = None,
+    ) -> None:
         """Make those shards of a task that have no record yet.
+
+        A shard holds one of the `slots` until all of it is written, but not while it waits for the
+        disk to have it.
 
         Raises
         ------
@@ -94,7 +102,7 @@ class Work:
             finished += 1
         if task.stop is not None and finished >= task.stop:
             return
-        _Maker(self, folder, task, stop).make(finished)
+        _Maker(self, folder, task, stop, slots).make(finished)
 
 
 def layout_of(plan: Plan) -> Layout:
@@ -109,12 +117,18 @@ class _Maker:
     """Makes the shards of one task."""
 
     def __init__(
-        self, work: Work, folder: Folder, task: Task, stop: threading.Event | None
+        self,
+        work: Work,
+        folder: Folder,
+        task: Task,
+        stop: threading.Event | None,
+        slots: threading.Semaphore | None,
     ) -> None:
         self._work, self._folder, self._task, self._stop = work, folder, task, stop
         self._plan = plan = work.plan
         self._source = plan.sources[task.source]
         self._layout = layout_of(plan)
+        self._slots: AbstractContextManager = slots or nullcontext()
         self._reading = ExitStack()
         self._done = 0  # bytes of the source, as it lies on disk
 
@@ -189,7 +203,7 @@ class _Maker:
         layout = self._layout
         counts = self._work.kind == COUNTS
         path = f"{STATE}/{COUNTS}/{name}" if counts else f"{self._work.folder_name}/{name}"
-        with self._folder.writing(path) as file:
+        with self._folder.writing(path) as file, self._slots:
             sink = ChecksummedFile(file)
             if counts:
                 counter = ShardCounter(layout.schema.num_categorical, layout.index_dtype)

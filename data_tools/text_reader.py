@@ -1,5 +1,6 @@
 """Blocks of whole lines of a text file, plain or gzipped, in constant memory."""
 
+import codecs
 import io
 from collections.abc import Generator
 from contextlib import closing
@@ -15,6 +16,7 @@ from data_tools.storage import open_input
 BLOCK_BYTES = 1 << 20  # stays in a core's second-level cache from its reading to its parsing
 INFLATE_BYTES = 1 << 16  # of text at a time: so much before a damaged place may be lost
 GZIP_ERRORS: tuple[type[Exception], ...] = (EOFError, igzip.BadGzipFile, isal_zlib.error)  # type: ignore[assignment]
+BOM = codecs.BOM_UTF8
 _LF = b"\n"
 
 
@@ -114,7 +116,7 @@ class LineBlocks:
         self._begin = begin
         self._end = end
         # Room for an unfinished line, a block, and the LF that the last line may lack.
-        self._buffer = bytearray(max_line_bytes + block_bytes + 1)
+        self._buffer = bytearray(len(BOM) + max_line_bytes + block_bytes + 1)
 
     def __iter__(self) -> Generator[TextBlock, None, None]:
         text, raw = open_text(self.address)
@@ -162,8 +164,10 @@ class LineBlocks:
                 raise DamagedFileError(str(failure)) from failure
             if ended or (dropping and self._end is not None and offset >= self._end):
                 return
-            if kept > self._max_line_bytes:
-                head = bytes(buffer[: self._max_line_bytes + 1])
+            # A byte order mark is no part of the first line, but whoever reads it must see so much.
+            longest = self._max_line_bytes + (len(BOM) if offset == 0 else 0)
+            if kept > longest:
+                head = bytes(buffer[: longest + 1])
                 yield TextBlock(offset, np.frombuffer(head + _LF, np.uint8))
                 offset += kept
                 kept, dropping = 0, True

@@ -96,6 +96,24 @@ def test_a_benchmark_stands_alone_and_draws_its_times(tmp_path):
     assert picture.stat().st_size > 0
 
 
+def test_ingest_is_compared_and_its_memory_measured(tmp_path):
+    options = ["--rows", 1000, "--repeats", 1, "--folder", tmp_path, "--json", tmp_path / "json"]
+    finished = run("bench_ingest", *options)
+    assert finished.returncode == 0, finished.stderr
+    rows = json.loads((tmp_path / "json").read_text())["rows"]
+    names = {"robe", "polars", "duckdb", "pyarrow.csv", "gzip"}
+    assert {row["contender"] for row in rows} == names
+    assert {row["shape"] for row in rows} == {"whole job", "parsing", "inflating", "loading"}
+    for row in rows:
+        assert (row["ms"] is None) == row["note"].startswith("absent"), row
+    finished = run("bench_ingest", *options, "--memory")
+    assert finished.returncode == 0, finished.stderr
+    found = json.loads((tmp_path / "json").read_text())["memory"]
+    assert [line["rows"] for line in found] == [1000, 1000, 5000, 20000, 1000]
+    kept = {"json", "log-1000.tsv", "log-1000.tsv.gz"}
+    assert {path.name for path in tmp_path.iterdir()} == kept
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -1,0 +1,1 @@
+"""Any bytes at all, thrown at the ingest."""
