@@ -2,7 +2,8 @@
 
 from functools import partial
 
-from data_tools.criteo_parser import OK, Parser, line_end, whole_line_error
+from data_tools.criteo_kernels import OK, line_end
+from data_tools.criteo_parser import Parser, whole_line_error
 from data_tools.errors import ParseError
 from data_tools.rejects import Rejects
 from data_tools.row_buffer import RowBuffer

@@ -2,18 +2,16 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from itertools import groupby
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from data_tools.batch import Batch
 from data_tools.counting import ShardCounter, write_counts
-from data_tools.criteo_parser import Parser
-from data_tools.criteo_text import read_lines
 from data_tools.dataset_vocabulary import open_vocabulary
+from data_tools.feeds import Feed, Feeds
 from data_tools.manifest import shard_name
 from data_tools.plan import Plan, Task, damage
 from data_tools.records import COUNTS, PARTS, STATE, Record, load_record, save_record
@@ -21,11 +19,7 @@ from data_tools.rejects import BadLineError, Rejects
 from data_tools.row_buffer import RowBuffer
 from data_tools.shard_files import ChecksummedFile, Layout, shard_writer
 from data_tools.storage import Folder, folder_at
-from data_tools.table_files import CsvLines, group_offsets, open_table, parquet_rows
-from data_tools.tables import find_columns, read_rows
-from data_tools.text_reader import BLOCK_BYTES, DamagedFileError, LineBlocks, TextBlock, lines_end
-
-Feed = Callable[[RowBuffer, Rejects], None]  # appends some rows of a shard
+from data_tools.text_reader import BLOCK_BYTES, DamagedFileError
 
 
 class StoppedError(Exception):
@@ -129,20 +123,18 @@ class _Maker:
         self._source = plan.sources[task.source]
         self._layout = layout_of(plan)
         self._slots: AbstractContextManager = slots or nullcontext()
-        self._reading = ExitStack()
-        self._done = 0  # bytes of the source, as it lies on disk
+        self._feeds = Feeds(plan, task, work.block_bytes)
 
     def make(self, first: int) -> None:
         """Make the shards from number `first` on."""
-        # An error keeps the generators below alive; what they read from is closed all the same.
-        with self._reading:
+        with self._feeds:
             self._make_all(first)
 
     def _make_all(self, first: int) -> None:
         number, taken, line = first, 0, 1
         pending: Record | None = None  # finished, but perhaps the last
         try:
-            for number, feeds in self._shards(first):
+            for number, feeds in self._feeds.shards(first):
                 if pending:
                     save_record(self._folder, self._work.kind, pending)
                 rejects = Rejects(self._plan.options.on_error == "skip")
@@ -153,8 +145,8 @@ class _Maker:
                 except DamagedFileError:
                     line = rejects.lines + 1
                     raise
-                pending = replace(pending, source_bytes=self._done - taken)
-                taken = self._done
+                pending = replace(pending, source_bytes=self._feeds.done - taken)
+                taken = self._feeds.done
         except DamagedFileError as error:
             # Also with on_error="skip": an unknown number of rows is lost, not one bad line.
             reason = damage(self._source.kind, error)
@@ -244,83 +236,3 @@ class _Maker:
             work.address, work.folder_name, work.vocabulary, self._plan.options.max_ind_range
         )
         return vocabulary.map(indices)
-
-    def _shards(self, first: int) -> Iterator[tuple[int, Iterator[Feed]]]:
-        """The shards that have anything, from number `first` on, and what each has."""
-        plan, source = self._plan, self._source
-        if source.kind == "criteo":
-            parser = Parser(plan.schema, plan.labelled, plan.options.dense_transform)
-            for number, blocks in self._text(first):
-                yield number, (_partial(read_lines, parser, block) for block in blocks)
-            return
-        table = open_table(source.address, source.kind)
-        wanted = find_columns(source.address, plan.schema, table.columns, plan.labelled)
-        if not plan.labelled:
-            wanted = [name for name in wanted if name != plan.schema.label]
-        if source.kind == "csv":
-            lines = CsvLines(source.address, wanted)
-            for number, blocks in self._text(first):
-                yield number, (self._csv_feed(lines, block) for block in blocks)
-            return
-        begins = group_offsets(source.address)
-        for number in range(first, self._task.stop or 0):
-            groups = [n for n, at in enumerate(begins) if at // plan.shard_bytes == number]
-            if groups:
-                self._done = source.bytes * len(groups) // len(begins)
-                rows = parquet_rows(source.address, groups, wanted)
-                parts = self._reading.enter_context(closing(rows))
-                yield number, (self._table_feed(part, False) for part in parts)
-
-    def _text(self, first: int) -> Iterator[tuple[int, Iterator[TextBlock]]]:
-        """Blocks of lines by the shard in which they begin."""
-        size = self._plan.shard_bytes
-        begin = 0 if self._source.num_shards is None else first * size
-        end = None if self._task.stop is None else self._task.stop * size
-        reader = LineBlocks(self._source.address, self._work.block_bytes, begin=begin, end=end)
-        if end is not None:
-            self._done = max(min(end, self._source.bytes) - begin, 0)
-        by_shard = groupby(self._cut(reader, size), lambda block: block.offset // size)
-        for number, blocks in by_shard:
-            if number >= first:
-                yield number, blocks
-
-    def _cut(self, reader: LineBlocks, size: int) -> Iterator[TextBlock]:
-        """Blocks that do not go over the end of a shard."""
-        for block in self._reading.enter_context(closing(iter(reader))):
-            offset, lines = block
-            while lines.size:
-                stop = lines_end(lines, size - offset % size)
-                if self._source.num_shards is None:
-                    self._done = reader.bytes_done
-                yield TextBlock(offset, lines[:stop])
-                offset, lines = offset + stop, lines[stop:]
-
-    def _csv_feed(self, lines: CsvLines, block: TextBlock) -> Feed:
-        def feed(rows: RowBuffer, rejects: Rejects) -> None:
-            table = lines.read(block, rejects.lines + 1)
-            self._table_feed(table, True)(rows, rejects)
-            rejects.lines += int(np.count_nonzero(block.lines == ord("\n")))
-
-        return feed
-
-    def _table_feed(self, table: Any, is_csv: bool) -> Feed:
-        plan = self._plan
-
-        def feed(rows: RowBuffer, rejects: Rejects) -> None:
-            read_rows(
-                table,
-                plan.schema,
-                plan.labelled,
-                plan.options.dense_transform,
-                is_csv,
-                rows,
-                rejects,
-            )
-            if not is_csv:
-                rejects.lines += table.rows.num_rows
-
-        return feed
-
-
-def _partial(read: Any, parser: Parser, block: TextBlock) -> Feed:
-    return lambda rows, rejects: read(parser, block, rows, rejects)

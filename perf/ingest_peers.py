@@ -19,7 +19,8 @@ from timing import Contender
 
 from data_tools import ingest
 from data_tools.batch import Batch
-from data_tools.criteo_parser import OK, Parser, transform_dense
+from data_tools.criteo_kernels import OK
+from data_tools.criteo_parser import Parser, transform_dense
 from data_tools.schema import CRITEO
 from data_tools.synth import Generator
 from data_tools.text_reader import LineBlocks, open_text

@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import data_tools
-from data_tools import criteo_parser
-from data_tools.criteo_parser import DENSE_TRANSFORMS, OK, Parser, transform_dense
+from data_tools import criteo_kernels
+from data_tools.criteo_kernels import DENSE_TRANSFORMS, OK
+from data_tools.criteo_parser import Parser, transform_dense
 from data_tools.manifest import MANIFEST_NAME
 from data_tools.schema import Schema
 from data_tools.text_reader import LineBlocks
@@ -229,7 +230,7 @@ def test_every_byte_at_every_place_of_eight_hexadecimal_digits():
                 except slow_parser.BadLineError:
                     expected = (None, False)
                 word = np.uint64(int.from_bytes(field, "little"))
-                value, good = criteo_parser._hex_word(word)
+                value, good = criteo_kernels._hex_word(word)
                 assert (value if good else None, good) == expected, field
 
 
@@ -312,7 +313,7 @@ def test_a_call_begins_at_the_row_first_and_fills_the_room(order):
 
 def test_integers_stay_unsigned():
     compare(GOOD, SCHEMAS[0], True, "log1p")
-    for signature in criteo_parser._parse_rows.nopython_signatures:
+    for signature in criteo_kernels.parse_rows.nopython_signatures:
         assert [str(kind) for kind in signature.return_type][:2] == ["uint64", "uint64"]
 
 

@@ -37,7 +37,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 # Numba cannot compile functions with the calls that atheris adds to them.
-COMPILED = ["data_tools.criteo_parser", "data_tools.synth_kernels", "data_tools.vocabulary"]
+COMPILED = ["data_tools.criteo_kernels", "data_tools.synth_kernels", "data_tools.vocabulary"]
 GUIDED = nullcontext()
 if __name__ == "__main__":
     try:
@@ -50,7 +50,7 @@ if __name__ == "__main__":
     )
 with GUIDED:
     import data_tools
-    from data_tools import criteo_parser, tasks
+    from data_tools import criteo_kernels, criteo_parser, feeds
     from data_tools.criteo_parser import MAX_LINE_BYTES
     from data_tools.schema import Schema
     from tests import slow_parser
@@ -144,8 +144,8 @@ def ingest(source: Path, content: bytes, schema: Schema, longest: int, **options
     output = source.with_name("out")
     with ExitStack() as stack:
         for name in ("LineBlocks", "Parser"):
-            limited = partial(getattr(tasks, name), max_line_bytes=longest)
-            stack.enter_context(patch.object(tasks, name, limited))
+            limited = partial(getattr(feeds, name), max_line_bytes=longest)
+            stack.enter_context(patch.object(feeds, name, limited))
         try:
             manifest = data_tools.ingest(
                 source,
@@ -329,10 +329,10 @@ def make_kernels_plain() -> None:
         assert word
         return np.uint64((int(word) & -int(word)).bit_length() - 1)
 
-    parse_rows = criteo_parser._parse_rows
-    criteo_parser._parse_rows = lambda *args: tuple(map(int, parse_rows(*args)))
-    criteo_parser._load_word, criteo_parser._trailing_zeros = load_word, trailing_zeros
-    criteo_parser._SMALL = 64
+    parse_rows = criteo_kernels.parse_rows
+    criteo_parser.parse_rows = lambda *args: tuple(map(int, parse_rows(*args)))
+    criteo_kernels._load_word, criteo_kernels._trailing_zeros = load_word, trailing_zeros
+    criteo_parser.SMALL_VALUES = 64
     warnings.filterwarnings("ignore", "overflow encountered", RuntimeWarning)
 
 
