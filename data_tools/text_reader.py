@@ -14,7 +14,7 @@ from data_tools.criteo_parser import MAX_LINE_BYTES
 from data_tools.storage import open_input
 
 BLOCK_BYTES = 1 << 20  # stays in a core's second-level cache from its reading to its parsing
-INFLATE_BYTES = 1 << 16  # of text at a time: so much before a damaged place may be lost
+INFLATE_BYTES = 1 << 20  # of text at a time: so much before a damaged place may be lost
 GZIP_ERRORS: tuple[type[Exception], ...] = (EOFError, igzip.BadGzipFile, isal_zlib.error)  # type: ignore[assignment]
 BOM = codecs.BOM_UTF8
 _LF = b"\n"

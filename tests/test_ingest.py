@@ -259,7 +259,7 @@ def test_a_damaged_gzip_stops_at_the_line_reached(tmp_path, on_error):
         with pytest.raises(data_tools.ParseError, match="cut off or corrupt") as caught:
             data_tools.ingest(source, tmp_path / "out", schema=schema, on_error=on_error)
         assert caught.value.file == str(source)
-        # What was inflated in the 64 KiB before the damage may be lost.
+        # What was inflated in the MiB before the damage may be lost.
         reached = {"cut": (1, 1600), "trailer": (1, 3001), "flipped": (1, 1200)}
         low, high = reached.get(name, (1, 1))
         assert low <= caught.value.line <= high
