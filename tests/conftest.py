@@ -1,5 +1,6 @@
 """Settings of all tests, and what several files use."""
 
+import os
 from contextlib import nullcontext
 
 import pytest
@@ -44,3 +45,11 @@ def set_workers(monkeypatch):
             monkeypatch.setattr(module, "threads_for", lambda elements: nullcontext(count))
 
     return set_to
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk():
+    """Hundreds of small datasets are written, none of which must survive a loss of power."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
