@@ -8,7 +8,6 @@ row groups of `GROUP_ROWS` rows.
 
 import io
 import json
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any, Literal, NamedTuple
@@ -16,6 +15,7 @@ from typing import IO, Any, Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from isal import isal_zlib
 
 from data_tools.batch import Batch
 from data_tools.schema import Schema
@@ -67,7 +67,7 @@ class ChecksummedFile(io.RawIOBase):
         """Write all of `data`."""
         view = memoryview(data).cast("B")
         self._file.write(view)
-        self.crc32 = zlib.crc32(view, self.crc32)
+        self.crc32 = isal_zlib.crc32(view, self.crc32)
         self.size += view.nbytes
         return view.nbytes
 

