@@ -125,7 +125,7 @@ def ingest(
 
         robe ingest log.parquet -o data --label clicked --dense age,price --categorical user,item
 
-        robe ingest day_*.gz -o s3://bucket/data --scheduler tcp://10.0.0.1:8786
+        robe ingest day_{0..23}.gz -o s3://bucket/data --scheduler tcp://10.0.0.1:8786
     """
     schema: Schema = CRITEO
     if label or dense or categorical:
