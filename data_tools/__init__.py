@@ -8,6 +8,7 @@ from data_tools.manifest import Manifest
 from data_tools.parquet_dataset import ParquetDataset
 from data_tools.schema import CRITEO, Schema
 from data_tools.split import Split
+from data_tools.synth_presets import cardinalities
 from data_tools.verify import verify
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "ParseError",
     "Schema",
     "Split",
+    "cardinalities",
     "ingest",
     "verify",
 ]

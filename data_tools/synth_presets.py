@@ -166,3 +166,24 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         ),
     }
 )
+
+MLPERF_MAX_IND_RANGE = 40_000_000  # ids of Terabyte are taken modulo this in MLPerf's DLRM
+LOGS = (*PRESETS, "mlperf")
+
+
+def cardinalities(name: str) -> tuple[int, ...]:
+    """Different ids of each categorical column in a whole published log.
+
+    Parameters
+    ----------
+    name : "kaggle", "terabyte", or "mlperf": Terabyte with ids modulo 40,000,000.
+
+    Raises
+    ------
+    ValueError : no such log.
+    """
+    if name not in LOGS:
+        raise ValueError(f"log is {name!r}; use one of {', '.join(LOGS)}")
+    columns = PRESETS["terabyte" if name == "mlperf" else name].categorical
+    sizes = tuple(column.cardinality for column in columns)
+    return tuple(min(size, MLPERF_MAX_IND_RANGE) for size in sizes) if name == "mlperf" else sizes

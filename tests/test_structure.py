@@ -17,6 +17,7 @@ LAYERS = {
     "training": 5,
     "dlrm": 4,
     "metrics": 4,
+    "planning": 4,
     "ops": 3,
     "gpu": 2,
     "arrays": 2,
