@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 import robe_numba
-from robe_numba.cli import data, demo, score, train
+from robe_numba.cli import data, demo, plan, score, sweep, train
 from robe_numba.training import TrainingError
 
 app = typer.Typer(
@@ -23,7 +23,9 @@ app.command("demo")(demo.demo)
 app.command("synth")(data.synth)
 app.command("ingest")(data.ingest)
 app.add_typer(data.data, name="data")
+app.command("plan")(plan.plan)
 app.command("train")(train.train)
+app.command("sweep")(sweep.sweep)
 app.command("evaluate")(score.evaluate)
 app.command("predict")(score.predict)
 

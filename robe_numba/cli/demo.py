@@ -16,7 +16,7 @@ from robe_numba.cli.data import ceiling
 from robe_numba.cli.progress import TrainingBar, bar, console, tracking
 from robe_numba.training import TrainingConfig, train, training_vocabulary, write_report
 from robe_numba.training.files import write_text
-from robe_numba.training.pictures import auc_against_memory, svg
+from robe_numba.training.pictures import Point, auc_against_memory, svg
 from robe_numba.training.report import html_table, page
 
 MODELS = (("full", None), ("robe", 100), ("robe", 1000), ("hashed", 100), ("hashed", 1000))
@@ -131,9 +131,9 @@ def _show(results: list[Result], best: float | None, output: Path, seconds: floa
     last = ("best reachable", "", "", "-" if best is None else f"{best:.4f}")
     table.add_row(*last)
     console.print(table)
-    points: dict[str, list[tuple[float, float]]] = {}
+    points: dict[str, list[Point]] = {}
     for result in results:
-        points.setdefault(result.embedding, []).append((result.num_bytes, result.auc))
+        points.setdefault(result.embedding, []).append((result.num_bytes, result.auc, 0.0))
     figure = auc_against_memory(points, best)
     body = (
         "<p>A DLRM with each kind of embedding, trained the same way on one generated click log. "

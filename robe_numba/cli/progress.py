@@ -87,10 +87,15 @@ class TrainingBar(Watcher):
             self._progress.remove_task(self._waiting)
             self._waiting = None
 
-    def begin(self, model: DLRM, steps: int) -> None:
+    def begin(self, model: DLRM, steps: int, done: int) -> None:
         """Add the bar of the training."""
-        total = steps * self._batch_size
-        self._training = self._progress.add_task(self._title, total=total, unit="rows", note="")
+        self._training = self._progress.add_task(
+            self._title,
+            total=steps * self._batch_size,
+            completed=done * self._batch_size,
+            unit="rows",
+            note="",
+        )
 
     def step(self, step: int, loss: float) -> None:
         """Move the bar."""

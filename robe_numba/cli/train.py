@@ -4,20 +4,38 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from click.core import ParameterSource
 
 from data_tools import Dataset
 from robe_numba.cli.outputs import Overwrite
 from robe_numba.cli.progress import TrainingBar, bar, console
-from robe_numba.training import TrainingConfig, TrainingInterrupted, write_report
+from robe_numba.cli.settings import TYPES, parse_widths
+from robe_numba.cli.sizes import parse_cardinalities
+from robe_numba.training import (
+    RunFolder,
+    TrainingConfig,
+    TrainingInterrupted,
+    Watcher,
+    Watchers,
+    tensorboard,
+    write_report,
+)
 from robe_numba.training import train as run_training
+from robe_numba.training.mlperf_log import MLPerfLog
 from robe_numba.training.report import sizes
+
+LOGS = ("mlperf",)
 
 
 def train(
+    context: typer.Context,
     data: Annotated[Path, typer.Argument(help="Dataset made by robe ingest.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")],
     preset: Annotated[
-        str, typer.Option(help="default, or as published: kaggle (d=16), mlperf (d=128).")
+        str,
+        typer.Option(
+            help="default; as published: kaggle (d=16), mlperf, mlperf-32k or mlperf-55k (d=128)."
+        ),
     ] = "default",
     embedding: Annotated[str, typer.Option(help="robe, full, hashed or qr.")] = "robe",
     compression: Annotated[
@@ -26,7 +44,20 @@ def train(
     num_parameters: Annotated[
         int | None, typer.Option(help="Elements to keep, instead of --compression.")
     ] = None,
-    dim: Annotated[int | None, typer.Option(help="d, elements per embedding.")] = None,
+    cardinalities: Annotated[
+        str | None,
+        typer.Option(
+            help="Rows of the uncompressed tables: kaggle, terabyte, mlperf, 1000,200,30 or a "
+            "file; default counts the training ids."
+        ),
+    ] = None,
+    embedding_dim: Annotated[
+        int | None, typer.Option("--dim", help="d, elements per embedding.")
+    ] = None,
+    bottom: Annotated[
+        str | None, typer.Option(help="Hidden widths of the bottom MLP, as 512-256-64.")
+    ] = None,
+    top: Annotated[str | None, typer.Option(help="Hidden widths of the top MLP.")] = None,
     block_size: Annotated[int | None, typer.Option(help="Z of robe; default d.")] = None,
     hash: Annotated[str, typer.Option(help="multiply-shift, paper or uma.")] = "multiply-shift",
     sign: Annotated[bool, typer.Option("--sign/--no-sign", help="Hashed signs.")] = False,
@@ -39,9 +70,36 @@ def train(
     embedding_lr: Annotated[
         float | None, typer.Option(help="Of the embedding; default --lr.")
     ] = None,
+    block_state: Annotated[
+        bool,
+        typer.Option(
+            "--block-state", help="Adagrad keeps one sum per block of Z, not per element."
+        ),
+    ] = False,
+    warmup_steps: Annotated[
+        int | None, typer.Option(help="The learning rates rise linearly over so many steps.")
+    ] = None,
+    decay_start: Annotated[
+        int | None, typer.Option(help="Step at which they begin to fall, quadratically.")
+    ] = None,
+    decay_steps: Annotated[
+        int | None, typer.Option(help="Steps of the fall; default until the end.")
+    ] = None,
+    clip_norm: Annotated[
+        float | None, typer.Option(help="Scale longer gradients down to this norm.")
+    ] = None,
     epochs: Annotated[int, typer.Option(help="Passes over the training rows.")] = 1,
     batch_size: Annotated[int | None, typer.Option(help="Rows per step.")] = None,
     evaluations: Annotated[int, typer.Option(help="Validations per epoch.")] = 4,
+    evaluation_steps: Annotated[
+        int | None, typer.Option(help="Validate every so many steps instead.")
+    ] = None,
+    target_auc: Annotated[
+        float | None, typer.Option(help="Stop at the first validation AUC that reaches it.")
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Stop after so many validations without a better AUC.")
+    ] = None,
     scale: Annotated[
         float | None, typer.Option(help="Half-width of the embedding's initial values.")
     ] = None,
@@ -55,45 +113,105 @@ def train(
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, or cuda: one GPU.")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="Default: all cores.")] = None,
+    log: Annotated[
+        str | None, typer.Option(help="mlperf: also write its event lines, to mlperf.log.")
+    ] = None,
+    checkpoint_minutes: Annotated[
+        float, typer.Option(min=0, help="Between checkpoints; 0 for one after each step.")
+    ] = 10,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on with the run in --output, or begin it if none is."),
+    ] = False,
+    use_previous: Annotated[
+        bool,
+        typer.Option("--use-previous", help="With --resume: pass over a damaged checkpoint."),
+    ] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Train a DLRM on a dataset and leave a run folder.
 
     The folder gets config.json, metrics.jsonl, model.safetensors (of the best validation AUC) and
-    report.html. Ctrl-C keeps what was learnt. The uncompressed tables, which --compression is
-    counted from, have one row per distinct id of the training rows and one for unknown ids.
+    report.html, and curves for TensorBoard where that is installed. Killed or stopped with Ctrl-C,
+    it goes on with --resume from its last checkpoint, to the same bytes; settings that are left
+    out are then those of the run.
 
     Examples:
 
         robe train data -o run --compression 1000
 
+        robe train data -o run --resume
+
         robe train data -o run --preset kaggle --compression 1000 --optimizer adagrad --lr 0.02
 
-        robe train data -o run --compression 100 --block-size 8 --sign --epochs 2 --seed 1
+        robe train data -o run --compression 100 --block-size 8 --epochs 4 --patience 4
 
         robe train data -o full --embedding full
     """
-    settings: dict[str, Any] = {
-        name: value
-        for name, value in locals().items()
-        if name not in ("data", "output", "threads", "overwrite", "dim")
-    }
-    config = TrainingConfig(**settings, embedding_dim=dim).resolved()
+    settings: dict[str, Any] = {name: value for name, value in locals().items() if name in TYPES}
+    for name in ("bottom", "top"):
+        settings[name] = None if settings[name] is None else parse_widths(settings[name])
+    if cardinalities is not None:
+        settings["cardinalities"] = parse_cardinalities(cardinalities)
+    if log is not None and log not in LOGS:
+        raise ValueError(f"log is {log!r}; choose {', '.join(LOGS)}")
+    if resume and RunFolder.stands_in(output):
+        given = [
+            n for n in settings if context.get_parameter_source(n) == ParameterSource.COMMANDLINE
+        ]
+        config = _go_on_with(RunFolder(output), {name: settings[name] for name in given})
+    else:
+        config = TrainingConfig(**settings).resolved()
     dataset = Dataset(data)
-    assert config.batch_size is not None
     try:
         with bar() as progress:
-            watcher = TrainingBar(progress, config.embedding, config.batch_size)
             run = run_training(
-                dataset, config, output, threads=threads, watcher=watcher, overwrite=overwrite
+                dataset,
+                config,
+                output,
+                threads=threads,
+                watcher=Watchers([_bar(progress, config), *_logs(dataset, config, output, log)]),
+                overwrite=overwrite,
+                resume=resume,
+                use_previous=use_previous,
+                checkpoint_seconds=60 * checkpoint_minutes,
             )
     except TrainingInterrupted as interrupted:
         write_report(interrupted.run)
-        console.print(f"interrupted; {output} holds the best weights so far, ready to score")
+        console.print(
+            f"interrupted; {output} holds the best weights so far, ready to score; the same with "
+            f"--resume goes on"
+        )
         raise typer.Exit(130) from None
     write_report(run)
     console.print(f"{output}: {sizes(run)}")
     show_metrics(run.metrics()[-1]["test"], "test")
+
+
+def _go_on_with(run: RunFolder, given: dict[str, Any]) -> TrainingConfig:
+    """The settings of a run, and those that were given anew."""
+    settings = run.config["training"]
+    if "lr" in given and settings["embedding_lr"] == settings["lr"]:
+        given = {"embedding_lr": given["lr"], **given}
+    return TrainingConfig.from_dict({**settings, **given}).resolved()
+
+
+def _bar(progress: Any, config: TrainingConfig) -> TrainingBar:
+    assert config.batch_size is not None
+    return TrainingBar(progress, config.embedding, config.batch_size)
+
+
+def _logs(dataset: Dataset, config: TrainingConfig, output: Path, log: str | None) -> list[Watcher]:
+    logs: list[Watcher] = []
+    if tensorboard.installed():
+        logs.append(tensorboard.TensorBoardLog(output))
+    if log == "mlperf" and dataset.labelled:
+        rows = [
+            dataset.split(part, config.fractions, config.split_by, config.seed).num_rows
+            for part in ("train", "validation")
+        ]
+        logs.append(MLPerfLog(output, config, *rows))
+    return logs
 
 
 def show_metrics(result: dict[str, Any], rows: str) -> None:

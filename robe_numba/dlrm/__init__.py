@@ -14,6 +14,7 @@ from robe_numba.dlrm.model import DLRM
 from robe_numba.dlrm.optimizers import OPTIMIZERS, DenseOptimizer
 from robe_numba.dlrm.placement import DEVICES
 from robe_numba.dlrm.presets import PRESETS, DLRMConfig, Preset
+from robe_numba.dlrm.schedule import Schedule
 from robe_numba.dlrm.vocabulary import Vocabulary
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "DenseOptimizer",
     "Embedding",
     "Preset",
+    "Schedule",
     "Vocabulary",
     "bce_with_logits",
     "cat_interaction",

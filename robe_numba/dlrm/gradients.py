@@ -1,7 +1,7 @@
 """Named arrays in one flat memory, and the sum of the gradients of a batch's parts in order."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,32 @@ def _sum_range(rows: Any, count: Any, size: Any, first: Any, last: Any, total: A
             value = value + load1(rows, row * size + first)
         store(total, first, value)
         first += ONE
+
+
+LANES = 16  # partial sums, so that squares are added in vectors and always in one order
+
+
+@jit
+def _sum_of_squares(values: Any, sums: Any) -> float:
+    """One thread owns all elements of values (n,); sums (LANES,) is scratch."""
+    sums[:] = 0
+    whole = values.size - values.size % LANES
+    for first in range(0, whole, LANES):
+        for lane in range(LANES):
+            value = np.float64(values[first + lane])
+            sums[lane] += value * value
+    for last in range(whole, values.size):
+        sums[0] += np.float64(values[last]) ** 2
+    return sums.sum()
+
+
+def clip_together(arrays: Sequence[np.ndarray], limit: float) -> None:
+    """Scale C-contiguous NumPy arrays in place to a joint Euclidean norm of at most `limit`."""
+    sums = np.empty(LANES)
+    norm = math.sqrt(sum(_sum_of_squares(array.reshape(-1), sums) for array in arrays))
+    if norm > limit:
+        for array in arrays:
+            array *= array.dtype.type(limit / norm)
 
 
 def named_views(flat: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 Source: Naumov et al., Deep Learning Recommendation Model, 2019, arXiv 1906.00091.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -188,23 +189,35 @@ class DLRM:
         labels: np.ndarray,
         lr: float,
         embedding_lr: float | None = None,
+        clip_norm: float | None = None,
     ) -> float:
         """One optimizer step on one batch; the loss before it, on a GPU an array () there.
+
+        On the host a loss that is not finite moves nothing; a GPU is not waited for to know it.
 
         Parameters
         ----------
         dense, indices, labels : as `loss_and_gradients` takes them.
         lr : learning rate of the dense parameters.
         embedding_lr : learning rate of the embedding; None is `lr`.
+        clip_norm : scale the gradient down to this Euclidean norm if it is longer; None does not.
+            The gradient is that of the dense parameters and of every looked-up embedding (batch,
+            num_tables, d), before those that share elements are added up.
 
         Raises
         ------
         TypeError, ValueError : shapes, dtypes or labels do not fit; nothing was updated.
         """
-        # Both before the first update, so that an error leaves everything as it was.
+        # All before the first update, so that an error leaves everything as it was.
         lr = check_scalar("lr", lr, 0)
         embedding_lr = lr if embedding_lr is None else check_scalar("embedding_lr", embedding_lr, 0)
+        if clip_norm is not None:
+            clip_norm = check_scalar("clip_norm", clip_norm, 0)
         loss, flat, grad_out, context = self._backpropagate(dense, indices, labels)
+        if self.device == "cpu" and not math.isfinite(loss):
+            return loss
+        if clip_norm is not None:
+            self._place.clip((flat, grad_out), clip_norm)
         self.embedding.update(grad_out, context, embedding_lr)
         self._optimizer.step({"dense": flat}, lr)
         return loss

@@ -1,13 +1,14 @@
 """Where a model's arrays are and what computes there: the threads of the host, or a GPU."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
 from robe_numba.checks import check_array, is_on_device
+from robe_numba.dlrm.gradients import clip_together
 from robe_numba.dlrm.presets import DLRMConfig
 from robe_numba.dlrm.workers import Workers, micro_batches
 from robe_numba.memory import scratch
@@ -48,6 +49,10 @@ class Placement(ABC):
     @abstractmethod
     def check_labels(self, labels: Any) -> None:
         """Require labels of 0 and 1, where it costs little to look."""
+
+    @abstractmethod
+    def clip(self, arrays: Sequence[Any], limit: float) -> None:
+        """Scale arrays of this place in place to a joint Euclidean norm of at most `limit`."""
 
     @abstractmethod
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
@@ -123,6 +128,10 @@ class OnHost(Placement):
         if not np.all((labels == 0) | (labels == 1)):
             raise ValueError("labels must be 0 or 1; map other values before training")
 
+    def clip(self, arrays: Sequence[Any], limit: float) -> None:
+        """On one thread, in one order."""
+        clip_together(arrays, limit)
+
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """A new NumPy array."""
         return np.empty(shape, dtype)
@@ -171,6 +180,13 @@ class OnGPU(Placement):
 
     def check_labels(self, labels: Any) -> None:
         """Look at none: that would wait for the GPU."""
+
+    def clip(self, arrays: Sequence[Any], limit: float) -> None:
+        """Without waiting for the norm."""
+        squares = sum((array.astype(np.float64) ** 2).sum() for array in arrays)
+        factor = self._xp.minimum(1, limit / self._xp.sqrt(squares))
+        for array in arrays:
+            array *= factor.astype(array.dtype)
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """A new CuPy array."""

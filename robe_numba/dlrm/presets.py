@@ -8,6 +8,7 @@ from typing import Any, Self
 import numpy as np
 
 from robe_numba.dlrm.interaction import INTERACTIONS
+from robe_numba.dlrm.schedule import Schedule
 from robe_numba.spec import MAX_SIZE, check_int
 
 
@@ -103,25 +104,35 @@ def init_parameters(
     }
 
 
+CONSTANT = Schedule()
+
+
 @dataclass(frozen=True)
 class Preset:
-    """A DLRM and how it is trained: shape, optimizer, batch size (rows) and learning rate."""
+    """A DLRM and how it is trained.
+
+    Shape, optimizer, batch size (rows), base learning rate and what becomes of it over the steps.
+    """
 
     config: DLRMConfig
     optimizer: str
     batch_size: int
     lr: float
+    schedule: Schedule = CONSTANT
 
 
-# "kaggle" and "mlperf" are as published. "default" has the shape of "kaggle" and learns more from
-# fewer rows.
+_MLPERF = DLRMConfig(embedding_dim=128, bottom=(512, 256), top=(1024, 1024, 512, 256))
+
+# "kaggle" and "mlperf" are as published, "mlperf-32k" and "mlperf-55k" MLPerf's large batches.
+# "default" has the shape of "kaggle" and learns more from fewer rows.
 PRESETS: dict[str, Preset] = {
     "default": Preset(DLRMConfig(), optimizer="adagrad", batch_size=256, lr=0.01),
     "kaggle": Preset(DLRMConfig(), optimizer="sgd", batch_size=128, lr=0.1),
-    "mlperf": Preset(
-        DLRMConfig(embedding_dim=128, bottom=(512, 256), top=(1024, 1024, 512, 256)),
-        optimizer="sgd",
-        batch_size=2048,
-        lr=1.0,
+    "mlperf": Preset(_MLPERF, optimizer="sgd", batch_size=2048, lr=1.0),
+    "mlperf-32k": Preset(
+        _MLPERF, "sgd", batch_size=32_768, lr=18.0, schedule=Schedule(8_000, 70_000, 30_000)
+    ),
+    "mlperf-55k": Preset(
+        _MLPERF, "sgd", batch_size=55_296, lr=24.0, schedule=Schedule(2_750, 49_315, 27_772)
     ),
 }

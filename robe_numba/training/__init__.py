@@ -5,24 +5,23 @@ from them.
 """
 
 from robe_numba.training.building import build_model, table_rows, training_vocabulary
+from robe_numba.training.checkpoints import CheckpointError
 from robe_numba.training.config import TrainingConfig
-from robe_numba.training.loop import (
-    TrainingError,
-    TrainingInterrupted,
-    Watcher,
-    computing,
-    train,
-)
+from robe_numba.training.learner import TrainingError
+from robe_numba.training.loop import TrainingInterrupted, computing, train
 from robe_numba.training.report import write_report
 from robe_numba.training.run_folder import RunFolder
 from robe_numba.training.scoring import evaluate, predict, score
+from robe_numba.training.watching import Watcher, Watchers
 
 __all__ = [
+    "CheckpointError",
     "RunFolder",
     "TrainingConfig",
     "TrainingError",
     "TrainingInterrupted",
     "Watcher",
+    "Watchers",
     "build_model",
     "computing",
     "evaluate",

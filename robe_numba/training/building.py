@@ -1,6 +1,5 @@
 """From settings and a dataset to a model: how large the tables are, and how large ours may be."""
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -9,8 +8,12 @@ import numpy as np
 
 from data_tools import Dataset
 from robe_numba.dlrm import DLRM, PRESETS, DLRMConfig, make_embedding
+from robe_numba.dlrm.embeddings import NUMBERED
 from robe_numba.training.config import TrainingConfig
 
+# Half-width of the embedding's initial values: small enough that an id seen never or once scores
+# nearly as if it were not there.
+SCALE = 1e-3
 Progress = Callable[[int, int], Any]  # done, in all
 
 
@@ -33,6 +36,12 @@ def training_vocabulary(
     return vocabulary
 
 
+def needs_vocabulary(config: TrainingConfig) -> bool:
+    """Whether a model is built from the distinct ids; else they need not be counted."""
+    counted = config.compression is not None and config.cardinalities is None
+    return config.embedding in NUMBERED or counted
+
+
 def table_rows(vocabulary: list[np.ndarray]) -> int:
     """Rows of all uncompressed tables: one per known id, and one per table for unknown ids."""
     return sum(ids.size + 1 for ids in vocabulary)
@@ -42,11 +51,15 @@ def model_config(dataset: Dataset, config: TrainingConfig) -> DLRMConfig:
     """The preset's shape with the dataset's columns and the chosen d."""
     config = config.resolved()
     assert config.embedding_dim is not None
+    assert config.bottom is not None
+    assert config.top is not None
     return replace(
         PRESETS[config.preset].config,
         num_dense=dataset.schema.num_dense,
         num_tables=dataset.schema.num_categorical,
         embedding_dim=config.embedding_dim,
+        bottom=config.bottom,
+        top=config.top,
     )
 
 
@@ -63,7 +76,7 @@ def _id_ranges(dataset: Dataset) -> list[int]:
 def build_model(
     dataset: Dataset,
     config: TrainingConfig,
-    vocabulary: list[np.ndarray],
+    vocabulary: list[np.ndarray] | None,
     threads: int | None = None,
 ) -> DLRM:
     """A freshly initialised model for a dataset, on the device of the settings.
@@ -72,25 +85,29 @@ def build_model(
     ----------
     dataset : gives the columns.
     config : settings of the run.
-    vocabulary : what `training_vocabulary` gave; sizes are counted from it.
+    vocabulary : what `training_vocabulary` gave, where `needs_vocabulary`; None elsewhere.
     threads : of the dense part; None takes Numba's.
 
     Raises
     ------
-    ValueError : the dataset has no categorical column, or the size is too small for the kind.
+    ValueError : the dataset has no categorical column, or others than the cardinalities; or the
+        size is too small for the kind.
     """
     config = config.resolved()
     if not dataset.schema.categorical:
         raise ValueError("the dataset has no categorical column; there is nothing to embed")
     shape = model_config(dataset, config)
-    num_parameters = _num_parameters(config, table_rows(vocabulary), shape.embedding_dim)
-    largest = max(ids.size + 1 for ids in vocabulary)
+    if config.cardinalities is not None and len(config.cardinalities) != shape.num_tables:
+        raise ValueError(
+            f"there are {len(config.cardinalities)} cardinalities, but the dataset has "
+            f"{shape.num_tables} categorical columns; give one for each"
+        )
     embedding = make_embedding(
         config.embedding,
         embedding_dim=shape.embedding_dim,
         num_tables=shape.num_tables,
-        num_parameters=num_parameters,
-        vocabulary=vocabulary if config.embedding in ("full", "qr") else None,
+        num_parameters=_num_parameters(config, vocabulary, shape.embedding_dim),
+        vocabulary=vocabulary if config.embedding in NUMBERED else None,
         num_embeddings=_id_ranges(dataset) if config.hash == "uma" else None,
         block_size=config.block_size or shape.embedding_dim,
         hash=config.hash,
@@ -98,7 +115,8 @@ def build_model(
         sign=config.sign,
         alignment=config.alignment,
         optimizer=config.embedding_optimizer or "sgd",
-        scale=math.sqrt(1 / largest) if config.scale is None else config.scale,
+        **({"block_state": True} if config.block_state else {}),
+        scale=SCALE if config.scale is None else config.scale,
     )
     return DLRM(
         shape,
@@ -109,16 +127,19 @@ def build_model(
     )
 
 
-def _num_parameters(config: TrainingConfig, rows: int, dim: int) -> int | None:
+def _num_parameters(
+    config: TrainingConfig, vocabulary: list[np.ndarray] | None, dim: int
+) -> int | None:
     """Elements to keep, enough for the smallest embedding of the kind; None for "full"."""
-    kept = config.num_parameters
+    kept, whole = config.num_parameters, ""
     if config.compression is not None:
+        rows = sum(config.cardinalities or ()) or table_rows(vocabulary or [])
         kept = round(rows * dim / config.compression)
+        whole = f" of the {rows * dim:,}"
     least = {"robe": config.block_size or dim, "hashed": dim}.get(config.embedding, 0)
     if kept is not None and kept < least:
         unit = "block_size" if config.embedding == "robe" else "embedding_dim"
         raise ValueError(
-            f"{unit} is {least} but only {kept} of the {rows * dim:,} elements are kept; "
-            f"lower the compression"
+            f"{unit} is {least} but only {kept}{whole} elements are kept; lower the compression"
         )
     return kept

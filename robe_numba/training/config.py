@@ -6,10 +6,25 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 from robe_numba.checks import check_scalar
-from robe_numba.dlrm import DEVICES, KINDS, OPTIMIZERS, PRESETS
+from robe_numba.dlrm import DEVICES, KINDS, OPTIMIZERS, PRESETS, Schedule
 from robe_numba.spec import HASHES, MAX_SIZE, check_int
 
 SPLIT_ORDERS = ("order", "random", "day")
+# Settings that are counts, and the least of each.
+COUNTS = {
+    "epochs": 1,
+    "batch_size": 1,
+    "evaluations": 1,
+    "evaluation_steps": 1,
+    "patience": 1,
+    "num_parameters": 1,
+    "embedding_dim": 1,
+    "block_size": 1,
+    "alignment": 1,
+    "warmup_steps": 0,
+    "decay_start": 0,
+    "decay_steps": 1,
+}
 
 
 @dataclass(frozen=True)
@@ -18,22 +33,33 @@ class TrainingConfig:
 
     Parameters
     ----------
-    preset : gives widths, optimizer, batch size and learning rate: "kaggle" (d = 16) and "mlperf"
-        (d = 128) as published, or "default", the shape of "kaggle" with Adagrad.
+    preset : gives widths, optimizer, batch size, learning rate and its schedule: "kaggle" (d = 16)
+        and "mlperf" (d = 128) as published, "mlperf-32k" and "mlperf-55k" with MLPerf's large
+        batches, or "default", the shape of "kaggle" with Adagrad.
     embedding : "robe", "full", "hashed" or "qr".
-    compression : elements of the uncompressed tables per element kept, at least 1; the tables
-        have one row per distinct training id and one for unknown ids. Not for "full".
+    compression : elements of the uncompressed tables per element kept, at least 1. Not for "full".
     num_parameters : elements to keep, instead of a compression.
+    cardinalities : rows of each uncompressed table, which a compression is counted from; None
+        counts the distinct ids of the training rows, and one for unknown ids per table.
     embedding_dim : d; None is the preset's.
+    bottom, top : hidden widths of the MLPs; None is the preset's.
     block_size : Z, elements, of "robe"; None is d.
     hash, sign : of "robe" and "hashed", see `RobeSpec`.
     alignment : of "robe", see `RobeSpec`.
     optimizer, lr : of the dense part and, unless they have their own, of the embedding.
     embedding_optimizer, embedding_lr : of the embedding.
-    epochs : passes over the training rows.
+    block_state : Adagrad keeps one sum for each block of Z elements of the embedding, not for each
+        element.
+    warmup_steps, decay_start, decay_steps : of the learning rates, see `Schedule`; None is the
+        preset's, and without `decay_steps` the decay lasts until the end of the run.
+    clip_norm : most that the gradient of a batch may measure, see `DLRM.train_step`; None is any.
+    epochs : passes over the training rows, each in another order.
     batch_size : rows.
     evaluations : times per epoch that the validation rows are scored.
-    scale : half-width of the initial values of the embedding; None is sqrt(1 / largest table).
+    evaluation_steps : score them after every so many steps instead, and at the end.
+    target_auc : stop at the first evaluation that reaches it.
+    patience : stop once so many evaluations have not bettered the best; None does not.
+    scale : half-width of the initial values of the embedding; None is 0.001.
     fractions : shares of train, validation and test rows. Not for a split by "day".
     split_by : "order" (time order, as the rows stand), "random" (seeded), or "day" (the last day
         validates and tests, see `data_tools.split.day_rows`).
@@ -49,7 +75,10 @@ class TrainingConfig:
     embedding: str = "robe"
     compression: float | None = None
     num_parameters: int | None = None
+    cardinalities: tuple[int, ...] | None = None
     embedding_dim: int | None = None
+    bottom: tuple[int, ...] | None = None
+    top: tuple[int, ...] | None = None
     block_size: int | None = None
     hash: str = "multiply-shift"
     sign: bool = False
@@ -58,9 +87,17 @@ class TrainingConfig:
     lr: float | None = None
     embedding_optimizer: str | None = None
     embedding_lr: float | None = None
+    block_state: bool = False
+    warmup_steps: int | None = None
+    decay_start: int | None = None
+    decay_steps: int | None = None
+    clip_norm: float | None = None
     epochs: int = 1
     batch_size: int | None = None
     evaluations: int = 4
+    evaluation_steps: int | None = None
+    target_auc: float | None = None
+    patience: int | None = None
     scale: float | None = None
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
     split_by: str = "order"
@@ -82,20 +119,29 @@ class TrainingConfig:
             if getattr(self, name) not in allowed:
                 words = ", ".join(str(word) for word in allowed if word is not None)
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {words}")
-        counts = ("epochs", "batch_size", "evaluations", "num_parameters", "embedding_dim")
-        for name in (*counts, "block_size", "alignment"):
+        self._check_numbers()
+        self._check_size()
+        self._check_options()
+
+    def _check_numbers(self) -> None:
+        """Bring numbers to Python's own types, so that equal settings are equal in JSON."""
+        for name, least in COUNTS.items():
             if getattr(self, name) is not None:
-                count = check_int(name, getattr(self, name), 1, MAX_SIZE)
+                count = check_int(name, getattr(self, name), least, MAX_SIZE)
                 object.__setattr__(self, name, count)
         object.__setattr__(self, "seed", check_int("seed", self.seed, 0, 2**64 - 1))
-        for name in ("lr", "embedding_lr", "scale", "compression"):
+        for name in ("cardinalities", "bottom", "top"):
+            if getattr(self, name) is not None:
+                sizes = tuple(check_int(name, n, 1, MAX_SIZE) for n in getattr(self, name))
+                object.__setattr__(self, name, sizes)
+        for name in ("lr", "embedding_lr", "scale", "compression", "clip_norm", "target_auc"):
             if getattr(self, name) is not None:
                 value = check_scalar(name, getattr(self, name), 1 if name == "compression" else 0)
                 if value == 0:
                     raise ValueError(f"{name} is 0; it must be positive")
                 object.__setattr__(self, name, value)
-        self._check_size()
-        self._check_options()
+        if self.target_auc is not None and self.target_auc >= 1:
+            raise ValueError(f"target_auc is {self.target_auc}; an AUC to be reached is below 1")
 
     def _check_size(self) -> None:
         given = (self.compression is not None) + (self.num_parameters is not None)
@@ -121,6 +167,23 @@ class TrainingConfig:
                     f"embedding {self.embedding!r} has no {name}; leave it out, or choose "
                     f"embedding 'robe'"
                 )
+        if self.cardinalities is not None and self.compression is None:
+            raise ValueError(
+                "cardinalities are what a compression is counted from; give a compression too, or "
+                "leave them out"
+            )
+        if self.decay_steps is not None and self.decay_start is None:
+            raise ValueError(
+                f"decay_steps is {self.decay_steps} without a decay_start; give the step at which "
+                f"the decay begins"
+            )
+        Schedule(self.warmup_steps or 0, self.decay_start, self.decay_steps or 1)
+        optimizer = self.embedding_optimizer or self.optimizer or PRESETS[self.preset].optimizer
+        if self.block_state and optimizer != "adagrad":
+            raise ValueError(
+                f"block_state is about the sums of Adagrad, but the embedding's optimizer is "
+                f"{optimizer!r}; leave it out, or choose embedding_optimizer 'adagrad'"
+            )
         if self.split_by == "day" and self.fractions != type(self).fractions:
             raise ValueError(
                 f"fractions are {self.fractions}, but split_by 'day' validates and tests with the "
@@ -130,19 +193,32 @@ class TrainingConfig:
     def resolved(self) -> Self:
         """The same settings with every default filled in."""
         preset = PRESETS[self.preset]
+        given = self.warmup_steps, self.decay_start, self.decay_steps
+        own = preset.schedule if given == (None, None, None) else Schedule(self.warmup_steps or 0)
         optimizer = self.optimizer or preset.optimizer
         lr = self.lr or preset.lr
         dim = self.embedding_dim or preset.config.embedding_dim
         return replace(
             self,
             embedding_dim=dim,
+            bottom=preset.config.bottom if self.bottom is None else self.bottom,
+            top=preset.config.top if self.top is None else self.top,
             block_size=(self.block_size or dim) if self.embedding == "robe" else None,
             optimizer=optimizer,
             lr=lr,
             embedding_optimizer=self.embedding_optimizer or optimizer,
             embedding_lr=self.embedding_lr or lr,
+            warmup_steps=own.warmup_steps,
+            decay_start=self.decay_start if own.decay_start is None else own.decay_start,
+            decay_steps=self.decay_steps if own.decay_start is None else own.decay_steps,
             batch_size=self.batch_size or preset.batch_size,
         )
+
+    def schedule(self, total_steps: int) -> Schedule:
+        """What becomes of the learning rates over so many steps; of resolved settings."""
+        start = self.decay_start
+        until_the_end = max(1, total_steps - start) if start is not None else 1
+        return Schedule(self.warmup_steps or 0, start, self.decay_steps or until_the_end)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields, ready for JSON."""

@@ -46,22 +46,32 @@ def curves(records: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
+# Where a curve or point is: x, mean, standard deviation.
+Point = tuple[float, float, float]
+
+
+def _error_bars(axes: Axes, points: Sequence[Point], label: str, colour: str | None = None) -> None:
+    x, means, deviations = zip(*sorted(points), strict=True)
+    axes.errorbar(
+        x, means, yerr=deviations, fmt="o-", ms=4, capsize=3, lw=1.2, label=label, color=colour
+    )
+
+
 def auc_against_memory(
-    results: Mapping[str, Sequence[tuple[float, float]]], ceiling: float | None = None
+    results: Mapping[str, Sequence[Point]], ceiling: float | None = None
 ) -> Figure:
     """Test AUC against megabytes of embeddings, a line per kind and the best reachable AUC.
 
     Parameters
     ----------
-    results : for each kind the (bytes, AUC) of its models.
+    results : for each kind the (bytes, mean AUC, standard deviation) of its models.
     ceiling : AUC of the true probabilities, where it is known.
     """
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     axes = figure.subplots()
     for kind, points in results.items():
-        megabytes = [size / 1e6 for size, _ in sorted(points)]
-        axes.plot(megabytes, [auc for _, auc in sorted(points)], "o-", label=kind,
-                  color=COLOURS.get(kind))  # fmt: skip
+        scaled = [(size / 1e6, mean, deviation) for size, mean, deviation in points]
+        _error_bars(axes, scaled, kind, COLOURS.get(kind))
     if "full" in results:
         uncompressed = results["full"][0][1]
         axes.axhline(uncompressed, color=COLOURS["full"], lw=0.8, ls=":", label="uncompressed")
@@ -71,4 +81,47 @@ def auc_against_memory(
     axes.set_title("What compression costs")
     axes.legend(frameon=False)
     _tidy(axes, "embeddings, MB (log scale)", "test AUC")
+    return figure
+
+
+def auc_against_block_size(lines: Mapping[str, Sequence[Point]]) -> Figure:
+    """Test AUC of robe against Z, a line per size; points are (Z, mean AUC, deviation)."""
+    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    axes = figure.subplots()
+    for label, points in lines.items():
+        _error_bars(axes, points, label)
+    axes.set_xscale("log", base=2)
+    axes.legend(frameon=False)
+    _tidy(axes, "block size Z, elements", "test AUC")
+    return figure
+
+
+def auc_against_epochs(
+    lines: Mapping[str, tuple[str, Sequence[tuple[float, float]]]],
+) -> Figure:
+    """Validation AUC over the epochs, by label: (kind, (epoch, AUC) of each evaluation)."""
+    figure = Figure(figsize=(7.6, 4.4), layout="constrained")
+    axes = figure.subplots()
+    drawn: dict[str, int] = {}
+    for label, (kind, points) in lines.items():
+        number = drawn[kind] = drawn.get(kind, 0) + 1  # lighter from size to size
+        epochs, aucs = zip(*points, strict=True)
+        axes.plot(epochs, aucs, "o-", ms=3, lw=1.2, label=label, color=COLOURS.get(kind),
+                  alpha=max(0.25, 1.15 - 0.25 * number))  # fmt: skip
+    axes.legend(frameon=False, fontsize=8, bbox_to_anchor=(1, 1), loc="upper left")
+    _tidy(axes, "epoch", "validation AUC")
+    return figure
+
+
+def time_to_target(times: Mapping[str, tuple[str, float | None]], target: float) -> Figure:
+    """Bars of the seconds to a validation AUC, by label: (kind, seconds or None if not reached)."""
+    figure = Figure(figsize=(7.6, 0.8 + 0.32 * len(times)), layout="constrained")
+    axes = figure.subplots()
+    for place, (kind, seconds) in enumerate(times.values()):
+        axes.barh(place, seconds or 0, color=COLOURS.get(kind))
+        if seconds is None:
+            axes.text(0, place, " not reached", va="center", fontsize=8, color="#777777")
+    axes.set_yticks(range(len(times)), list(times))
+    axes.invert_yaxis()
+    _tidy(axes, f"seconds to a validation AUC of {target:.4f}", "")
     return figure

@@ -3,11 +3,14 @@
 config.json         settings, model shape, how embeddings are read, the dataset
 metrics.jsonl       one record per evaluation, the test record last
 model.safetensors   weights (and, for the kinds that number ids, the known ids)
+checkpoints/        of a run that is not finished, see `robe_numba.training.checkpoints`
 report.html         curves and a table
 """
 
 import json
 import os
+import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
@@ -18,10 +21,12 @@ from safetensors.numpy import load_file, save_file
 from data_tools import Dataset
 from robe_numba.dlrm import DLRM, DLRMConfig, embedding_from
 from robe_numba.dlrm.placement import fetched
+from robe_numba.training.checkpoints import Checkpoints
 from robe_numba.training.config import TrainingConfig
-from robe_numba.training.files import replacing, write_text
+from robe_numba.training.files import is_temporary, replacing, write_text
 
 CONFIG, METRICS, MODEL, REPORT = "config.json", "metrics.jsonl", "model.safetensors", "report.html"
+CHECKPOINTS = "checkpoints"
 PREFIX = "embedding."
 FORMAT = "robe run 1"
 # Of the facts of a dataset those that a model's inputs depend on.
@@ -34,6 +39,20 @@ PREPARATION = (
     "min_count",
     "index_dtype",
     "vocabulary",
+)
+# Settings that a run may go on with changed: they decide steps to come, not what is there.
+CHANGEABLE = (
+    "lr",
+    "embedding_lr",
+    "warmup_steps",
+    "decay_start",
+    "decay_steps",
+    "clip_norm",
+    "epochs",
+    "evaluations",
+    "evaluation_steps",
+    "target_auc",
+    "patience",
 )
 
 
@@ -73,6 +92,28 @@ class RunFolder:
         return config
 
     @classmethod
+    def stands_in(cls, path: str | os.PathLike[str]) -> bool:
+        """Whether a run stands in `path`; False where nothing does.
+
+        Raises
+        ------
+        FileExistsError : something else does.
+        """
+        folder = Path(path)
+        if not folder.exists():
+            return False
+        # A process that was killed may have left temporary files and nothing else.
+        if folder.is_dir() and all(is_temporary(inner) for inner in folder.iterdir()):
+            return False
+        try:
+            cls(folder)
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            raise FileExistsError(
+                f"{folder} is there and is not a run; choose another output"
+            ) from None
+        return True
+
+    @classmethod
     def check_free(cls, path: str | os.PathLike[str], overwrite: bool) -> None:
         """Require that a run may be written to `path`.
 
@@ -80,18 +121,10 @@ class RunFolder:
         ------
         FileExistsError : something stands there that is not a run to be overwritten.
         """
-        folder = Path(path)
-        if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-            return
-        try:
-            cls(folder)
-        except (FileNotFoundError, NotADirectoryError, ValueError):
+        if cls.stands_in(path) and not overwrite:
             raise FileExistsError(
-                f"{folder} is there and is not a run; choose another output"
-            ) from None
-        if not overwrite:
-            raise FileExistsError(
-                f"{folder} holds a run; choose another output, or pass --overwrite to replace it"
+                f"{path} holds a run; choose another output, or pass --resume to go on with it, or "
+                f"--overwrite to replace it"
             )
 
     @classmethod
@@ -114,26 +147,48 @@ class RunFolder:
         folder.mkdir(parents=True, exist_ok=True)
         for name in (METRICS, MODEL, REPORT):  # of a run to be overwritten
             (folder / name).unlink(missing_ok=True)
-        tables = model.embedding.tables().values()
-        config = {
-            "format": FORMAT,
-            "training": training.to_dict(),
-            "model": model.config.to_dict(),
-            "embedding": model.embedding.describe(),
-            "sizes": {
-                "embedding_bytes": model.embedding.num_bytes,
-                "vocabulary_bytes": sum(array.nbytes for array in tables),
-                "dense_bytes": sum(
-                    array.nbytes
-                    for name, array in model.parameters().items()
-                    if not name.startswith(PREFIX)
-                ),
-            },
-            "dataset": dataset_facts(dataset),
-        }
-        write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
-        (folder / METRICS).touch()
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+        write_text(folder / CONFIG, _config_text(training, dataset, model))
         return cls(folder)
+
+    def changed(self, training: TrainingConfig, dataset: Dataset) -> dict[str, Any]:
+        """Settings that differ from those of this run, with their new values.
+
+        Raises
+        ------
+        ValueError : a run cannot go on with them, or the dataset is not its own.
+        """
+        old, new = self.config["training"], training.to_dict()
+        changes = {name: new[name] for name in new if new[name] != old.get(name)}
+        fixed = [name for name in changes if name not in CHANGEABLE]
+        if fixed:
+            words = ", ".join(f"{name} {old.get(name)} (given: {new[name]})" for name in fixed)
+            raise ValueError(
+                f"{self.path} was begun with {words}; go on with the same, or choose another output"
+            )
+        if not self.is_own(dataset):
+            raise ValueError(
+                f"{self.path} was begun on another dataset, or it was ingested again otherwise; "
+                f"give the same"
+            )
+        return changes
+
+    def change(self, training: TrainingConfig) -> None:
+        """Have config.json say what a run goes on with."""
+        self.config["training"] = training.to_dict()
+        write_text(self.path / CONFIG, json.dumps(self.config, indent=2) + "\n")
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """The checkpoints, which are only good for these data and fixed settings."""
+        training = self.config["training"]
+        fixed = {name: value for name, value in training.items() if name not in CHANGEABLE}
+        return Checkpoints(self.path / CHECKPOINTS, {**self.config, "training": fixed})
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has come to its test record."""
+        return any("test" in record for record in self.metrics())
 
     def append(self, record: dict[str, Any]) -> None:
         """Add one line to metrics.jsonl."""
@@ -142,8 +197,13 @@ class RunFolder:
 
     def metrics(self) -> list[dict[str, Any]]:
         """All records so far."""
-        lines = (self.path / METRICS).read_text(encoding="utf-8").splitlines()
+        path = self.path / METRICS
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
         return [json.loads(line) for line in lines]
+
+    def rewrite_metrics(self, records: Sequence[dict[str, Any]]) -> None:
+        """Have metrics.jsonl hold these records alone."""
+        write_text(self.path / METRICS, "".join(json.dumps(r) + "\n" for r in records))
 
     def save_model(self, model: DLRM) -> None:
         """Write model.safetensors at once; the same weights give the same bytes."""
@@ -202,6 +262,24 @@ class RunFolder:
     def is_own(self, dataset: Dataset) -> bool:
         """Whether this is the dataset that the run was trained on."""
         return bool(self.config["dataset"] == dataset_facts(dataset))
+
+
+def _config_text(training: TrainingConfig, dataset: Dataset, model: DLRM) -> str:
+    tables = model.embedding.tables().values()
+    dense = (a.nbytes for n, a in model.parameters().items() if not n.startswith(PREFIX))
+    config = {
+        "format": FORMAT,
+        "training": training.to_dict(),
+        "model": model.config.to_dict(),
+        "embedding": model.embedding.describe(),
+        "sizes": {
+            "embedding_bytes": model.embedding.num_bytes,
+            "vocabulary_bytes": sum(array.nbytes for array in tables),
+            "dense_bytes": sum(dense),
+        },
+        "dataset": dataset_facts(dataset),
+    }
+    return json.dumps(config, indent=2) + "\n"
 
 
 def dataset_facts(dataset: Dataset) -> dict[str, Any]:

@@ -1,0 +1,104 @@
+"""`robe sweep`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+
+from data_tools import Dataset
+from robe_numba.cli.progress import TrainingBar, bar, console
+from robe_numba.cli.settings import parse_setting
+from robe_numba.training import TrainingConfig
+from robe_numba.training.comparison import compare, default_target, rows
+from robe_numba.training.sweep import grid
+from robe_numba.training.sweep import sweep as run_sweep
+
+
+def sweep(
+    data: Annotated[Path, typer.Argument(help="Dataset made by robe ingest.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(help="NAME=VALUE,VALUE,... of the settings of robe train.", metavar="GRID"),
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder.")] = Path("sweep"),
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Of each run; default shares the cores out.")
+    ] = None,
+    best_reachable: Annotated[
+        float | None, typer.Option(help="AUC that robe synth told, for the pictures.")
+    ] = None,
+    target_auc: Annotated[
+        float | None, typer.Option(help="To tell the time to; default 0.002 below full.")
+    ] = None,
+) -> None:
+    """Train every combination of settings, and compare them in one table and pictures.
+
+    Names are the options of robe train with _ for - (embedding, compression, block_size, hash,
+    sign, alignment, scale, optimizer, lr, embedding_lr, epochs, seed, ...). Runs that differ in
+    their seed alone become one line, mean ± standard deviation. Stopped or killed, the same
+    command goes on; runs that are finished are not trained again, and a second grid in the same
+    folder joins the table. Without a grid the table is made anew.
+
+    Leaves table.md, results.json, report.html and pictures: AUC against memory, block size and
+    epochs, and the time to a target AUC. With more than one job these times include waiting for
+    each other.
+
+    Examples:
+
+        robe sweep data -o sweep embedding=full,robe,hashed,qr compression=10,100,1000 seed=0,1,2
+
+        robe sweep data -o sweep compression=1000 block_size=1,4,16 sign=no,yes epochs=4 --jobs 2
+
+        robe sweep data -o sweep cardinalities=kaggle compression=1000 lr=0.01,0.03
+    """
+    dataset = Dataset(data)
+    axes = dict(_axis(text) for text in settings or ())
+    configs = grid(axes) if axes else []
+    with bar() as progress:
+
+        def watching(config: TrainingConfig) -> TrainingBar:
+            assert config.batch_size is not None
+            size = f" {config.compression:g}x" if config.compression else ""
+            return TrainingBar(progress, f"{config.embedding}{size}", config.batch_size)
+
+        task = progress.add_task("runs", total=len(configs), unit="runs", note="")
+        try:
+            outcomes = run_sweep(
+                dataset,
+                configs,
+                output,
+                jobs=jobs,
+                threads=threads,
+                watching=watching,
+                progress=lambda done, total: progress.update(task, completed=done, total=total),
+            )
+        except KeyboardInterrupt:
+            console.print(f"interrupted; the same command goes on with {output}")
+            raise typer.Exit(130) from None
+    for error in sorted({outcome.error for outcome in outcomes if outcome.error}):
+        console.print(f"left out: {error}")
+    found = compare(output, best_reachable, target_auc)
+    if not found:
+        raise ValueError(f"{output} has no finished run; give a grid, such as compression=10,100")
+    head, lines = rows(found, target_auc or default_target(found))
+    table = Table(*head, box=SIMPLE_HEAD)
+    for line in lines:
+        table.add_row(*line)
+    # Lines as long as they are: a narrow window may be scrolled or made wider.
+    whole = Measurement.get(console, console.options.update(max_width=1000), table).maximum
+    Console(width=max(whole, console.width), highlight=False).print(table)
+    console.print(f"{output / 'report.html'} shows the pictures")
+
+
+def _axis(text: str) -> tuple[str, list[object]]:
+    """The name and the values of NAME=VALUE,VALUE."""
+    name, equals, values = text.partition("=")
+    if not equals or not values:
+        raise ValueError(f"{text!r} is no part of a grid; write NAME=VALUE,VALUE, as lr=0.01,0.03")
+    name = name.strip().replace("-", "_")
+    return name, [parse_setting(name, value.strip()) for value in values.split(",")]

@@ -1,0 +1,190 @@
+"""Checkpoints: everything that a run needs to go on as if it had never stopped.
+
+checkpoints/step-000000012345/state.json          where the run is, and the digests of both files
+checkpoints/step-000000012345/state.safetensors   weights and what the optimizers remember
+
+A checkpoint is written aside, flushed to the disk and then renamed: under its name it is whole. The
+last two are kept. Nothing is pickled.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from robe_numba.dlrm import DLRM
+from robe_numba.dlrm.placement import fetched
+from robe_numba.training.files import flush
+
+FORMAT = "robe checkpoint 1"
+STATE, ARRAYS = "state.json", "state.safetensors"
+KEPT = 2
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be used; the message says why, and what can be done."""
+
+
+@dataclass
+class Standing:
+    """Where a run is, apart from weights and optimizer state.
+
+    Parameters
+    ----------
+    step : steps done. Epoch and batch follow from it, and the order of rows from the settings.
+    loss_sum, losses : sum and number of the losses since the last evaluation.
+    seconds : spent so far.
+    best : validation AUC of the weights in model.safetensors.
+    waited : evaluations since then.
+    records : metrics.jsonl so far.
+    """
+
+    step: int = 0
+    loss_sum: float = 0.0
+    losses: int = 0
+    seconds: float = 0.0
+    best: float | None = None
+    waited: int = 0
+    records: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Parameters
+    ----------
+    folder : where they are.
+    run : what a checkpoint must have been written for, ready for JSON: settings and data.
+    """
+
+    def __init__(self, folder: Path, run: Mapping[str, Any]):
+        self.folder = folder
+        self._run = _digest(json.dumps(run, sort_keys=True).encode())
+
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints that are there, the latest first."""
+        names = (path.name for path in self.folder.glob(f"step-{'[0-9]' * 12}"))
+        return sorted((int(name.removeprefix("step-")) for name in names), reverse=True)
+
+    def path(self, step: int) -> Path:
+        """The folder of a checkpoint."""
+        return self.folder / f"step-{step:012d}"
+
+    def write(self, model: DLRM, standing: Standing) -> None:
+        """Write a checkpoint and remove all but the last ones.
+
+        Raises
+        ------
+        FloatingPointError : a weight is not finite; such a checkpoint would be of no use.
+        OSError : it could not be written, on a full disk for instance. Earlier ones stay.
+        """
+        arrays = {name: fetched(a) for name, a in (model.parameters() | model.state()).items()}
+        for name, array in arrays.items():
+            if not np.isfinite(array).all():
+                raise FloatingPointError(f"{name} has values that are not finite")
+        aside = self.folder / ".step.tmp"
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        try:
+            save_file(arrays, aside / ARRAYS)
+            with open(aside / ARRAYS, "rb") as file:
+                digest = hashlib.file_digest(file, "blake2b").hexdigest()
+            facts = {"format": FORMAT, "run": self._run, "arrays": digest, **asdict(standing)}
+            text = json.dumps(facts)
+            (aside / STATE).write_text(f"{text}\n{_digest(text.encode())}\n", encoding="utf-8")
+            for path in (aside / ARRAYS, aside / STATE, aside):
+                flush(path)
+            target = self.path(standing.step)
+            shutil.rmtree(target, ignore_errors=True)  # one that was passed over as damaged
+            os.rename(aside, target)
+            flush(self.folder)
+        except SafetensorError as error:  # a full disk, most likely
+            raise OSError(f"{aside / ARRAYS} could not be written: {error}") from error
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        for step in self.steps()[KEPT:]:
+            shutil.rmtree(self.path(step))
+
+    def load(self, model: DLRM, use_previous: bool = False) -> Standing:
+        """Put a model into the state of the latest checkpoint, and say where the run was.
+
+        Parameters
+        ----------
+        model : of the run's settings; not touched unless the whole checkpoint is good.
+        use_previous : where the latest cannot be used, take the one before it.
+
+        Returns
+        -------
+        the standing; of step 0 where there is no checkpoint.
+
+        Raises
+        ------
+        CheckpointError : it is damaged, truncated or of another run, and the one before it is not
+            to be used or no better.
+        """
+        steps = self.steps()
+        for position, step in enumerate(steps):
+            try:
+                return self._load(self.path(step), model)
+            except CheckpointError as error:
+                others = steps[position + 1 :]
+                if use_previous and others:
+                    continue
+                remedy = (
+                    f"pass --use-previous to go on from the one before it, of step {others[0]:,}"
+                    if others
+                    else "there is none before it; train again with --overwrite"
+                )
+                raise CheckpointError(f"{error}; {remedy}") from None
+        return Standing()
+
+    def _load(self, path: Path, model: DLRM) -> Standing:
+        facts = _read_state(path / STATE)
+        if facts["run"] != self._run:
+            raise CheckpointError(f"{path} is of a run with other settings or other data")
+        try:
+            with open(path / ARRAYS, "rb") as file:
+                digest = hashlib.file_digest(file, "blake2b").hexdigest()
+        except OSError as error:
+            raise CheckpointError(f"{path / ARRAYS} cannot be read ({error.strerror})") from None
+        if digest != facts["arrays"]:
+            raise CheckpointError(f"{path / ARRAYS} is damaged or cut off: its digest is another")
+        try:
+            model.load(load_file(path / ARRAYS))
+        except (SafetensorError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{path / ARRAYS} does not fit the model ({error})") from None
+        del facts["format"], facts["run"], facts["arrays"]
+        return Standing(**facts)
+
+    def remove(self) -> None:
+        """Remove all, once the run is finished."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """The first line of a state.json, whose digest is its second line."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror})") from None
+    text, _, digest = content.removesuffix(b"\n").rpartition(b"\n")
+    if _digest(text) != digest.decode("ascii", "replace"):
+        raise CheckpointError(f"{path} is damaged or cut off: its digest is another")
+    facts: dict[str, Any] = json.loads(text)
+    if facts.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} has format {facts.get('format')!r}, but this version reads {FORMAT!r}"
+        )
+    return facts
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content).hexdigest()

@@ -1,0 +1,257 @@
+"""What a folder of runs shows: one table, and pictures."""
+
+import json
+import os
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.filesize import decimal
+
+from robe_numba.training import pictures
+from robe_numba.training.files import write_text
+from robe_numba.training.report import html_table, page
+from robe_numba.training.run_folder import RunFolder
+from robe_numba.training.sweep import RUNS, WITHOUT
+
+TABLE, RESULTS, REPORT = "table.md", "results.json", "report.html"
+
+
+@dataclass
+class Group:
+    """Runs that differ in their seed alone.
+
+    Parameters
+    ----------
+    settings : of all, without the seed.
+    num_bytes : of the embeddings.
+    """
+
+    settings: dict[str, Any]
+    num_bytes: int
+    seeds: list[int] = field(default_factory=list)
+    tests: list[float] = field(default_factory=list)  # AUC of the test rows
+    curves: list[list[tuple[float, float, float]]] = field(default_factory=list)
+    # (epoch, seconds, AUC) of each evaluation
+
+    @property
+    def mean(self) -> float:
+        """Mean test AUC."""
+        return statistics.mean(self.tests)
+
+    @property
+    def deviation(self) -> float | None:
+        """Standard deviation of the test AUC between seeds; None for a single one."""
+        return statistics.stdev(self.tests) if len(self.tests) > 1 else None
+
+    @property
+    def validation(self) -> float:
+        """Mean over seeds of the best validation AUC: what a choice may be made by."""
+        return statistics.mean(max(auc for *_, auc in curve) for curve in self.curves)
+
+    @property
+    def best_epoch(self) -> float:
+        """Mean epoch of the best validation AUC."""
+        return statistics.mean(max(c, key=lambda point: point[2])[0] for c in self.curves)
+
+    @property
+    def seconds(self) -> float:
+        """Mean time until the last evaluation."""
+        return statistics.mean(curve[-1][1] for curve in self.curves)
+
+    def mean_curve(self) -> list[tuple[float, float]]:
+        """(epoch, mean validation AUC) of the evaluations that all seeds have."""
+        return [
+            (points[0][0], statistics.mean(auc for *_, auc in points))
+            for points in zip(*self.curves, strict=False)
+        ]
+
+    def time_to(self, target: float) -> float | None:
+        """Mean seconds until a validation AUC of `target`; None if a seed never reached it."""
+        times = [next((s for _, s, auc in c if auc >= target), None) for c in self.curves]
+        known = [time for time in times if time is not None]
+        return statistics.mean(known) if len(known) == len(times) else None
+
+
+def groups(folder: str | os.PathLike[str]) -> list[Group]:
+    """The finished runs of a sweep by their settings; runs whose AUC is not defined are left out.
+
+    Returns
+    -------
+    groups, `full` first, then from large to small
+    """
+    found: dict[str, Group] = {}
+    for path in sorted((Path(folder) / RUNS).glob("*/config.json")):
+        run = RunFolder(path.parent)
+        records = run.metrics()
+        settings = dict(run.config["training"])
+        seed = settings.pop("seed")
+        tests = [r["test"]["auc"] for r in records if "test" in r]
+        curve = [
+            (record["epoch"], record["seconds"], record["validation"]["auc"])
+            for record in records
+            if "validation" in record and record["validation"]["auc"] is not None
+        ]
+        if not tests or tests[-1] is None or not curve:
+            continue
+        key = json.dumps(settings, sort_keys=True)
+        size = run.config["sizes"]["embedding_bytes"]
+        group = found.setdefault(key, Group(settings, size))
+        group.seeds.append(seed)
+        group.tests.append(tests[-1])
+        group.curves.append(curve)
+    order = {"full": 0}
+    return sorted(
+        found.values(),
+        key=lambda g: (order.get(g.settings["embedding"], 1), -g.num_bytes, -g.validation),
+    )
+
+
+def varying(found: Sequence[Group]) -> list[str]:
+    """Settings that differ between groups that have them, but those that show in other columns."""
+    names = [name for name in found[0].settings if name not in ("embedding", "num_parameters")]
+
+    def values(name: str) -> set[str]:
+        """Of the kinds of embedding that do not leave it out."""
+        return {
+            str(g.settings.get(name)) for g in found if name not in WITHOUT[g.settings["embedding"]]
+        }
+
+    return [name for name in names if len(values(name)) > 1]
+
+
+def best_of(found: Sequence[Group], names: Sequence[str]) -> dict[tuple[Any, ...], Group]:
+    """For each combination of these settings (or "num_bytes") the group of best validation AUC."""
+    best: dict[tuple[Any, ...], Group] = {}
+    for group in found:
+        key = tuple(group.num_bytes if n == "num_bytes" else group.settings[n] for n in names)
+        if key not in best or group.validation > best[key].validation:
+            best[key] = group
+    return best
+
+
+def reference(found: Sequence[Group]) -> Group | None:
+    """The uncompressed tables, as well as they were trained."""
+    return best_of(found, ["embedding"]).get(("full",))
+
+
+def default_target(found: Sequence[Group]) -> float:
+    """0.002 below the uncompressed tables, or where there are none the median of the groups."""
+    full = reference(found)
+    if full is not None:
+        return full.validation - 0.002
+    return statistics.median(group.validation for group in found)
+
+
+def rows(found: Sequence[Group], target: float) -> tuple[list[str], list[list[str]]]:
+    """Head and text cells of the table."""
+    names, full = varying(found), reference(found)
+    head = ["embedding", *(name.replace("_", " ") for name in names), "memory", "seeds"]
+    head += ["test AUC", "against full", "best epoch", f"s to {target:.4f}"]
+    lines = []
+    for group in found:
+        spread = "" if group.deviation is None else f" ± {group.deviation:.4f}"
+        loss = "" if full is None or group is full else f"{group.mean - full.mean:+.4f}"
+        time = group.time_to(target)
+        lines.append(
+            [
+                group.settings["embedding"],
+                *(_word(group.settings[name]) for name in names),
+                decimal(group.num_bytes),
+                str(len(group.tests)),
+                f"{group.mean:.4f}{spread}",
+                loss,
+                f"{group.best_epoch:.2f}",
+                "-" if time is None else f"{time:,.0f}",
+            ]
+        )
+    return head, lines
+
+
+def _word(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        return "-".join(map(str, value)) if len(value) < 10 else f"{sum(value):,} rows"
+    return f"{value:,g}" if isinstance(value, float) else str(value)
+
+
+def draw(found: Sequence[Group], ceiling: float | None, target: float) -> dict[str, Any]:
+    """The figures that the groups have points for, by name."""
+    figures = {}
+    points: dict[str, list[tuple[float, float, float]]] = {}
+    for group in best_of(found, ["embedding", "num_bytes"]).values():
+        point = (group.num_bytes, group.mean, group.deviation or 0.0)
+        points.setdefault(group.settings["embedding"], []).append(point)
+    figures["memory"] = pictures.auc_against_memory(points, ceiling)
+    robe = [group for group in found if group.settings["embedding"] == "robe"]
+    if len({group.settings["block_size"] for group in robe}) > 1:
+        lines: dict[str, list[tuple[float, float, float]]] = {}
+        for (size, block), group in best_of(robe, ["num_bytes", "block_size"]).items():
+            point = (block, group.mean, group.deviation or 0.0)
+            lines.setdefault(decimal(size), []).append(point)
+        figures["block-size"] = pictures.auc_against_block_size(lines)
+    chosen = best_of(found, ["embedding", "num_bytes"]).values()
+    labels = {
+        f"{g.settings['embedding']}, {decimal(g.num_bytes)}": (g.settings["embedding"], g)
+        for g in chosen
+    }
+    curves = {label: (kind, g.mean_curve()) for label, (kind, g) in labels.items()}
+    figures["epochs"] = pictures.auc_against_epochs(curves)
+    times = {label: (kind, g.time_to(target)) for label, (kind, g) in labels.items()}
+    if any(time is not None for _, time in times.values()):
+        figures["target"] = pictures.time_to_target(times, target)
+    return figures
+
+
+def compare(
+    folder: str | os.PathLike[str], ceiling: float | None = None, target: float | None = None
+) -> list[Group]:
+    """Leave table.md, results.json, report.html and a PNG of each picture in a sweep's folder.
+
+    Parameters
+    ----------
+    folder : of a sweep.
+    ceiling : the best AUC that any model can reach, where it is known.
+    target : validation AUC that the time is told of; None as `default_target`.
+
+    Returns
+    -------
+    the groups, empty if no run is finished; then nothing is written
+    """
+    found = groups(folder)
+    if not found:
+        return found
+    target = default_target(found) if target is None else target
+    head, lines = rows(found, target)
+    path = Path(folder)
+    write_text(path / TABLE, markdown(head, lines))
+    write_text(path / RESULTS, json.dumps([_facts(group) for group in found], indent=1) + "\n")
+    figures = draw(found, ceiling, target)
+    best = "" if ceiling is None else f"<p>Best reachable AUC (dashed): {ceiling:.4f}.</p>"
+    body = html_table(head, lines) + best + "".join(map(pictures.svg, figures.values()))
+    write_text(path / REPORT, page("AUC against memory", body))
+    for name, figure in figures.items():
+        figure.savefig(path / f"{name}.png", dpi=150)
+    return found
+
+
+def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    rule = ["---"] * len(head)
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, rule, *lines))
+
+
+def _facts(group: Group) -> Mapping[str, Any]:
+    """A group for JSON, with every seed and evaluation."""
+    return {
+        "settings": group.settings,
+        "embedding_bytes": group.num_bytes,
+        "seeds": group.seeds,
+        "test_auc": group.tests,
+        "mean": group.mean,
+        "deviation": group.deviation,
+        "evaluations": group.curves,
+    }

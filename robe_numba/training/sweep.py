@@ -1,0 +1,201 @@
+"""Many runs over a grid of settings. What is finished is not trained again."""
+
+import hashlib
+import itertools
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_tools import Dataset
+from robe_numba.training.building import needs_vocabulary, training_vocabulary
+from robe_numba.training.config import TrainingConfig
+from robe_numba.training.loop import train
+from robe_numba.training.report import write_report
+from robe_numba.training.run_folder import RunFolder
+from robe_numba.training.watching import Watcher
+
+RUNS = "runs"  # folder of the runs, in that of the sweep
+HASHED = ("hash", "sign")
+# Settings of a grid that a kind of embedding has no use for.
+WITHOUT = {
+    "full": ("compression", "num_parameters", "cardinalities", "block_size", "alignment", *HASHED),
+    "hashed": ("block_size", "alignment"),
+    "qr": ("block_size", "alignment", *HASHED),
+    "robe": (),
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one combination of settings.
+
+    Parameters
+    ----------
+    config : resolved settings.
+    path : of its run folder.
+    error : why there is no run, or None.
+    """
+
+    config: TrainingConfig
+    path: Path
+    error: str | None
+
+
+def grid(axes: Mapping[str, Sequence[Any]]) -> list[TrainingConfig]:
+    """Every combination of settings, once.
+
+    Parameters
+    ----------
+    axes : values to try of settings of `TrainingConfig`, by name. What a kind of embedding has no
+        use for is left out of its runs.
+
+    Returns
+    -------
+    resolved settings, the last axis changing fastest
+
+    Raises
+    ------
+    TypeError, ValueError : a setting is unknown, or a combination is not allowed.
+    """
+    kinds = axes.get("embedding", [TrainingConfig.embedding])
+    others = {name: values for name, values in axes.items() if name != "embedding"}
+    configs: dict[TrainingConfig, None] = {}
+    for kind in kinds:
+        used = {name: v for name, v in others.items() if name not in WITHOUT.get(kind, ())}
+        for values in itertools.product(*used.values()):
+            settings = dict(zip(used, values, strict=True))
+            configs[TrainingConfig(embedding=kind, **settings).resolved()] = None
+    return list(configs)
+
+
+def run_name(config: TrainingConfig) -> str:
+    """The folder of a run: what it is in short, a digest of all settings but the seed, the seed."""
+    settings = config.to_dict()
+    seed = settings.pop("seed")
+    digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=4)
+    size = f"-{config.compression:g}x" if config.compression else ""
+    block = f"-Z{config.block_size}" if config.block_size else ""
+    return f"{config.embedding}{size}{block}-{digest.hexdigest()}-seed{seed}"
+
+
+def sweep(
+    dataset: Dataset,
+    configs: Sequence[TrainingConfig],
+    output: str | os.PathLike[str],
+    *,
+    jobs: int = 1,
+    threads: int | None = None,
+    watching: Callable[[TrainingConfig], Watcher] | None = None,
+    progress: Callable[[int, int], Any] | None = None,
+) -> list[Outcome]:
+    """Train every configuration that is not finished, going on where a run was stopped.
+
+    Parameters
+    ----------
+    dataset : labelled, of a local folder.
+    configs : resolved settings, as `grid` makes them.
+    output : folder; each run is in a folder of its own in `runs/` there.
+    jobs : processes that train one run each.
+    threads : of each run; None shares the cores out.
+    watching : makes the watcher of a run; of one job alone.
+    progress : called with (runs done, runs in all).
+
+    Returns
+    -------
+    outcomes in the order of `configs`; one whose size does not suit its kind of embedding has the
+    error instead of a run.
+
+    Raises
+    ------
+    ValueError : jobs is less than 1.
+    TrainingError, OSError, ... : as `train`; runs that are finished stay.
+    KeyboardInterrupt : the runs that were under way have a checkpoint.
+    """
+    if jobs < 1:
+        raise ValueError(f"jobs is {jobs}; it must be at least 1")
+    threads = threads or max(1, (os.cpu_count() or 1) // jobs)
+    folder = Path(output) / RUNS
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / run_name(config) for config in configs]
+    errors: dict[int, str | None] = {}
+    for number, error in _errors(dataset, configs, paths, jobs, threads, watching):
+        errors[number] = error
+        if progress:
+            progress(len(errors), len(configs))
+    return [
+        Outcome(config, path, errors[number])
+        for number, (config, path) in enumerate(zip(configs, paths, strict=True))
+    ]
+
+
+def _errors(
+    dataset: Dataset,
+    configs: Sequence[TrainingConfig],
+    paths: Sequence[Path],
+    jobs: int,
+    threads: int,
+    watching: Callable[[TrainingConfig], Watcher] | None,
+) -> Iterator[tuple[int, str | None]]:
+    """Number and error of each run as it ends."""
+    place = str(dataset.path)
+    if jobs == 1:
+        for number, (config, path) in enumerate(zip(configs, paths, strict=True)):
+            yield number, _train(place, config, path, threads, watching and watching(config))
+        return
+    # Spawned: a process that was forked after a kernel ran could not run kernels.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        futures = {
+            pool.submit(_train, place, config, path, threads): number
+            for number, (config, path) in enumerate(zip(configs, paths, strict=True))
+        }
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _train(
+    place: str, config: TrainingConfig, path: Path, threads: int, watcher: Watcher | None = None
+) -> str | None:
+    """Train one run to its end; the error if its settings do not go together."""
+    dataset = Dataset(place)
+    vocabulary = None
+    if needs_vocabulary(config) and not (RunFolder.stands_in(path) and RunFolder(path).finished):
+        seed = config.seed if config.split_by == "random" else 0  # nothing else depends on it
+        vocabulary = _vocabulary(place, config.fractions, config.split_by, seed)
+    try:
+        run = train(
+            dataset,
+            config,
+            path,
+            threads=threads,
+            vocabulary=vocabulary,
+            watcher=watcher,
+            resume=True,
+        )
+    except ValueError as error:
+        if path.exists():  # begun already: no matter of its size
+            raise
+        return str(error)
+    write_report(run)
+    return None
+
+
+@lru_cache(maxsize=1)
+def _vocabulary(
+    place: str, fractions: tuple[float, float, float], split_by: str, seed: int
+) -> list[np.ndarray]:
+    """Distinct ids of the training rows, once for runs that train on the same."""
+    config = TrainingConfig(embedding="full", fractions=fractions, split_by=split_by, seed=seed)
+    return training_vocabulary(Dataset(place), config)

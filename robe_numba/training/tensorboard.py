@@ -1,0 +1,58 @@
+"""Curves of a run in TensorBoard, where that is installed."""
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from robe_numba.dlrm import DLRM
+from robe_numba.training.watching import Watcher
+
+NAME = "tensorboard"
+STEPS_PER_LOSS = 100
+
+
+def installed() -> bool:
+    """Whether TensorBoard is there."""
+    return importlib.util.find_spec("tensorboard") is not None
+
+
+class TensorBoardLog(Watcher):
+    """Writes losses and metrics of a run into its folder, for `tensorboard --logdir RUN`.
+
+    Parameters
+    ----------
+    folder : the folder of the run, which need not be there before the run begins.
+
+    Raises
+    ------
+    ImportError : TensorBoard is not installed.
+    """
+
+    def __init__(self, folder: Path):
+        from tensorboard.summary import Writer
+
+        self._make, self._path = Writer, folder / NAME
+        self._writer: Any = None
+        self._step = 0
+
+    def begin(self, model: DLRM, steps: int, done: int) -> None:
+        """Open a file of events."""
+        self._step = done
+        self._writer = self._make(str(self._path))
+
+    def step(self, step: int, loss: float) -> None:
+        """Write every hundredth loss."""
+        self._step = step
+        if step % STEPS_PER_LOSS == 0:
+            self._writer.add_scalar("train/loss of the batch", float(loss), step)
+
+    def evaluated(self, record: Mapping[str, Any]) -> None:
+        """Write the metrics of an evaluation."""
+        if "train_loss" in record:
+            self._writer.add_scalar("train/loss", record["train_loss"], record["step"])
+        for rows in ("validation", "test"):
+            for name, value in record.get(rows, {}).items():
+                if name not in ("rows", "click_rate") and value is not None:
+                    self._writer.add_scalar(f"{rows}/{name}", value, self._step)
+        self._writer.flush()
