@@ -287,7 +287,7 @@ def test_a_loss_that_is_no_number_stops_there_and_the_run_goes_on_with_less(data
     assert "--overwrite begins anew" in str(error.value)
 
     # With checkpoints after every step, weights that are no numbers are found at once.
-    with pytest.raises(TrainingError, match="after step 10 .* not finite") as error:
+    with pytest.raises(TrainingError, match=r"after step 10 .* not finite") as error:
         train(dataset, config(), folder, watcher=Poison(), overwrite=True, checkpoint_seconds=0)
     assert "goes on from the checkpoint of step 9" in str(error.value)
     assert RunFolder(folder).checkpoints.steps() == [9, 8]
