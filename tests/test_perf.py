@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -112,6 +114,39 @@ def test_ingest_is_compared_and_its_memory_measured(tmp_path):
     assert [line["rows"] for line in found] == [1000, 1000, 5000, 20000, 1000]
     kept = {"json", "log-1000.tsv", "log-1000.tsv.gz"}
     assert {path.name for path in tmp_path.iterdir()} == kept
+
+
+def test_calls_of_a_server_are_timed_by_batch_threads_and_ids(tmp_path):
+    options = ["--shape", "tiny", "--threads", 1, "--repeats", 2, "--json", tmp_path / "json"]
+    finished = run("bench_latency", *options)  # which compares logits with NumPy
+    assert finished.returncode == 0, finished.stderr
+    rows = json.loads((tmp_path / "json").read_text())["rows"]
+    races = {(row["threads"], row["ids"], row["batch"], row["contender"]) for row in rows}
+    names = ("robe", "full", "full, by row")
+    assert races == set(product((1,), ("uniform", "zipf"), (1, 4), names))
+    for row in rows:
+        assert row["calls"] == {1: 20, 4: 10}[row["batch"]]
+        assert 0 < row["p50"] <= row["p99"], row
+        # At least half of the calls took p50 or more, and none less than nothing.
+        assert 0 < row["rows_per_second"] <= 2e3 * row["batch"] / row["p50"], row
+
+
+def test_measurements_keep_to_theory(tmp_path):
+    finished = run("theory", "--quick", "--output", tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    lines = re.findall(r"^(.+): largest of (\d+) deviations (\S+) standard", finished.stdout, re.M)
+    assert {name: int(points) for name, points, _ in lines} == {
+        "variance, signed": 15,
+        "mean error, signed": 15,
+        "bias, unsigned": 15,
+        "same start": 9,
+        "distinct starts": 3,
+        "rows that share all": 30,
+    }
+    for name, _, deviation in lines:  # seeds are fixed; nan would fail too
+        assert abs(float(deviation)) < 5, name
+    assert "| rows that share all | uma, " in (tmp_path / "table.md").read_text()
+    assert (tmp_path / "theory.png").stat().st_size > 0
 
 
 @pytest.mark.parametrize(
