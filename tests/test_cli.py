@@ -1,5 +1,6 @@
 """The command line as a person uses it: real processes, real files."""
 
+import json
 import os
 import signal
 import subprocess
@@ -189,7 +190,7 @@ def test_an_unknown_flag_is_refused(work, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
-def test_ctrl_c_leaves_a_usable_checkpoint(work):
+def test_ctrl_c_leaves_a_usable_checkpoint_and_the_run_goes_on(work):
     run = work / "interrupted"
     command = ("train", work / "data", "-o", run, *TRAIN, "--epochs", 10_000)
     process = subprocess.Popen([sys.executable, "-m", "robe_numba", *map(str, command)])
@@ -206,6 +207,34 @@ def test_ctrl_c_leaves_a_usable_checkpoint(work):
         process.wait()
     assert "AUC" in robe("evaluate", run, work / "data", "--part", "test")
     assert (run / "report.html").is_file()
+    # What is not said again is as it was; one epoch is over, so nothing but the test is left.
+    text = robe("train", work / "data", "-o", run, "--seed", 1, "--resume", code=1)
+    assert "begun with seed 0 (given: 1)" in text
+    assert "test rows 500" in robe("train", work / "data", "-o", run, "--resume", "--epochs", 1)
+    settings = json.loads((run / "config.json").read_text())["training"]
+    assert (settings["lr"], settings["batch_size"], settings["epochs"]) == (0.02, 256, 1)
+    assert not (run / "checkpoints").exists()
+
+
+def test_a_sweep_compares_what_it_trained(work):
+    grid = ("compression=20,50", "batch_size=512", "bottom=8", "top=8", "evaluations=1")
+    text = robe("sweep", work / "data", *grid, "-o", work / "sweep", "--best-reachable", 0.8)
+    assert "report.html shows the pictures" in text
+    table = (work / "sweep" / "table.md").read_text()
+    assert table.count("| robe |") == 2
+    assert robe("sweep", work / "data", "-o", work / "sweep") == text
+    for mistake, words in (("colour=red", "no setting 'colour'"), ("lr", "write NAME=VALUE"),
+                           ("lr=fast", "lr is 'fast'"), ("top=8x8", "as 512-256-64")):  # fmt: skip
+        assert words in robe("sweep", work / "data", mistake, "-o", work / "no", code=1)
+    assert not (work / "no").exists()
+
+
+def test_the_events_of_a_run_are_written_for_mlperf(work):
+    robe("train", work / "data", "-o", work / "logged", *TRAIN, "--log", "mlperf")
+    text = (work / "logged" / "mlperf.log").read_text()
+    assert '"key": "eval_accuracy"' in text
+    assert "choose mlperf" in robe("train", work / "data", "-o", work / "no", *TRAIN, "--log",
+                                   "csv", code=1)  # fmt: skip
 
 
 def test_the_demo_compares_kinds_and_draws(tmp_path):

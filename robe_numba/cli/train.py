@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from click.core import ParameterSource
 
 from data_tools import Dataset
 from robe_numba.cli.outputs import Overwrite
@@ -156,9 +155,7 @@ def train(
     if log is not None and log not in LOGS:
         raise ValueError(f"log is {log!r}; choose {', '.join(LOGS)}")
     if resume and RunFolder.stands_in(output):
-        given = [
-            n for n in settings if context.get_parameter_source(n) == ParameterSource.COMMANDLINE
-        ]
+        given = [n for n in settings if _was_given(context, n)]
         config = _go_on_with(RunFolder(output), {name: settings[name] for name in given})
     else:
         config = TrainingConfig(**settings).resolved()
@@ -186,6 +183,11 @@ def train(
     write_report(run)
     console.print(f"{output}: {sizes(run)}")
     show_metrics(run.metrics()[-1]["test"], "test")
+
+
+def _was_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _go_on_with(run: RunFolder, given: dict[str, Any]) -> TrainingConfig:
