@@ -19,3 +19,15 @@ def adagrad(value, state_sum, grad, lr, eps):
     """The new value and the new sum of squared gradients (Duchi et al. 2011)."""
     state_sum = state_sum + grad * grad  # for vectors too, which have no operation in place
     return value - lr * grad / (math.sqrt(state_sum) + eps), state_sum
+
+
+@scalar
+def add_mean(state_sum, squares, count):
+    """The sum of a block of `count` elements after their mean square, squares / count, is added."""
+    return state_sum + squares / count
+
+
+@scalar
+def adagrad_rate(state_sum, lr, eps):
+    """The learning rate of a block's elements, given its new sum: SGD moves them by it."""
+    return lr / (math.sqrt(state_sum) + eps)

@@ -86,16 +86,18 @@ def calls(spec, batch, copy, empty):
             out = empty((batch, tables, dim), np.float32)
             yield rn.embedding_bag(values, bag_ids, offsets, spec, mode, factors, 3, out)
     values, state = copy(array), copy(np.ones(size, np.float32))
+    blocks = copy(np.ones(-(-size // 16), np.float32))
     for given in (None, starts):
         yield rn.lookup_backward(grad_out, ids, spec, given)
         rn.sgd_update(values, grad_out, ids, spec, 0.1, given)
         rn.adagrad_update(values, state, grad_out, ids, spec, 0.1, starts=given)
+        rn.adagrad_update(values, blocks, grad_out, ids, spec, starts=given, state_block=16)
     for mode, factors in (("sum", weights), ("mean", None), ("max", None)):
         arguments = (bag_ids, offsets, spec, mode, factors, 3)
         yield rn.embedding_bag_backward(grad_out, *arguments, array=values)
         rn.embedding_bag_sgd_update(values, grad_out, *arguments)
         rn.embedding_bag_adagrad_update(values, state, grad_out, *arguments)
-    yield from (values, state)
+    yield from (values, state, blocks)
 
 
 SPECS = (

@@ -212,6 +212,20 @@ def adagrad(array, state_sum, gradient, lr, eps):
     return array.astype(np.float64) - step, state
 
 
+def block_adagrad(array, state_sum, gradient, lr, eps, state_block):
+    """float64 array and state after the step; sum b is of the elements from b * state_block on, and
+    grows by the mean of their squares. What has no gradient does not move.
+    """
+    array, state = array.astype(np.float64), state_sum.astype(np.float64)
+    for b in range(len(state)):
+        block = range(b * state_block, min((b + 1) * state_block, len(array)))
+        state[b] += sum(float(gradient[i]) ** 2 for i in block) / len(block)
+        for i in block:
+            if gradient[i] != 0:
+                array[i] -= lr * float(gradient[i]) / (np.sqrt(state[b]) + eps)
+    return array, state
+
+
 def mlp(x, parameters, name, final_relu):
     """Affine layers "<name>.0.weight", "<name>.0.bias", ... with ReLU between them."""
     count = sum(key.startswith(f"{name}.") for key in parameters) // 2

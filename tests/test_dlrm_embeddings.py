@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import robe_numba
 from robe_numba.dlrm import KINDS, Vocabulary, embedding_from, make_embedding
 from robe_numba.dlrm.builders import quotient_remainder_sizes
+from tests import naive
 
 VOCABULARY = [
     np.array([3, 7, 2**32 - 1], np.uint32),
@@ -143,6 +144,53 @@ def test_rebuilt_from_its_description(kind, optimizer):
         one.update(out, context, 0.1)
     for name, array in saved.items():
         np.testing.assert_array_equal(arrays[name], array)
+
+
+@pytest.mark.parametrize(
+    ("kind", "state_block"), [("robe", 2), ("hashed", 4), ("full", 4), ("qr", 4)]
+)
+def test_sums_of_blocks(kind, state_block):
+    """Z is 3 and d is 4; a row-wise sum for whole rows."""
+    embedding = make(kind, optimizer="adagrad", block_state=True, eps=1e-6)
+    ids = np.array([[3, 60], [3, 60], [7, 41], [12, 0]])
+    arrays = {k: a.copy() for k, a in (embedding.parameters() | embedding.tables()).items()}
+    for seed in range(2):
+        before = {k: a.copy() for k, a in (embedding.parameters() | embedding.state()).items()}
+        out, context = embedding.lookup(ids)
+        grad_out = np.random.default_rng(seed).normal(size=out.shape)
+        gradients = embedding.gradients(grad_out, context)
+        embedding.update(grad_out, context, 0.1)
+        for name, array in embedding.parameters().items():
+            sums = before[f"{name}.state_sum"]
+            assert sums.shape == (-(-array.size // state_block),)
+            state = (sums, gradients[name], 0.1, 1e-6, state_block)
+            expected, expected_sums = naive.block_adagrad(before[name], *state)
+            np.testing.assert_allclose(array, expected, rtol=1e-12, atol=1e-14)
+            found = embedding.state()[f"{name}.state_sum"]
+            np.testing.assert_allclose(found, expected_sums, rtol=1e-12)
+    description = json.loads(json.dumps(embedding.describe()))
+    assert description["state_block"] == state_block
+    with pytest.raises(ValueError, match="state_sum has shape"):
+        embedding_from(description | {"state_block": 1}, arrays | embedding.state())
+    again = embedding_from(description, arrays | embedding.state()).to("cpu")
+    assert again.describe() == description
+    assert embedding_from(description, arrays).state().keys() == embedding.state().keys()
+
+
+def test_descriptions_of_before_there_were_blocks_keep_a_sum_for_each_element():
+    embedding = make("robe", optimizer="adagrad")
+    description = embedding.describe()
+    assert description.pop("state_block") == 1
+    again = embedding_from(description, embedding.parameters() | embedding.state())
+    assert again.state()["array.state_sum"].shape == (48,)
+
+
+def test_sgd_has_no_sums_to_share():
+    with pytest.raises(ValueError, match="block_state is True but SGD has no sums"):
+        make("robe", block_state=True)
+    embedding = make("robe")
+    with pytest.raises(ValueError, match="state_block is 2 but SGD has no sums"):
+        embedding_from(embedding.describe() | {"state_block": 2}, embedding.parameters())
 
 
 @pytest.mark.parametrize("kind", ["full", "qr"])

@@ -27,7 +27,17 @@ from data_tools import ingest
 from robe_numba import RobeSpec, TableSpec
 from robe_numba.coefficients import hash_spec
 from robe_numba.dlrm import PRESETS
-from robe_numba.gpu import device, dot, elementwise, gather, pool, segments, starts, vocabulary
+from robe_numba.gpu import (
+    device,
+    dot,
+    elementwise,
+    gather,
+    pool,
+    segments,
+    starts,
+    state_blocks,
+    vocabulary,
+)
 from robe_numba.hashing import NOWHERE
 from robe_numba.training import RunFolder
 from tests.gpu import tiny_training
@@ -111,7 +121,9 @@ def bags_of(real):
 def kernels(real):
     """Every kernel and the types of its arguments, for an array of `real`."""
     read = (flat(real), IDS, SPEC, types.boolean, WORDS, flat(real), types.uint64)
-    update = (types.int64, reads_of(real), SPEC, flat(real), flat(real), real, real, PLACES, PLACES)
+    update = (types.int64, reads_of(real), SPEC, flat(real), flat(real), real, real)
+    update += (PLACES, PLACES, types.int64)
+    blocks = (flat(real), types.int64, types.int64, flat(real), flat(real), real, real)
     fused = (flat(real), IDS, flat(real), SPEC, WORDS, flat(real), types.uint64)
     pooled = (flat(real), bags_of(real), SPEC, WORDS, flat(real))
     vectors, sizes = (flat(real), flat(real)), (types.uint64, types.uint64)
@@ -124,6 +136,7 @@ def kernels(real):
         "fill_sources": (segments.fill_sources, (PLACES, PLACES, SPEC, WORDS, flat(types.uint32))),
         "update_light": (segments.update_light, update),
         "update_heavy": (segments.update_heavy, update),
+        "move_state_blocks": (state_blocks.move_state_blocks, blocks),
         "lookup_dot": (dot.lookup_dot, fused),
         "dot_forward": (dot.dot_forward, (*vectors, *sizes, flat(real), types.uint64)),
         "dot_backward": (

@@ -29,6 +29,7 @@ LAYERS = {
     "spec": 0,
     "memory": 0,
     "searching": 0,
+    "state_blocks": 0,
     "unsigned": 0,
     "_jit": 0,
 }

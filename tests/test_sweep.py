@@ -84,7 +84,12 @@ def test_the_table_says_what_the_runs_do(swept):
     assert found[0].settings["embedding"] == "full"
     sizes = [group.num_bytes for group in found[1:]]
     assert sizes == sorted(sizes, reverse=True)
-    assert sorted(group.settings["embedding"] for group in found[1:]) == ["qr", "robe", "robe", "robe"]
+    assert sorted(group.settings["embedding"] for group in found[1:]) == [
+        "qr",
+        "robe",
+        "robe",
+        "robe",
+    ]
     written = json.loads((folder / "results.json").read_text())
     for group, facts in zip(found, written, strict=True):
         runs = [

@@ -150,7 +150,9 @@ def test_updates_are_bit_identical_for_any_thread_count(rule, spec):
         assert state.tobytes() == results[0][1].tobytes()
 
 
-def update_with(spec, grad_out, indices, rule=update.ADAGRAD, workers=1, array=None, **settings):
+def update_with(
+    spec, grad_out, indices, rule=update.ADAGRAD, workers=1, array=None, state_block=1, **settings
+):
     """Bytes of array and state after the kernel ran with so many workers, and settings of it."""
     reads = update.Reads(
         indices=indices.view(np.uint64).reshape(-1),
@@ -161,11 +163,12 @@ def update_with(spec, grad_out, indices, rule=update.ADAGRAD, workers=1, array=N
         grad_out=grad_out.reshape(-1),
     )
     array = array_for(spec, grad_out.dtype, seed=10) if array is None else array.copy()
-    state = np.zeros_like(array)
+    state = np.zeros(-(-array.size // state_block), array.dtype)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in settings.items():
             patch.setattr(update, name, value)
-        update.update(rule, reads, hash_spec(spec), array, state, 0.1, 0.0, workers)
+        constants = (rule, reads, hash_spec(spec), array, state, 0.1, 0.0, workers, state_block)
+        update.update(*constants)
     return array.tobytes(), state.tobytes()
 
 

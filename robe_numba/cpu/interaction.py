@@ -11,8 +11,9 @@ from numba import prange
 from robe_numba._jit import inlined, inner, jit
 from robe_numba.cpu.blocks import copy_block, prefetch_block
 from robe_numba.cpu.lookup import copy_row_signed, copy_rows
+from robe_numba.cpu.reductions import sums_of
 from robe_numba.cpu.starts import rows_starts, share
-from robe_numba.cpu.vector import load16, multiply_add, splat, store, sums_of, zero_like
+from robe_numba.cpu.vector import load16, multiply_add, splat, store, zero_like
 from robe_numba.hashing import row_key
 from robe_numba.unsigned import ONE, TWO, U16, ZERO
 

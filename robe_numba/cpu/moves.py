@@ -6,8 +6,23 @@ import numpy as np
 
 from robe_numba import update_rules
 from robe_numba._jit import inlined, inner
-from robe_numba.cpu.blocks import claim_block, move_block, move_signed, sign_bits
-from robe_numba.cpu.vector import flip, load4, load16, store, where_moved, zero_like
+from robe_numba.cpu.blocks import (
+    claim_block,
+    move_block,
+    move_signed,
+    prefetch_block,
+    sign_bits,
+)
+from robe_numba.cpu.state_blocks import move_state_blocks
+from robe_numba.cpu.vector import (
+    flip,
+    load4,
+    load16,
+    prefetch,
+    store,
+    where_moved,
+    zero_like,
+)
 from robe_numba.hashing import row_key
 from robe_numba.unsigned import ONE, U4, U16, ZERO
 
@@ -30,6 +45,7 @@ class Rates(NamedTuple):
 
     lr: np.floating
     eps: np.floating
+    state_shift: np.uint64  # 2**state_shift neighbouring elements share a sum of squares
 
 
 @inlined
@@ -131,7 +147,11 @@ def adagrad_range(array, state_sum, low, size, sums, rates):
     for first in range(ZERO, size, PART):
         claim_block(array, low + first + PART, PART)
         length = min(PART, size - first)
-        adagrad_block(array, state_sum, low + first, sums, first, length, rates)
+        if rates.state_shift:  # a longer block moves at its first part in which something is not 0
+            end = first + length
+            move_state_blocks(array, state_sum, low, size, sums, first, end, rates)
+        else:
+            adagrad_block(array, state_sum, low + first, sums, first, length, rates)
 
 
 @inlined
@@ -139,4 +159,18 @@ def adagrad_piece(array, state_sum, low, sums, grad, place, size, bias, spec, ra
     """Move the elements of a piece by their sums; the range begins at array[low]."""
     begin, end = clip(place, piece_length(grad, spec), size, bias)
     s = begin - bias
-    adagrad_block(array, state_sum, low + s, sums, s, end - begin, rates)
+    if rates.state_shift:
+        move_state_blocks(array, state_sum, low, size, sums, s, end - bias, rates)
+    else:
+        adagrad_block(array, state_sum, low + s, sums, s, end - begin, rates)
+
+
+@inlined
+def prefetch_sums(array, state_sum, p, length, rates):
+    """Ask for array[p:p + length] and the sums of squares of these elements."""
+    prefetch_block(array, p, length)
+    if rates.state_shift:
+        prefetch(state_sum, p >> rates.state_shift)
+        prefetch(state_sum, (p + length - ONE) >> rates.state_shift)
+    else:
+        prefetch_block(state_sum, p, length)

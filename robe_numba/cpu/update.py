@@ -15,7 +15,15 @@ from numba import prange
 from robe_numba import update_rules
 from robe_numba._jit import inlined, inner, jit
 from robe_numba.cpu.blocks import claim_block, prefetch_block
-from robe_numba.cpu.moves import Rates, Reads, adagrad_piece, adagrad_range, is_plain, move_any
+from robe_numba.cpu.moves import (
+    Rates,
+    Reads,
+    adagrad_piece,
+    adagrad_range,
+    is_plain,
+    move_any,
+    prefetch_sums,
+)
 from robe_numba.cpu.pieces import (
     LINE,
     Found,
@@ -28,6 +36,7 @@ from robe_numba.cpu.pieces import (
 from robe_numba.cpu.starts import share
 from robe_numba.hashing import HashSpec
 from robe_numba.memory import scratch
+from robe_numba.state_blocks import num_sums
 from robe_numba.unsigned import ONE, ZERO
 
 GRADIENT, SGD, ADAGRAD = update_rules.GRADIENT, update_rules.SGD, update_rules.ADAGRAD
@@ -70,6 +79,15 @@ def is_dense(count, size, spec):
     return count * min(spec.block_size, spec.embedding_dim) >= size >> ONE
 
 
+@inlined
+def owned_range(worker, num_workers, array_size, state_shift):
+    """Where a worker's range begins and how long it is: an even share of whole state blocks."""
+    blocks = (array_size + (ONE << state_shift) - ONE) >> state_shift
+    first, last = share(blocks, worker, num_workers)
+    low = first << state_shift
+    return low, min(last << state_shift, array_size) - low
+
+
 @jit(parallel=True)
 def update_scanned(reads, bias, spec, array, state_sum, rates, sums, buffers, ahead):
     """Update with one range per worker, found by scanning; one iteration owns one range.
@@ -79,8 +97,8 @@ def update_scanned(reads, bias, spec, array, state_sum, rates, sums, buffers, ah
     """
     num_workers = buffers.shape[0]
     for worker in prange(num_workers):
-        low, high = share(spec.array_size, worker, num_workers)
-        size, total = high - low, sums[worker]
+        low, size = owned_range(worker, num_workers, spec.array_size, rates.state_shift)
+        total = sums[worker]
         found = Found(buffers[worker, 0], buffers[worker, 1], buffers[worker, 2])
         if total.size == 0:
             if ahead == ZERO:
@@ -129,8 +147,7 @@ def adagrad_sorted(
     length, end = min(spec.block_size, spec.embedding_dim), last - ONE
     for k in range(first, last):
         _, _, soon = unpack(order[min(k + ahead, end)], reads, pieces, spec)
-        prefetch_block(array, low + soon - pieces.bias, length)
-        prefetch_block(state_sum, low + soon - pieces.bias, length)
+        prefetch_sums(array, state_sum, low + soon - pieces.bias, length, rates)
         _, grad, place = unpack(order[k], reads, pieces, spec)
         piece = (grad, place, size, pieces.bias)
         adagrad_piece(array, state_sum, low, sums, *piece, spec, rates)
@@ -173,11 +190,13 @@ MAX_CLAIMED = 2 << 20  # bytes of a worker's range that may be claimed as a whol
 AHEAD_BYTES, MAX_AHEAD = 4096, 64  # of gradients or array that are prefetched; pieces
 
 
-def sorted_pieces(spec: HashSpec, num_workers: int) -> Pieces:
-    """Ranges such that a block touches at most two neighbours, and the bits of a sorted piece."""
+def sorted_pieces(spec: HashSpec, num_workers: int, state_shift: int) -> Pieces:
+    """Ranges of whole state blocks such that a block touches at most two neighbours, and the bits
+    of a sorted piece.
+    """
     shift = (int(spec.array_size) // (RANGES_PER_WORKER * num_workers)).bit_length()
     block = int(min(spec.block_size, spec.embedding_dim))
-    shift = max(min(shift, MAX_SHIFT), MIN_SHIFT, (block - 1).bit_length())
+    shift = max(min(shift, MAX_SHIFT), MIN_SHIFT, (block - 1).bit_length(), state_shift)
     block_bits = (int(spec.num_blocks) - 1).bit_length()
     return Pieces(np.uint64(1 << shift), np.uint64(shift), np.uint64(block_bits))
 
@@ -191,17 +210,19 @@ def update(
     lr: float,
     eps: float,
     num_workers: int,
+    state_block: int = 1,
 ) -> None:
     """Apply a rule to `array` in place, given every read of the batch.
 
-    `state_sum` is read and written by ADAGRAD alone; GRADIENT needs a zeroed `array`.
+    `state_sum` (ceil(m / state_block),) is read and written by ADAGRAD alone; GRADIENT needs a
+    zeroed `array`.
     """
-    real = array.dtype.type
-    rates = Rates(real(-1 if rule == GRADIENT else lr), real(eps))
+    real, state_shift = array.dtype.type, state_block.bit_length() - 1
+    rates = Rates(real(-1 if rule == GRADIENT else lr), real(eps), np.uint64(state_shift))
     block = int(min(spec.block_size, spec.embedding_dim))
     ahead = np.uint64(max(1, min(MAX_AHEAD, AHEAD_BYTES // (block * array.itemsize))))
     num_elements = reads.indices.size * int(spec.embedding_dim)
-    range_size = -(-int(spec.array_size) // num_workers)
+    range_size = -(-num_sums(int(spec.array_size), state_block) // num_workers) * state_block
     # Adagrad's sums of the whole array at once, but never more memory than the batch's output.
     fits = range_size <= min(MAX_SCANNED_SUMS, SUMS_PER_OUTPUT * reads.grad_out.size / num_workers)
     if num_workers <= MAX_SCANS and (rule != ADAGRAD or fits):
@@ -213,7 +234,7 @@ def update(
             ahead = ZERO
         update_scanned(reads, bias, spec, array, state_sum, rates, sums, buffers, ahead)
         return
-    pieces = sorted_pieces(spec, num_workers)
+    pieces = sorted_pieces(spec, num_workers, state_shift)
     num_ranges = -(-int(spec.array_size) >> int(pieces.shift))
     counts = scratch("counts", (num_workers, num_ranges + LINE), np.int64)
     bounds = scratch("bounds", (num_ranges + 1,), np.int64)

@@ -219,42 +219,6 @@ def multiply_add(typing_context: Any, left: Any, right: Any, addend: Any) -> Any
 
 
 @intrinsic
-def sums_of(typing_context: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
-    """A vector of the four sums of four vectors' elements, in one order on every machine.
-
-    Two steps of adding every other element put the four sums of a quarter of each side by side;
-    quarters of 16 bytes need no shuffle across them, which is slow.
-    """
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        def pick(left: Any, right: Any, lanes: list[int]) -> Any:
-            mask = ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes)
-            return builder.shuffle_vector(left, right, mask)
-
-        def interleaved(left: Any, right: Any, pattern: tuple[int, ...]) -> Any:
-            count = left.type.count  # a lane from 4 on is the other vector's
-            groups = range(0, count, 4)
-            lanes = [g + p % 4 + (count if p >= 4 else 0) for g in groups for p in pattern]
-            return pick(left, right, lanes)
-
-        def joined(left: Any, right: Any, low: tuple, high: tuple) -> Any:
-            return builder.fadd(interleaved(left, right, low), interleaved(left, right, high))
-
-        pairs = [
-            joined(left, right, (0, 4, 1, 5), (2, 6, 3, 7))
-            for left, right in (arguments[:2], arguments[2:])
-        ]
-        total = joined(pairs[0], pairs[1], (0, 1, 4, 5), (2, 3, 6, 7))
-        while total.type.count > 4:
-            half = total.type.count // 2
-            low, high = (pick(total, total, list(range(x, x + half))) for x in (0, half))
-            total = builder.fadd(low, high)
-        return total
-
-    return Vector(a.dtype, 4)(a, b, c, d), generate
-
-
-@intrinsic
 def where_moved(typing_context: Any, grad: Any, new: Any, old: Any) -> Any:
     """New where the gradient is not 0, else old, bit for bit; vectors or scalars."""
 

@@ -8,9 +8,11 @@ import numpy as np
 
 from robe_numba.arrays import init_array
 from robe_numba.dlrm.embeddings import KINDS, NUMBERED, Embedding, check_kind
+from robe_numba.dlrm.optimizers import check_optimizer
 from robe_numba.dlrm.trained_array import TrainedArray
 from robe_numba.dlrm.vocabulary import Vocabulary
 from robe_numba.spec import RobeSpec, Spec, TableSpec
+from robe_numba.state_blocks import state_block_of
 
 
 def make_embedding(
@@ -28,6 +30,7 @@ def make_embedding(
     alignment: int = 1,
     optimizer: str = "sgd",
     eps: float = 1e-10,
+    block_state: bool = False,
     scale: float | None = None,
     dtype: Any = np.float32,
 ) -> Embedding:
@@ -46,6 +49,8 @@ def make_embedding(
     seed : of the hash and of the initial values.
     optimizer : "sgd" or "adagrad".
     eps : Adagrad's addend against division by 0.
+    block_state : Adagrad keeps one sum per block of Z elements, of d for full and qr: optimizer
+        memory / Z. Z is rounded down to a power of two (see `state_block_of`).
     scale : half-width of the uniform initial values; None as `init_array`, which is
         sqrt(1 / rows of the largest table) where sizes are known (full, qr) and 1 / sqrt(d) where
         not (robe, hashed): to compare kinds, pass one scale to all. The quotient's factors of `qr`
@@ -57,6 +62,11 @@ def make_embedding(
     TypeError, ValueError : an argument is missing for the kind or out of range.
     """
     check_kind(kind)
+    check_optimizer(optimizer)
+    if block_state and optimizer == "sgd":
+        raise ValueError(
+            "block_state is True but SGD has no sums; use optimizer='adagrad', or block_state=False"
+        )
     known = _vocabulary(kind, vocabulary, num_tables) if kind in NUMBERED else None
     specs: dict[str, Spec]
     if known is None:
@@ -88,7 +98,8 @@ def make_embedding(
         array = init_array(spec, scale, seed + part, dtype)
         if name == "quotient":
             array += 1
-        parts[name] = TrainedArray(spec, array, optimizer, eps)
+        state_block = state_block_of(spec) if block_state else 1
+        parts[name] = TrainedArray(spec, array, optimizer, eps, state_block=state_block)
     return KINDS[kind](kind, parts, known)
 
 

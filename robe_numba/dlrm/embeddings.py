@@ -158,6 +158,7 @@ class Embedding(ABC):
             "specs": {name: json.loads(part.spec.to_json()) for name, part in self._parts.items()},
             "optimizer": first.optimizer,
             "eps": first.eps,
+            "state_block": first.state_block,
         }
 
 
@@ -243,7 +244,8 @@ def embedding_from(description: Mapping[str, Any], arrays: Mapping[str, np.ndarr
 
     Parameters
     ----------
-    description : from `describe()`, also after a trip through JSON.
+    description : from `describe()`, also after a trip through JSON. Without "state_block" Adagrad
+        has a sum for each element.
     arrays : by name; used in place, not copied. Without optimizer state Adagrad starts at 0.
 
     Raises
@@ -257,9 +259,8 @@ def embedding_from(description: Mapping[str, Any], arrays: Mapping[str, np.ndarr
     for name in KINDS[kind].names:
         fields = description["specs"][name]
         spec = _SPECS[fields["kind"]].from_json(json.dumps(fields))
-        state_sum = arrays.get(f"{name}.state_sum")
-        parts[name] = TrainedArray(
-            spec, arrays[name], description["optimizer"], description["eps"], state_sum
-        )
+        optimizer = description["optimizer"], description["eps"]
+        state_sum, state_block = arrays.get(f"{name}.state_sum"), description.get("state_block", 1)
+        parts[name] = TrainedArray(spec, arrays[name], *optimizer, state_sum, state_block)
     vocabulary = Vocabulary.from_arrays(arrays) if kind in NUMBERED else None
     return KINDS[kind](kind, parts, vocabulary)

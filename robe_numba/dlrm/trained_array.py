@@ -10,6 +10,7 @@ from robe_numba.dlrm.placement import placement
 from robe_numba.ops import adagrad_update, lookup, lookup_backward, sgd_update
 from robe_numba.ops.devices import check_here_or_there
 from robe_numba.spec import Spec
+from robe_numba.state_blocks import check_state_block, check_state_shape, num_sums
 
 
 class Read(NamedTuple):
@@ -28,7 +29,9 @@ class TrainedArray:
     array : float32 or float64 (array_size,), of NumPy or CuPy
     optimizer : "sgd" or "adagrad".
     eps : Adagrad's addend against division by 0.
-    state_sum : Adagrad's sum of squared gradients, like `array`; None starts at 0.
+    state_sum : Adagrad's sums of squared gradients, dtype of `array`
+        (ceil(array_size / state_block),); None starts at 0.
+    state_block : neighbouring elements that share a sum (see `adagrad_update`); 1 for SGD.
     """
 
     def __init__(
@@ -38,20 +41,29 @@ class TrainedArray:
         optimizer: str,
         eps: float,
         state_sum: np.ndarray | None = None,
+        state_block: int = 1,
     ):
         check_optimizer(optimizer)
+        state_block = check_state_block(state_block)
+        if optimizer == "sgd" and state_block > 1:
+            raise ValueError(
+                f"state_block is {state_block} but SGD has no sums; use optimizer='adagrad', or "
+                f"state_block=1"
+            )
         check_here_or_there("array", array, (spec.array_size,), ARRAY_DTYPES, written=True)
         if optimizer == "sgd":
             state_sum = None
         elif state_sum is None:
-            state_sum = np.zeros_like(array)
+            # of the device of `array`
+            state_sum = np.zeros_like(array, shape=(num_sums(spec.array_size, state_block),))
         else:
-            dtypes = (array.dtype,)
-            check_here_or_there("state_sum", state_sum, array.shape, dtypes, written=True)
+            check_here_or_there("state_sum", state_sum, None, (array.dtype,), written=True)
+            check_state_shape(state_sum, spec.array_size, state_block)
             if not is_on_device(array):
                 check_apart("array", array, "state_sum", state_sum)
         self.spec, self.array, self.state_sum = spec, array, state_sum
         self.optimizer, self.eps = optimizer, check_scalar("eps", eps, 0)
+        self.state_block = state_block
 
     def lookup(
         self, rows: np.ndarray, keep: bool, out: np.ndarray | None = None
@@ -68,7 +80,8 @@ class TrainedArray:
         """The same on a device, "cpu" or "cuda"; arrays that are there are shared."""
         put = placement(device).put
         state_sum = None if self.state_sum is None else put(self.state_sum)
-        return TrainedArray(self.spec, put(self.array), self.optimizer, self.eps, state_sum)
+        moved = put(self.array)
+        return TrainedArray(self.spec, moved, self.optimizer, self.eps, state_sum, self.state_block)
 
     def gradient(self, grad_out: np.ndarray, read: Read) -> np.ndarray:
         """Dense gradient of a read; grad_out (batch, num_tables, d)."""
@@ -80,6 +93,5 @@ class TrainedArray:
         if self.state_sum is None:
             sgd_update(self.array, grad_out, rows, self.spec, lr, starts)
         else:
-            adagrad_update(
-                self.array, self.state_sum, grad_out, rows, self.spec, lr, self.eps, starts
-            )
+            step = (lr, self.eps, starts, self.state_block)
+            adagrad_update(self.array, self.state_sum, grad_out, rows, self.spec, *step)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from robe_numba import checks, update_rules
-from robe_numba.gpu import device, pool, segments
+from robe_numba.gpu import device, pool, segments, state_blocks
 from robe_numba.gpu.device import INT64, Work, as_seen, seen_flat
 from robe_numba.spec import Spec
 
@@ -113,18 +113,19 @@ def embedding_bag_adagrad_update(
     lr: float = 0.1,
     eps: float = 1e-10,
     starts: Any = None,
+    state_block: int = 1,
 ) -> None:
     """See `robe_numba.embedding_bag_adagrad_update`."""
     written = {"array": array, "state_sum": state_sum}
     read = {"grad_out": grad_out, "indices": indices, "offsets": offsets, "starts": starts}
     read["per_sample_weights"] = per_sample_weights
-    (values, sums), lr = device.check_step(spec, lr, written, read)
+    (values, sums), lr = device.check_step(spec, lr, written, read, state_block)
     eps = checks.check_scalar("eps", eps, 0, values.dtype)
     with device.work_on(array) as work:
         options = (mode, per_sample_weights, padding_idx)
         dtypes = (values.dtype,)
         reads = _reads(work, grad_out, dtypes, indices, offsets, spec, options, values, starts)
-        segments.update(work, update_rules.ADAGRAD, reads, spec, values, sums, lr, eps)
+        state_blocks.update(work, reads, spec, values, sums, lr, eps, int(state_block))
 
 
 def _check_bags(

@@ -22,6 +22,7 @@ from robe_numba.coefficients import hash_spec
 from robe_numba.gpu import simulated
 from robe_numba.hashing import HashSpec
 from robe_numba.spec import Spec
+from robe_numba.state_blocks import check_state_block, check_state_shape
 
 # Small launches are meant: a batch may be small.
 warnings.filterwarnings("ignore", "Grid size .* under-utilization")
@@ -220,14 +221,21 @@ def check_apart(written: dict[str, Any], read: dict[str, Any]) -> None:
 
 
 def check_step(
-    spec: Spec, lr: float, written: dict[str, Any], read: dict[str, Any]
+    spec: Spec,
+    lr: float,
+    written: dict[str, Any],
+    read: dict[str, Any],
+    state_block: int = 1,
 ) -> tuple[list[Any], float]:
     """Views of what an update writes, the array first, and its learning rate."""
     checks.check_spec(spec)
-    seen: list[Any] = []
-    for name, array in written.items():
-        dtypes = (seen[0].dtype,) if seen else checks.ARRAY_DTYPES
-        seen.append(view(name, array, (spec.array_size,), dtypes, written=True))
+    check_state_block(state_block)
+    shape = (spec.array_size,)
+    seen = [view("array", written["array"], shape, checks.ARRAY_DTYPES, written=True)]
+    if "state_sum" in written:
+        state_sum = view("state_sum", written["state_sum"], None, (seen[0].dtype,), written=True)
+        check_state_shape(state_sum, spec.array_size, state_block)
+        seen.append(state_sum)
     check_apart(written, read)
     return seen, checks.check_scalar("lr", lr, 0, seen[0].dtype)
 

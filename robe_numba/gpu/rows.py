@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from robe_numba import checks, update_rules
-from robe_numba.gpu import device, gather, segments
+from robe_numba.gpu import device, gather, segments, state_blocks
 from robe_numba.gpu import starts as gpu_starts
 from robe_numba.gpu.device import INT64
 from robe_numba.spec import Spec
@@ -78,15 +78,16 @@ def adagrad_update(
     lr: float = 0.1,
     eps: float = 1e-10,
     starts: Any = None,
+    state_block: int = 1,
 ) -> None:
     """See `robe_numba.adagrad_update`."""
     written = {"array": array, "state_sum": state_sum}
     read = {"grad_out": grad_out, "indices": indices, "starts": starts}
-    (values, sums), lr = device.check_step(spec, lr, written, read)
+    (values, sums), lr = device.check_step(spec, lr, written, read, state_block)
     eps = checks.check_scalar("eps", eps, 0, values.dtype)
     with device.work_on(array) as work:
         reads = _reads(work, grad_out, (values.dtype,), indices, spec, starts)
-        segments.update(work, update_rules.ADAGRAD, reads, spec, values, sums, lr, eps)
+        state_blocks.update(work, reads, spec, values, sums, lr, eps, int(state_block))
 
 
 def check_ids(indices: Any, spec: Spec) -> Any:

@@ -168,24 +168,26 @@ def move(rule, element, total, array, state_sum, lr, eps):
 
 
 @cuda.jit
-def update_light(rule, reads, spec, array, state_sum, lr, eps, heavy, num_heavy):
-    """A warp for each segment; those that are heavy are listed and left."""
+def update_light(rule, reads, spec, array, state_sum, lr, eps, heavy, num_heavy, skipped):
+    """A warp for each segment of `array`, which begins after so many skipped ones; those that are
+    heavy are listed and left.
+    """
     thread = cuda.grid(1)
-    segment, element = thread // WIDTH, thread
-    if segment + 1 < reads.bounds.size:
+    segment, element = skipped + thread // WIDTH, skipped * WIDTH + thread
+    if thread // WIDTH * WIDTH < array.size:
         ranges = touching(segment, reads, spec)
         first, last, wrapping, end = ranges
         if last - first + end - wrapping > HEAVY:
             if thread % WIDTH == 0:
                 heavy[cuda.atomic.add(num_heavy, 0, 1)] = segment
-        elif last - first + end - wrapping > 0 and element < array.size:
+        elif last - first + end - wrapping > 0 and thread < array.size:
             total = add_up(element, 0, 1, ranges, reads, spec)
             if total != 0:
-                move(rule, element, total, array, state_sum, lr, eps)
+                move(rule, thread, total, array, state_sum, lr, eps)
 
 
 @cuda.jit
-def update_heavy(rule, reads, spec, array, state_sum, lr, eps, heavy, num_heavy):
+def update_heavy(rule, reads, spec, array, state_sum, lr, eps, heavy, num_heavy, skipped):
     """A thread block for each listed segment: its warps share the blocks, the first adds up.
 
     Shared memory: THREADS elements of the array's dtype.
@@ -198,12 +200,13 @@ def update_heavy(rule, reads, spec, array, state_sum, lr, eps, heavy, num_heavy)
         ranges = touching(segment, reads, spec)
         sums[cuda.threadIdx.x] = add_up(element, warp, WARPS, ranges, reads, spec)
         cuda.syncthreads()
-        if warp == 0 and element < array.size:
+        place = element - skipped * WIDTH
+        if warp == 0 and place < array.size:
             total = sums[lane]
             for other in range(1, WARPS):
                 total += sums[other * WIDTH + lane]
             if total != 0:
-                move(rule, element, total, array, state_sum, lr, eps)
+                move(rule, place, total, array, state_sum, lr, eps)
         cuda.syncthreads()
 
 
@@ -260,19 +263,24 @@ def update(
     state_sum: Any,
     lr: float,
     eps: float,
+    skipped: int = 0,
 ) -> None:
-    """Apply a rule to `array` in place; `state_sum` is used by ADAGRAD alone."""
+    """Apply a rule to `array` in place; `state_sum` is used by ADAGRAD alone.
+
+    `array` may be a part of the one that was read, from the segment after the skipped ones on.
+    """
     if reads.grad_out.size == 0:
         return
     real = array.dtype.type
-    num_segments = reads.bounds.size - 1
+    num_segments = -(-array.size // WIDTH)
     length = min(spec.block_size, spec.embedding_dim)
     counted = 2 * ((length + WIDTH - 2) // WIDTH + 1)  # segments that a block may count in
     most = min(num_segments, reads.starts.size * counted // HEAVY + 1)
     heavy = as_seen(work.empty((most,), np.int64))
     num_heavy = as_seen(work.zeros((1,), np.int64))
     constants = (rule, reads, device_spec(spec), array, state_sum, real(lr), real(eps))
+    listed = (heavy, num_heavy, np.int64(skipped))
     grid = -(-num_segments * WIDTH // THREADS)
-    update_light[grid, THREADS, work.stream](*constants, heavy, num_heavy)
+    update_light[grid, THREADS, work.stream](*constants, *listed)
     shared = THREADS * array.dtype.itemsize
-    update_heavy[HEAVY_GRID, THREADS, work.stream, shared](*constants, heavy, num_heavy)
+    update_heavy[HEAVY_GRID, THREADS, work.stream, shared](*constants, *listed)

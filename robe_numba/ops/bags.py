@@ -172,6 +172,7 @@ def embedding_bag_adagrad_update(
     lr: float = 0.1,
     eps: float = 1e-10,
     starts: np.ndarray | None = None,
+    state_block: int = 1,
 ) -> None:
     """`adagrad_update` for what `embedding_bag` read; takes the arguments of both.
 
@@ -182,14 +183,14 @@ def embedding_bag_adagrad_update(
     written = {"array": array, "state_sum": state_sum}
     read = {"grad_out": grad_out, "indices": indices, "offsets": offsets, "starts": starts}
     read["per_sample_weights"] = per_sample_weights
-    lr = check_step(spec, lr, written, read)
+    lr = check_step(spec, lr, written, read, state_block)
     eps = checks.check_scalar("eps", eps, 0, array.dtype)
     bags, grads = _check_step_bags(
         grad_out, indices, offsets, spec, mode, per_sample_weights, padding_idx, array
     )
     with threads_for(bags.indices.size * spec.embedding_dim) as threads:
         reads = _reads(bags, grads, array, spec, starts, threads)
-        adagrad_step(array, state_sum, reads, spec, lr, eps, threads)
+        adagrad_step(array, state_sum, reads, spec, lr, eps, threads, state_block)
 
 
 def _check_bags(

@@ -187,35 +187,44 @@ def adagrad_update(
     lr: float = 0.1,
     eps: float = 1e-10,
     starts: np.ndarray | None = None,
+    state_block: int = 1,
 ) -> None:
     """state_sum += gradient**2; array -= lr * gradient / (sqrt(state_sum) + eps), in place.
 
     The gradient of an element is complete before it is squared, so this equals
     `torch.optim.Adagrad` on the dense gradient; the same bits for any number of threads.
 
+    With `state_block` s the elements from b * s to (b + 1) * s share sum b, to which the mean of
+    their gradients' squares is added; the last may be of fewer elements. Elements without gradient
+    do not move. For a plain table and s = d this is row-wise Adagrad. A NaN in the gradient of an
+    element reaches all of its block that have a gradient.
+
     Parameters
     ----------
     array : float32 or float64 (array_size,), writeable.
-    state_sum : dtype of `array` (array_size,), writeable; zeros at the start.
+    state_sum : dtype of `array` (ceil(array_size / state_block),), writeable; zeros at the start.
     grad_out : dtype of `array` (batch, num_tables, d)
     indices : int32, int64, uint32 or uint64 (batch, num_tables)
     spec : RobeSpec or TableSpec.
     lr, eps : learning rate and the term that keeps the divisor from 0; finite, not negative.
     starts : as `lookup_backward` takes it.
+    state_block : s, neighbouring elements that share a sum: a power of two, at most 4096, so that
+        no worker's range of the array ends within a block and a block stays in the first-level
+        cache.
 
     Raises
     ------
-    TypeError, ValueError : as `sgd_update`. Nothing was written then.
+    TypeError, ValueError : as `sgd_update`, or another `state_block`. Nothing was written then.
     """
     written = {"array": array, "state_sum": state_sum}
     read = {"grad_out": grad_out, "indices": indices, "starts": starts}
-    lr = check_step(spec, lr, written, read)
+    lr = check_step(spec, lr, written, read, state_block)
     eps = checks.check_scalar("eps", eps, 0, array.dtype)
     ids = checks.check_indices(indices, spec)
     grads = check_grad_out(grad_out, len(indices), spec, (array.dtype,))
     with threads_for(grads.size) as threads:
         reads = _reads(ids, grads, spec, starts, threads)
-        adagrad_step(array, state_sum, reads, spec, lr, eps, threads)
+        adagrad_step(array, state_sum, reads, spec, lr, eps, threads, state_block)
 
 
 def _reads(

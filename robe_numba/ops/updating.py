@@ -10,6 +10,7 @@ from robe_numba.cpu.inspect import starts_inside
 from robe_numba.cpu.update import Reads, update
 from robe_numba.memory import scratch
 from robe_numba.spec import Spec
+from robe_numba.state_blocks import check_state_block, check_state_shape
 
 
 def check_step(
@@ -17,16 +18,20 @@ def check_step(
     lr: float,
     written: dict[str, np.ndarray],
     read: dict[str, np.ndarray | None],
+    state_block: int = 1,
 ) -> float:
     """Check what an update writes and its learning rate, which is returned.
 
-    `written` has the array, first, and for Adagrad its state_sum. `read` are the arrays that the
-    kernels read while they write; their own checks come later.
+    `written` has the array, first, and for Adagrad its state_sum, one sum for every `state_block`
+    elements. `read` are the arrays that the kernels read while they write; their own checks come
+    later.
     """
     checks.check_spec(spec)
+    check_state_block(state_block)
     array = checks.check_shared_array(written["array"], spec)
-    for name, target in written.items():
-        checks.check_array(name, target, (spec.array_size,), (array.dtype,))
+    if "state_sum" in written:
+        state_sum = checks.check_array("state_sum", written["state_sum"], None, (array.dtype,))
+        check_state_shape(state_sum, spec.array_size, state_block)
     checks.check_written(**written)
     for name, target in written.items():
         for other_name, other in read.items():
@@ -89,6 +94,8 @@ def adagrad_step(
     lr: float,
     eps: float,
     num_workers: int,
+    state_block: int,
 ) -> None:
     """Move the array and the sums of squares in place by the Adagrad rule."""
-    update(update_rules.ADAGRAD, reads, hash_spec(spec), array, state_sum, lr, eps, num_workers)
+    rates = (lr, eps, num_workers, int(state_block))
+    update(update_rules.ADAGRAD, reads, hash_spec(spec), array, state_sum, *rates)

@@ -115,7 +115,7 @@ def build_model(
         sign=config.sign,
         alignment=config.alignment,
         optimizer=config.embedding_optimizer or "sgd",
-        **({"block_state": True} if config.block_state else {}),
+        block_state=config.block_state,
         scale=SCALE if config.scale is None else config.scale,
     )
     return DLRM(

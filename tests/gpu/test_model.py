@@ -8,6 +8,7 @@ from robe_numba.dlrm.placement import fetched
 from robe_numba.dlrm.vocabulary import Vocabulary
 from tests import naive
 from tests.gpu.conftest import to_cpu, to_gpu
+from tests.test_dlrm_embeddings import KNOWN, make
 from tests.test_dlrm_layers import numerical_gradient
 from tests.test_dlrm_model import TINY, VOCABULARY, batch_of, tiny_model
 
@@ -86,6 +87,26 @@ def test_steps_move_by_the_gradients(kind, optimizer):
                 expected, state = naive.adagrad(before[name], sums[key], gradient, 0.1, 1e-10)
                 np.testing.assert_allclose(sums_after[key], state, rtol=1e-12)
             np.testing.assert_allclose(after[name], expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(("kind", "state_block"), [("robe", 2), ("qr", 4)])
+def test_sums_of_blocks_go_to_the_gpu_and_back(kind, state_block):
+    embedding = make(kind, optimizer="adagrad", block_state=True).to("cuda")
+    out, context = embedding.lookup(to_gpu(KNOWN))
+    before, sums = to_host(embedding.parameters()), to_host(embedding.state())
+    grad_out = to_gpu(np.random.default_rng(0).normal(size=out.shape))
+    gradients = to_host(embedding.gradients(grad_out, context))
+    embedding.update(grad_out, context, 0.1)
+    back = embedding.to("cpu")
+    assert back.describe() == embedding.describe()
+    assert back.describe()["state_block"] == state_block
+    after = to_host(back.parameters() | back.state())
+    for name, gradient in gradients.items():
+        key = f"{name}.state_sum"
+        step = (sums[key], gradient, 0.1, 1e-10, state_block)
+        expected, state = naive.block_adagrad(before[name], *step)
+        np.testing.assert_allclose(after[name], expected, rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(after[key], state, rtol=1e-12)
 
 
 @pytest.mark.parametrize("kind", KINDS)

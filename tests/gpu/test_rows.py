@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import robe_numba as rn
@@ -58,6 +58,56 @@ def test_updates_equal_the_oracle(data, dtype, keep):
     np.testing.assert_array_equal(to_cpu(sums), expected_sums)
     tolerance = 8 * np.finfo(dtype).eps
     np.testing.assert_allclose(to_cpu(moved), expected, rtol=tolerance, atol=tolerance)
+
+
+def assert_blocks_move(spec, indices, grad_out, state_block):
+    """Sums of blocks are those of the oracle, which has the exact gradient."""
+    array = array_for(spec, grad_out.dtype, seed=2, whole=True)
+    sums = np.arange(-(-spec.array_size // state_block)).astype(grad_out.dtype)
+    gradient, _ = naive.lookup_gradient(grad_out, indices, spec)
+    moved, found = to_gpu(array), to_gpu(sums)
+    step = (0.5, 1e-3, None, state_block)
+    rn.adagrad_update(moved, found, to_gpu(grad_out), to_gpu(indices), spec, *step)
+    expected = naive.block_adagrad(array, sums, gradient, 0.5, 1e-3, state_block)
+    tolerance = 16 * np.finfo(grad_out.dtype).eps  # of a tree of sums
+    np.testing.assert_allclose(to_cpu(found), expected[1], rtol=tolerance)
+    np.testing.assert_allclose(to_cpu(moved), expected[0], rtol=tolerance, atol=tolerance)
+    still = gradient == 0
+    assert to_cpu(moved)[still].tobytes() == array[still].tobytes()
+
+
+@given(st.data(), st.sampled_from(REAL_DTYPES), st.sampled_from([2, 16, 32, 64, 128, 4096]))
+@settings(max_examples=8)
+def test_sums_of_blocks_equal_the_oracle(data, dtype, state_block):
+    spec = data.draw(specs)
+    indices = data.draw(indices_for(spec, max_batch=2))
+    grad_out = whole_numbers((*indices.shape, spec.embedding_dim), dtype, seed=3)
+    assert_blocks_move(spec, indices, grad_out, state_block)
+
+
+@pytest.mark.parametrize("state_block", [8, 128])
+def test_blocks_of_light_and_of_heavy_segments(state_block):
+    """Reads crowd where one id puts them; the others are few, and the last block is short."""
+    spec = rn.RobeSpec(300, 8, 8, 2, sign=True)  # two parts of the sums
+    indices = np.concatenate([np.full((10, 2), 7), np.arange(8).reshape(4, 2)])
+    grad_out = whole_numbers((14, 2, 8), np.float32, seed=5)
+    assert_blocks_move(spec, indices, grad_out, state_block)
+
+
+@pytest.mark.parametrize(("size", "message"), [(99, "expected"), (100, "expected"), (25, None)])
+def test_sums_that_do_not_fit_their_blocks_are_refused(size, message):
+    spec = rn.RobeSpec(98, 8, 8, 1)
+    array, sums = to_gpu(np.ones(98, np.float32)), to_gpu(np.ones(size, np.float32))
+    grads, ids = to_gpu(np.ones((1, 1, 8), np.float32)), to_gpu(np.zeros((1, 1), np.int64))
+    call = (array, sums, grads, ids, spec)
+    if message:
+        with pytest.raises(ValueError, match=message):
+            rn.adagrad_update(*call, state_block=4)
+        with pytest.raises(ValueError, match="must be a power of two"):
+            rn.adagrad_update(*call, state_block=5)
+        assert (to_cpu(array) == 1).all()
+    else:
+        rn.adagrad_update(*call, state_block=4)
 
 
 @pytest.mark.parametrize("dtype", INDEX_DTYPES)
