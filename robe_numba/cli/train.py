@@ -69,6 +69,9 @@ def train(
     embedding_lr: Annotated[
         float | None, typer.Option(help="Of the embedding; default --lr.")
     ] = None,
+    embedding_eps: Annotated[
+        float, typer.Option(help="Of the embedding's Adagrad; larger slows rare ids down.")
+    ] = 1e-10,
     block_state: Annotated[
         bool,
         typer.Option(

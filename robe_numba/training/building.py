@@ -115,6 +115,7 @@ def build_model(
         sign=config.sign,
         alignment=config.alignment,
         optimizer=config.embedding_optimizer or "sgd",
+        eps=config.embedding_eps,
         block_state=config.block_state,
         scale=SCALE if config.scale is None else config.scale,
     )

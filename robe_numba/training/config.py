@@ -10,6 +10,15 @@ from robe_numba.dlrm import DEVICES, KINDS, OPTIMIZERS, PRESETS, Schedule
 from robe_numba.spec import HASHES, MAX_SIZE, check_int
 
 SPLIT_ORDERS = ("order", "random", "day")
+POSITIVE = (
+    "lr",
+    "embedding_lr",
+    "embedding_eps",
+    "scale",
+    "compression",
+    "clip_norm",
+    "target_auc",
+)
 # Settings that are counts, and the least of each.
 COUNTS = {
     "epochs": 1,
@@ -48,6 +57,7 @@ class TrainingConfig:
     alignment : of "robe", see `RobeSpec`.
     optimizer, lr : of the dense part and, unless they have their own, of the embedding.
     embedding_optimizer, embedding_lr : of the embedding.
+    embedding_eps : addend of the embedding's Adagrad, see `make_embedding`.
     block_state : Adagrad keeps one sum for each block of Z elements of the embedding, not for each
         element.
     warmup_steps, decay_start, decay_steps : of the learning rates, see `Schedule`; None is the
@@ -87,6 +97,7 @@ class TrainingConfig:
     lr: float | None = None
     embedding_optimizer: str | None = None
     embedding_lr: float | None = None
+    embedding_eps: float = 1e-10
     block_state: bool = False
     warmup_steps: int | None = None
     decay_start: int | None = None
@@ -134,7 +145,7 @@ class TrainingConfig:
             if getattr(self, name) is not None:
                 sizes = tuple(check_int(name, n, 1, MAX_SIZE) for n in getattr(self, name))
                 object.__setattr__(self, name, sizes)
-        for name in ("lr", "embedding_lr", "scale", "compression", "clip_norm", "target_auc"):
+        for name in POSITIVE:
             if getattr(self, name) is not None:
                 value = check_scalar(name, getattr(self, name), 1 if name == "compression" else 0)
                 if value == 0:

@@ -234,7 +234,8 @@ class RunFolder:
         try:
             arrays = load_file(path)
             inner = {n.removeprefix(PREFIX): a for n, a in arrays.items() if n.startswith(PREFIX)}
-            embedding = embedding_from({**self.config["embedding"], "optimizer": "sgd"}, inner)
+            without_sums = {"optimizer": "sgd", "state_block": 1}
+            embedding = embedding_from({**self.config["embedding"], **without_sums}, inner)
             shape = DLRMConfig.from_dict(self.config["model"])
             model = DLRM(shape, embedding.to(device), threads=threads)
             model.load(arrays)
