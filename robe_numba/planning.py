@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from robe_numba.checks import check_scalar
-from robe_numba.spec import MAX_SIZE, TableSpec, check_int
+from robe_numba.spec import MAX_SIZE, RobeSpec, Spec, TableSpec, check_int
+from robe_numba.state_blocks import num_sums, state_block_of
 
 FLOAT_BYTES = 4
 CPU_LINE, GPU_LINE = 64, 128  # bytes of a cache line
-IDENTICAL_SHARE = 0.001  # of the rows: more that equal another row are too many
+IDENTICAL_SHARE = 0.001  # of the rows: if more share all elements with another, signs are advised
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Memory:
     """Bytes of embedding weights (float32) and of their optimizer's state, of which SGD has none.
 
     `adagrad_state` is that of Adagrad with a sum per element, `adagrad_block_state` with one per
-    block of Z elements.
+    block of Z elements, or of the power of two below.
     """
 
     weights: int
@@ -143,7 +144,7 @@ def plan(
         embedding_dim=dim,
         array_size=size,
         compression=tables.array_size / size,
-        tables=_memory(tables.array_size, dim),
+        tables=_memory(tables),
         tables_cpu_lines=lines_touched(dim, dim, dim, CPU_LINE),
         tables_gpu_lines=lines_touched(dim, dim, dim, GPU_LINE),
         choices=choices,
@@ -154,32 +155,24 @@ def plan(
 def recommend(choices: Sequence[Choice]) -> Recommendation:
     """The choice to begin with: the rule, in one place.
 
-    Z = d has one hash, the fewest lines and no noise of its own, but one hash is also all that
-    tells a row from the others. So: the largest Z that leaves at most `IDENTICAL_SHARE` of the rows
-    identical to another; if none does, the one with the fewest, and signs, which tell rows of the
-    same elements apart. Starts are not aligned, because rows then share whole blocks more often;
-    where alignment would stay within the limit too, the reason says what it saves.
+    Z = d has one hash, the fewest lines and no noise of its own, and measured AUC does not depend
+    on Z (docs/accuracy.md). One hash is all that tells a row from the others, so rows share all their
+    elements with others; hashed signs tell those apart. Starts are not aligned, because rows would
+    share all elements more often still; what alignment would save, the reason says.
     """
-    plain = [choice for choice in choices if choice.alignment == 1]
-    within = [choice for choice in choices if choice.identical_share <= IDENTICAL_SHARE]
-    limit = f"{100 * IDENTICAL_SHARE:g} %"
-    best = max((c for c in within if c in plain), key=lambda c: c.block_size, default=None)
-    if best is None:
-        best = min(plain, key=lambda c: (c.identical_share, -c.block_size))
-        reason = f"Every Z leaves more than {limit} of the rows identical to another, and "
-        reason += f"Z = {best.block_size} the fewest, {_percent(best.identical_share)}; hashed "
-        reason += "signs tell these rows apart, and a larger array or d would help more."
-        return Recommendation(best, True, reason)
-    reason = f"The largest Z that leaves at most {limit} of the rows identical to another: "
-    reason += _percent(best.identical_share)
-    for worse in plain[plain.index(best) + 1 :][:1]:
-        reason += f", against {_percent(worse.identical_share)} at Z = {worse.block_size}"
-    reason += "."
-    for aligned in (c for c in within if c.block_size == best.block_size and c not in plain):
-        reason += f" Alignment {aligned.alignment} stays within it too and reads "
-        reason += f"{aligned.cpu_lines.average:.4g} lines of {CPU_LINE} bytes per row instead of "
-        reason += f"{best.cpu_lines.average:.4g}."
-    return Recommendation(best, False, reason)
+    longest = choices[-1].block_size
+    best = next(c for c in choices if (c.block_size, c.alignment) == (longest, 1))
+    sign = best.identical_share > IDENTICAL_SHARE
+    reason = f"Z = {longest} reads the fewest cache lines, and measured AUC does not depend on Z."
+    if sign:
+        reason += f" {_percent(best.identical_share).capitalize()} of the rows share all elements "
+        reason += "with another, which hashed signs tell apart."
+    for aligned in (c for c in choices if c.block_size == longest and c.alignment > 1):
+        reason += (
+            f" Alignment {aligned.alignment} would read {aligned.cpu_lines.average:.4g} lines "
+        )
+        reason += f"of {CPU_LINE} bytes per row instead of {best.cpu_lines.average:.4g}."
+    return Recommendation(best, sign, reason)
 
 
 def lines_touched(embedding_dim: int, block_size: int, alignment: int, line_bytes: int) -> Lines:
@@ -312,13 +305,13 @@ def _choice(num_rows: int, dim: int, size: int, block_size: int, alignment: int)
         identical_share=identical / num_rows,
         noise=row_noise(num_rows, dim, size, block_size, alignment),
         own_noise=row_noise(1, dim, size, block_size, alignment),
-        memory=_memory(size, block_size),
+        memory=_memory(RobeSpec(size, block_size, dim, 1)),
     )
 
 
-def _memory(elements: int, block_size: int) -> Memory:
-    weights = FLOAT_BYTES * elements
-    return Memory(weights, 0, weights, FLOAT_BYTES * -(-elements // block_size))
+def _memory(spec: Spec) -> Memory:
+    weights, sums = spec.num_bytes, num_sums(spec.array_size, state_block_of(spec))
+    return Memory(weights, 0, weights, FLOAT_BYTES * sums)
 
 
 def _percent(share: float) -> str:

@@ -210,41 +210,34 @@ def test_a_plan_compares_every_block_size():
                      (24, 1)]  # fmt: skip
     assert made.compression == 1024 * 24 / 2001
     assert made.tables.weights == made.tables.adagrad_state == 4 * 1024 * 24
-    assert made.tables.adagrad_block_state == 4 * 1024
+    assert made.tables.adagrad_block_state == 4 * 1024 * 24 / 16  # a sum for 16 elements
     for choice in made.choices:
         spec = RobeSpec(2001, choice.block_size, 24, 2, alignment=choice.alignment)
         assert choice.num_blocks == spec.num_blocks
         assert choice.num_starts == len(range(0, 2001, choice.alignment))
         assert choice.memory.weights == spec.num_bytes
         assert choice.memory.sgd_state == 0
-        assert choice.memory.adagrad_block_state == 4 * math.ceil(2001 / choice.block_size)
+        assert choice.memory.adagrad_block_state == 4 * math.ceil(2001 / min(choice.block_size, 16))
         assert choice.identical_share == choice.identical_rows / 1024
     assert plan([10, 10], 1, array_size=1).choices[0].identical_rows == 20
     assert [c.block_size for c in plan([10, 10], 64, array_size=40).choices][-1] == 32
 
 
-def test_the_recommendation_is_the_largest_block_that_keeps_rows_apart():
+def test_the_recommendation_is_a_row_per_hash_with_signs_where_rows_meet():
     cases = (((10**6, 30), 32, 100), ((500,), 16, 2), ((9,) * 3, 8, 1), ((200,), 8, 8))
     for sizes, dim, compression in cases:
-        made = plan(sizes, dim, compression=compression)
-        share = {c.block_size: c.identical_share for c in made.choices if c.alignment == 1}
-        assert made.recommendation.choice.alignment == 1
-        assert not made.recommendation.sign
-        best = made.recommendation.choice.block_size
-        assert best == max(z for z in share if share[z] <= IDENTICAL_SHARE)
-        assert "The largest Z" in made.recommendation.reason
+        advice = plan(sizes, dim, compression=compression).recommendation
+        assert (advice.choice.block_size, advice.choice.alignment) == (dim, 1)
+        assert advice.sign == (advice.choice.identical_share > IDENTICAL_SHARE)
+        assert ("signs" in advice.reason) == advice.sign
 
 
-def test_all_of_a_row_in_one_block_where_rows_stay_apart():
-    assert plan([2], 5000, compression=1).recommendation.choice.block_size == 5000
-    assert "against" not in plan([2], 5000, compression=1).recommendation.reason
+def test_rows_that_stay_apart_need_no_signs():
+    assert not plan([2], 5000, compression=1).recommendation.sign
 
 
-def test_where_rows_cannot_be_told_apart_signs_are_recommended():
-    made = plan([1000, 20], 2, array_size=10)
-    assert made.recommendation.sign
-    assert made.recommendation.choice.block_size == 1
-    assert "larger array" in made.recommendation.reason
+def test_an_array_shorter_than_a_row_has_blocks_that_fit():
+    assert plan([1000, 20], 16, array_size=10).recommendation.choice.block_size == 8
 
 
 @pytest.mark.parametrize(
@@ -351,10 +344,11 @@ def test_the_command_shows_a_plan():
     text = robe_plan("--cardinalities", "kaggle", "--dim", 16, "--memory", "2MB")
     assert "33,762,577 rows" in text
     assert "m = 500,000 float32" in text
-    # 33,762,577 starts alike in 500,000 places leave no row alone at Z = 16, and few at Z = 8.
-    assert "--dim 16 --num-parameters 500000 --block-size 8\n" in text
-    assert "8 *" in text
-    for words in ("lines ", "identical ", "noise ", "2.161 GB", "250 kB"):
+    # 33,762,577 rows at 500,000 starts leave no row alone.
+    assert "All of the rows share all elements with another" in text
+    assert "--dim 16 --num-parameters 500000 --block-size 16 --sign\n" in text
+    assert "16 *" in text
+    for words in ("lines ", "identical ", "noise ", "2.161 GB", "125 kB"):
         assert words in text
 
 
@@ -369,12 +363,12 @@ def test_json_holds_the_same():
     assert facts["choices"][0]["cpu_lines"] == {"average": 32, "most": 32}
     best = facts["recommendation"]
     assert best["train_options"] == (
-        f"--dim 32 --num-parameters {made.array_size} --block-size {best['block_size']}"
+        f"--dim 32 --num-parameters {made.array_size} --block-size {best['block_size']} --sign"
     )
 
 
 def test_signs_are_among_the_options_where_they_are_recommended():
-    assert "--block-size 1 --sign" in robe_plan(
+    assert "--block-size 2 --sign" in robe_plan(
         "--cardinalities", "1000,20", "--dim", 2, "--memory", 40
     )
 
