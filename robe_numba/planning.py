@@ -156,9 +156,9 @@ def recommend(choices: Sequence[Choice]) -> Recommendation:
     """The choice to begin with: the rule, in one place.
 
     Z = d has one hash, the fewest lines and no noise of its own, and measured AUC does not depend
-    on Z (docs/accuracy.md). One hash is all that tells a row from the others, so rows share all their
-    elements with others; hashed signs tell those apart. Starts are not aligned, because rows would
-    share all elements more often still; what alignment would save, the reason says.
+    on Z (docs/accuracy.md). One hash is all that tells a row from the others, so rows share all
+    their elements with others; hashed signs tell those apart. Starts are not aligned, because rows
+    would share all elements more often still; what alignment would save, the reason says.
     """
     longest = choices[-1].block_size
     best = next(c for c in choices if (c.block_size, c.alignment) == (longest, 1))
