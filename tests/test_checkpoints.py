@@ -24,6 +24,7 @@ from robe_numba.training import (
     checkpoints,
     train,
 )
+from robe_numba.training.files import alone_in
 
 FAST = {"lr": 0.02, "batch_size": 256, "evaluations": 2, "epochs": 2}  # 8 steps per epoch
 SIZES = {"robe": {"compression": 20}, "full": {}, "hashed": {"compression": 20},
@@ -216,9 +217,15 @@ def test_the_checkpoint_before_a_damaged_one_is_used_when_asked(dataset, tmp_pat
     unstopped = train(dataset, config(), tmp_path / "unstopped")
     run = RunFolder(shutil.copytree(stopped_twice, tmp_path / "run"))
     damage("truncated", run.checkpoints.path(11))
+    again = shutil.copytree(run.path, tmp_path / "again")
     run = train(dataset, config(), run.path, resume=True, use_previous=True)
     assert weights(run) == weights(unstopped)
     assert records(run) == records(unstopped)
+
+    # Stopped again before the damaged one: that is not the latest any more.
+    run = stopped(dataset, config(), again, 8, resume=True, use_previous=True)
+    assert run.checkpoints.steps() == [8, 5]
+    assert weights(train(dataset, config(), again, resume=True)) == weights(unstopped)
 
     run = RunFolder(shutil.copytree(stopped_twice, tmp_path / "both"))
     for step in run.checkpoints.steps():
@@ -247,7 +254,8 @@ def test_other_settings_and_other_data_are_refused(dataset, tmp_path, stopped_tw
 def test_nothing_in_a_checkpoint_is_pickled(dataset, stopped_twice):
     for step in (5, 11):
         folder = RunFolder(stopped_twice).checkpoints.path(step)
-        assert {p.name for p in folder.iterdir()} == {"state.json", "state.safetensors"}
+        names = {"state.json", "state.safetensors", "best.safetensors"}
+        assert {p.name for p in folder.iterdir()} == names
         text, digest = (folder / "state.json").read_text().splitlines()
         assert json.loads(text)["step"] == step
         arrays = load_file(folder / "state.safetensors")
@@ -297,3 +305,109 @@ def test_a_loss_that_is_no_number_stops_there_and_the_run_goes_on_with_less(data
     assert change == {"step": 9, "changed": {"lr": 0.01, "embedding_lr": 0.005}}
     assert run.config["training"]["lr"] == 0.01
     assert run.finished
+
+
+def test_the_best_weights_are_those_of_the_run_that_goes_on(dataset, tmp_path):
+    """Evaluations between the checkpoint and a kill are of no run that goes on otherwise."""
+    settings = config(evaluation_steps=2)
+    run = stopped(dataset, settings, tmp_path / "run", 3)
+    checkpoint = weights(run)
+    copy = shutil.copytree(run.path, tmp_path / "copy")
+    stopped(dataset, settings, run.path, 9, resume=True, checkpoint_seconds=None)
+    assert weights(run) != checkpoint
+    slow = config(evaluation_steps=2, lr=1e-9, embedding_lr=1e-9)
+    gone_on = train(dataset, slow, run.path, resume=True)
+    assert weights(gone_on) == weights(train(dataset, slow, copy, resume=True))
+
+
+def test_what_was_changed_is_told_also_after_another_kill(dataset, tmp_path):
+    stopped(dataset, config(), tmp_path / "run", 5)
+    lower = config(lr=0.01)
+    stopped(dataset, lower, tmp_path / "run", 7, resume=True, checkpoint_seconds=None)
+    run = train(dataset, lower, tmp_path / "run", resume=True)
+    changes = [record for record in run.metrics() if "changed" in record]
+    assert changes == [{"step": 5, "changed": {"lr": 0.01, "embedding_lr": 0.01}}]
+
+
+def test_a_run_may_end_earlier_than_it_was_begun_for(dataset, tmp_path):
+    settings = config(evaluation_steps=1000, epochs=4)
+    stopped(dataset, settings, tmp_path / "run", 20)
+    shorter = config(evaluation_steps=1000, epochs=2)
+    run = train(dataset, shorter, tmp_path / "run", resume=True)
+    assert [r["step"] for r in run.metrics() if "validation" in r] == [20]
+    assert run.finished
+
+
+def test_a_record_that_was_cut_off_is_written_again(dataset, tmp_path, stopped_twice):
+    run = RunFolder(shutil.copytree(stopped_twice, tmp_path / "run"))
+    path = run.path / "metrics.jsonl"
+    path.write_text(path.read_text()[:-40])
+    assert len(run.metrics()) == 1
+    unstopped = train(dataset, config(), tmp_path / "unstopped")
+    assert records(train(dataset, config(), run.path, resume=True)) == records(unstopped)
+    path.write_text("{}x\n{}\n")
+    with pytest.raises(ValueError, match=r"metrics\.jsonl is damaged"):
+        run.metrics()
+
+
+def test_a_folder_is_trained_by_one_process(dataset, tmp_path, stopped_twice):
+    run = RunFolder(shutil.copytree(stopped_twice, tmp_path / "run"))
+    with alone_in(run.path), pytest.raises(BlockingIOError, match="another process"):
+        train(dataset, config(), run.path, resume=True)
+    assert run.checkpoints.steps() == [11, 5]
+    assert train(dataset, config(), run.path, resume=True).finished
+
+
+def test_settings_of_a_later_version_do_not_keep_a_run_from_going_on(dataset, tmp_path):
+    stopped(dataset, config(), tmp_path / "run", 5)
+    path = tmp_path / "run" / "config.json"
+    older = json.loads(path.read_text())
+    del older["training"]["patience"], older["training"]["block_state"]
+    path.write_text(json.dumps(older))
+    assert train(dataset, config(), tmp_path / "run", resume=True).finished
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_overwriting_may_be_interrupted_anywhere(dataset, tmp_path, monkeypatch, finished):
+    """Killed between any two steps of it, the run that is resumed is the new one or refused."""
+    new = config(lr=0.05)
+    expected = train(dataset, new, tmp_path / "expected")
+    if finished:
+        old = train(dataset, config(), tmp_path / "old").path
+    else:
+        old = stopped(dataset, config(), tmp_path / "old", 11).path
+    refusals = []
+    for calls in range(20):
+        folder = shutil.copytree(old, tmp_path / f"{finished}-{calls}")
+        left = calls
+
+        def counted(function):
+            def call(*arguments, **options):
+                nonlocal left
+                if left == 0:
+                    raise SystemExit  # nothing of it is caught on the way
+                left -= 1
+                return function(*arguments, **options)
+
+            return call
+
+        with monkeypatch.context() as patch:
+            for name in ("rename", "unlink", "replace"):
+                patch.setattr(os, name, counted(getattr(os, name)))
+            try:
+                run = train(dataset, new, folder, overwrite=True)
+            except SystemExit:
+                run = None
+        if run is None:
+            try:
+                run = train(dataset, new, folder, resume=True)
+            except ValueError as error:
+                refusals.append((calls, str(error)))
+                continue
+            if calls == 0:  # nothing of the old run is gone: it goes on as was asked
+                assert {"step": 11, "changed": {"lr": 0.05, "embedding_lr": 0.05}} in run.metrics()
+                continue
+        assert weights(run) == weights(expected)
+        assert records(run) == records(expected)
+    assert [calls for calls, _ in refusals] == ([0] if finished else [])
+    assert all("is finished and cannot go on" in text for _, text in refusals)

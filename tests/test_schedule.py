@@ -53,7 +53,7 @@ def test_the_large_batches_of_mlperf_have_its_schedule():
     factors = [schedule.factor(s) for s in (4_000, 8_000, 69_999, 85_000, 99_999, 120_000)]
     assert factors == pytest.approx([0.5, 1, 1, 0.25, 1 / 9e8, 1 / 9e8], rel=1e-12)
     own = TrainingConfig(preset="mlperf-32k", num_parameters=100, warmup_steps=3).resolved()
-    assert own.schedule(10) == Schedule(3)
+    assert own.schedule(10) == Schedule(3, 70_000, 30_000)
 
 
 def test_a_decay_without_its_length_lasts_until_the_end():

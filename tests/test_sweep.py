@@ -1,7 +1,14 @@
 """Grids of runs: each trained once, compared by figures that can be counted again."""
 
 import json
+import os
+import signal
 import statistics
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +17,7 @@ from data_tools import Dataset
 from data_tools.synth import Generator
 from robe_numba.training import RunFolder, Watcher
 from robe_numba.training.comparison import best_of, compare, draw, groups, reference
+from robe_numba.training.processes import ProcessKilledError, call_all
 from robe_numba.training.sweep import grid, run_name, sweep
 
 SMALL = {"batch_size": [256], "evaluations": [2], "bottom": [(8,)], "top": [(8,)]}
@@ -141,3 +149,68 @@ def test_choices_are_made_by_validation_not_by_test(swept):
 def test_a_folder_without_runs_has_nothing_to_compare(tmp_path):
     assert compare(tmp_path) == []
     assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_trained_does_not_stop_the_others(dataset, tmp_path):
+    axes = {"num_parameters": [3000], "optimizer": ["sgd"], "lr": [1e30, 0.03], **SMALL}
+    wild, tame = sweep(dataset, grid(axes), tmp_path)
+    assert "training has diverged" in wild.error
+    assert tame.error is None
+    assert len(groups(tmp_path)) == 1
+
+
+def slow_or_dead(folder, number):
+    """Notes its process; number 0 dies, others end or are interrupted."""
+    (folder / f"{number}").write_text(str(os.getpid()))
+    if number == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    try:
+        time.sleep(0.2 if number < 3 else 600)
+    except KeyboardInterrupt:
+        (folder / f"{number}-interrupted").touch()
+        raise
+    return number
+
+
+def test_a_killed_process_is_an_error_of_its_call_alone(tmp_path):
+    results = dict(call_all(slow_or_dead, [(tmp_path, n) for n in range(3)], 2))
+    assert isinstance(results[0], ProcessKilledError)
+    assert (results[1], results[2]) == (1, 2)
+
+
+def test_processes_are_interrupted_and_waited_for(tmp_path):
+    with closing(call_all(slow_or_dead, [(tmp_path, n) for n in (1, 8, 9)], 2)) as results:
+        assert next(results) == (0, 1)
+        while not (tmp_path / "8").is_file():
+            time.sleep(0.05)
+    assert (tmp_path / "8-interrupted").is_file()
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from tests.test_sweep import call_all, slow_or_dead
+if __name__ == "__main__":
+    list(call_all(slow_or_dead, [(Path(sys.argv[1]), 7)], 1))
+"""
+
+
+def test_no_process_outlives_its_parent(tmp_path):
+    parent = subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path)])
+    while not (tmp_path / "7").is_file() or not (tmp_path / "7").read_text():
+        assert parent.poll() is None
+        time.sleep(0.05)
+    child = int((tmp_path / "7").read_text())
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{child}").exists() and "Z" not in state_of(child):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def state_of(process):
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return "Z"

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -33,7 +32,7 @@ def plan(
         ),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Dataset whose training rows to count instead.")
+        str | None, typer.Option(help="Dataset whose training rows to count instead.")
     ] = None,
     dim: Annotated[int, typer.Option(help="d, elements per embedding.")] = 16,
     memory: Annotated[
@@ -88,7 +87,7 @@ def _given(first: Any, second: Any) -> str:
     return "neither is given" if first is None and second is None else "both are given"
 
 
-def _table_sizes(cardinalities: str | None, data: Path | None) -> tuple[int, ...]:
+def _table_sizes(cardinalities: str | None, data: str | None) -> tuple[int, ...]:
     if cardinalities is not None and data is None:
         return parse_cardinalities(cardinalities)
     if data is None or cardinalities is not None:

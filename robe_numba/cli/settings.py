@@ -7,6 +7,7 @@ from robe_numba.cli.sizes import parse_cardinalities
 from robe_numba.training import TrainingConfig
 
 TYPES = get_type_hints(TrainingConfig)
+EXAMPLES = {bool: "yes or no", int: "an integer, 16", float: "a number, 0.01"}
 WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -59,5 +60,6 @@ def parse_setting(name: str, text: str) -> Any:
     try:
         return parse(text)
     except (KeyError, ValueError) as error:
-        reason = str(error) if name in ("bottom", "top", "cardinalities") else f"want {kind}"
+        own = name in ("bottom", "top", "cardinalities")
+        reason = str(error) if own else f"write it as {EXAMPLES.get(kind, '0.8-0.1-0.1')}"
         raise ValueError(f"{name} is {text!r}: {reason}") from None

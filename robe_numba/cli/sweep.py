@@ -19,7 +19,7 @@ from robe_numba.training.sweep import sweep as run_sweep
 
 
 def sweep(
-    data: Annotated[Path, typer.Argument(help="Dataset made by robe ingest.")],
+    data: Annotated[str, typer.Argument(help="Dataset made by robe ingest.")],
     settings: Annotated[
         list[str] | None,
         typer.Argument(help="NAME=VALUE,VALUE,... of the settings of robe train.", metavar="GRID"),
@@ -38,11 +38,11 @@ def sweep(
 ) -> None:
     """Train every combination of settings, and compare them in one table and pictures.
 
-    Names are the options of robe train with _ for - (embedding, compression, block_size, hash,
-    sign, alignment, scale, optimizer, lr, embedding_lr, epochs, seed, ...). Runs that differ in
-    their seed alone become one line, mean ± standard deviation. Stopped or killed, the same
-    command goes on; runs that are finished are not trained again, and a second grid in the same
-    folder joins the table. Without a grid the table is made anew.
+    Names are the options of robe train (embedding, compression, block_size, hash, sign, alignment,
+    scale, optimizer, lr, embedding_lr, epochs, seed, ...); cardinalities are named or in a file.
+    Runs that differ in their seed alone become one line, mean ± standard deviation. Stopped or
+    killed, the same command goes on; runs that are finished are not trained again, and a second
+    grid in the same folder joins the table. Without a grid the table is made anew.
 
     Leaves table.md, results.json, report.html and pictures: AUC against memory, block size and
     epochs, and the time to a target AUC. With more than one job these times include waiting for
@@ -57,7 +57,9 @@ def sweep(
         robe sweep data -o sweep cardinalities=kaggle compression=1000 lr=0.01,0.03
     """
     dataset = Dataset(data)
-    axes = dict(_axis(text) for text in settings or ())
+    axes: dict[str, list[object]] = {}
+    for name, values in map(_axis, settings or ()):
+        axes[name] = [*axes.get(name, ()), *values]
     configs = grid(axes) if axes else []
     with bar() as progress:
 
@@ -84,7 +86,8 @@ def sweep(
         console.print(f"left out: {error}")
     found = compare(output, best_reachable, target_auc)
     if not found:
-        raise ValueError(f"{output} has no finished run; give a grid, such as compression=10,100")
+        remedy = "what each needs stands above" if configs else "give a grid, as compression=10,100"
+        raise ValueError(f"{output} has no finished run with a test AUC; {remedy}")
     head, lines = rows(found, target_auc or default_target(found))
     table = Table(*head, box=SIMPLE_HEAD)
     for line in lines:
@@ -101,4 +104,5 @@ def _axis(text: str) -> tuple[str, list[object]]:
     if not equals or not values:
         raise ValueError(f"{text!r} is no part of a grid; write NAME=VALUE,VALUE, as lr=0.01,0.03")
     name = name.strip().replace("-", "_")
+    name = "embedding_dim" if name == "dim" else name
     return name, [parse_setting(name, value.strip()) for value in values.split(",")]

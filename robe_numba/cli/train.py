@@ -28,7 +28,7 @@ LOGS = ("mlperf",)
 
 def train(
     context: typer.Context,
-    data: Annotated[Path, typer.Argument(help="Dataset made by robe ingest.")],
+    data: Annotated[str, typer.Argument(help="Dataset made by robe ingest.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")],
     preset: Annotated[
         str,
@@ -59,7 +59,10 @@ def train(
     top: Annotated[str | None, typer.Option(help="Hidden widths of the top MLP.")] = None,
     block_size: Annotated[int | None, typer.Option(help="Z of robe; default d.")] = None,
     hash: Annotated[str, typer.Option(help="multiply-shift, paper or uma.")] = "multiply-shift",
-    sign: Annotated[bool, typer.Option("--sign/--no-sign", help="Hashed signs.")] = False,
+    sign: Annotated[
+        bool | None,
+        typer.Option("--sign/--no-sign", help="Hashed signs; default for robe, but as published."),
+    ] = None,
     alignment: Annotated[int, typer.Option(help="Starts are multiples of it.")] = 1,
     optimizer: Annotated[str | None, typer.Option(help="sgd or adagrad.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
@@ -71,7 +74,7 @@ def train(
     ] = None,
     embedding_eps: Annotated[
         float, typer.Option(help="Of the embedding's Adagrad; larger slows rare ids down.")
-    ] = 1e-10,
+    ] = 0.003,
     block_state: Annotated[
         bool,
         typer.Option(
@@ -157,6 +160,10 @@ def train(
         settings["cardinalities"] = parse_cardinalities(cardinalities)
     if log is not None and log not in LOGS:
         raise ValueError(f"log is {log!r}; choose {', '.join(LOGS)}")
+    if resume and overwrite:
+        raise ValueError("--resume goes on with a run and --overwrite replaces it; give one")
+    if use_previous and not resume:
+        raise ValueError("--use-previous is about the checkpoint of a run; add --resume")
     if resume and RunFolder.stands_in(output):
         given = [n for n in settings if _was_given(context, n)]
         config = _go_on_with(RunFolder(output), {name: settings[name] for name in given})
@@ -198,6 +205,8 @@ def _go_on_with(run: RunFolder, given: dict[str, Any]) -> TrainingConfig:
     settings = run.config["training"]
     if "lr" in given and settings["embedding_lr"] == settings["lr"]:
         given = {"embedding_lr": given["lr"], **given}
+    if "num_parameters" in given and "compression" not in given:
+        given = {**given, "compression": None}
     return TrainingConfig.from_dict({**settings, **given}).resolved()
 
 

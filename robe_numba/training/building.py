@@ -112,7 +112,7 @@ def build_model(
         block_size=config.block_size or shape.embedding_dim,
         hash=config.hash,
         seed=config.seed,
-        sign=config.sign,
+        sign=bool(config.sign),
         alignment=config.alignment,
         optimizer=config.embedding_optimizer or "sgd",
         eps=config.embedding_eps,

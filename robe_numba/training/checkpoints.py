@@ -1,7 +1,8 @@
 """Checkpoints: everything that a run needs to go on as if it had never stopped.
 
-checkpoints/step-000000012345/state.json          where the run is, and the digests of both files
+checkpoints/step-000000012345/state.json          where the run is, and digests
 checkpoints/step-000000012345/state.safetensors   weights and what the optimizers remember
+checkpoints/step-000000012345/best.safetensors    model.safetensors as it was, another name of it
 
 A checkpoint is written aside, flushed to the disk and then renamed: under its name it is whole. The
 last two are kept. Nothing is pickled.
@@ -22,10 +23,10 @@ from safetensors.numpy import load_file, save_file
 
 from robe_numba.dlrm import DLRM
 from robe_numba.dlrm.placement import fetched
-from robe_numba.training.files import flush
+from robe_numba.training.files import flush, replacing
 
 FORMAT = "robe checkpoint 1"
-STATE, ARRAYS = "state.json", "state.safetensors"
+STATE, ARRAYS, BEST = "state.json", "state.safetensors", "best.safetensors"
 KEPT = 2
 
 
@@ -43,6 +44,7 @@ class Standing:
     loss_sum, losses : sum and number of the losses since the last evaluation.
     seconds : spent so far.
     best : validation AUC of the weights in model.safetensors.
+    best_digest : of that file; None while there is none.
     waited : evaluations since then.
     records : metrics.jsonl so far.
     """
@@ -52,6 +54,7 @@ class Standing:
     losses: int = 0
     seconds: float = 0.0
     best: float | None = None
+    best_digest: str | None = None
     waited: int = 0
     records: list[dict[str, Any]] = field(default_factory=list)
 
@@ -78,8 +81,10 @@ class Checkpoints:
         """The folder of a checkpoint."""
         return self.folder / f"step-{step:012d}"
 
-    def write(self, model: DLRM, standing: Standing) -> None:
-        """Write a checkpoint and remove all but the last ones.
+    def write(self, model: DLRM, standing: Standing, best: Path) -> None:
+        """Write a checkpoint, and remove all but the last ones and those of later steps.
+
+        `best` is model.safetensors, which is taken along if the standing has its digest.
 
         Raises
         ------
@@ -95,8 +100,9 @@ class Checkpoints:
         aside.mkdir(parents=True)
         try:
             save_file(arrays, aside / ARRAYS)
-            with open(aside / ARRAYS, "rb") as file:
-                digest = hashlib.file_digest(file, "blake2b").hexdigest()
+            digest = digest_of(aside / ARRAYS)
+            if standing.best_digest is not None:
+                _link(best, aside / BEST)
             facts = {"format": FORMAT, "run": self._run, "arrays": digest, **asdict(standing)}
             text = json.dumps(facts)
             (aside / STATE).write_text(f"{text}\n{_digest(text.encode())}\n", encoding="utf-8")
@@ -110,15 +116,18 @@ class Checkpoints:
             raise OSError(f"{aside / ARRAYS} could not be written: {error}") from error
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-        for step in self.steps()[KEPT:]:
+        steps = self.steps()
+        kept = [step for step in steps if step <= standing.step][:KEPT]
+        for step in set(steps) - set(kept):
             shutil.rmtree(self.path(step))
 
-    def load(self, model: DLRM, use_previous: bool = False) -> Standing:
+    def load(self, model: DLRM, best: Path, use_previous: bool = False) -> Standing:
         """Put a model into the state of the latest checkpoint, and say where the run was.
 
         Parameters
         ----------
         model : of the run's settings; not touched unless the whole checkpoint is good.
+        best : model.safetensors, which becomes what it was then.
         use_previous : where the latest cannot be used, take the one before it.
 
         Returns
@@ -133,7 +142,7 @@ class Checkpoints:
         steps = self.steps()
         for position, step in enumerate(steps):
             try:
-                return self._load(self.path(step), model)
+                return self._load(step, model, best)
             except CheckpointError as error:
                 others = steps[position + 1 :]
                 if use_previous and others:
@@ -146,23 +155,30 @@ class Checkpoints:
                 raise CheckpointError(f"{error}; {remedy}") from None
         return Standing()
 
-    def _load(self, path: Path, model: DLRM) -> Standing:
+    def _load(self, step: int, model: DLRM, best: Path) -> Standing:
+        path = self.path(step)
         facts = _read_state(path / STATE)
-        if facts["run"] != self._run:
-            raise CheckpointError(f"{path} is of a run with other settings or other data")
         try:
-            with open(path / ARRAYS, "rb") as file:
-                digest = hashlib.file_digest(file, "blake2b").hexdigest()
-        except OSError as error:
-            raise CheckpointError(f"{path / ARRAYS} cannot be read ({error.strerror})") from None
-        if digest != facts["arrays"]:
-            raise CheckpointError(f"{path / ARRAYS} is damaged or cut off: its digest is another")
+            run, digest = facts.pop("run"), facts.pop("arrays")
+            standing = Standing(**facts)
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(f"{path / STATE} is no state of a run ({error})") from None
+        if run != self._run:
+            raise CheckpointError(f"{path} is of a run with other settings or other data")
+        if standing.step != step:
+            raise CheckpointError(f"{path} holds step {standing.step}; it was renamed")
+        _check_digest(path / ARRAYS, digest)
+        if standing.best_digest is not None:
+            _check_digest(path / BEST, standing.best_digest)
         try:
             model.load(load_file(path / ARRAYS))
         except (SafetensorError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path / ARRAYS} does not fit the model ({error})") from None
-        del facts["format"], facts["run"], facts["arrays"]
-        return Standing(**facts)
+        if standing.best_digest is not None:
+            with replacing(best) as temporary:
+                temporary.unlink()
+                _link(path / BEST, temporary)
+        return standing
 
     def remove(self) -> None:
         """Remove all, once the run is finished."""
@@ -178,12 +194,37 @@ def _read_state(path: Path) -> dict[str, Any]:
     text, _, digest = content.removesuffix(b"\n").rpartition(b"\n")
     if _digest(text) != digest.decode("ascii", "replace"):
         raise CheckpointError(f"{path} is damaged or cut off: its digest is another")
-    facts: dict[str, Any] = json.loads(text)
-    if facts.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path} has format {facts.get('format')!r}, but this version reads {FORMAT!r}"
-        )
+    try:
+        facts: dict[str, Any] = json.loads(text)
+        written = facts.pop("format")
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise CheckpointError(f"{path} is no state of a run") from None
+    if written != FORMAT:
+        raise CheckpointError(f"{path} has format {written!r}, but this version reads {FORMAT!r}")
     return facts
+
+
+def digest_of(path: Path) -> str:
+    """BLAKE2b of a file, in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()
+
+
+def _check_digest(path: Path, expected: str) -> None:
+    try:
+        found = digest_of(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror})") from None
+    if found != expected:
+        raise CheckpointError(f"{path} is damaged or cut off: its digest is another")
+
+
+def _link(path: Path, target: Path) -> None:
+    """The same file under another name; it is never written to, only replaced."""
+    try:
+        os.link(path, target)
+    except OSError:  # of a file system without links
+        shutil.copyfile(path, target)
 
 
 def _digest(content: bytes) -> str:

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.filesize import decimal
-
 from robe_numba.training import pictures
 from robe_numba.training.files import write_text
 from robe_numba.training.report import html_table, page
@@ -159,7 +157,7 @@ def rows(found: Sequence[Group], target: float) -> tuple[list[str], list[list[st
             [
                 group.settings["embedding"],
                 *(_word(group.settings[name]) for name in names),
-                decimal(group.num_bytes),
+                _megabytes(group.num_bytes),
                 str(len(group.tests)),
                 f"{group.mean:.4f}{spread}",
                 loss,
@@ -178,6 +176,11 @@ def _word(value: Any) -> str:
     return f"{value:,g}" if isinstance(value, float) else str(value)
 
 
+def _megabytes(num_bytes: int) -> str:
+    """Exact to the byte: sizes that differ do not look alike."""
+    return f"{num_bytes / 1e6:,.6f}".rstrip("0").rstrip(".") + " MB"
+
+
 def draw(found: Sequence[Group], ceiling: float | None, target: float) -> dict[str, Any]:
     """The figures that the groups have points for, by name."""
     figures = {}
@@ -191,11 +194,11 @@ def draw(found: Sequence[Group], ceiling: float | None, target: float) -> dict[s
         lines: dict[str, list[tuple[float, float, float]]] = {}
         for (size, block), group in best_of(robe, ["num_bytes", "block_size"]).items():
             point = (block, group.mean, group.deviation or 0.0)
-            lines.setdefault(decimal(size), []).append(point)
+            lines.setdefault(_megabytes(size), []).append(point)
         figures["block-size"] = pictures.auc_against_block_size(lines)
     chosen = best_of(found, ["embedding", "num_bytes"]).values()
     labels = {
-        f"{g.settings['embedding']}, {decimal(g.num_bytes)}": (g.settings["embedding"], g)
+        f"{g.settings['embedding']}, {_megabytes(g.num_bytes)}": (g.settings["embedding"], g)
         for g in chosen
     }
     curves = {label: (kind, g.mean_curve()) for label, (kind, g) in labels.items()}

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
+import numpy as np
+
 from robe_numba.checks import check_scalar
 from robe_numba.dlrm import DEVICES, KINDS, OPTIMIZERS, PRESETS, Schedule
 from robe_numba.spec import HASHES, MAX_SIZE, check_int
@@ -53,15 +55,16 @@ class TrainingConfig:
     embedding_dim : d; None is the preset's.
     bottom, top : hidden widths of the MLPs; None is the preset's.
     block_size : Z, elements, of "robe"; None is d.
-    hash, sign : of "robe" and "hashed", see `RobeSpec`.
+    hash, sign : of "robe" and "hashed", see `RobeSpec`. A sign of None is True for "robe" with the
+        preset "default" (and not the hash "uma"), else False.
     alignment : of "robe", see `RobeSpec`.
     optimizer, lr : of the dense part and, unless they have their own, of the embedding.
     embedding_optimizer, embedding_lr : of the embedding.
     embedding_eps : addend of the embedding's Adagrad, see `make_embedding`.
     block_state : Adagrad keeps one sum for each block of Z elements of the embedding, not for each
         element.
-    warmup_steps, decay_start, decay_steps : of the learning rates, see `Schedule`; None is the
-        preset's, and without `decay_steps` the decay lasts until the end of the run.
+    warmup_steps, decay_start, decay_steps : of the learning rates, see `Schedule`; each None is
+        the preset's, and if neither says `decay_steps` the decay lasts until the end of the run.
     clip_norm : most that the gradient of a batch may measure, see `DLRM.train_step`; None is any.
     epochs : passes over the training rows, each in another order.
     batch_size : rows.
@@ -91,13 +94,13 @@ class TrainingConfig:
     top: tuple[int, ...] | None = None
     block_size: int | None = None
     hash: str = "multiply-shift"
-    sign: bool = False
+    sign: bool | None = None
     alignment: int = 1
     optimizer: str | None = None
     lr: float | None = None
     embedding_optimizer: str | None = None
     embedding_lr: float | None = None
-    embedding_eps: float = 1e-10
+    embedding_eps: float = 0.003
     block_state: bool = False
     warmup_steps: int | None = None
     decay_start: int | None = None
@@ -147,7 +150,8 @@ class TrainingConfig:
                 object.__setattr__(self, name, sizes)
         for name in POSITIVE:
             if getattr(self, name) is not None:
-                value = check_scalar(name, getattr(self, name), 1 if name == "compression" else 0)
+                least = 1 if name == "compression" else 0
+                value = check_scalar(name, getattr(self, name), least, np.float32)
                 if value == 0:
                     raise ValueError(f"{name} is 0; it must be positive")
                 object.__setattr__(self, name, value)
@@ -183,12 +187,13 @@ class TrainingConfig:
                 "cardinalities are what a compression is counted from; give a compression too, or "
                 "leave them out"
             )
-        if self.decay_steps is not None and self.decay_start is None:
+        warmup_steps, decay_start, decay_steps = self._schedule()
+        if decay_steps is not None and decay_start is None:
             raise ValueError(
-                f"decay_steps is {self.decay_steps} without a decay_start; give the step at which "
-                f"the decay begins"
+                f"decay_steps is {decay_steps} without a decay_start; give the step at which the "
+                f"decay begins"
             )
-        Schedule(self.warmup_steps or 0, self.decay_start, self.decay_steps or 1)
+        Schedule(warmup_steps, decay_start, decay_steps or 1)
         optimizer = self.embedding_optimizer or self.optimizer or PRESETS[self.preset].optimizer
         if self.block_state and optimizer != "adagrad":
             raise ValueError(
@@ -201,11 +206,25 @@ class TrainingConfig:
                 f"last day; leave fractions out, or choose split_by 'order'"
             )
 
+    def _schedule(self) -> tuple[int, int | None, int | None]:
+        """Warm-up steps, decay start and decay steps, each the preset's where it is not given."""
+        own = PRESETS[self.preset].schedule
+        own_steps = None if own.decay_start is None else own.decay_steps
+        return (
+            own.warmup_steps if self.warmup_steps is None else self.warmup_steps,
+            own.decay_start if self.decay_start is None else self.decay_start,
+            own_steps if self.decay_steps is None else self.decay_steps,
+        )
+
+    def _sign(self) -> bool | None:
+        if self.sign is not None or self.embedding not in ("robe", "hashed"):
+            return self.sign
+        return (self.embedding, self.preset) == ("robe", "default") and self.hash != "uma"
+
     def resolved(self) -> Self:
         """The same settings with every default filled in."""
         preset = PRESETS[self.preset]
-        given = self.warmup_steps, self.decay_start, self.decay_steps
-        own = preset.schedule if given == (None, None, None) else Schedule(self.warmup_steps or 0)
+        warmup_steps, decay_start, decay_steps = self._schedule()
         optimizer = self.optimizer or preset.optimizer
         lr = self.lr or preset.lr
         dim = self.embedding_dim or preset.config.embedding_dim
@@ -214,14 +233,15 @@ class TrainingConfig:
             embedding_dim=dim,
             bottom=preset.config.bottom if self.bottom is None else self.bottom,
             top=preset.config.top if self.top is None else self.top,
+            sign=self._sign(),
             block_size=(self.block_size or dim) if self.embedding == "robe" else None,
             optimizer=optimizer,
             lr=lr,
             embedding_optimizer=self.embedding_optimizer or optimizer,
             embedding_lr=self.embedding_lr or lr,
-            warmup_steps=own.warmup_steps,
-            decay_start=self.decay_start if own.decay_start is None else own.decay_start,
-            decay_steps=self.decay_steps if own.decay_start is None else own.decay_steps,
+            warmup_steps=warmup_steps,
+            decay_start=decay_start,
+            decay_steps=decay_steps,
             batch_size=self.batch_size or preset.batch_size,
         )
 

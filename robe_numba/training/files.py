@@ -1,9 +1,12 @@
 """Writing files so that a name never stands for half a file."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+LOCK = ".lock.tmp"  # counts as temporary
 
 
 @contextmanager
@@ -23,8 +26,47 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether `replacing` made the file, and its process did not come to remove it."""
+    """Whether it is no result: `replacing` made it, and its process did not come to remove it."""
     return path.name.startswith(".") and path.name.endswith(".tmp")
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold a folder, which is made, against other processes of this machine.
+
+    Raises
+    ------
+    BlockingIOError : another holds it.
+    """
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # of a system without such locks
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / LOCK
+    with open(path, "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = path.exists() and os.path.samestat(os.fstat(lock.fileno()), path.stat())
+        except BlockingIOError:
+            held = False
+        if not held:  # or its holder has just removed it
+            raise BlockingIOError(
+                f"another process is training in {folder}; wait for it, or choose another output"
+            )
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def remove_temporary(folder: Path) -> None:
+    """Remove what processes that were killed left in a folder, but its lock."""
+    for path in folder.iterdir():
+        if is_temporary(path) and path.name != LOCK:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

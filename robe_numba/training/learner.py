@@ -9,13 +9,14 @@ from typing import Any
 
 from data_tools import Dataset, Split
 from robe_numba.dlrm import DLRM, Schedule
-from robe_numba.training.checkpoints import Standing
+from robe_numba.training.checkpoints import Standing, digest_of
 from robe_numba.training.config import TrainingConfig
 from robe_numba.training.run_folder import RunFolder
 from robe_numba.training.scoring import evaluate
 from robe_numba.training.watching import Watcher
 
 STEPS_PER_LOOK = 16  # at the losses of a model on a GPU
+REPEATED_SECONDS = 60.0  # of steps at the end that may be lost to a kill while the test is scored
 
 
 class TrainingError(RuntimeError):
@@ -75,7 +76,11 @@ class Learner:
                     self._step(batch)
                     if self._is_over():
                         break
+        if not any(r.get("step") == standing.step and "validation" in r for r in standing.records):
+            self._look()  # of a run that is over earlier than it was begun for
+            self._validate()
         self._check(check_interrupt)
+        self._write_checkpoint(REPEATED_SECONDS)
 
     def _is_over(self) -> bool:
         """Whether no step follows; it depends on the standing alone, so that resuming agrees."""
@@ -104,7 +109,7 @@ class Learner:
         self._look()
         self.standing.seconds = time.perf_counter() - self._begun
         try:
-            self.run.checkpoints.write(self.model, self.standing)
+            self.run.checkpoints.write(self.model, self.standing, self.run.model_path)
         except FloatingPointError as error:
             raise self._diverged(f"after step {self.standing.step} {error}") from None
         self._saved, self._saved_step = time.perf_counter(), self.standing.step
@@ -182,7 +187,7 @@ class Learner:
         keep = auc is None or standing.best is None or auc > standing.best
         if keep:
             self.run.save_model(self.model)
-            standing.best = auc
+            standing.best, standing.best_digest = auc, digest_of(self.run.model_path)
         standing.waited = 0 if keep else standing.waited + 1
         record = {"step": standing.step, "epoch": epoch, "seconds": seconds}
         record["train_loss"] = standing.loss_sum / standing.losses
@@ -192,7 +197,11 @@ class Learner:
     def test(self) -> None:
         """Score the test rows with the weights that were kept."""
         model = self.run.load_model(self.threads, self.config.device)
-        self._record({"test": evaluate(model, self._part("test"), self.watcher.scoring)})
+        try:
+            result = evaluate(model, self._part("test"), self.watcher.scoring)
+        except FloatingPointError as error:
+            raise self._diverged(f"of the test {error}") from None
+        self._record({"test": result})
 
     def _part(self, name: str) -> Split:
         config = self.config

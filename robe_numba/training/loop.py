@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numba
 import numpy as np
@@ -13,6 +14,7 @@ from robe_numba.dlrm.placement import placement
 from robe_numba.training.building import build_model, needs_vocabulary, training_vocabulary
 from robe_numba.training.checkpoints import Standing
 from robe_numba.training.config import TrainingConfig
+from robe_numba.training.files import alone_in, remove_temporary
 from robe_numba.training.interrupts import deferred_interrupt
 from robe_numba.training.learner import Learner
 from robe_numba.training.run_folder import RunFolder
@@ -30,7 +32,7 @@ class TrainingInterrupted(KeyboardInterrupt):
     """
 
     def __init__(self, run: RunFolder):
-        super().__init__()
+        super().__init__(run)
         self.run = run
 
 
@@ -122,23 +124,24 @@ def train(
         if vocabulary is None and needs_vocabulary(config):
             vocabulary = training_vocabulary(dataset, config, watcher.counting)
         model = build_model(dataset, config, vocabulary, threads)
-        with deferred_interrupt() as check_interrupt:
+        with alone_in(Path(output)):
             run, standing = _begin(resumed, model, dataset, config, output, overwrite, use_previous)
             learner = Learner(
                 dataset, config, model, run, watcher, threads, checkpoint_seconds, standing
             )
             status = "aborted"
             try:
-                learner.learn(split, check_interrupt)
+                with deferred_interrupt() as check_interrupt:
+                    learner.learn(split, check_interrupt)
                 status = "success"
+                learner.test()
             except KeyboardInterrupt:
                 if not run.has_model:
                     run.save_model(model)
                 raise TrainingInterrupted(run) from None
             finally:
                 watcher.end(status)
-        learner.test()
-    run.checkpoints.remove()
+            run.checkpoints.remove()
     return run
 
 
@@ -166,10 +169,12 @@ def _begin(
     """The run folder and where the run is, with the model in that state."""
     if resumed is None:
         return RunFolder.create(output, config, dataset, model, overwrite), Standing()
-    standing = resumed.checkpoints.load(model, use_previous)
+    if resumed.finished:
+        raise BlockingIOError(f"{output} has just been finished by another process")
+    remove_temporary(resumed.path)
+    standing = resumed.checkpoints.load(model, resumed.model_path, use_previous)
     changes = resumed.changed(config, dataset)
     if changes:
-        standing.records.append({"step": standing.step, "changed": changes})
-        resumed.change(config)
-    resumed.rewrite_metrics(standing.records)
+        resumed.change(config, standing.step, changes)
+    standing.records = resumed.restore(standing.records, standing.step)
     return resumed, standing

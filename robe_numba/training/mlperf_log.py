@@ -36,6 +36,7 @@ class MLPerfLog(Watcher):
         self._waiting: list[str] | None = []  # lines from before there is a folder
         self._epoch = 0  # the one that has begun
         self._evaluated = 0.0
+        self._best = 0.0  # AUC
         self._log(POINT, "cache_clear", False)  # what the system caches is left alone
         self._log(START, "init_start")
         facts = {
@@ -94,12 +95,15 @@ class MLPerfLog(Watcher):
         """Tell the AUC, and stop the evaluation."""
         if "validation" in record:
             auc = record["validation"]["auc"]
+            self._best = max(self._best, auc or 0.0)
             self._log(POINT, "eval_accuracy", auc, epoch_num=record["epoch"])
             self._log(STOP, "eval_stop", None, epoch_num=record["epoch"])
 
     def end(self, status: str) -> None:
-        """Stop the clock."""
+        """Stop the clock; a run that missed its target has not succeeded."""
         self._stop_epoch()
+        if self._best < (self._config.target_auc or 0.0):
+            status = "aborted"
         self._log(STOP, "run_stop", None, status=status, epoch_num=self._evaluated)
 
     def _log(self, event: str, key: str, value: Any = None, **metadata: Any) -> None:

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,9 +21,10 @@ from safetensors.numpy import load_file, save_file
 from data_tools import Dataset
 from robe_numba.dlrm import DLRM, DLRMConfig, embedding_from
 from robe_numba.dlrm.placement import fetched
+from robe_numba.training import mlperf_log, tensorboard
 from robe_numba.training.checkpoints import Checkpoints
 from robe_numba.training.config import TrainingConfig
-from robe_numba.training.files import is_temporary, replacing, write_text
+from robe_numba.training.files import is_temporary, remove_temporary, replacing, write_text
 
 CONFIG, METRICS, MODEL, REPORT = "config.json", "metrics.jsonl", "model.safetensors", "report.html"
 CHECKPOINTS = "checkpoints"
@@ -84,11 +85,15 @@ class RunFolder:
         except ValueError as error:
             raise ValueError(f"{self.path / CONFIG} is not JSON ({error})") from None
         wanted = {"format", "training", "model", "embedding", "sizes", "dataset"}
-        if not isinstance(config, dict) or set(config) != wanted or config["format"] != FORMAT:
+        known = isinstance(config, dict) and set(config) - {"changes"} == wanted
+        if not known or config["format"] != FORMAT:
             raise ValueError(
                 f"{self.path / CONFIG} is not the config of a run (format {FORMAT!r}); "
                 f"give the --output of robe train"
             )
+        # Settings that came with a later version were at their defaults.
+        defaults = {setting.name: setting.default for setting in fields(TrainingConfig)}
+        config["training"] = {**defaults, **config["training"]}
         return config
 
     @classmethod
@@ -145,10 +150,16 @@ class RunFolder:
         cls.check_free(path, overwrite)
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
-        for name in (METRICS, MODEL, REPORT):  # of a run to be overwritten
+        remove_temporary(folder)
+        # What an interrupted overwriting leaves must never pass for progress of the new run: the
+        # checkpoints go at once, then the metrics, and the new settings come last.
+        if (folder / CHECKPOINTS).exists():
+            os.rename(folder / CHECKPOINTS, folder / f".{CHECKPOINTS}.tmp")
+        for name in (METRICS, MODEL, REPORT, mlperf_log.NAME):
             (folder / name).unlink(missing_ok=True)
-        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+        shutil.rmtree(folder / tensorboard.NAME, ignore_errors=True)
         write_text(folder / CONFIG, _config_text(training, dataset, model))
+        remove_temporary(folder)
         return cls(folder)
 
     def changed(self, training: TrainingConfig, dataset: Dataset) -> dict[str, Any]:
@@ -164,7 +175,8 @@ class RunFolder:
         if fixed:
             words = ", ".join(f"{name} {old.get(name)} (given: {new[name]})" for name in fixed)
             raise ValueError(
-                f"{self.path} was begun with {words}; go on with the same, or choose another output"
+                f"{self.path} was begun with {words}; go on with the same, choose another output, "
+                f"or pass --overwrite instead of --resume"
             )
         if not self.is_own(dataset):
             raise ValueError(
@@ -173,17 +185,36 @@ class RunFolder:
             )
         return changes
 
-    def change(self, training: TrainingConfig) -> None:
-        """Have config.json say what a run goes on with."""
+    def change(self, training: TrainingConfig, step: int, changes: dict[str, Any]) -> None:
+        """Have config.json say what a run goes on with, and since when."""
         self.config["training"] = training.to_dict()
+        if step:
+            record = {"step": step, "changed": changes}
+            self.config["changes"] = [*self.config.get("changes", ()), record]
         write_text(self.path / CONFIG, json.dumps(self.config, indent=2) + "\n")
+
+    def restore(self, records: Sequence[dict[str, Any]], step: int) -> list[dict[str, Any]]:
+        """Have metrics.jsonl hold the records of a checkpoint and what was changed since.
+
+        Returns
+        -------
+        all of them
+        """
+        changes = [
+            {**change, "step": min(step, change["step"])}
+            for change in self.config.get("changes", ())
+        ]
+        records = [*records, *(change for change in changes if change not in records)]
+        write_text(self.path / METRICS, "".join(json.dumps(r) + "\n" for r in records))
+        return records
 
     @property
     def checkpoints(self) -> Checkpoints:
         """The checkpoints, which are only good for these data and fixed settings."""
-        training = self.config["training"]
-        fixed = {name: value for name, value in training.items() if name not in CHANGEABLE}
-        return Checkpoints(self.path / CHECKPOINTS, {**self.config, "training": fixed})
+        facts = {name: value for name, value in self.config.items() if name != "changes"}
+        training = self.config["training"].items()
+        facts["training"] = {name: value for name, value in training if name not in CHANGEABLE}
+        return Checkpoints(self.path / CHECKPOINTS, facts)
 
     @property
     def finished(self) -> bool:
@@ -196,14 +227,19 @@ class RunFolder:
             file.write(json.dumps(record) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All records so far."""
-        path = self.path / METRICS
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        return [json.loads(line) for line in lines]
+        """All records so far; a last line that was cut off is none.
 
-    def rewrite_metrics(self, records: Sequence[dict[str, Any]]) -> None:
-        """Have metrics.jsonl hold these records alone."""
-        write_text(self.path / METRICS, "".join(json.dumps(r) + "\n" for r in records))
+        Raises
+        ------
+        ValueError : another line is damaged.
+        """
+        path = self.path / METRICS
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        lines = text[: text.rfind("\n") + 1].splitlines()
+        try:
+            return [json.loads(line) for line in lines]
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged ({error}); train again") from None
 
     def save_model(self, model: DLRM) -> None:
         """Write model.safetensors at once; the same weights give the same bytes."""
@@ -216,9 +252,14 @@ class RunFolder:
             raise OSError(f"{self.path / MODEL} could not be written: {error}") from error
 
     @property
+    def model_path(self) -> Path:
+        """Where the best weights are."""
+        return self.path / MODEL
+
+    @property
     def has_model(self) -> bool:
         """Whether there are weights to score with."""
-        return (self.path / MODEL).is_file()
+        return self.model_path.is_file()
 
     def load_model(self, threads: int | None = None, device: str = "cpu") -> DLRM:
         """The model of the run, ready to score on a device; without optimizer state.

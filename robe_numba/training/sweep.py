@@ -3,10 +3,9 @@
 import hashlib
 import itertools
 import json
-import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +16,9 @@ import numpy as np
 from data_tools import Dataset
 from robe_numba.training.building import needs_vocabulary, training_vocabulary
 from robe_numba.training.config import TrainingConfig
+from robe_numba.training.learner import TrainingError
 from robe_numba.training.loop import train
+from robe_numba.training.processes import ProcessKilledError, call_all
 from robe_numba.training.report import write_report
 from robe_numba.training.run_folder import RunFolder
 from robe_numba.training.watching import Watcher
@@ -77,7 +78,7 @@ def grid(axes: Mapping[str, Sequence[Any]]) -> list[TrainingConfig]:
 
 
 def run_name(config: TrainingConfig) -> str:
-    """The folder of a run: what it is in short, a digest of all settings but the seed, the seed."""
+    """A folder for a run: what it is in short, a digest of all settings but the seed, the seed."""
     settings = config.to_dict()
     seed = settings.pop("seed")
     digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=4)
@@ -100,7 +101,7 @@ def sweep(
 
     Parameters
     ----------
-    dataset : labelled, of a local folder.
+    dataset : labelled.
     configs : resolved settings, as `grid` makes them.
     output : folder; each run is in a folder of its own in `runs/` there.
     jobs : processes that train one run each.
@@ -110,23 +111,29 @@ def sweep(
 
     Returns
     -------
-    outcomes in the order of `configs`; one whose size does not suit its kind of embedding has the
-    error instead of a run.
+    outcomes in the order of `configs`; one that cannot be trained (its size does not suit its kind
+    of embedding, it diverged, its process was killed, ...) has the error, and the others go on.
 
     Raises
     ------
-    ValueError : jobs is less than 1.
-    TrainingError, OSError, ... : as `train`; runs that are finished stay.
+    ValueError : jobs is less than 1, or the dataset has no labels.
+    OSError : a file cannot be written; runs that are finished stay.
     KeyboardInterrupt : the runs that were under way have a checkpoint.
     """
     if jobs < 1:
         raise ValueError(f"jobs is {jobs}; it must be at least 1")
+    if not dataset.labelled:
+        raise ValueError("the dataset has no labels; training needs a labelled log")
     threads = threads or max(1, (os.cpu_count() or 1) // jobs)
     folder = Path(output) / RUNS
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / run_name(config) for config in configs]
+    known = _known_runs(folder)
+    paths = [known.get(_key(c.to_dict()), folder / run_name(c)) for c in configs]
+    calls = [
+        (str(dataset.path), config, path, threads)
+        for config, path in zip(configs, paths, strict=True)
+    ]
     errors: dict[int, str | None] = {}
-    for number, error in _errors(dataset, configs, paths, jobs, threads, watching):
+    for number, error in _results(calls, jobs, watching):
         errors[number] = error
         if progress:
             progress(len(errors), len(configs))
@@ -136,45 +143,43 @@ def sweep(
     ]
 
 
-def _errors(
-    dataset: Dataset,
-    configs: Sequence[TrainingConfig],
-    paths: Sequence[Path],
+def _key(settings: Mapping[str, Any]) -> str:
+    return json.dumps(settings, sort_keys=True)
+
+
+def _known_runs(folder: Path) -> dict[str, Path]:
+    """Folders of the runs that are there, by their settings: names may be of an earlier version."""
+    runs = (RunFolder(path.parent) for path in folder.glob("*/config.json"))
+    return {_key(run.config["training"]): run.path for run in runs}
+
+
+def _results(
+    calls: Sequence[tuple[Any, ...]],
     jobs: int,
-    threads: int,
     watching: Callable[[TrainingConfig], Watcher] | None,
 ) -> Iterator[tuple[int, str | None]]:
     """Number and error of each run as it ends."""
-    place = str(dataset.path)
     if jobs == 1:
-        for number, (config, path) in enumerate(zip(configs, paths, strict=True)):
+        for number, (place, config, path, threads) in enumerate(calls):
             yield number, _train(place, config, path, threads, watching and watching(config))
         return
-    # Spawned: a process that was forked after a kernel ran could not run kernels.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        futures = {
-            pool.submit(_train, place, config, path, threads): number
-            for number, (config, path) in enumerate(zip(configs, paths, strict=True))
-        }
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    # Closed, so that an error of the caller's ends the processes.
+    with closing(call_all(_train, calls, jobs)) as results:
+        for number, result in results:
+            yield number, str(result) if isinstance(result, ProcessKilledError) else result
 
 
 def _train(
     place: str, config: TrainingConfig, path: Path, threads: int, watcher: Watcher | None = None
 ) -> str | None:
-    """Train one run to its end; the error if its settings do not go together."""
+    """Train one run to its end; the error if that cannot be."""
     dataset = Dataset(place)
-    vocabulary = None
-    if needs_vocabulary(config) and not (RunFolder.stands_in(path) and RunFolder(path).finished):
-        seed = config.seed if config.split_by == "random" else 0  # nothing else depends on it
-        vocabulary = _vocabulary(place, config.fractions, config.split_by, seed)
     try:
+        vocabulary = None
+        finished = RunFolder.stands_in(path) and RunFolder(path).finished
+        if needs_vocabulary(config) and not finished:
+            seed = config.seed if config.split_by == "random" else 0  # nothing else depends on it
+            vocabulary = _vocabulary(place, config.fractions, config.split_by, seed)
         run = train(
             dataset,
             config,
@@ -184,10 +189,10 @@ def _train(
             watcher=watcher,
             resume=True,
         )
-    except ValueError as error:
-        if path.exists():  # begun already: no matter of its size
-            raise
-        return str(error)
+    except MemoryError as error:
+        return f"not enough memory: {error}"
+    except (ArithmeticError, TrainingError, ValueError) as error:
+        return f"{path.name}: {error}" if path.exists() else str(error)
     write_report(run)
     return None
 

@@ -33,7 +33,7 @@ class Watcher:
         """A record was added to metrics.jsonl."""
 
     def end(self, status: str) -> None:
-        """No step follows: "success", or "aborted" by an error or Ctrl-C."""
+        """The steps are over: "success", or "aborted" by an error or Ctrl-C."""
 
 
 class Watchers(Watcher):
