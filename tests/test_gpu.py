@@ -59,7 +59,7 @@ def test_everything_passes_in_the_simulator():
     folder = ROOT / "tests" / "gpu"
     first = [folder / f"test_{name}.py" for name in ("bags", "interaction", "layers")]
     halves = first, sorted(set(folder.glob("test_*.py")) - set(first))
-    options = ("-m", "pytest", "-q", "-p", "no:cacheprovider")
+    options = ("-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider")
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda half: run_simulated(*options, *half), halves))
 
