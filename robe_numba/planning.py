@@ -165,8 +165,9 @@ def recommend(choices: Sequence[Choice]) -> Recommendation:
     sign = best.identical_share > IDENTICAL_SHARE
     reason = f"Z = {longest} reads the fewest cache lines, and measured AUC does not depend on Z."
     if sign:
-        reason += f" {_percent(best.identical_share).capitalize()} of the rows share all elements "
-        reason += "with another, which hashed signs tell apart."
+        share = _percent(best.identical_share).capitalize()
+        reason += f" {share} of the rows share all their elements with others; hashed signs tell "
+        reason += "them apart."
     for aligned in (c for c in choices if c.block_size == longest and c.alignment > 1):
         reason += (
             f" Alignment {aligned.alignment} would read {aligned.cpu_lines.average:.4g} lines "

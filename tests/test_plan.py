@@ -345,7 +345,7 @@ def test_the_command_shows_a_plan():
     assert "33,762,577 rows" in text
     assert "m = 500,000 float32" in text
     # 33,762,577 rows at 500,000 starts leave no row alone.
-    assert "All of the rows share all elements with another" in text
+    assert "All of the rows share all their elements with others" in text
     assert "--dim 16 --num-parameters 500000 --block-size 16 --sign\n" in text
     assert "16 *" in text
     for words in ("lines ", "identical ", "noise ", "2.161 GB", "125 kB"):

@@ -214,3 +214,10 @@ def state_of(process):
         return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
     except FileNotFoundError:
         return "Z"
+
+
+def test_a_folder_of_something_else_is_left_alone(dataset, tmp_path):
+    (tmp_path / "report.html").write_text("mine")
+    with pytest.raises(FileExistsError, match="is no sweep"):
+        sweep(dataset, grid({"num_parameters": [3000]}), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]

@@ -4,9 +4,10 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -30,6 +31,8 @@ class _Child:
         self._pool = ProcessPoolExecutor(
             1, mp_context=context, initializer=_begin, initargs=(other,)
         )
+        with _deaf():  # the child too, until it can leave Ctrl-C to its parent
+            self._pool.submit(os.getpid).result()
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> "Future[Any]":
         return self._pool.submit(_call, function, *arguments)
@@ -46,6 +49,19 @@ class _Child:
 # Of a child: whether a call is under way, and whether it shall end.
 _state = {"busy": False, "interrupted": False}
 _changing = threading.Lock()
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Within the block Ctrl-C waits, here and in processes that begin."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin(line: Connection) -> None:
@@ -71,6 +87,8 @@ def _begin(line: Connection) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(os, "setsid"):
         os.setsid()
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _call(function: Callable[..., Any], *arguments: Any) -> Any:

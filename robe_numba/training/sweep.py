@@ -117,6 +117,7 @@ def sweep(
     Raises
     ------
     ValueError : jobs is less than 1, or the dataset has no labels.
+    FileExistsError : `output` holds something that is no sweep.
     OSError : a file cannot be written; runs that are finished stay.
     KeyboardInterrupt : the runs that were under way have a checkpoint.
     """
@@ -124,8 +125,10 @@ def sweep(
         raise ValueError(f"jobs is {jobs}; it must be at least 1")
     if not dataset.labelled:
         raise ValueError("the dataset has no labels; training needs a labelled log")
-    threads = threads or max(1, (os.cpu_count() or 1) // jobs)
     folder = Path(output) / RUNS
+    if Path(output).exists() and not folder.is_dir() and any(Path(output).iterdir()):
+        raise FileExistsError(f"{output} is there and is no sweep; choose another output")
+    threads = threads or max(1, (os.cpu_count() or 1) // jobs)
     known = _known_runs(folder)
     paths = [known.get(_key(c.to_dict()), folder / run_name(c)) for c in configs]
     calls = [
@@ -166,7 +169,8 @@ def _results(
     # Closed, so that an error of the caller's ends the processes.
     with closing(call_all(_train, calls, jobs)) as results:
         for number, result in results:
-            yield number, str(result) if isinstance(result, ProcessKilledError) else result
+            killed = isinstance(result, ProcessKilledError)
+            yield number, f"{calls[number][2].name}: {result}" if killed else result
 
 
 def _train(
