@@ -6,6 +6,9 @@ from contextlib import nullcontext
 import pytest
 from hypothesis import HealthCheck, settings
 
+import data_tools
+from data_tools import Dataset
+from data_tools.synth import Generator
 from robe_numba.cpu import launch
 from robe_numba.ops import bags, interaction, rows
 from robe_numba.ops.devices import gpu_module
@@ -53,3 +56,12 @@ def no_waiting_for_the_disk():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory):
+    """2500 generated clicks, of which 2000 train: 8 steps of 256 rows."""
+    folder = tmp_path_factory.mktemp("log")
+    Generator(seed=5, scale=0.001).write(folder / "clicks.tsv", 2500)
+    data_tools.ingest(folder / "clicks.tsv", folder / "data")
+    return Dataset(folder / "data")

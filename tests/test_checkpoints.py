@@ -35,14 +35,6 @@ def config(embedding="robe", **changes):
     return TrainingConfig(**{"embedding": embedding, **SIZES[embedding], **FAST, **changes})
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("log")
-    Generator(seed=5, scale=0.001).write(folder / "clicks.tsv", 2500)
-    data_tools.ingest(folder / "clicks.tsv", folder / "data")
-    return Dataset(folder / "data")
-
-
 class Stop(Watcher):
     """Presses Ctrl-C after a step."""
 

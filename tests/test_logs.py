@@ -6,9 +6,6 @@ import re
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import data_tools
-from data_tools import Dataset
-from data_tools.synth import Generator
 from robe_numba.training import TrainingConfig, TrainingError, Watcher, Watchers, train
 from robe_numba.training.mlperf_log import MLPerfLog
 from robe_numba.training.tensorboard import TensorBoardLog
@@ -17,14 +14,6 @@ SETTINGS = TrainingConfig(
     num_parameters=3000, lr=0.02, batch_size=20, evaluations=2, epochs=2, warmup_steps=3,
     decay_start=50,
 ).resolved()  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("log")
-    Generator(seed=5, scale=0.001).write(folder / "clicks.tsv", 2500)
-    data_tools.ingest(folder / "clicks.tsv", folder / "data")
-    return Dataset(folder / "data")
 
 
 def mlperf_events(path):

@@ -8,9 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import data_tools
-from data_tools import Dataset
-from data_tools.synth import Generator
 from robe_numba.dlrm import DLRM, DLRMConfig, Schedule, make_embedding
 from robe_numba.training import RunFolder, TrainingConfig, Watcher, train
 
@@ -59,14 +56,6 @@ def test_the_large_batches_of_mlperf_have_its_schedule():
 def test_a_decay_without_its_length_lasts_until_the_end():
     config = TrainingConfig(num_parameters=100, decay_start=20).resolved()
     assert config.schedule(120) == Schedule(0, 20, 100)
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("log")
-    Generator(seed=5, scale=0.001).write(folder / "clicks.tsv", 2500)
-    data_tools.ingest(folder / "clicks.tsv", folder / "data")
-    return Dataset(folder / "data")
 
 
 def config(**changes):

@@ -12,23 +12,12 @@ from pathlib import Path
 
 import pytest
 
-import data_tools
-from data_tools import Dataset
-from data_tools.synth import Generator
 from robe_numba.training import RunFolder, Watcher
 from robe_numba.training.comparison import best_of, compare, draw, groups, reference
 from robe_numba.training.processes import ProcessKilledError, call_all
 from robe_numba.training.sweep import grid, run_name, sweep
 
 SMALL = {"batch_size": [256], "evaluations": [2], "bottom": [(8,)], "top": [(8,)]}
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("log")
-    Generator(seed=5, scale=0.001).write(folder / "clicks.tsv", 2500)
-    data_tools.ingest(folder / "clicks.tsv", folder / "data")
-    return Dataset(folder / "data")
 
 
 AXES = {
