@@ -7,6 +7,7 @@ from data_tools.ingest import ingest
 from data_tools.manifest import Manifest
 from data_tools.parquet_dataset import ParquetDataset
 from data_tools.schema import CRITEO, Schema
+from data_tools.sharing import Peers, share_of
 from data_tools.split import Split
 from data_tools.synth_presets import cardinalities
 from data_tools.verify import verify
@@ -19,9 +20,11 @@ __all__ = [
     "Manifest",
     "ParquetDataset",
     "ParseError",
+    "Peers",
     "Schema",
     "Split",
     "cardinalities",
     "ingest",
+    "share_of",
     "verify",
 ]

@@ -8,8 +8,6 @@ fit into one window, that is a permutation of all of them.
 
 import numpy as np
 
-from data_tools.batch import Batch, concatenate
-
 WINDOW_ROWS = 1 << 18  # 42 MB for Criteo, 32 blocks of 8192 rows
 
 
@@ -39,10 +37,12 @@ class Shuffle:
         self.windows = np.split(blocks, cuts) if total else []
         self.window_rows = np.diff(starts[cuts], prepend=0, append=total)[: len(self.windows)]
 
-    def mix(self, window: int, parts: list[Batch]) -> Batch:
-        """Permute the rows of a window, whose blocks are `parts`."""
-        rows = int(self.window_rows[window])
-        return concatenate(parts, self._generator(window + 1).permutation(rows))
+    def order(self, window: int) -> np.ndarray:
+        """How the rows of a window are mixed, int64 (window_rows,).
+
+        Its rows, block after block, come in this order.
+        """
+        return self._generator(window + 1).permutation(int(self.window_rows[window]))
 
     def _generator(self, number: int) -> np.random.Generator:
         # The seed comes last, because it may be of several words; (0, seed) divides datasets.

@@ -1,10 +1,12 @@
 """A part of a dataset, and its mini-batches in order or shuffled."""
 
 from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 
-from data_tools.batch import Batch, ShardReader, take
+from data_tools.batch import Batch, ShardReader, concatenate, take
+from data_tools.sharing import Cuts, Peers, SharedWindows, share_of
 from data_tools.shuffling import Shuffle
 from data_tools.streaming import read_ahead, stream
 
@@ -56,6 +58,7 @@ class Split:
         drop_last: bool = False,
         first: int = 0,
         threads: int = 1,
+        peers: Peers | None = None,
     ) -> Generator[Batch, None, None]:
         """Iterate over all rows once, in mini-batches.
 
@@ -74,14 +77,22 @@ class Split:
                                        caller's own does it. At most `threads` + 1 windows of
                                        `data_tools.shuffling.WINDOW_ROWS` rows exist at a time, or
                                        in order blocks; a batch that is kept keeps all of its own.
+        peers : Peers or None          Processes that share the batches. All numbers mean whole
+                                       batches; each process gets its own rows of each, maybe none
+                                       of the last, and reads about as many. All have to call this
+                                       alike, take as many batches, and close one iterator before
+                                       they begin another.
 
         Yields
         ------
-        Batch     Threads end with the last one, or when the iterator is closed or forgotten.
+        Batch     Threads end with the last one, or when the iterator is closed or forgotten. With
+                  peers: rows `share_of(B, rank, size)` of the batch of B rows that comes without.
 
         Raises
         ------
-        ValueError : batch_size is below 1, or another number is negative.
+        ValueError : batch_size is below 1 or the number of peers, or another number is negative;
+            or peers without a seed, or with other than one thread.
+        RuntimeError : (from the iterator) a peer could not read its rows.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
@@ -89,19 +100,38 @@ class Split:
         for name, number in numbers.items():
             if number is not None and number < 0:
                 raise ValueError(f"{name} is {number}; it must not be negative")
+        if peers is not None:
+            _check_sharing(batch_size, shuffle_seed, threads, peers.size)
         stop = self.num_rows - self.num_rows % batch_size if drop_last else self.num_rows
         start = min(first * batch_size, stop)
-        read: Callable[[int], Batch]
         if shuffle_seed is None:
-            read, ends = self._read, self._ends
-        else:
-            shuffle = Shuffle(self._counts, shuffle_seed, epoch)
-            read, ends = self._mixed(shuffle), np.cumsum(shuffle.window_rows)
-        # The parts with the rows from `start` to `stop`, and the end of the part before them.
-        part = int(np.searchsorted(ends, start, side="right"))
-        parts = range(part, int(np.searchsorted(ends, stop)) + 1 if start < stop else part)
-        before = int(ends[part - 1]) if part else 0
-        return stream(read, parts, threads, batch_size, start - before, stop - start)
+            cuts = Cuts(self._ends, batch_size, start, stop)
+            return stream(lambda block: self._read(block, cuts.wanted(block)), cuts, threads)
+        shuffle = Shuffle(self._counts, shuffle_seed, epoch)
+        ends = np.cumsum(shuffle.window_rows)
+        if peers is None or peers.size == 1:
+            cuts = Cuts(ends, batch_size, start, stop)
+            return stream(self._mixed(shuffle, cuts), cuts, threads)
+        cuts = Cuts(ends, batch_size, start, stop, peers.rank, peers.size)
+        stretch = partial(self._stretch, shuffle)
+        return stream(SharedWindows(peers, shuffle, cuts, stretch, self._empty).read, cuts, threads)
+
+    def part(self, rank: int, size: int) -> "Split":
+        """One of `size` equal parts of the rows, which keep their order; parts differ by one row.
+
+        Parameters
+        ----------
+        rank : int     Which part, from 0 to size - 1.
+        size : int     Number of parts.
+
+        Raises
+        ------
+        ValueError : there is no such part.
+        """
+        if not 0 <= rank < size:
+            raise ValueError(f"rank is {rank} of {size} parts; it must be from 0 to size - 1")
+        mine = share_of(self.num_rows, rank, size)
+        return Split(self._readers, self._rows[mine.start : mine.stop], self._empty)
 
     def labels(self) -> np.ndarray:
         """Labels of all rows in order, float32 (num_rows,).
@@ -148,21 +178,55 @@ class Split:
         """The rows in order, block by block."""
         return read_ahead(self._read, range(len(self._blocks)), threads=1)
 
-    def _read(self, number: int) -> Batch:
-        """The split's rows of a block; `number` counts the blocks of which it has any."""
+    def _read(self, number: int, wanted: slice = slice(None)) -> Batch:
+        """The split's rows of a block; `number` counts the blocks of which it has any.
+
+        Of these rows only those `wanted` are taken, consecutive ones and at least one.
+        """
         block, first_row = int(self._blocks[number]), int(self._first_rows[number])
         reader = int(np.searchsorted(self._first_blocks, block, side="right")) - 1
         rows = self._readers[reader].read(block - int(self._first_blocks[reader]))
         end = int(self._ends[number])
-        mine = self._rows[end - int(self._counts[number]) : end]
+        mine = self._rows[end - int(self._counts[number]) : end][wanted]
         if isinstance(mine, range):
             return take(rows, slice(mine.start - first_row, mine.stop - first_row))
         return take(rows, mine.astype(np.intp) - first_row)
 
-    def _mixed(self, shuffle: Shuffle) -> Callable[[int], Batch]:
-        """A function that reads and mixes a window of given number."""
-        return lambda window: shuffle.mix(
-            window, [self._read(number) for number in shuffle.windows[window].tolist()]
+    def _mixed(self, shuffle: Shuffle, cuts: Cuts) -> Callable[[int], Batch]:
+        """A function that reads a window of given number and mixes its rows."""
+        return lambda window: concatenate(
+            [self._read(number) for number in shuffle.windows[window].tolist()],
+            shuffle.order(window)[cuts.wanted(window)],
+        )
+
+    def _stretch(self, shuffle: Shuffle, window: int, rows: range) -> list[Batch]:
+        """Consecutive rows of a window that is not mixed; only blocks that have any are read."""
+        blocks = shuffle.windows[window]
+        ends = np.cumsum(self._counts[blocks])
+        first, last = np.searchsorted(ends, (rows.start, rows.stop - 1), side="right").tolist()
+        parts = [self._empty]
+        for block in range(first, last + 1) if rows else ():
+            start = int(ends[block] - self._counts[blocks[block]])
+            wanted = slice(max(rows.start - start, 0), rows.stop - start)
+            parts.append(self._read(int(blocks[block]), wanted))
+        return parts
+
+
+def _check_sharing(batch_size: int, shuffle_seed: int | None, threads: int, size: int) -> None:
+    """Refuse batches that peers cannot share."""
+    if shuffle_seed is None:
+        raise ValueError(
+            "shuffle_seed is None, but peers share shuffled batches alone; give a seed, or each "
+            "peer its Split.part in order"
+        )
+    if threads != 1:
+        raise ValueError(
+            f"threads is {threads}, but peers exchange one window after another; use threads=1"
+        )
+    if batch_size < size:
+        raise ValueError(
+            f"batch_size is {batch_size}, but each of {size} peers needs rows of a batch; "
+            f"use batch_size >= {size}"
         )
 
 

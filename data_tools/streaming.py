@@ -8,45 +8,39 @@ from contextlib import closing
 from itertools import islice
 
 from data_tools.batch import Batch, concatenate, take
+from data_tools.sharing import Cuts
 
 THREAD_NAME = "read-ahead"
 
 
-def stream(
-    read: Callable[[int], Batch],
-    numbers: range,
-    threads: int,
-    batch_size: int,
-    skipped: int,
-    rows: int,
-) -> Generator[Batch, None, None]:
-    """Cut the rows of consecutive parts into mini-batches.
+def stream(read: Callable[[int], Batch], cuts: Cuts, threads: int) -> Generator[Batch, None, None]:
+    """Cut the rows of consecutive parts into mini-batches, or a rank's share of each.
 
     Parameters
     ----------
-    read : function of a part's number  Returns its rows; called by the threads.
-    numbers : range                     Of the parts, in order.
+    read : function of a part's number  Returns the rows that the batches have of it; called by the
+                                        threads.
+    cuts : Cuts                         Into which batches.
     threads : int                       See `read_ahead`.
-    batch_size : int                    Rows of every batch but the last, which may have fewer.
-    skipped : int                       Rows of the first part that come before the first batch.
-    rows : int                          Rows of all batches.
 
     Yields
     ------
-    Batch     Views of a part where it lies within one, else copies.
+    Batch     Views of a part where it lies within one, else copies. It comes when the part has been
+              taken in which the whole batch ends, also where the rank's share ends in one before:
+              so which parts have been read depends on the number of batches that were taken, alike
+              on all ranks.
     """
-    collected: list[Batch] = []
-    missing = min(batch_size, rows)  # of the batch that is being collected
-    with closing(read_ahead(read, numbers, threads)) as parts:
-        for part in parts:
-            start, skipped = skipped, 0
-            while missing and start < len(part.dense):
-                collected.append(take(part, slice(start, start + missing)))
-                count = len(collected[-1].dense)
-                start, missing, rows = start + count, missing - count, rows - count
-                if not missing:
+    collected: list[Batch] = []  # of one batch
+    with closing(read_ahead(read, cuts.parts, threads)) as parts:
+        for number in cuts.parts:
+            part, start = next(parts), 0
+            counts = cuts.shares(number)[:, cuts.rank].tolist()
+            for batch, count in enumerate(counts, 1):
+                collected.append(take(part, slice(start, start + count)))
+                start += count
+                if batch < len(counts) or cuts.ends_batch(number):
                     yield collected[0] if len(collected) == 1 else concatenate(collected)
-                    collected, missing = [], min(batch_size, rows)
+                    collected = []
             del part  # or its memory would be kept until the next part is there
 
 
