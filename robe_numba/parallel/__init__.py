@@ -1,0 +1,1 @@
+"""Training in several processes, which a launcher such as mpiexec starts."""
