@@ -7,6 +7,7 @@ tables in deep learning recommendation systems*, MLSys 2022.
 from robe_numba.arrays import init_array
 from robe_numba.ops import (
     adagrad_update,
+    apply_gradient,
     block_starts,
     embedding_bag,
     embedding_bag_adagrad_update,
@@ -25,6 +26,7 @@ __all__ = [
     "RobeSpec",
     "TableSpec",
     "adagrad_update",
+    "apply_gradient",
     "block_starts",
     "embedding_bag",
     "embedding_bag_adagrad_update",

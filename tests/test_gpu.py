@@ -28,6 +28,7 @@ from robe_numba import RobeSpec, TableSpec
 from robe_numba.coefficients import hash_spec
 from robe_numba.dlrm import PRESETS
 from robe_numba.gpu import (
+    dense,
     device,
     dot,
     elementwise,
@@ -146,7 +147,7 @@ def kernels(real):
         "add_bias": (elementwise.add_bias, (matrix, flat(real), types.boolean)),
         "mask": (elementwise.mask, vectors),
         "entropy": (elementwise.entropy, (*vectors, real, *vectors)),
-        "move_all": (elementwise.move_all, (types.int64, *vectors, flat(real), real, real)),
+        "move_each": (dense.move_each, (types.int64, *vectors, flat(real), real, real)),
         "find_rows": (vocabulary.find_rows, (WORDS, PLACES, IDS, PLACES)),
         "bag_starts": (pool.bag_starts, (bags_of(real), SPEC, WORDS)),
         "pool_sums": (pool.pool_sums, pooled),

@@ -137,7 +137,7 @@ def test_a_long_gradient_is_scaled_down_to_the_norm(kind, share):
 
     plain = model()
     _, gradients = plain.loss_and_gradients(dense, indices, labels)
-    *_, looked_up, _ = plain._backpropagate(dense, indices, labels)
+    *_, looked_up, _ = plain.backpropagate(dense, indices, labels)
     squares = [np.sum(g**2) for name, g in gradients.items() if not name.startswith("embedding")]
     norm = math.sqrt(sum(squares) + np.sum(looked_up**2))
     clipped = model()

@@ -86,6 +86,13 @@ class Embedding(ABC):
         TypeError, ValueError : another shape or dtype.
         """
 
+    def context(self, indices: np.ndarray) -> Any:
+        """What the gradients of a batch need, where others looked its embeddings up.
+
+        Arguments and errors are those of `lookup`, result as its context.
+        """
+        return self.lookup(indices)[1]
+
     @abstractmethod
     def _gradients_by_part(
         self, grad_out: np.ndarray, context: Any
@@ -128,6 +135,18 @@ class Embedding(ABC):
         """One optimizer step in place; arguments as `gradients`, `lr` the learning rate."""
         for name, (grad, read) in self._gradients_by_part(grad_out, context).items():
             self._parts[name].update(grad, read, lr)
+
+    def apply(self, gradients: Mapping[str, np.ndarray], lr: float) -> None:
+        """One optimizer step in place, given dense gradients as `gradients` gives them.
+
+        Elements whose gradient is 0 do not move.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError : a gradient is missing or does not fit.
+        """
+        for name, part in self._parts.items():
+            part.apply(gradients[name], lr)
 
     def parameters(self) -> dict[str, np.ndarray]:
         """The weights by name, live."""
@@ -172,6 +191,10 @@ class ArrayEmbedding(Embedding):
     ) -> tuple[np.ndarray, Any]:
         """See `Embedding.lookup`."""
         return self._parts["array"].lookup(self._rows(indices), keep, out)
+
+    def context(self, indices: np.ndarray) -> Any:
+        """See `Embedding.context`; nothing is looked up."""
+        return Read(self._rows(indices), None)
 
     def lookup_dot_interaction(
         self, indices: np.ndarray, dense: np.ndarray, out: np.ndarray | None = None

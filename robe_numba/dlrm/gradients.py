@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import prange
@@ -13,6 +13,15 @@ from robe_numba.cpu.starts import share
 from robe_numba.cpu.vector import load1, load16, store
 from robe_numba.dlrm.linear import GradPair
 from robe_numba.unsigned import ONE, U16
+
+
+class Gradients(NamedTuple):
+    """What backpropagation gives for a batch."""
+
+    loss: Any  # float; on a GPU an array () there
+    dense: Any  # (n,), of all dense parameters, flat
+    embeddings: Any  # (batch, num_tables, d), of what was looked up
+    context: Any  # of the lookup; None where it was not kept
 
 
 @jit(parallel=True)
@@ -58,10 +67,21 @@ def _sum_of_squares(values: Any, sums: Any) -> float:
     return sums.sum()
 
 
-def clip_together(arrays: Sequence[np.ndarray], limit: float) -> None:
-    """Scale C-contiguous NumPy arrays in place to a joint Euclidean norm of at most `limit`."""
+def sum_rows(rows: np.ndarray, total: np.ndarray) -> None:
+    """total (n,) = the sum of `rows` (count, n), row 0 first; the same bits for any threads."""
+    with threads_for(rows.size) as threads:
+        _sum_rows(rows.reshape(-1), len(rows), total, threads)
+
+
+def sum_of_squares(arrays: Sequence[np.ndarray]) -> float:
+    """Of all elements of C-contiguous NumPy arrays, in one order."""
     sums = np.empty(LANES)
-    norm = math.sqrt(sum(_sum_of_squares(array.reshape(-1), sums) for array in arrays))
+    return float(sum(_sum_of_squares(array.reshape(-1), sums) for array in arrays))
+
+
+def clip_together(arrays: Sequence[np.ndarray], squares: float, limit: float) -> None:
+    """Scale NumPy arrays in place, as takes a vector of these squares to a norm of `limit`."""
+    norm = math.sqrt(squares)
     if norm > limit:
         for array in arrays:
             array *= array.dtype.type(limit / norm)
@@ -101,7 +121,7 @@ class GradientBuffer:
         self._size = sum(map(math.prod, self._shapes.values()))
         self._rows = empty((0, self._size))
         self._views: list[dict[str, Any]] = []
-        self._total = None
+        self._total: Any = None
 
     def parts(self, count: int) -> list[dict[str, Any]]:
         """Named arrays for each of `count` parts to write all its gradients into."""
@@ -116,6 +136,5 @@ class GradientBuffer:
             return self._rows[0]
         if self._total is None:
             self._total = self._empty((self._size,))
-        with threads_for(count * self._size) as threads:
-            _sum_rows(self._rows.reshape(-1), count, self._total, threads)
+        sum_rows(self._rows[:count], self._total)
         return self._total

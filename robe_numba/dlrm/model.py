@@ -11,7 +11,7 @@ import numpy as np
 
 from robe_numba.checks import INDEX_DTYPES, check_scalar
 from robe_numba.dlrm.embeddings import Embedding
-from robe_numba.dlrm.gradients import GradientBuffer, layers_of, named_views
+from robe_numba.dlrm.gradients import GradientBuffer, Gradients, layers_of, named_views
 from robe_numba.dlrm.interaction import INTERACTIONS, cat_interaction
 from robe_numba.dlrm.loss import bce_with_logits, sigmoid
 from robe_numba.dlrm.mlp import mlp
@@ -37,8 +37,8 @@ class DLRM:
     seed : of the dense parameters.
     dtype : float32, or float64 for tests; the embedding's dtype too.
     optimizer : "sgd" or "adagrad", of the dense parameters.
-    threads : of the dense part, and of all in scoring; None takes Numba's number of threads, which
-        the embedding's kernels always use in training. A GPU's are its own.
+    threads : of the layers, and of all in scoring; None takes Numba's number of threads, which the
+        embedding's kernels and the optimizers always use in training. A GPU's are its own.
 
     Attributes
     ----------
@@ -178,7 +178,7 @@ class DLRM:
         ------
         TypeError, ValueError : shapes, dtypes or labels do not fit.
         """
-        loss, flat, grad_out, context = self._backpropagate(dense, indices, labels)
+        loss, flat, grad_out, context = self.backpropagate(dense, indices, labels)
         gradients = named_views(flat.copy(), self._shapes)
         return loss, gradients | _prefixed(self.embedding.gradients(grad_out, context))
 
@@ -213,14 +213,25 @@ class DLRM:
         embedding_lr = lr if embedding_lr is None else check_scalar("embedding_lr", embedding_lr, 0)
         if clip_norm is not None:
             clip_norm = check_scalar("clip_norm", clip_norm, 0)
-        loss, flat, grad_out, context = self._backpropagate(dense, indices, labels)
+        loss, flat, grad_out, context = self.backpropagate(dense, indices, labels)
         if self.device == "cpu" and not math.isfinite(loss):
             return loss
         if clip_norm is not None:
-            self._place.clip((flat, grad_out), clip_norm)
+            gradients = (flat, grad_out)
+            self._place.clip(gradients, self._place.squares(gradients), clip_norm)
         self.embedding.update(grad_out, context, embedding_lr)
-        self._optimizer.step({"dense": flat}, lr)
+        self.update_dense(flat, lr)
         return loss
+
+    def update_dense(self, gradient: np.ndarray, lr: float) -> None:
+        """One optimizer step of the dense parameters.
+
+        Parameters
+        ----------
+        gradient : dtype of the model (n,), flat, as `backpropagate` gives it.
+        lr : learning rate.
+        """
+        self._optimizer.step({"dense": gradient}, lr)
 
     def feed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Batches of the host, with arrays on the model's device.
@@ -290,15 +301,37 @@ class DLRM:
 
         return logits[:, 0], backward
 
-    def _backpropagate(
-        self, dense: np.ndarray, indices: np.ndarray, labels: np.ndarray
-    ) -> tuple[Any, np.ndarray, np.ndarray, Any]:
-        """Loss, flat dense gradients (until the next step), the embeddings' and the context."""
+    def backpropagate(
+        self,
+        dense: np.ndarray,
+        indices: np.ndarray,
+        labels: np.ndarray,
+        count: int | None = None,
+        keep: bool = True,
+    ) -> Gradients:
+        """Loss and gradients of a batch before any update, for a step of your own.
+
+        Parameters
+        ----------
+        dense, indices, labels : as `loss_and_gradients` takes them.
+        count : rows of the whole batch, when these are a part of it: then the losses and gradients
+            of the parts add up to those of the whole. None is the number of rows given.
+        keep : whether to give the context that `Embedding.update` takes.
+
+        Returns
+        -------
+        gradients, in memory that the next call overwrites
+
+        Raises
+        ------
+        TypeError, ValueError : shapes, dtypes or labels do not fit.
+        """
         self._check(dense, indices)
         self._place.check("labels", labels, (len(dense),), (self.dtype,))
         self._place.check_labels(labels)
+        whole = len(labels) if count is None else count
         room = self._room("embeddings", indices)
-        embeddings, context = self.embedding.lookup(indices, True, room)
+        embeddings, context = self.embedding.lookup(indices, keep, room)
         grad_embeddings = self._room("grad_embeddings", indices)
         parts = self._place.parts(len(dense))
         gradients = self._gradients.parts(len(parts))
@@ -306,12 +339,13 @@ class DLRM:
         def learn(part: int) -> Any:
             rows = parts[part]
             logits, backward = self._forward(dense[rows], embeddings[rows])
-            loss, backward_loss = bce_with_logits(logits, labels[rows], count=len(labels))
+            loss, backward_loss = bce_with_logits(logits, labels[rows], count=whole)
             backward(backward_loss(), gradients[part], grad_embeddings[rows])
             return loss
 
         losses = self._place.run(learn, len(parts))
-        return sum(losses), self._gradients.total(len(parts)), grad_embeddings, context
+        total = self._gradients.total(len(parts))
+        return Gradients(sum(losses), total, grad_embeddings, context)
 
 
 def _prefixed(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

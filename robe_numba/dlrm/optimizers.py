@@ -1,50 +1,14 @@
 """SGD and Adagrad for the dense parameters, by the same rules that move the embeddings."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
-from robe_numba import update_rules
-from robe_numba._jit import jit
 from robe_numba.checks import ARRAY_DTYPES, check_scalar
-from robe_numba.ops.devices import check_here_or_there, on_any_device
+from robe_numba.ops.dense import dense_update
+from robe_numba.ops.devices import check_here_or_there
 
 OPTIMIZERS = ("sgd", "adagrad")
-
-
-@jit
-def _sgd(parameter: Any, grad: Any, lr: Any) -> None:
-    """One thread owns all elements."""
-    for i in range(parameter.size):
-        parameter[i] = update_rules.sgd(parameter[i], grad[i], lr)
-
-
-@jit
-def _adagrad(parameter: Any, state_sum: Any, grad: Any, lr: Any, eps: Any) -> None:
-    """One thread owns all elements."""
-    for i in range(parameter.size):
-        parameter[i], state_sum[i] = update_rules.adagrad(
-            parameter[i], state_sum[i], grad[i], lr, eps
-        )
-
-
-@on_any_device("layers")
-def dense_update(
-    parameter: np.ndarray,
-    state_sum: np.ndarray | None,
-    grad: np.ndarray,
-    lr: float,
-    eps: float,
-) -> None:
-    """Move every element in place: by Adagrad where there is a `state_sum`, else by SGD."""
-    # Of the parameter's own type, so that float32 arithmetic stays float32.
-    rate, addend = parameter.dtype.type(lr), parameter.dtype.type(eps)
-    values, gradient = parameter.reshape(-1), grad.reshape(-1)
-    if state_sum is None:
-        _sgd(values, gradient, rate)
-    else:
-        _adagrad(values, state_sum.reshape(-1), gradient, rate, addend)
 
 
 def check_optimizer(name: str) -> None:

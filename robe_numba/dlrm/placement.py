@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 import numpy as np
 
 from robe_numba.checks import check_array, is_on_device
-from robe_numba.dlrm.gradients import clip_together
+from robe_numba.dlrm.gradients import clip_together, sum_of_squares
 from robe_numba.dlrm.presets import DLRMConfig
 from robe_numba.dlrm.workers import Workers, micro_batches
 from robe_numba.memory import scratch
@@ -33,6 +33,10 @@ class Placement(ABC):
     rows_at_once: ClassVar[int]  # of a batch that is scored, for which there is memory
 
     @abstractmethod
+    def choose(self, number: int) -> None:
+        """Be the one of this number, from 0 and around, of those that the machine has."""
+
+    @abstractmethod
     def parts(self, rows: int) -> list[slice]:
         """Cut a batch into parts that may be computed at once, by its number of rows alone."""
 
@@ -51,8 +55,16 @@ class Placement(ABC):
         """Require labels of 0 and 1, where it costs little to look."""
 
     @abstractmethod
-    def clip(self, arrays: Sequence[Any], limit: float) -> None:
-        """Scale arrays of this place in place to a joint Euclidean norm of at most `limit`."""
+    def squares(self, arrays: Sequence[Any]) -> Any:
+        """Sum of the squares of all elements of C-contiguous arrays, in float64; on a GPU an array
+        () there.
+        """
+
+    @abstractmethod
+    def clip(self, arrays: Sequence[Any], squares: Any, limit: float) -> None:
+        """Scale arrays in place: those of a gradient whose squares have this sum, to a Euclidean
+        norm of at most `limit`.
+        """
 
     @abstractmethod
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
@@ -109,6 +121,9 @@ class OnHost(Placement):
     def __init__(self, threads: int | None = None):
         self._workers = Workers(threads)
 
+    def choose(self, number: int) -> None:
+        """There is but one."""
+
     def parts(self, rows: int) -> list[slice]:
         """Parts of nearly equal size."""
         return micro_batches(rows)
@@ -128,9 +143,13 @@ class OnHost(Placement):
         if not np.all((labels == 0) | (labels == 1)):
             raise ValueError("labels must be 0 or 1; map other values before training")
 
-    def clip(self, arrays: Sequence[Any], limit: float) -> None:
+    def squares(self, arrays: Sequence[Any]) -> Any:
         """On one thread, in one order."""
-        clip_together(arrays, limit)
+        return sum_of_squares(arrays)
+
+    def clip(self, arrays: Sequence[Any], squares: Any, limit: float) -> None:
+        """If they are longer."""
+        clip_together(arrays, squares, limit)
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """A new NumPy array."""
@@ -164,6 +183,10 @@ class OnGPU(Placement):
         self._gpu.check_gpu()
         self._xp = self._gpu.array_library()
 
+    def choose(self, number: int) -> None:
+        """That GPU, from now on for all of this thread's work."""
+        self._gpu.choose(number)
+
     def parts(self, rows: int) -> list[slice]:
         """One part."""
         return [slice(0, rows)]
@@ -181,9 +204,12 @@ class OnGPU(Placement):
     def check_labels(self, labels: Any) -> None:
         """Look at none: that would wait for the GPU."""
 
-    def clip(self, arrays: Sequence[Any], limit: float) -> None:
+    def squares(self, arrays: Sequence[Any]) -> Any:
+        """Without waiting for them."""
+        return sum((array.astype(np.float64) ** 2).sum() for array in arrays)
+
+    def clip(self, arrays: Sequence[Any], squares: Any, limit: float) -> None:
         """Without waiting for the norm."""
-        squares = sum((array.astype(np.float64) ** 2).sum() for array in arrays)
         factor = self._xp.minimum(1, limit / self._xp.sqrt(squares))
         for array in arrays:
             array *= factor.astype(array.dtype)

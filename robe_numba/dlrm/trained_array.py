@@ -8,6 +8,7 @@ from robe_numba.checks import ARRAY_DTYPES, check_apart, check_scalar, is_on_dev
 from robe_numba.dlrm.optimizers import check_optimizer
 from robe_numba.dlrm.placement import placement
 from robe_numba.ops import adagrad_update, lookup, lookup_backward, sgd_update
+from robe_numba.ops.dense import apply_gradient
 from robe_numba.ops.devices import check_here_or_there
 from robe_numba.spec import Spec
 from robe_numba.state_blocks import check_state_block, check_state_shape, num_sums
@@ -95,3 +96,7 @@ class TrainedArray:
         else:
             step = (lr, self.eps, starts, self.state_block)
             adagrad_update(self.array, self.state_sum, grad_out, rows, self.spec, *step)
+
+    def apply(self, gradient: np.ndarray, lr: float) -> None:
+        """Move the whole array; gradient (array_size,)."""
+        apply_gradient(self.array, self.state_sum, gradient, lr, self.eps, self.state_block)

@@ -111,6 +111,22 @@ def check_gpu() -> None:
         raise OSError(f"no GPU can be used ({error}); use device 'cpu'") from None
 
 
+def choose(number: int) -> None:
+    """Work on the GPU of this number, modulo how many there are; of CuPy and of Numba."""
+    if SIMULATED:
+        return
+    cupy = array_library()
+    chosen = number % cupy.cuda.runtime.getDeviceCount()
+    cupy.cuda.Device(chosen).use()
+    cuda.select_device(chosen)
+
+
+def wait() -> None:
+    """Until all is done that was asked of CuPy's current stream."""
+    if not SIMULATED:
+        array_library().cuda.get_current_stream().synchronize()
+
+
 def new_stream() -> AbstractContextManager[Any]:
     """A stream that is the current one within the block, and that waits for no other."""
     return simulated.new_stream() if SIMULATED else array_library().cuda.Stream(non_blocking=True)

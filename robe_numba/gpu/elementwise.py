@@ -6,7 +6,6 @@ from typing import Any
 from numba import cuda
 
 from robe_numba.gpu.device import SIMULATED
-from robe_numba.gpu.segments import move
 
 LANES = 4 if SIMULATED else 32  # threads that share a row
 ROWS = 2 if SIMULATED else 8  # of a thread block
@@ -41,14 +40,6 @@ def entropy(logits, labels, count, losses, grads):
         small = math.exp(-abs(z))  # in (0, 1] for either sign
         losses[i] = max(z, zero) - z * y + math.log1p(small)
         grads[i] = ((one if z >= zero else small) / (one + small) - y) / count
-
-
-@cuda.jit
-def move_all(rule, grad, parameter, state_sum, lr, eps):
-    """Apply a rule of `robe_numba.update_rules` to every element (n,)."""
-    i = cuda.grid(1)
-    if i < parameter.size:
-        move(rule, i, grad[i], parameter, state_sum, lr, eps)
 
 
 def by_rows(work: Any, kernel: Any, y: Any, *arguments: Any) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from robe_numba import update_rules
 from robe_numba.checks import ARRAY_DTYPES
 from robe_numba.gpu import device, dot, elementwise
 from robe_numba.gpu.device import Work, as_seen
@@ -111,17 +110,6 @@ def bce_with_logits(logits: Any, labels: Any, count: int | None = None) -> tuple
         elementwise.by_elements(work, elementwise.entropy, len(logits), *arguments)
         loss = work.xp.sum(losses, dtype=np.float64) / rows
     return loss, lambda: grads
-
-
-def dense_update(parameter: Any, state_sum: Any, grad: Any, lr: float, eps: float) -> None:
-    """See `robe_numba.dlrm.optimizers.dense_update`."""
-    with device.work_on(parameter) as work:
-        values, grads = device.seen_flat(parameter), device.seen_flat(grad)
-        rule = update_rules.SGD if state_sum is None else update_rules.ADAGRAD
-        sums = values if state_sum is None else device.seen_flat(state_sum)
-        real = values.dtype.type
-        arguments = (rule, grads, values, sums, real(lr), real(eps))
-        elementwise.by_elements(work, elementwise.move_all, values.size, *arguments)
 
 
 def _given_or_new(

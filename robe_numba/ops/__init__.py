@@ -6,6 +6,7 @@ from robe_numba.ops.bags import (
     embedding_bag_backward,
     embedding_bag_sgd_update,
 )
+from robe_numba.ops.dense import apply_gradient
 from robe_numba.ops.interaction import lookup_dot_interaction
 from robe_numba.ops.rows import (
     adagrad_update,
@@ -17,6 +18,7 @@ from robe_numba.ops.rows import (
 
 __all__ = [
     "adagrad_update",
+    "apply_gradient",
     "block_starts",
     "embedding_bag",
     "embedding_bag_adagrad_update",

@@ -1,0 +1,71 @@
+"""An optimizer's step by the dense gradient of a whole array."""
+
+import numpy as np
+
+from robe_numba import checks
+from robe_numba.cpu import dense as cpu_dense
+from robe_numba.cpu.launch import threads_for
+from robe_numba.ops.devices import on_any_device
+from robe_numba.state_blocks import check_state_block, check_state_shape
+
+
+@on_any_device("dense")
+def apply_gradient(
+    array: np.ndarray,
+    state_sum: np.ndarray | None,
+    gradient: np.ndarray,
+    lr: float,
+    eps: float = 1e-10,
+    state_block: int = 1,
+) -> None:
+    """Move an array in place by its dense gradient: by Adagrad with a `state_sum`, else by SGD.
+
+    The rules are those of `adagrad_update` and `sgd_update`, for a gradient that was added up
+    elsewhere: over several batches, or over processes. What has no gradient does not move, and a
+    NaN reaches what it reaches there. Where each element was read once, the bits are the same.
+    They are the same for any number of threads.
+
+    Parameters
+    ----------
+    array : float32 or float64 (array_size,), writeable; or of any shape, in C order.
+    state_sum : dtype of `array` (ceil(array_size / state_block),), writeable; zeros at the start.
+        None for SGD.
+    gradient : dtype and shape of `array`, as `lookup_backward` gives it; only read.
+    lr : learning rate, finite and not negative.
+    eps, state_block : Adagrad's, as `adagrad_update` takes them.
+
+    Raises
+    ------
+    TypeError, ValueError : an argument of another type, shape, dtype or order, a read-only array,
+        or arrays that share memory. Nothing was written then.
+    """
+    check_state_block(state_block)
+    checks.check_array("array", array, None, checks.ARRAY_DTYPES)
+    written = {"array": array}
+    if state_sum is not None:
+        checks.check_array("state_sum", state_sum, None, (array.dtype,))
+        check_state_shape(state_sum, array.size, state_block)
+        written["state_sum"] = state_sum
+    checks.check_written(**written)
+    checks.check_array("gradient", gradient, array.shape, (array.dtype,))
+    for name, target in written.items():
+        checks.check_apart(name, target, "gradient", gradient)
+    lr = checks.check_scalar("lr", lr, 0, array.dtype)
+    eps = checks.check_scalar("eps", eps, 0, array.dtype)
+    dense_update(array, state_sum, gradient, lr, eps, int(state_block))
+
+
+@on_any_device("dense")
+def dense_update(
+    array: np.ndarray,
+    state_sum: np.ndarray | None,
+    gradient: np.ndarray,
+    lr: float,
+    eps: float,
+    state_block: int = 1,
+) -> None:
+    """As `apply_gradient`, of arguments that were checked; `state_sum` too may have any shape."""
+    sums = None if state_sum is None else state_sum.reshape(-1)
+    with threads_for(array.size) as threads:
+        flat = array.reshape(-1), sums, gradient.reshape(-1)
+        cpu_dense.update(*flat, lr, eps, threads, state_block)
