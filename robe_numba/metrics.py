@@ -1,13 +1,134 @@
-"""How good predicted click probabilities are: AUC, log loss, normalised entropy, calibration."""
+"""How good predicted click probabilities are: AUC, log loss, normalised entropy, calibration.
+
+Each is made of sums, which processes that have a part of the rows each can add up.
+"""
+
+from typing import NamedTuple, Self
 
 import numpy as np
+
+
+class Ranking(NamedTuple):
+    """What AUC is made of, in whole numbers: O(rows log rows) to make.
+
+    Parameters
+    ----------
+    rows : how many.
+    clicks : how many of them.
+    twice_ranks : twice the sum of the clicks' ranks by score, from 1 and mean ranks on ties.
+    """
+
+    rows: int
+    clicks: int
+    twice_ranks: int
+
+    @classmethod
+    def of(cls, labels: np.ndarray, scores: np.ndarray) -> Self:
+        """That of rows, as `auc` takes them and with its errors; none are allowed too."""
+        labels, scores = _checked(labels, scores, "scores")
+        if not len(labels):
+            return cls(0, 0, 0)
+        clicks = labels == 1
+        order = np.argsort(scores, kind="stable")
+        ordered = scores[order]
+        # Rows of one score form a group; a group's rows share the mean of its 1-based ranks.
+        starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
+        ends = np.append(starts[1:], len(ordered))
+        # In whole numbers: twice the mean rank is start + end + 1.
+        clicks_per_group = np.add.reduceat(clicks[order].astype(np.int64), starts)
+        twice_ranks = int(np.sum(clicks_per_group * (starts + ends + 1)))
+        return cls(len(labels), int(clicks.sum()), twice_ranks)
+
+    def below(self, other: Self) -> Self:
+        """That of these rows and others, all of which have higher scores."""
+        return type(self)(
+            self.rows + other.rows,
+            self.clicks + other.clicks,
+            self.twice_ranks + other.twice_ranks + 2 * self.rows * other.clicks,
+        )
+
+    @property
+    def auc(self) -> float:
+        """The Mann-Whitney statistic; ValueError if all labels are equal."""
+        others = self.rows - self.clicks
+        if self.clicks == 0 or others == 0:
+            raise ValueError(
+                f"AUC needs both classes, but the {self.rows} labels hold {self.clicks} ones; use "
+                f"more rows"
+            )
+        least = self.clicks * (self.clicks + 1)
+        return (self.twice_ranks - least) / (2 * self.clicks * others)
+
+
+class Fit(NamedTuple):
+    """What the metrics of probabilities are made of.
+
+    Parameters
+    ----------
+    rows, clicks : how many.
+    losses : sum of the rows' cross-entropies.
+    probabilities : sum.
+    """
+
+    rows: int
+    clicks: int
+    losses: float
+    probabilities: float
+
+    @classmethod
+    def of(cls, labels: np.ndarray, probabilities: np.ndarray) -> Self:
+        """That of rows, as `log_loss` takes them and with its errors; none are allowed too."""
+        labels, probabilities = _checked_probabilities(labels, probabilities)
+        eps = np.finfo(probabilities.dtype).eps
+        p = np.clip(probabilities, eps, 1 - eps).astype(np.float64)
+        losses = -np.where(labels == 1, np.log(p), np.log1p(-p)).sum()
+        total = np.sum(probabilities, dtype=np.float64)
+        return cls(len(labels), int(np.sum(labels == 1)), float(losses), float(total))
+
+    def beside(self, other: Self) -> Self:
+        """That of these rows and others."""
+        return type(self)(
+            self.rows + other.rows,
+            self.clicks + other.clicks,
+            self.losses + other.losses,
+            self.probabilities + other.probabilities,
+        )
+
+    @property
+    def click_rate(self) -> float:
+        """Share of clicks; ValueError without rows."""
+        if not self.rows:
+            raise ValueError("there are no rows to score")
+        return self.clicks / self.rows
+
+    @property
+    def log_loss(self) -> float:
+        """See `log_loss`; ValueError without rows."""
+        if not self.rows:
+            raise ValueError("there are no rows to score")
+        return self.losses / self.rows
+
+    @property
+    def normalized_entropy(self) -> float:
+        """See `normalized_entropy`; ValueError if all labels are equal."""
+        loss, rate = self.log_loss, self.click_rate
+        if rate in (0.0, 1.0):
+            raise ValueError("normalised entropy needs both classes, but all labels are equal")
+        return float(loss / -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate)))
+
+    @property
+    def calibration(self) -> float:
+        """See `calibration`; ValueError without clicks."""
+        if self.click_rate == 0:
+            raise ValueError("calibration divides by the observed click rate, but no label is 1")
+        return self.probabilities / self.rows / self.click_rate
 
 
 def auc(labels: np.ndarray, scores: np.ndarray) -> float:
     """Area under the ROC curve, exact: P(score of a click > score of a non-click), ties half.
 
     With R the sum of the clicks' ranks (mean ranks on ties) this is the Mann-Whitney statistic
-    (R - p (p + 1) / 2) / (p n) for p clicks and n non-clicks. O(rows log rows).
+    (R - p (p + 1) / 2) / (p n) for p clicks and n non-clicks.
 
     Parameters
     ----------
@@ -18,24 +139,7 @@ def auc(labels: np.ndarray, scores: np.ndarray) -> float:
     ------
     ValueError : shapes differ, a label is not 0 or 1, a score is NaN, or all labels are equal.
     """
-    labels, scores = _checked(labels, scores, "scores")
-    clicks = labels == 1
-    positives = int(clicks.sum())
-    negatives = len(labels) - positives
-    if positives == 0 or negatives == 0:
-        raise ValueError(
-            f"AUC needs both classes, but the {len(labels)} labels hold {positives} ones; "
-            f"use more rows"
-        )
-    order = np.argsort(scores, kind="stable")
-    ordered = scores[order]
-    # Rows of one score form a group; a group's rows share the mean of its 1-based ranks.
-    starts = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
-    ends = np.append(starts[1:], len(ordered))
-    # In whole numbers: twice the mean rank is start + end + 1.
-    clicks_per_group = np.add.reduceat(clicks[order].astype(np.int64), starts)
-    twice_rank_sum = int(np.sum(clicks_per_group * (starts + ends + 1)))
-    return (twice_rank_sum - positives * (positives + 1)) / (2 * positives * negatives)
+    return Ranking.of(labels, scores).auc
 
 
 def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
@@ -53,10 +157,7 @@ def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
     ------
     ValueError : shapes differ, no rows, or a value is out of range.
     """
-    labels, probabilities = _checked_probabilities(labels, probabilities)
-    eps = np.finfo(probabilities.dtype).eps
-    p = np.clip(probabilities, eps, 1 - eps).astype(np.float64)
-    return float(-np.where(labels == 1, np.log(p), np.log1p(-p)).mean())
+    return Fit.of(labels, probabilities).log_loss
 
 
 def normalized_entropy(labels: np.ndarray, probabilities: np.ndarray) -> float:
@@ -69,11 +170,7 @@ def normalized_entropy(labels: np.ndarray, probabilities: np.ndarray) -> float:
     ------
     ValueError : as `log_loss`, or all labels are equal, whose entropy is 0.
     """
-    loss = log_loss(labels, probabilities)
-    rate = float(np.mean(labels, dtype=np.float64))
-    if rate in (0.0, 1.0):
-        raise ValueError("normalised entropy needs both classes, but all labels are equal")
-    return loss / -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate))
+    return Fit.of(labels, probabilities).normalized_entropy
 
 
 def calibration(labels: np.ndarray, probabilities: np.ndarray) -> float:
@@ -85,11 +182,7 @@ def calibration(labels: np.ndarray, probabilities: np.ndarray) -> float:
     ------
     ValueError : as `log_loss`, or no label is 1.
     """
-    labels, probabilities = _checked_probabilities(labels, probabilities)
-    observed = float(np.mean(labels, dtype=np.float64))
-    if observed == 0:
-        raise ValueError("calibration divides by the observed click rate, but no label is 1")
-    return float(np.mean(probabilities, dtype=np.float64)) / observed
+    return Fit.of(labels, probabilities).calibration
 
 
 def _checked(labels: np.ndarray, values: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -110,8 +203,6 @@ def _checked_probabilities(
     labels: np.ndarray, probabilities: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     labels, probabilities = _checked(labels, probabilities, "probabilities")
-    if not len(labels):
-        raise ValueError("there are no rows to score")
-    if probabilities.dtype.kind != "f" or probabilities.min() < 0 or probabilities.max() > 1:
+    if probabilities.dtype.kind != "f" or not np.all((probabilities >= 0) & (probabilities <= 1)):
         raise ValueError("probabilities must be floating-point and in [0, 1]; apply sigmoid first")
     return labels, probabilities

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-# Imports point one way, to a lower number: cli, training, dlrm, ops, checks and arrays, kernels,
-# hashing and update rules.
+# Imports point one way, to a lower number: cli, training, parallel, dlrm, ops, checks and arrays,
+# kernels, hashing and update rules.
 LAYERS = {
-    "cli": 6,
-    "training": 5,
+    "cli": 7,
+    "training": 6,
+    "parallel": 5,
     "dlrm": 4,
     "metrics": 4,
     "planning": 4,

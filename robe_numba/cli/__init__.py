@@ -2,9 +2,12 @@
 
 import sys
 
+from robe_numba.parallel.supervisor import supervise_if_launched
+
 
 def main() -> None:
     """Run the command line, or say what is missing to run it."""
+    supervise_if_launched()
     try:
         from robe_numba.cli.app import run
     except ModuleNotFoundError as error:

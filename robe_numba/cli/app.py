@@ -1,13 +1,20 @@
 """The command line: what it offers, and how errors look."""
 
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Annotated
 
 import typer
 
 import robe_numba
 from robe_numba.cli import data, demo, plan, score, sweep, train
+from robe_numba.parallel.group import Group
+from robe_numba.parallel.launch import processes
 from robe_numba.training import TrainingError
+
+TOGETHER = ("train", "evaluate")  # commands that several processes do together
 
 app = typer.Typer(
     name="robe",
@@ -38,22 +45,40 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
     """Options of the program itself."""
+    group: Group | None = context.obj
+    if group is not None and group.size > 1 and context.invoked_subcommand not in TOGETHER:
+        raise ValueError(
+            f"{group.size} processes were started, but robe {context.invoked_subcommand} runs in "
+            f"one; start it without mpiexec ({' and '.join(TOGETHER)} run in several)"
+        )
 
 
 def run() -> None:
     """Run the command line; an error of the user's is one line, without a traceback."""
     try:
-        app()
+        with processes() as group, _heard(group):
+            app(obj=group)
     except MemoryError as error:
         _fail(f"not enough memory: {error}")
     except (TrainingError, ArithmeticError, ImportError, OSError, TypeError, ValueError) as error:
         _fail("\n".join([str(error), *getattr(error, "__notes__", ())]))
+
+
+@contextmanager
+def _heard(group: Group) -> Iterator[None]:
+    """Within the block, let rank 0 speak for all."""
+    if group.is_root:
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
 
 
 def _fail(message: str) -> None:

@@ -1,5 +1,6 @@
 """Progress bars with rate and time left."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +19,7 @@ from rich.progress import (
 from rich.text import Text
 
 from robe_numba.dlrm import DLRM
+from robe_numba.parallel.exchange import Plan
 from robe_numba.training import Watcher
 
 console = Console(soft_wrap=True, highlight=False)
@@ -110,3 +112,57 @@ class TrainingBar(Watcher):
             self._auc = f", validation AUC {auc:.4f}"
         if "test" in record and self._training is not None:
             self._progress.remove_task(self._training)
+
+
+class TrainingLines(Watcher):
+    """Tells of a run in lines, for output that is passed on and kept: every few seconds how far it
+    is, how fast, and how long still.
+
+    Parameters
+    ----------
+    batch_size : rows per step, to tell rows rather than steps.
+    """
+
+    seconds = 10.0  # between lines
+
+    def __init__(self, batch_size: int):
+        self._batch_size = batch_size
+        self._steps, self._told_step = 0, -1
+        self._told = 0.0
+
+    def begin(self, model: DLRM, steps: int, done: int) -> None:
+        """Note how many there will be."""
+        self._steps = steps
+
+    def exchanging(self, plan: Plan) -> None:
+        """Tell what it will take."""
+        console.print(str(plan))
+
+    def step(self, step: int, loss: float) -> None:
+        """Tell where the run is, if some time has passed."""
+        if self._told_step < 0:  # the first may have waited for kernels to be compiled
+            self._told_step, self._told = step, time.monotonic()
+        passed = time.monotonic() - self._told
+        if passed < self.seconds:
+            return
+        rate = (step - self._told_step) / passed
+        minutes, seconds = divmod(round((self._steps - step) / rate), 60)
+        console.print(
+            f"step {step:,} of {self._steps:,} ({step / self._steps:.0%}), "
+            f"{rate * self._batch_size:,.0f} rows/s, {minutes}:{seconds:02} left, "
+            f"loss {float(loss):.4f}"
+        )
+        self._told_step, self._told = step, time.monotonic()
+
+    def evaluated(self, record: dict[str, Any]) -> None:
+        """Tell the validation AUC, and what communication took since the last."""
+        if "validation" not in record:
+            return
+        auc, carried = record["validation"]["auc"], record.get("communication")
+        words = "AUC not defined" if auc is None else f"AUC {auc:.4f}"
+        if carried is not None:
+            words += (
+                f"; {carried['bytes'] / 1e6:,.1f} MB came in {carried['seconds']:.1f} s of "
+                f"communication, {carried['waited']:.1f} s waited for"
+            )
+        console.print(f"step {record['step']:,}: validation {words}")

@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Annotated
 
+import numba
 import typer
 
 from data_tools import Dataset
 from robe_numba.cli.outputs import Overwrite, check_output_file
 from robe_numba.cli.progress import console, tracking
 from robe_numba.cli.train import show_metrics
+from robe_numba.parallel.group import Alone, Group
 from robe_numba.training import RunFolder, computing
 from robe_numba.training import evaluate as measure
 from robe_numba.training import predict as write_scores
@@ -20,6 +22,7 @@ Threads = Annotated[int | None, typer.Option(min=1, help="Default: all cores.")]
 
 
 def evaluate(
+    context: typer.Context,
     run: RunPath,
     data: DataPath,
     part: Annotated[
@@ -53,8 +56,10 @@ def evaluate(
         )
     training = folder.config["training"]
     split = dataset.split(part, training["fractions"], training["split_by"], training["seed"])
-    with tracking("scoring") as progress, computing(device, threads):
-        result = measure(folder.load_model(threads, device), split, progress)
+    group: Group = context.obj or Alone()
+    with tracking("scoring") as progress, computing(device, threads, group):
+        model = folder.load_model(numba.get_num_threads(), device)
+        result = measure(model, split, progress, group)
     show_metrics(result, part)
 
 

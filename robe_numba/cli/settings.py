@@ -6,7 +6,8 @@ from typing import Any, get_args, get_type_hints
 from robe_numba.cli.sizes import parse_cardinalities
 from robe_numba.training import TrainingConfig
 
-TYPES = get_type_hints(TrainingConfig)
+# All but what the launcher decides.
+TYPES = {name: kind for name, kind in get_type_hints(TrainingConfig).items() if name != "ranks"}
 EXAMPLES = {bool: "yes or no", int: "an integer, 16", float: "a number, 0.01"}
 WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 

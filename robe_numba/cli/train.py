@@ -7,9 +7,10 @@ import typer
 
 from data_tools import Dataset
 from robe_numba.cli.outputs import Overwrite
-from robe_numba.cli.progress import TrainingBar, bar, console
+from robe_numba.cli.progress import TrainingBar, TrainingLines, bar, console
 from robe_numba.cli.settings import TYPES, parse_widths
 from robe_numba.cli.sizes import parse_cardinalities
+from robe_numba.parallel.group import Alone, Group
 from robe_numba.training import (
     RunFolder,
     TrainingConfig,
@@ -116,8 +117,14 @@ def train(
         typer.Option(help="order (in time), day (the last one validates and tests) or random."),
     ] = "order",
     seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, or cuda: one GPU.")] = "cpu",
-    threads: Annotated[int | None, typer.Option(min=1, help="Default: all cores.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, or cuda: one GPU per process.")] = "cpu",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Of each process; default: all cores, shared out.")
+    ] = None,
+    exchange: Annotated[
+        str,
+        typer.Option(help="Between processes: gather, reduce, or auto for the fewer bytes."),
+    ] = "auto",
     log: Annotated[
         str | None, typer.Option(help="mlperf: also write its event lines, to mlperf.log.")
     ] = None,
@@ -139,7 +146,8 @@ def train(
     The folder gets config.json, metrics.jsonl, model.safetensors (of the best validation AUC) and
     report.html, and curves for TensorBoard where that is installed. Killed or stopped with Ctrl-C,
     it goes on with --resume from its last checkpoint, to the same bytes; settings that are left
-    out are then those of the run.
+    out are then those of the run. With mpiexec -n 8 before it eight processes train together, on
+    one machine or several; batch sizes are of all together.
 
     Examples:
 
@@ -152,6 +160,8 @@ def train(
         robe train data -o run --compression 100 --block-size 8 --epochs 4 --patience 4
 
         robe train data -o full --embedding full
+
+        mpiexec -n 8 robe train data -o run --compression 1000
     """
     settings: dict[str, Any] = {name: value for name, value in locals().items() if name in TYPES}
     for name in ("bottom", "top"):
@@ -164,35 +174,46 @@ def train(
         raise ValueError("--resume goes on with a run and --overwrite replaces it; give one")
     if use_previous and not resume:
         raise ValueError("--use-previous is about the checkpoint of a run; add --resume")
-    if resume and RunFolder.stands_in(output):
-        given = [n for n in settings if _was_given(context, n)]
-        config = _go_on_with(RunFolder(output), {name: settings[name] for name in given})
-    else:
-        config = TrainingConfig(**settings).resolved()
+    group: Group = context.obj or Alone()
+    given = {name: value for name, value in settings.items() if _was_given(context, name)}
+    config = group.at_root(lambda: _settings(output, resume, settings, given))
     dataset = Dataset(data)
     try:
         with bar() as progress:
+            watchers = [_shown(progress, config, group), *_logs(dataset, config, output, log)]
             run = run_training(
                 dataset,
                 config,
                 output,
                 threads=threads,
-                watcher=Watchers([_bar(progress, config), *_logs(dataset, config, output, log)]),
+                watcher=Watchers(watchers) if group.is_root else None,
                 overwrite=overwrite,
                 resume=resume,
                 use_previous=use_previous,
                 checkpoint_seconds=60 * checkpoint_minutes,
+                group=group,
             )
     except TrainingInterrupted as interrupted:
-        write_report(interrupted.run)
+        if group.is_root:
+            write_report(interrupted.run)
         console.print(
             f"interrupted; {output} holds the best weights so far, ready to score; the same with "
             f"--resume goes on"
         )
         raise typer.Exit(130) from None
-    write_report(run)
-    console.print(f"{output}: {sizes(run)}")
-    show_metrics(run.metrics()[-1]["test"], "test")
+    if group.is_root:
+        write_report(run)
+        console.print(f"{output}: {sizes(run)}")
+        show_metrics(run.metrics()[-1]["test"], "test")
+
+
+def _settings(
+    output: Path, resume: bool, settings: dict[str, Any], given: dict[str, Any]
+) -> TrainingConfig:
+    """The settings of a new run, or of the run to go on with and those that were given anew."""
+    if resume and RunFolder.stands_in(output):
+        return _go_on_with(RunFolder(output), given)
+    return TrainingConfig(**settings).resolved()
 
 
 def _was_given(context: typer.Context, name: str) -> bool:
@@ -210,8 +231,11 @@ def _go_on_with(run: RunFolder, given: dict[str, Any]) -> TrainingConfig:
     return TrainingConfig.from_dict({**settings, **given}).resolved()
 
 
-def _bar(progress: Any, config: TrainingConfig) -> TrainingBar:
+def _shown(progress: Any, config: TrainingConfig, group: Group) -> Watcher:
+    """What a person sees of the run: lines where a launcher passes the output on."""
     assert config.batch_size is not None
+    if group.size > 1:
+        return TrainingLines(config.batch_size)
     return TrainingBar(progress, config.embedding, config.batch_size)
 
 

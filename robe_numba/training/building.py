@@ -9,6 +9,7 @@ import numpy as np
 from data_tools import Dataset
 from robe_numba.dlrm import DLRM, PRESETS, DLRMConfig, make_embedding
 from robe_numba.dlrm.embeddings import NUMBERED
+from robe_numba.parallel.group import Alone, Group
 from robe_numba.training.config import TrainingConfig
 
 # Half-width of the embedding's initial values: small enough that an id seen never or once scores
@@ -18,21 +19,29 @@ Progress = Callable[[int, int], Any]  # done, in all
 
 
 def training_vocabulary(
-    dataset: Dataset, config: TrainingConfig, progress: Progress | None = None
+    dataset: Dataset,
+    config: TrainingConfig,
+    progress: Progress | None = None,
+    group: Group | None = None,
 ) -> list[np.ndarray]:
     """The distinct ids of each table among the training rows, sorted.
 
     Parameters
     ----------
     progress : called with (columns done, columns in all).
+    group : processes that share the columns out.
     """
+    group = group or Alone()
     split = dataset.split("train", config.fractions, config.split_by, config.seed)
     num_columns = dataset.schema.num_categorical
-    vocabulary = []
-    for column in range(num_columns):
-        vocabulary.append(split.unique_ids(column))
+    vocabulary: list[np.ndarray] = []
+    for first in range(0, num_columns, group.size):
+        columns = range(first, min(first + group.size, num_columns))
+        mine = first + group.rank
+        ids = split.unique_ids(mine) if mine in columns else None
+        vocabulary += [group.share(ids, owner=column - first) for column in columns]
         if progress:
-            progress(column + 1, num_columns)
+            progress(columns.stop, num_columns)
     return vocabulary
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from robe_numba.checks import check_scalar
 from robe_numba.dlrm import DEVICES, KINDS, OPTIMIZERS, PRESETS, Schedule
+from robe_numba.parallel.exchange import AUTO, EXCHANGES
 from robe_numba.spec import HASHES, MAX_SIZE, check_int
 
 SPLIT_ORDERS = ("order", "random", "day")
@@ -25,6 +26,7 @@ POSITIVE = (
 COUNTS = {
     "epochs": 1,
     "batch_size": 1,
+    "ranks": 1,
     "evaluations": 1,
     "evaluation_steps": 1,
     "patience": 1,
@@ -77,7 +79,10 @@ class TrainingConfig:
     split_by : "order" (time order, as the rows stand), "random" (seeded), or "day" (the last day
         validates and tests, see `data_tools.split.day_rows`).
     seed : of initial values, hashes, split and shuffles.
-    device : "cpu" or "cuda", one GPU.
+    device : "cpu" or "cuda", one GPU for each process.
+    exchange : how processes that train together exchange the embedding's gradient: "gather",
+        "reduce" or "auto", see `robe_numba.parallel.exchange`.
+    ranks : how many these are; `train` fills it in.
 
     Raises
     ------
@@ -117,6 +122,8 @@ class TrainingConfig:
     split_by: str = "order"
     seed: int = 0
     device: str = "cpu"
+    exchange: str = AUTO
+    ranks: int = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fractions", tuple(self.fractions))
@@ -128,6 +135,7 @@ class TrainingConfig:
             "embedding_optimizer": (*OPTIMIZERS, None),
             "split_by": SPLIT_ORDERS,
             "device": DEVICES,
+            "exchange": (AUTO, *EXCHANGES),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:

@@ -4,11 +4,14 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from data_tools import Dataset, Split
 from robe_numba.dlrm import DLRM, Schedule
+from robe_numba.parallel.data_parallel import DataParallel
+from robe_numba.parallel.group import Group
+from robe_numba.parallel.replicas import ReplicaError, check_replicas
 from robe_numba.training.checkpoints import Standing, digest_of
 from robe_numba.training.config import TrainingConfig
 from robe_numba.training.run_folder import RunFolder
@@ -16,6 +19,7 @@ from robe_numba.training.scoring import evaluate
 from robe_numba.training.watching import Watcher
 
 STEPS_PER_LOOK = 16  # at the losses of a model on a GPU
+GO_ON, CHECKPOINT, STOP = range(3)  # what the processes agree on between two steps
 REPEATED_SECONDS = 60.0  # of steps at the end that may be lost to a kill while the test is scored
 
 
@@ -25,12 +29,14 @@ class TrainingError(RuntimeError):
 
 @dataclass
 class Learner:
-    """What a run keeps in mind while it trains.
+    """What a run keeps in mind while it trains; in each of the processes that train together.
 
     Parameters
     ----------
     config : resolved settings.
     model : in the state of `standing`.
+    run : written to at rank 0 alone.
+    group : the processes.
     threads : of scoring, as `train` takes them.
     checkpoint_seconds : between checkpoints; None writes none.
     standing : where the run is.
@@ -40,6 +46,7 @@ class Learner:
     config: TrainingConfig
     model: DLRM
     run: RunFolder
+    group: Group
     watcher: Watcher
     threads: int | None
     checkpoint_seconds: float | None
@@ -51,6 +58,13 @@ class Learner:
     _saved: float = 0.0  # when the last checkpoint was written
     _saved_step: int = 0  # the step it is of
     _unseen: list[Any] = field(default_factory=list)  # losses that are on a GPU still
+
+    def __post_init__(self) -> None:
+        config, index_dtype = self.config, self.dataset.manifest.index_dtype
+        assert config.batch_size is not None
+        self._trainer = DataParallel(
+            self.model, self.group, config.batch_size, index_dtype, config.exchange
+        )
 
     def learn(self, split: Split, check_interrupt: Callable[[], None]) -> None:
         """All steps that are left, or fewer where the settings stop early.
@@ -65,22 +79,25 @@ class Learner:
         self._saved, self._saved_step = time.perf_counter(), standing.step
         self._begun = self._saved - standing.seconds
         self.watcher.begin(self.model, self._total, standing.step)
+        if self._trainer.plan is not None:
+            self.watcher.exchanging(self._trainer.plan)
         while not self._is_over():
             epoch, first = divmod(standing.step, self._steps_per_epoch)
             self.watcher.epoch(epoch)
             # Closed even if a step fails: its threads and memory would last as long as the error.
-            rows = split.batches(config.batch_size, config.seed, epoch, first=first)
+            peers = self.group.peers
+            rows = split.batches(config.batch_size, config.seed, epoch, first=first, peers=peers)
             with closing(rows) as batches:
                 for batch in self.model.feed(batches):
                     self._check(check_interrupt)
-                    self._step(batch)
+                    done = standing.step % self._steps_per_epoch * config.batch_size
+                    self._step(batch, min(config.batch_size, split.num_rows - done))
                     if self._is_over():
                         break
         if not any(r.get("step") == standing.step and "validation" in r for r in standing.records):
             self._look()  # of a run that is over earlier than it was begun for
             self._validate()
-        self._check(check_interrupt)
-        self._write_checkpoint(REPEATED_SECONDS)
+        self._check(check_interrupt, REPEATED_SECONDS)
 
     def _is_over(self) -> bool:
         """Whether no step follows; it depends on the standing alone, so that resuming agrees."""
@@ -90,39 +107,54 @@ class Learner:
         tired = config.patience is not None and standing.waited >= config.patience
         return standing.step >= self._total or reached or tired
 
-    def _check(self, check_interrupt: Callable[[], None]) -> None:
-        """Between two steps: heed Ctrl-C, and write a checkpoint where one is due."""
+    def _check(self, check_interrupt: Callable[[], None], at_the_end: float | None = None) -> None:
+        """Between two steps: heed Ctrl-C, and write a checkpoint where one is due.
+
+        Once the run is over one is due `at_the_end` seconds after the last. Who was interrupted
+        and whose clock has come is for all to know: they do the same, or nothing.
+        """
+        after = at_the_end if self._is_over() else self.checkpoint_seconds
+        mine = GO_ON
         try:
             check_interrupt()
         except KeyboardInterrupt:
-            self._write_checkpoint(0)
-            raise
-        if not self._is_over():
-            self._write_checkpoint(self.checkpoint_seconds)
+            mine = STOP
+        if mine == GO_ON and self.group.is_root and self._is_due(after):
+            mine = CHECKPOINT
+        agreed = self.group.highest(mine)
+        if agreed == CHECKPOINT or (agreed == STOP and self._is_due(0)):
+            self._write_checkpoint()
+        if agreed == STOP:
+            raise KeyboardInterrupt
 
-    def _write_checkpoint(self, after: float | None) -> None:
-        """Write a checkpoint if the last one is so many seconds and a step ago."""
+    def _is_due(self, after: float | None) -> bool:
+        """Whether the last checkpoint is so many seconds and a step ago."""
         if after is None or self.checkpoint_seconds is None:
-            return
-        if time.perf_counter() - self._saved < after or self.standing.step == self._saved_step:
-            return
+            return False
+        past = time.perf_counter() - self._saved
+        return past >= after and self.standing.step > self._saved_step
+
+    def _write_checkpoint(self) -> None:
         self._look()
         self.standing.seconds = time.perf_counter() - self._begun
+        run, standing = self.run, self.standing
         try:
-            self.run.checkpoints.write(self.model, self.standing, self.run.model_path)
+            self.group.at_root(lambda: run.checkpoints.write(self.model, standing, run.model_path))
         except FloatingPointError as error:
-            raise self._diverged(f"after step {self.standing.step} {error}") from None
-        self._saved, self._saved_step = time.perf_counter(), self.standing.step
+            raise self._diverged(f"after step {standing.step} {error}") from None
+        self._saved, self._saved_step = time.perf_counter(), standing.step
 
-    def _step(self, batch: Any) -> None:
+    def _step(self, batch: Any, rows: int) -> None:
+        """One step on a batch of so many rows, of which `batch` has this process's."""
         config, standing = self.config, self.standing
         assert config.lr is not None
         assert config.embedding_lr is not None
         factor = self._schedule.factor(standing.step + 1)
-        loss = self.model.train_step(
+        loss = self._trainer.train_step(
             batch.dense,
             batch.indices,
             batch.labels,
+            rows,
             config.lr * factor,
             config.embedding_lr * factor,
             config.clip_norm,
@@ -153,7 +185,7 @@ class Learner:
         self._unseen.clear()
 
     def _diverged(self, found: str) -> TrainingError:
-        steps = self.run.checkpoints.steps()
+        steps = self.group.at_root(self.run.checkpoints.steps)
         kept = (
             f"--resume with it goes on from the checkpoint of step {steps[0]:,}"
             if steps
@@ -179,26 +211,48 @@ class Learner:
         standing, epoch = self.standing, self.standing.step / self._steps_per_epoch
         self.watcher.evaluating(standing.step, epoch)
         seconds = time.perf_counter() - self._begun
+        self._check_replicas(f"after step {standing.step:,}")
         try:
-            result = evaluate(self.model, self._part("validation"), self.watcher.scoring)
+            validation = self._part("validation")
+            result = evaluate(self.model, validation, self.watcher.scoring, self.group)
         except FloatingPointError as error:
             raise self._diverged(f"after step {standing.step:,} {error}") from None
         auc = result["auc"]
         keep = auc is None or standing.best is None or auc > standing.best
         if keep:
-            self.run.save_model(self.model)
-            standing.best, standing.best_digest = auc, digest_of(self.run.model_path)
+            standing.best, standing.best_digest = auc, self.group.at_root(self._keep)
         standing.waited = 0 if keep else standing.waited + 1
-        record = {"step": standing.step, "epoch": epoch, "seconds": seconds}
+        record: dict[str, Any] = {"step": standing.step, "epoch": epoch, "seconds": seconds}
         record["train_loss"] = standing.loss_sum / standing.losses
+        if self._trainer.plan is not None:
+            carried = asdict(self._trainer.traffic.take())
+            record["communication"] = {"exchange": self._trainer.plan.exchange, **carried}
         standing.loss_sum, standing.losses = 0.0, 0
         self._record(record | {"validation": result, "kept": keep})
 
+    def _keep(self) -> str:
+        """Keep the weights, and say by which digest they will be known."""
+        self.run.save_model(self.model)
+        return digest_of(self.run.model_path)
+
+    def _check_replicas(self, when: str) -> None:
+        try:
+            check_replicas(self.group, self.model.parameters() | self.model.state(), when)
+        except ReplicaError as error:
+            raise TrainingError(
+                f"{error}; --resume goes on from the last checkpoint, or from the beginning"
+            ) from None
+
     def test(self) -> None:
         """Score the test rows with the weights that were kept."""
-        model = self.run.load_model(self.threads, self.config.device)
+        loaded: list[DLRM] = []
+        self.group.at_root(
+            lambda: loaded.append(self.run.load_model(self.threads, self.config.device))
+        )
+        model = loaded[0] if loaded else self.model  # any of its shape, to get rank 0's weights
+        self.group.spread(list(model.parameters().values()))
         try:
-            result = evaluate(model, self._part("test"), self.watcher.scoring)
+            result = evaluate(model, self._part("test"), self.watcher.scoring, self.group)
         except FloatingPointError as error:
             raise self._diverged(f"of the test {error}") from None
         self._record({"test": result})
@@ -208,6 +262,6 @@ class Learner:
         return self.dataset.split(name, config.fractions, config.split_by, config.seed)
 
     def _record(self, record: dict[str, Any]) -> None:
-        self.run.append(record)
+        self.group.at_root(lambda: self.run.append(record))
         self.standing.records.append(record)
         self.watcher.evaluated(record)

@@ -1,23 +1,28 @@
 """Training a model on a dataset, from the beginning or from a checkpoint."""
 
+import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numba
 import numpy as np
 
 from data_tools import Dataset, Split
+from robe_numba import __version__
 from robe_numba.dlrm import DLRM
 from robe_numba.dlrm.placement import placement
+from robe_numba.parallel.group import Alone, Group
+from robe_numba.parallel.replicas import different
 from robe_numba.training.building import build_model, needs_vocabulary, training_vocabulary
 from robe_numba.training.checkpoints import Standing
 from robe_numba.training.config import TrainingConfig
 from robe_numba.training.files import alone_in, remove_temporary
 from robe_numba.training.interrupts import deferred_interrupt
 from robe_numba.training.learner import Learner
-from robe_numba.training.run_folder import RunFolder
+from robe_numba.training.run_folder import RunFolder, dataset_facts
 from robe_numba.training.watching import Watcher
 
 CHECKPOINT_SECONDS = 600.0
@@ -37,15 +42,22 @@ class TrainingInterrupted(KeyboardInterrupt):
 
 
 @contextmanager
-def computing(device: str, threads: int | None) -> Iterator[None]:
+def computing(
+    device: str, threads: int | None = None, group: Group | None = None
+) -> Iterator[None]:
     """Within the block, run a device's models: "cpu" on at most so many threads, None changing
-    nothing; "cuda" on a stream of their own.
+    nothing; "cuda" on a stream of their own. Processes of a group that are on one machine share its
+    cores out, where `threads` is None, and its GPUs.
 
     Raises
     ------
     ValueError, ImportError, OSError : no such device, or not on this machine.
     """
     place, before = placement(device), numba.get_num_threads()
+    group = group or Alone()
+    threads = group.threads if threads is None else threads
+    if group.size > 1:
+        place.choose(group.local_rank)
     if threads is not None:
         numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
     try:
@@ -67,6 +79,7 @@ def train(
     resume: bool = False,
     use_previous: bool = False,
     checkpoint_seconds: float | None = CHECKPOINT_SECONDS,
+    group: Group | None = None,
 ) -> RunFolder:
     """Train a model on a dataset and leave a run folder; `write_report(run)` adds report.html.
 
@@ -79,7 +92,7 @@ def train(
     dataset : labelled.
     config : all settings.
     output : folder to make.
-    threads : None takes all cores.
+    threads : None takes all cores, or a fair share where other processes use them too.
     vocabulary : distinct ids of the training rows, where the caller has them already.
     watcher : is told of each step and evaluation.
     overwrite : replace a run that stands in `output`.
@@ -88,6 +101,9 @@ def train(
         steps to come (`run_folder.CHANGEABLE`) may differ from those before.
     use_previous : where the last checkpoint is damaged, take the one before it.
     checkpoint_seconds : between checkpoints, 0 for one after each step; None writes none.
+    group : processes that train together, all of which call this (see `robe_numba.parallel`). The
+        batches are those of a single process and each process takes its share of every one. The
+        one of rank 0 alone uses `output` and should be given a watcher.
 
     Returns
     -------
@@ -104,30 +120,28 @@ def train(
     TrainingInterrupted : Ctrl-C; the run has the best weights so far, or the latest, and a
         checkpoint.
     """
-    config = config.resolved()
+    group = group or Alone()
+    config = replace(config.resolved(), ranks=group.size)
     watcher = watcher or Watcher()
     split = _training_rows(dataset, config)
-    resumed = RunFolder(output) if resume and RunFolder.stands_in(output) else None
-    if resumed is None:
-        RunFolder.check_free(output, overwrite)
-    else:
-        changes = resumed.changed(config, dataset)
-        if resumed.finished:
-            if changes:
-                raise ValueError(
-                    f"{output} is finished and cannot go on with another {', '.join(changes)}; "
-                    f"choose another output"
-                )
-            resumed.checkpoints.remove()
-            return resumed
-    with computing(config.device, threads):
+    _check_alike(group, dataset, config)
+    resumed = group.at_root(lambda: _standing_run(output, dataset, config, overwrite, resume))
+    if resumed is not None and group.at_root(lambda: resumed.finished):
+        group.at_root(resumed.checkpoints.remove)
+        return resumed
+    with computing(config.device, threads, group):
+        threads = numba.get_num_threads()
         if vocabulary is None and needs_vocabulary(config):
-            vocabulary = training_vocabulary(dataset, config, watcher.counting)
+            vocabulary = training_vocabulary(dataset, config, watcher.counting, group)
         model = build_model(dataset, config, vocabulary, threads)
-        with alone_in(Path(output)):
-            run, standing = _begin(resumed, model, dataset, config, output, overwrite, use_previous)
+        with ExitStack() as held:
+            group.at_root(lambda: held.enter_context(alone_in(Path(output))))
+            run, standing = group.at_root(
+                lambda: _begin(resumed, model, dataset, config, output, overwrite, use_previous)
+            )
+            group.spread(list((model.parameters() | model.state()).values()))
             learner = Learner(
-                dataset, config, model, run, watcher, threads, checkpoint_seconds, standing
+                dataset, config, model, run, group, watcher, threads, checkpoint_seconds, standing
             )
             status = "aborted"
             try:
@@ -136,12 +150,50 @@ def train(
                 status = "success"
                 learner.test()
             except KeyboardInterrupt:
-                if not run.has_model:
+                if group.is_root and not run.has_model:
                     run.save_model(model)
                 raise TrainingInterrupted(run) from None
             finally:
                 watcher.end(status)
-            run.checkpoints.remove()
+            group.at_root(run.checkpoints.remove)
+    return run
+
+
+def _check_alike(group: Group, dataset: Dataset, config: TrainingConfig) -> None:
+    """Require that all processes were asked for the same."""
+    facts = {
+        "version": __version__,
+        "settings": config.to_dict(),
+        "dataset": dataset_facts(dataset),
+    }
+    contents = {name: json.dumps(f, sort_keys=True).encode() for name, f in facts.items()}
+    wrong = different(group, contents)
+    if wrong:
+        raise ValueError(
+            f"the processes must have the same version of robe_numba, settings and dataset; others "
+            f"than the rest has {'; '.join(wrong)}. Start all alike, with data that all see"
+        )
+
+
+def _standing_run(
+    output: str | os.PathLike[str],
+    dataset: Dataset,
+    config: TrainingConfig,
+    overwrite: bool,
+    resume: bool,
+) -> RunFolder | None:
+    """The run to go on with; None where one is to begin."""
+    if not (resume and RunFolder.stands_in(output)):
+        RunFolder.check_free(output, overwrite)
+        return None
+    run = RunFolder(output)
+    changes = run.changed(config, dataset)
+    changes.pop("ranks", None)  # of a run that is finished they matter no more
+    if run.finished and changes:
+        raise ValueError(
+            f"{output} is finished and cannot go on with another {', '.join(changes)}; choose "
+            f"another output"
+        )
     return run
 
 

@@ -42,7 +42,7 @@ class MLPerfLog(Watcher):
         facts = {
             "submission_benchmark": "dlrm",
             "submission_org": f"robe_numba {__version__}",
-            "submission_platform": f"1 x {config.device}",
+            "submission_platform": f"{config.ranks} x {config.device}",
             "submission_division": "open",
             "submission_status": "research",
             "seed": config.seed,

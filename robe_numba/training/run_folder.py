@@ -54,6 +54,8 @@ CHANGEABLE = (
     "evaluation_steps",
     "target_auc",
     "patience",
+    "exchange",
+    "ranks",
 )
 
 

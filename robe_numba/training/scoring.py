@@ -1,6 +1,7 @@
 """Scoring rows with a model, and how good the scores are."""
 
 import os
+from functools import reduce
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +11,8 @@ from data_tools import Dataset, Split
 from robe_numba import metrics
 from robe_numba.dlrm import DLRM
 from robe_numba.dlrm.placement import fetched
+from robe_numba.parallel.group import Alone, Group
+from robe_numba.parallel.ranking import ranking
 from robe_numba.training.building import Progress
 from robe_numba.training.files import replacing
 
@@ -30,9 +33,15 @@ def score(model: DLRM, split: Split, progress: Progress | None = None) -> np.nda
 
 
 def evaluate(
-    model: DLRM, split: Split, progress: Progress | None = None
+    model: DLRM, split: Split, progress: Progress | None = None, group: Group | None = None
 ) -> dict[str, float | int | None]:
     """Metrics of a model on the rows of a labelled split.
+
+    Parameters
+    ----------
+    progress : called with (rows done, rows in all), of this process.
+    group : processes that have the same model and share the rows out. Rows, click rate and AUC are
+        exactly those of one process, and the others but for the rounding of a float64 sum.
 
     Returns
     -------
@@ -43,16 +52,18 @@ def evaluate(
     ------
     FloatingPointError : the model gives scores that are not numbers.
     """
-    labels, scores = split.labels(), score(model, split, progress)
-    if not np.isfinite(scores).all():
-        raise FloatingPointError(
-            f"{np.count_nonzero(~np.isfinite(scores))} of {scores.size} scores are not finite"
-        )
-    result: dict[str, float | int | None] = {"rows": int(split.num_rows)}
-    result["click_rate"] = float(labels.mean()) if labels.size else None
-    for name in ("auc", "log_loss", "normalized_entropy", "calibration"):
+    group = group or Alone()
+    part = split.part(group.rank, group.size)
+    labels, scores = part.labels(), score(model, part, progress)
+    wrong = sum(group.collect(int(np.count_nonzero(~np.isfinite(scores)))))
+    if wrong:
+        raise FloatingPointError(f"{wrong} of {split.num_rows} scores are not finite")
+    fit = reduce(metrics.Fit.beside, group.collect(metrics.Fit.of(labels, scores)))
+    ranks = ranking(group, labels, scores)
+    result: dict[str, float | int | None] = {"rows": fit.rows}
+    for name in ("click_rate", "auc", "log_loss", "normalized_entropy", "calibration"):
         try:
-            result[name] = float(getattr(metrics, name)(labels, scores))
+            result[name] = getattr(ranks if name == "auc" else fit, name)
         except ValueError:  # too few rows, or of one class alone
             result[name] = None
     return result

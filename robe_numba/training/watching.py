@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from robe_numba.dlrm import DLRM
+from robe_numba.parallel.exchange import Plan
 
 
 class Watcher:
@@ -14,6 +15,9 @@ class Watcher:
 
     def begin(self, model: DLRM, steps: int, done: int) -> None:
         """The run folder is there and the model is built; of so many steps so many are done."""
+
+    def exchanging(self, plan: Plan) -> None:
+        """What processes that train together will bring each other."""
 
     def epoch(self, epoch: int) -> None:
         """An epoch begins or is gone on with, counted from 0."""
@@ -51,6 +55,11 @@ class Watchers(Watcher):
         """See `Watcher.begin`."""
         for watcher in self._watchers:
             watcher.begin(model, steps, done)
+
+    def exchanging(self, plan: Plan) -> None:
+        """See `Watcher.exchanging`."""
+        for watcher in self._watchers:
+            watcher.exchanging(plan)
 
     def epoch(self, epoch: int) -> None:
         """See `Watcher.epoch`."""

@@ -1,0 +1,97 @@
+"""From a process that a launcher of MPI started to its group."""
+
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from robe_numba.parallel.group import Alone, Group, this_process
+from robe_numba.parallel.supervisor import launched
+
+if TYPE_CHECKING:
+    from robe_numba.parallel.mpi import MPIGroup
+
+ALIKE_SECONDS = 2.0  # in which all processes come to an error that all of them have
+# Errors whose message says enough.
+KNOWN = (
+    ArithmeticError,
+    ImportError,
+    KeyboardInterrupt,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
+@contextmanager
+def processes() -> Iterator[Group]:
+    """The group of all processes that `mpiexec` or its like started; of this alone without it.
+
+    An error in the block that all processes have leaves the block at rank 0; the others end
+    quietly. Where some have another or none, each writes its own out with its rank, and all end.
+
+    Raises
+    ------
+    ImportError : started as one of several, without mpi4py.
+    OSError : the launcher is another MPI's than mpi4py's.
+    """
+    started = launched()
+    if started is None:
+        yield Alone()
+        return
+    rank, size = started
+    try:
+        from robe_numba.parallel.mpi import MPIGroup
+    except ImportError as error:
+        raise ImportError(
+            f"{size} processes were started to train together, which needs mpi4py and an MPI "
+            f"({error}); pip install 'robe_numba[mpi]'"
+        ) from error
+    group = MPIGroup()
+    if group.size != size:
+        from mpi4py import MPI
+
+        library = MPI.Get_library_version().splitlines()[0]
+        if rank > 0:
+            sys.exit(1)
+        raise OSError(
+            f"the launcher started {size} processes, but MPI knows of {group.size}: it belongs to "
+            f"another MPI than mpi4py uses, which is {library!r}; start with the mpiexec of that"
+        )
+    try:
+        yield group
+    except SystemExit as end:
+        if end.code:
+            _fail(group, end)
+        raise
+    except BaseException as error:
+        _fail(group, error)
+        raise
+
+
+def _fail(group: "MPIGroup", error: BaseException) -> None:
+    """Leave an error to rank 0 if all have it; else say who has which, and end all."""
+    reason = _reason(error)
+    name = f"rank {group.rank} of {group.size} ({this_process()})"
+    reasons = group.failures(reason, ALIKE_SECONDS)
+    if reasons is not None and len(set(reasons)) == 1:
+        if group.is_root:
+            return
+        sys.exit(error.code if isinstance(error, SystemExit) else 1)
+    sys.stderr.write(f"error: {name}: {reason}\n")
+    sys.stderr.flush()
+    if reasons is not None:
+        sys.exit(1)
+    group.abort()
+
+
+def _reason(error: BaseException) -> str:
+    """What a person should know of an error; of a fault of ours all that is known."""
+    if isinstance(error, SystemExit):
+        return f"exit {error.code}"
+    if not isinstance(error, KNOWN):
+        return "".join(traceback.format_exception(error))
+    return "\n".join([str(error) or type(error).__name__, *getattr(error, "__notes__", ())])
