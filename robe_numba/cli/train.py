@@ -180,13 +180,16 @@ def train(
     dataset = Dataset(data)
     try:
         with bar() as progress:
-            watchers = [_shown(progress, config, group), *_logs(dataset, config, output, log)]
+            watcher = Watcher()
+            if group.is_root:
+                logs = _logs(dataset, config, output, log)
+                watcher = Watchers([_shown(progress, config, group), *logs])
             run = run_training(
                 dataset,
                 config,
                 output,
                 threads=threads,
-                watcher=Watchers(watchers) if group.is_root else None,
+                watcher=watcher,
                 overwrite=overwrite,
                 resume=resume,
                 use_previous=use_previous,
@@ -194,15 +197,15 @@ def train(
                 group=group,
             )
     except TrainingInterrupted as interrupted:
-        if group.is_root:
-            write_report(interrupted.run)
+        stopped = interrupted.run
+        group.at_root(lambda: write_report(stopped))
         console.print(
             f"interrupted; {output} holds the best weights so far, ready to score; the same with "
             f"--resume goes on"
         )
         raise typer.Exit(130) from None
+    group.at_root(lambda: write_report(run))
     if group.is_root:
-        write_report(run)
         console.print(f"{output}: {sizes(run)}")
         show_metrics(run.metrics()[-1]["test"], "test")
 

@@ -46,11 +46,7 @@ class DataParallel:
         exchange: str = AUTO,
     ):
         check_exchange(exchange)
-        if batch_size < group.size:
-            raise ValueError(
-                f"batch_size is {batch_size} but {group.size} processes train together; give each "
-                f"at least one row, or start fewer"
-            )
+        check_batch_size(batch_size, group.size)
         self.model, self._group = model, group
         self.plan: Plan | None = None
         self._shared: tuple[Carrier, Exchange] | None = None
@@ -71,16 +67,18 @@ class DataParallel:
         index_dtype: np.dtype,
         exchange: str,
     ) -> Plan:
+        mine = {name: way.bytes(batch_size, index_dtype) for name, way in ways.items()}
         # The most of any process, so that all choose alike.
-        most = self._group.highest
-        bytes_of = {name: most(way.bytes(batch_size, index_dtype)) for name, way in ways.items()}
+        most = {name: self._group.highest(count) for name, count in mine.items()}
         if exchange == AUTO:
-            exchange = min(bytes_of, key=lambda name: bytes_of[name])
+            exchange = min(most, key=lambda name: most[name])
         model, item = self.model, self.model.dtype.itemsize
         embedded = sum(array.size for array in model.embedding.parameters().values())
-        dense = sum(array.size for array in model.parameters().values()) - embedded
+        elements = sum(array.size for array in model.parameters().values()) - embedded
+        dense = carrier.sum_bytes(elements, item)
         numbers = 2 * np.dtype(np.float64).itemsize * (self._group.size - 1)
-        return Plan(exchange, bytes_of, most(carrier.sum_bytes(dense, item)), numbers)
+        total = self._group.highest(mine[exchange] + dense + numbers)
+        return Plan(exchange, most, self._group.highest(dense), total)
 
     @property
     def traffic(self) -> Traffic:
@@ -146,3 +144,12 @@ class DataParallel:
         exchange.update(embedding_lr)
         model.update_dense(carrier.wait(summed), lr)
         return loss
+
+
+def check_batch_size(batch_size: int, processes: int) -> None:
+    """Require a row for each process; ValueError otherwise."""
+    if batch_size < processes:
+        raise ValueError(
+            f"batch_size is {batch_size} but {processes} processes train together; give each at "
+            f"least one row, or start fewer"
+        )

@@ -120,18 +120,13 @@ class Plan:
     exchange : the way that was chosen.
     choices : bytes of each way.
     dense : of the gradient of the dense parameters.
-    numbers : of the loss and the gradient's norm.
+    bytes : of both and of loss and norm.
     """
 
     exchange: str
     choices: dict[str, int]
     dense: int
-    numbers: int
-
-    @property
-    def bytes(self) -> int:
-        """All of a step."""
-        return self.choices[self.exchange] + self.dense + self.numbers
+    bytes: int
 
     def __str__(self) -> str:
         others = [

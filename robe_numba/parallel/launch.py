@@ -46,6 +46,8 @@ def processes() -> Iterator[Group]:
     try:
         from robe_numba.parallel.mpi import MPIGroup
     except ImportError as error:
+        if rank > 0:
+            sys.exit(1)
         raise ImportError(
             f"{size} processes were started to train together, which needs mpi4py and an MPI "
             f"({error}); pip install 'robe_numba[mpi]'"
@@ -74,14 +76,13 @@ def processes() -> Iterator[Group]:
 
 def _fail(group: "MPIGroup", error: BaseException) -> None:
     """Leave an error to rank 0 if all have it; else say who has which, and end all."""
-    reason = _reason(error)
     name = f"rank {group.rank} of {group.size} ({this_process()})"
-    reasons = group.failures(reason, ALIKE_SECONDS)
+    reasons = group.failures(f"{type(error).__name__}: {error}", ALIKE_SECONDS)
     if reasons is not None and len(set(reasons)) == 1:
         if group.is_root:
             return
         sys.exit(error.code if isinstance(error, SystemExit) else 1)
-    sys.stderr.write(f"error: {name}: {reason}\n")
+    sys.stderr.write(f"error: {name}: {_reason(error)}\n")
     sys.stderr.flush()
     if reasons is not None:
         sys.exit(1)

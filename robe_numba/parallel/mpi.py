@@ -104,6 +104,7 @@ class MPIGroup(Group):
     def abort(self) -> None:
         """End all processes at once, this one too."""
         self._all.Abort(1)
+        os._exit(1)  # an MPI may come back from that
 
 
 class _Peers:

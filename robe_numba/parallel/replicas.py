@@ -53,9 +53,10 @@ def check_replicas(group: Group, arrays: Mapping[str, Any], when: str) -> None:
     """
     wrong = different(group, arrays)
     if wrong:
+        rest = "rank 0 (of two nobody knows which is right)" if group.size == 2 else "the rest"
         raise ReplicaError(
-            f"{when} the processes no longer have the same model, as they must; others than the "
-            f"rest has {'; '.join(wrong)}. The memory or the network of that machine may be faulty"
+            f"{when} the processes no longer have the same model, as they must. Other bits than "
+            f"{rest}: {'; '.join(wrong)}. The memory or the network of a machine may be faulty"
         )
 
 

@@ -14,6 +14,7 @@ from data_tools import Dataset, Split
 from robe_numba import __version__
 from robe_numba.dlrm import DLRM
 from robe_numba.dlrm.placement import placement
+from robe_numba.parallel.data_parallel import check_batch_size
 from robe_numba.parallel.group import Alone, Group
 from robe_numba.parallel.replicas import different
 from robe_numba.training.building import build_model, needs_vocabulary, training_vocabulary
@@ -39,6 +40,9 @@ class TrainingInterrupted(KeyboardInterrupt):
     def __init__(self, run: RunFolder):
         super().__init__(run)
         self.run = run
+
+    def __str__(self) -> str:
+        return f"{self.run.path} was interrupted; --resume goes on"
 
 
 @contextmanager
@@ -111,8 +115,8 @@ def train(
 
     Raises
     ------
-    ValueError : the dataset has no labels or no training rows, or a setting does not fit it; or
-        not the run that is to be gone on with.
+    ValueError : the dataset has no labels or no training rows, or a setting does not fit it; not
+        the run that is to be gone on with; or processes were asked for different things.
     CheckpointError : the checkpoint is damaged or of another run.
     FileExistsError : `output` is not empty.
     ImportError, OSError : the device cannot be used.
@@ -125,6 +129,8 @@ def train(
     watcher = watcher or Watcher()
     split = _training_rows(dataset, config)
     _check_alike(group, dataset, config)
+    assert config.batch_size is not None
+    check_batch_size(config.batch_size, group.size)
     resumed = group.at_root(lambda: _standing_run(output, dataset, config, overwrite, resume))
     if resumed is not None and group.at_root(lambda: resumed.finished):
         group.at_root(resumed.checkpoints.remove)
@@ -150,8 +156,7 @@ def train(
                 status = "success"
                 learner.test()
             except KeyboardInterrupt:
-                if group.is_root and not run.has_model:
-                    run.save_model(model)
+                group.at_root(lambda: None if run.has_model else run.save_model(model))
                 raise TrainingInterrupted(run) from None
             finally:
                 watcher.end(status)
@@ -170,8 +175,8 @@ def _check_alike(group: Group, dataset: Dataset, config: TrainingConfig) -> None
     wrong = different(group, contents)
     if wrong:
         raise ValueError(
-            f"the processes must have the same version of robe_numba, settings and dataset; others "
-            f"than the rest has {'; '.join(wrong)}. Start all alike, with data that all see"
+            f"the processes must have the same version of robe_numba, settings and dataset. Others "
+            f"than the rest: {'; '.join(wrong)}. Start all alike, with data that all see"
         )
 
 

@@ -40,8 +40,9 @@ def evaluate(
     Parameters
     ----------
     progress : called with (rows done, rows in all), of this process.
-    group : processes that have the same model and share the rows out. Rows, click rate and AUC are
-        exactly those of one process, and the others but for the rounding of a float64 sum.
+    group : processes that have the same model and share the rows out. AUC is exact: that of all
+        scores together. A score itself may have another last bit than in one process, as it may
+        among other rows.
 
     Returns
     -------

@@ -1,0 +1,56 @@
+"""Small models and batches, of which each rank has its share."""
+
+import numpy as np
+
+from robe_numba.dlrm import DLRM, make_embedding
+from robe_numba.dlrm.placement import fetched
+from robe_numba.parallel.carrier import share_of
+from robe_numba.parallel.replicas import check_replicas
+from tests.test_dlrm_model import TINY, VOCABULARY
+
+
+def model_of(kind, optimizer="sgd", dtype=np.float32, dense_optimizer=None, **options):
+    """The same on every rank; options of the embedding."""
+    defaults = {"num_parameters": 80, "block_size": 3, "sign": kind == "robe"}
+    embedding = make_embedding(
+        kind,
+        embedding_dim=TINY.embedding_dim,
+        num_tables=TINY.num_tables,
+        vocabulary=VOCABULARY,
+        optimizer=optimizer,
+        dtype=dtype,
+        seed=3,
+        **(defaults | options),
+    )
+    return DLRM(TINY, embedding, dtype=dtype, optimizer=dense_optimizer or optimizer, threads=1)
+
+
+def share(group, batch):
+    """This rank's rows of arrays (rows, ...)."""
+    rows = share_of(len(batch[0]), group.rank, group.size)
+    return tuple(array[rows.start : rows.stop] for array in batch)
+
+
+def arrays_of(model):
+    """Copies of all that a step may move."""
+    arrays = model.parameters() | model.state()
+    return {name: fetched(array).copy() for name, array in arrays.items()}
+
+
+def bits(arrays):
+    """By name, for a comparison that knows no tolerance."""
+    return {name: array.tobytes() for name, array in arrays.items()}
+
+
+def assert_replicas(group, model, when=""):
+    """All ranks have the same bits: by a look at them, and by what training asks."""
+    mine = bits(arrays_of(model))
+    assert all(theirs == mine for theirs in group.collect(mine))
+    check_replicas(group, model.parameters() | model.state(), when)
+
+
+def assert_close(found, expected, tolerance):
+    """Arrays by name differ by so much of 1 or of themselves."""
+    assert list(found) == list(expected)
+    for name, array in expected.items():
+        np.testing.assert_allclose(found[name], array, tolerance, tolerance, err_msg=name)

@@ -1,0 +1,211 @@
+"""Gradients of models on a GPU, carried by MPI and by what stands for NCCL, in the simulator."""
+
+from contextlib import contextmanager
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from mpi4py import MPI
+
+from robe_numba.dlrm import DLRM
+from robe_numba.gpu import simulated
+from robe_numba.parallel import gpu_carrier
+from robe_numba.parallel.carrier import share_of
+from robe_numba.parallel.data_parallel import DataParallel
+from robe_numba.parallel.gpu_carrier import GPUMemoryCarrier, NCCLCarrier
+from tests.gpu.conftest import to_cpu, to_gpu, wrap_around_quietly
+from tests.mpi.models import arrays_of, assert_close, assert_replicas, bits, model_of, share
+from tests.test_dlrm_model import batch_of
+
+__all__ = ["wrap_around_quietly"]  # a fixture
+
+
+class Stream:
+    """What stands for CuPy's: it notes what it is told, and all is done at once."""
+
+    current: ClassVar[list["Stream"]] = []
+
+    def __init__(self, non_blocking=False):
+        assert non_blocking, "the default stream would wait for this one"
+        self.notes = []
+
+    def record(self):
+        self.notes.append("record")
+        return self, len(self.notes)
+
+    def wait_event(self, event):
+        self.notes.append(event)
+
+    def __enter__(self):
+        Stream.current.append(self)
+        return self
+
+    def __exit__(self, *error):
+        assert Stream.current.pop() is self
+
+
+class CuPy:
+    """What stands for CuPy where the simulated arrays know no streams."""
+
+    class cuda:  # noqa: N801 - CuPy's name
+        Stream = Stream
+
+        @staticmethod
+        def get_current_stream():
+            return Stream.current[-1]
+
+    @staticmethod
+    def concatenate(arrays):
+        return np.concatenate(arrays).view(simulated.ndarray)
+
+    def __getattr__(self, name):
+        return getattr(simulated, name)
+
+
+class Backend:
+    """What stands for `cupyx.distributed.NCCLBackend`, by MPI."""
+
+    def __init__(self, communicator):
+        self.communicator, self.gathered = communicator, []
+
+    def all_gather(self, in_array, out_array, count, stream=None):
+        assert stream is Stream.current[-1]
+        assert in_array.size == count
+        assert out_array.size == count * self.communicator.size
+        assert in_array.flags.c_contiguous
+        self.gathered.append(in_array.shape)
+        self.communicator.Allgather(in_array.view(np.ndarray), out_array.view(np.ndarray))
+
+    def all_reduce(self, in_array, out_array, op="sum", stream=None):
+        assert stream is Stream.current[-1]
+        assert op == "sum"
+        assert in_array is out_array
+        assert in_array.flags.c_contiguous
+        self.communicator.Allreduce(MPI.IN_PLACE, out_array.view(np.ndarray))
+
+
+@pytest.fixture
+def carriers(group, monkeypatch):
+    """By name what makes a carrier of the group's own choice."""
+
+    def nccl(communicator):
+        return NCCLCarrier(Backend(communicator), communicator.rank, communicator.size, CuPy())
+
+    @contextmanager
+    def chosen(name):
+        with Stream(non_blocking=True), pytest.MonkeyPatch.context() as patch:
+            if name == "nccl":
+                patch.setattr(gpu_carrier, "gpu_carrier", nccl)
+            yield
+
+    return chosen
+
+
+def model_on_gpu(kind, optimizer="adagrad", dtype=np.float64):
+    host = model_of(kind, optimizer, dtype)
+    return DLRM(host.config, host.embedding.to("cuda"), dtype=dtype, optimizer=optimizer)
+
+
+def test_mpi_carries_where_there_is_no_nccl(group):
+    assert isinstance(group.carrier("cuda"), GPUMemoryCarrier)
+
+
+@pytest.mark.parametrize(
+    ("kind", "exchange", "carrier", "clip_norm"),
+    [
+        ("robe", "gather", "mpi", None),
+        ("robe", "reduce", "nccl", 0.05),
+        ("full", "reduce", "mpi", 0.05),
+        ("qr", "gather", "nccl", None),
+    ],
+)
+def test_steps_are_those_of_a_single_gpu(group, carriers, kind, exchange, carrier, clip_norm):
+    """Of uneven shares, and of fewer rows than ranks."""
+    single, model = model_on_gpu(kind), model_on_gpu(kind)
+    before = arrays_of(single)
+    with carriers(carrier):
+        trainer = DataParallel(model, group, 5, np.uint32, exchange)
+        for seed, count in enumerate((5, group.size - 1)):
+            batch = batch_of(count, np.float64, seed=seed)
+            expected = single.train_step(*map(to_gpu, batch), 0.3, 0.1, clip_norm)
+            mine = map(to_gpu, share(group, batch))
+            loss = trainer.train_step(*mine, count, 0.3, 0.1, clip_norm)
+            assert float(loss) == pytest.approx(float(expected), rel=1e-12)
+            assert_close(arrays_of(model), arrays_of(single), 1e-12)
+            assert_replicas(group, model)
+    assert all((before[name] != array).any() for name, array in arrays_of(single).items())
+
+
+def test_the_same_bits_again(group):
+    results = []
+    for _ in range(2):
+        model = model_on_gpu("robe", dtype=np.float32)
+        mine = [to_gpu(array) for array in share(group, batch_of(6))]
+        loss = float(DataParallel(model, group, 6).train_step(*mine, 6, 0.1))
+        results.append((loss, bits(arrays_of(model))))
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("name", ["mpi", "nccl"])
+@pytest.mark.parametrize("count", [1, 2, 5, 6, 7])
+@pytest.mark.parametrize(("width", "dtype"), [((), "u4"), ((3,), "u8"), ((3, 2), "f4")])
+def test_rows_are_gathered_in_the_order_of_ranks(group, carriers, name, count, width, dtype):
+    whole = np.arange(count * int(np.prod(width)), dtype=dtype).reshape(count, *width) + 1
+    mine = share_of(count, group.rank, group.size)
+    with carriers(name):
+        carrier = group.carrier("cuda")
+        rows = to_gpu(whole[mine.start : mine.stop])
+        gathered = carrier.wait(carrier.start(carrier.gather, rows, count))
+        found = to_cpu(gathered)
+    assert found.dtype == whole.dtype
+    np.testing.assert_array_equal(found, whole)
+    row_bytes = whole.itemsize * int(np.prod(width))
+    if name == "nccl":  # shares as long as the longest
+        most = -(-count // group.size)
+        assert carrier._nccl.gathered == [(most, *width)]
+        assert carrier.traffic.bytes == (group.size - 1) * most * row_bytes
+    else:
+        assert carrier.traffic.bytes == (count - len(mine)) * row_bytes
+
+
+@pytest.mark.parametrize("name", ["mpi", "nccl"])
+@pytest.mark.parametrize("shape", [(1,), (5,), (4, 3)])
+def test_sums_are_those_of_all_in_place(group, carriers, name, shape):
+    with carriers(name):
+        carrier = group.carrier("cuda")
+        array = to_gpu(np.arange(np.prod(shape), dtype=np.float32).reshape(shape) + group.rank)
+        found = carrier.wait(carrier.start(carrier.add_up, array))
+    assert found is array
+    extra = sum(range(group.size))
+    np.testing.assert_array_equal(
+        to_cpu(array), group.size * np.arange(np.prod(shape)).reshape(shape) + extra
+    )
+    assert carrier.traffic.bytes == carrier.sum_bytes(array.size, 4)
+
+
+@pytest.mark.parametrize("name", ["mpi", "nccl"])
+def test_numbers_of_the_host_and_of_the_gpu_are_added(group, carriers, name):
+    with carriers(name):
+        carrier = group.carrier("cuda")
+        there = to_gpu(np.array(0.5 + group.rank))
+        found = carrier.wait(carrier.start(carrier.add_numbers, (there, 2.0)))
+    expected = [sum(0.5 + rank for rank in range(group.size)), 2.0 * group.size]
+    assert [float(number) for number in found] == expected
+
+
+def test_streams_wait_for_each_other_and_nobody_else(group, carriers):
+    with carriers("nccl"):
+        current, carrier = Stream.current[-1], group.carrier("cuda")
+        pending = carrier.start(carrier.add_up, to_gpu(np.ones(3)))
+        assert current.notes == ["record"], "what was asked for so far"
+        assert carrier._stream.notes == [(current, 1), "record"]
+        pending.result()
+        assert current.notes == ["record", (carrier._stream, 2)]
+        assert Stream.current == [current]
+
+
+def test_arrays_of_rank_0_reach_every_gpu(group):
+    arrays = [to_gpu(np.full(shape, group.rank + 1.0)) for shape in ((), (3,), (2, 2))]
+    group.spread(arrays)
+    for array in arrays:
+        np.testing.assert_array_equal(to_cpu(array), 1.0)
