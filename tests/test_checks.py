@@ -315,6 +315,32 @@ def test_starts_at_the_ends_of_the_array_are_taken():
     np.testing.assert_array_equal(again, gradient)
 
 
+@pytest.mark.parametrize(
+    ("spoil", "error", "words"),
+    [
+        (lambda good: good.tolist(), TypeError, "out must be a NumPy array, got list"),
+        (lambda good: good.astype(np.float64), TypeError, "out has dtype float64"),
+        (lambda good: good[:-1], ValueError, "out has shape"),
+        (strided, ValueError, "out is not C-contiguous"),
+        (read_only, ValueError, "out is read-only"),
+    ],
+)
+def test_a_backward_pass_checks_what_it_fills(spoil, error, words):
+    with pytest.raises(error, match=words):
+        rn.lookup_backward(GRAD, INDICES, SPEC, out=spoil(np.ones(100, np.float32)))
+
+
+def test_a_backward_pass_fills_memory_apart_from_what_it_reads():
+    raw = np.ones(100, np.float32)
+    grad_out = raw[:48].reshape(3, 2, 8)
+    with pytest.raises(ValueError, match="out and grad_out share memory"):
+        rn.lookup_backward(grad_out, INDICES, SPEC, out=raw)
+    starts = np.full((3, 2, 2), 100)
+    with pytest.raises(ValueError, match="starts has a value outside"):
+        rn.lookup_backward(GRAD, INDICES, SPEC, starts, out=raw)
+    assert raw.all()
+
+
 def test_a_backward_pass_does_not_write_to_the_starts_that_it_is_given():
     starts = np.zeros((5, 2), np.int64)
     for call, _ in step_calls(np.zeros((3, 2, 2), np.int64), starts):

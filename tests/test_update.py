@@ -34,6 +34,9 @@ def test_lookup_backward_equals_the_oracle(data, dtype):
     indices = data.draw(indices_for(spec))
     grad_out = grad_for(spec, len(indices), dtype)
     gradient = rn.lookup_backward(grad_out, indices, spec)
+    given = np.full(spec.array_size, np.nan, grad_out.dtype)
+    assert rn.lookup_backward(grad_out, indices, spec, out=given) is given
+    assert given.tobytes() == gradient.tobytes()
     assert gradient.dtype == dtype
     assert gradient.shape == (spec.array_size,)
     oracle = naive.lookup_gradient(grad_out, indices, spec)

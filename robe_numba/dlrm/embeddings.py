@@ -114,20 +114,27 @@ class Embedding(ABC):
         shape = (*rows.shape, self.embedding_dim)
         check_here_or_there("grad_out", grad_out, shape, (self.dtype,))
 
-    def gradients(self, grad_out: np.ndarray, context: Any) -> dict[str, np.ndarray]:
+    def gradients(
+        self,
+        grad_out: np.ndarray,
+        context: Any,
+        outs: Mapping[str, np.ndarray] | None = None,
+    ) -> dict[str, np.ndarray]:
         """Dense gradients by the names of `parameters()`.
 
         Parameters
         ----------
         grad_out : `self.dtype` (batch, num_tables, d)
         context : from the `lookup` of the batch
+        outs : arrays of these names, filled in and returned; None allocates them.
 
         Raises
         ------
         TypeError, ValueError : the gradient is not of this batch, or another dtype.
         """
+        outs = outs or {}
         return {
-            name: self._parts[name].gradient(grad, read)
+            name: self._parts[name].gradient(grad, read, outs.get(name))
             for name, (grad, read) in self._gradients_by_part(grad_out, context).items()
         }
 

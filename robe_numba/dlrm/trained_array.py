@@ -84,9 +84,11 @@ class TrainedArray:
         moved = put(self.array)
         return TrainedArray(self.spec, moved, self.optimizer, self.eps, state_sum, self.state_block)
 
-    def gradient(self, grad_out: np.ndarray, read: Read) -> np.ndarray:
-        """Dense gradient of a read; grad_out (batch, num_tables, d)."""
-        return lookup_backward(grad_out, read.rows, self.spec, starts=read.starts)
+    def gradient(
+        self, grad_out: np.ndarray, read: Read, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Dense gradient of a read, in `out` if that is given; grad_out (batch, num_tables, d)."""
+        return lookup_backward(grad_out, read.rows, self.spec, starts=read.starts, out=out)
 
     def update(self, grad_out: np.ndarray, read: Read, lr: float) -> None:
         """Move the elements of a read; grad_out (batch, num_tables, d)."""

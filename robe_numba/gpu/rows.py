@@ -46,16 +46,25 @@ def lookup(array: Any, indices: Any, spec: Spec, out: Any = None, starts: Any = 
     return out
 
 
-def lookup_backward(grad_out: Any, indices: Any, spec: Spec, starts: Any = None) -> Any:
+def lookup_backward(
+    grad_out: Any, indices: Any, spec: Spec, starts: Any = None, out: Any = None
+) -> Any:
     """See `robe_numba.lookup_backward`."""
     checks.check_spec(spec)
-    device.view("grad_out", grad_out, None, checks.ARRAY_DTYPES)
+    real = device.view("grad_out", grad_out, None, checks.ARRAY_DTYPES).dtype
+    read = {"grad_out": grad_out, "indices": indices, "starts": starts}
+    device.check_apart({"out": out}, read)
     with device.work_on(grad_out) as work:
+        if out is not None:
+            device.view("out", out, (spec.array_size,), (real,), written=True)
         reads = _reads(work, grad_out, checks.ARRAY_DTYPES, indices, spec, starts)
-        gradient = work.zeros((spec.array_size,), reads.grad_out.dtype)
-        target = device.seen_flat(gradient)
+        if out is None:
+            out = work.zeros((spec.array_size,), real)
+        else:
+            work.xp.asarray(out)[...] = 0
+        target = device.seen_flat(out)
         segments.update(work, update_rules.GRADIENT, reads, spec, target, target, 0, 0)
-    return gradient
+    return out
 
 
 def sgd_update(

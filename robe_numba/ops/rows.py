@@ -110,7 +110,11 @@ def lookup(
 
 @on_any_device("rows")
 def lookup_backward(
-    grad_out: np.ndarray, indices: np.ndarray, spec: Spec, starts: np.ndarray | None = None
+    grad_out: np.ndarray,
+    indices: np.ndarray,
+    spec: Spec,
+    starts: np.ndarray | None = None,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """The dense gradient of the array under `lookup`, for an optimizer of your own.
 
@@ -121,6 +125,7 @@ def lookup_backward(
     spec : RobeSpec or TableSpec.
     starts : int64 (batch, num_tables, blocks), as `lookup` filled it for the same indices and
         spec; None hashes once more.
+    out : dtype of `grad_out` (array_size,), filled in and returned; None allocates it.
 
     Returns
     -------
@@ -129,14 +134,19 @@ def lookup_backward(
 
     Raises
     ------
-    TypeError, ValueError : an argument of another type, shape, dtype or order, or an index
-        outside its table.
+    TypeError, ValueError : an argument of another type, shape, dtype or order, an index outside
+        its table, or `out` read-only or in the memory of another argument.
     """
     checks.check_spec(spec)
     ids = checks.check_indices(indices, spec)
     grads = check_grad_out(grad_out, len(indices), spec, checks.ARRAY_DTYPES)
+    if out is not None:
+        read = {"grad_out": grad_out, "indices": indices}
+        if isinstance(starts, np.ndarray):
+            read["starts"] = starts
+        checks.check_out("out", out, (spec.array_size,), grads.dtype, read)
     with threads_for(grads.size) as threads:
-        return dense_gradient(_reads(ids, grads, spec, starts, threads), spec, threads)
+        return dense_gradient(_reads(ids, grads, spec, starts, threads), spec, threads, out)
 
 
 @on_any_device("rows")

@@ -72,9 +72,15 @@ def read_starts(
     return starts
 
 
-def dense_gradient(reads: Reads, spec: Spec, num_workers: int) -> np.ndarray:
-    """The gradient of the whole array (array_size,)."""
-    gradient = np.zeros(spec.array_size, dtype=reads.grad_out.dtype)
+def dense_gradient(
+    reads: Reads, spec: Spec, num_workers: int, out: np.ndarray | None = None
+) -> np.ndarray:
+    """The gradient of the whole array (array_size,), in `out` if that is given."""
+    if out is None:
+        gradient = np.zeros(spec.array_size, dtype=reads.grad_out.dtype)
+    else:
+        gradient = out
+        gradient[:] = 0
     unused = np.empty(0, dtype=gradient.dtype)
     update(update_rules.GRADIENT, reads, hash_spec(spec), gradient, unused, 0, 0, num_workers)
     return gradient

@@ -23,7 +23,8 @@ class Traffic:
     ----------
     bytes : that came here from other processes.
     seconds : from the beginning to the end of each transfer, waiting for others included.
-    waited : seconds of these in which this process could do nothing else.
+    waited : seconds in which this process could do nothing but wait for a transfer, or for those
+        before it; handing it over included.
     """
 
     bytes: int = 0

@@ -8,7 +8,7 @@ import numpy as np
 from robe_numba.checks import check_scalar
 from robe_numba.dlrm import DLRM
 from robe_numba.dlrm.placement import placement
-from robe_numba.parallel.carrier import Carrier, Done, Traffic, share_of
+from robe_numba.parallel.carrier import Carrier, Done, Pending, Traffic, share_of
 from robe_numba.parallel.exchange import AUTO, EXCHANGES, Exchange, Plan, check_exchange
 from robe_numba.parallel.group import Group
 
@@ -126,7 +126,7 @@ class DataParallel:
         model, (carrier, exchange) = self.model, self._shared
         exchange.begin(indices, rows)
         loss, flat, grad_out, context = model.backpropagate(
-            dense, indices, labels, count=rows, keep=exchange.keeps
+            dense, indices, labels, count=rows, keep=exchange.computes
         )
         squares = 0.0
         if clip_norm is not None:
@@ -138,9 +138,14 @@ class DataParallel:
         if clip_norm is not None:
             squares += self._place.squares((flat,))
             self._place.clip((flat, grad_out), squares, clip_norm)
+        # The dense gradient travels while the embedding is updated, and before, if the exchange has
+        # something to compute first. Only then may it delay what the exchange sends.
+        summed: Pending[Any] = Done(flat)
+        if clip_norm is None and exchange.computes:
+            summed = carrier.start(carrier.add_up, flat)
         exchange.send(grad_out, context)
-        # The dense gradient travels while the embedding is updated.
-        summed = Done(flat) if clip_norm is not None else carrier.start(carrier.add_up, flat)
+        if clip_norm is None and not exchange.computes:
+            summed = carrier.start(carrier.add_up, flat)
         exchange.update(embedding_lr)
         model.update_dense(carrier.wait(summed), lr)
         return loss

@@ -23,7 +23,8 @@ class Exchange(ABC):
     """
 
     name: ClassVar[str]
-    keeps: ClassVar[bool]  # whether `send` needs the context of the lookup
+    # Whether `send` needs the context of the lookup, and computes before it sends.
+    computes: ClassVar[bool]
 
     def __init__(self, embedding: Embedding, carrier: Carrier):
         self.embedding, self._carrier = embedding, carrier
@@ -50,7 +51,7 @@ class Gather(Exchange):
     process would make of it.
     """
 
-    name, keeps = "gather", False
+    name, computes = "gather", False
     _rows = 0
     _ids: Pending[Any] = Done(None)
     _grads: Pending[Any] = Done(None)
@@ -81,11 +82,12 @@ class Reduce(Exchange):
     and applied by all.
     """
 
-    name, keeps = "reduce", True
+    name, computes = "reduce", True
 
     def __init__(self, embedding: Embedding, carrier: Carrier):
         super().__init__(embedding, carrier)
         self._sums: dict[str, Pending[Any]] = {}
+        self._kept: dict[str, Any] = {}  # fresh memory for an array's gradient would cost as much
 
     def bytes(self, batch_size: int, index_dtype: np.dtype) -> int:
         """See `Exchange.bytes`."""
@@ -97,9 +99,9 @@ class Reduce(Exchange):
 
     def send(self, grad_out: Any, context: Any) -> None:
         """See `Exchange.send`."""
-        gradients = self.embedding.gradients(grad_out, context)
+        self._kept = self.embedding.gradients(grad_out, context, self._kept)
         add_up = self._carrier.add_up
-        self._sums = {name: self._carrier.start(add_up, g) for name, g in gradients.items()}
+        self._sums = {name: self._carrier.start(add_up, g) for name, g in self._kept.items()}
 
     def update(self, lr: float) -> None:
         """See `Exchange.update`."""

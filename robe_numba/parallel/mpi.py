@@ -167,7 +167,9 @@ class MPICarrier(Carrier):
 
     def gather(self, rows: Any, count: int) -> Any:
         """See `Carrier.gather`."""
-        out = self._room(f"gathered {rows.shape[1:]}", (count, *rows.shape[1:]), rows.dtype)
+        out = self._room(
+            f"gathered {rows.shape[1:]} {rows.dtype}", (count, *rows.shape[1:]), rows.dtype
+        )
         counts = [len(share_of(count, rank, self.size)) for rank in range(self.size)]
         self._settle()
         self._mpi.Allgatherv(whole(rows), pieces(out, counts))

@@ -49,6 +49,9 @@ def test_updates_equal_the_oracle(data, dtype, keep):
     starts = to_gpu(naive.block_starts(indices, spec)) if keep else None
     result = rn.lookup_backward(grads, ids, spec, starts)
     np.testing.assert_array_equal(to_cpu(result), gradient)
+    filled = to_gpu(np.full(gradient.shape, np.nan, dtype))
+    assert rn.lookup_backward(grads, ids, spec, starts, out=filled) is filled
+    np.testing.assert_array_equal(to_cpu(filled), gradient)
     moved = to_gpu(array)
     rn.sgd_update(moved, grads, ids, spec, 0.5, starts)
     np.testing.assert_array_equal(to_cpu(moved), array - gradient / 2)
