@@ -1,0 +1,281 @@
+"""The model of several processes counts as they do and knows its limits; its benchmark runs."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from importlib.util import find_spec
+from itertools import product
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from robe_numba.dlrm import DLRM, DLRMConfig, make_embedding
+from robe_numba.parallel.carrier import Carrier, Traffic
+from robe_numba.parallel.data_parallel import DataParallel
+
+PERF = Path(__file__).resolve().parent.parent / "perf"
+with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(PERF)
+    import bench_scaling
+    import scaling_formulas as scaling
+    from scaling_clusters import GPUS, gpu_link
+
+ODD = scaling.Model("odd", DLRMConfig(3, 5, 6, (7,), (9,)), 10_007, 4)
+LINE = scaling.Line
+RATES = scaling.Rates(  # seconds as good as any
+    rows=LINE(1e-3, 2e-5),
+    lookup=LINE(0.0, 1e-6),
+    update=LINE(1e-5, 3e-6),
+    gradient=LINE(1e-4, 2e-6),
+    apply=LINE(1e-5, 1e-9),
+    add=LINE(0.0, 1e-9),
+    optimizer=1e-4,
+)
+SLOW = scaling.Link("slow", 1e-4, 1e8)
+
+
+class Counting(Carrier):
+    """What bytes would come to a rank, with nobody to bring them."""
+
+    start = gather = add_up = add_numbers = None
+
+    def __init__(self, rank, size):
+        self.rank, self.size, self.traffic = rank, size, Traffic()
+
+
+def plans(model, batch, processes, exchange):
+    """What each rank would plan if it knew of no other's bytes."""
+    embedding = make_embedding(
+        "robe",
+        embedding_dim=model.config.embedding_dim,
+        num_tables=model.config.num_tables,
+        num_parameters=model.array_size,
+        block_size=model.block_size,
+    )
+    dlrm = DLRM(model.config, embedding)
+    for rank in range(processes):
+        group = SimpleNamespace(
+            rank=rank,
+            size=processes,
+            highest=lambda value: value,
+            carrier=lambda device, rank=rank: Counting(rank, processes),
+        )
+        yield DataParallel(dlrm, group, batch, np.uint32, exchange).plan
+
+
+@pytest.mark.parametrize(
+    ("model", "batch", "processes"),
+    [
+        *product([scaling.KAGGLE], (2048, 2050), (2, 8)),
+        *product([ODD], (11, 64, 100), (2, 3, 5, 8)),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_bytes_are_those_of_the_plan(model, batch, processes):
+    for exchange in ("gather", "reduce"):
+        found = list(plans(model, batch, processes, exchange))
+        most = max(plan.choices[exchange] for plan in found)
+        assert most == scaling.exchange_bytes(model, exchange, batch, processes)
+        dense = max(plan.dense for plan in found)
+        assert dense == scaling.sum_bytes(model.dense_size, processes)
+        whole = max(plan.bytes for plan in found)
+        assert whole == scaling.step_bytes(model, exchange, batch, processes)
+
+
+@pytest.mark.parametrize("design", scaling.DESIGNS)
+def test_one_process_has_nobody_to_talk_to(design):
+    assert scaling.step_bytes(scaling.KAGGLE, design, 2048, 1) == 0
+    alone = scaling.step(scaling.KAGGLE, design, RATES, SLOW, 2048, 1)
+    assert alone == (RATES.rows.at(2048), RATES.update.at(2048), RATES.optimizer, 0)
+
+
+def test_gather_depends_on_the_batch_and_reduce_on_the_array():
+    large = replace(scaling.KAGGLE, array_size=10 * scaling.KAGGLE.array_size)
+
+    def both(model, batch):
+        ways = {way: (model, way, batch, 8) for way in ("gather", "reduce")}
+        return {
+            way: (
+                scaling.exchange_bytes(*of),
+                scaling.step(*of[:2], RATES, SLOW, *of[2:]).transfers,
+            )
+            for way, of in ways.items()
+        }
+
+    small = both(scaling.KAGGLE, 2048)
+    more_rows, more_elements = both(scaling.KAGGLE, 65_536), both(large, 2048)
+    assert more_elements["gather"] == small["gather"]
+    assert more_elements["reduce"][0] == 10 * small["reduce"][0]
+    assert more_rows["gather"][0] == 32 * small["gather"][0]
+    # Applying hides more of the dense gradient where more elements are touched.
+    assert more_rows["reduce"][0] == small["reduce"][0]
+    assert more_rows["reduce"][1] <= small["reduce"][1]
+
+
+@pytest.mark.parametrize(("size", "processes"), [*product((40_000, 540_000), (2, 5, 8, 64))])
+def test_reduce_brings_fewer_bytes_above_the_crossover(size, processes):
+    model = replace(scaling.KAGGLE, array_size=size)
+
+    def fewer(batch):
+        ways = (
+            scaling.exchange_bytes(model, way, batch, processes) for way in ("gather", "reduce")
+        )
+        return next(ways) > next(ways)
+
+    # Shares of rows are even at multiples of P.
+    first = next(b for b in range(processes, 10_000, processes) if fewer(b))
+    # An uneven share of the array may be an element larger for each other process.
+    slack = 4 * processes**2 / (26 * (4 * 16 + 4))
+    assert first - processes - slack <= scaling.crossover(model) <= first + slack
+
+
+def test_an_owner_gets_starts_and_gradients_and_gives_blocks():
+    model, batch, processes = scaling.MLPERF, 65_536, 16
+    row = 26 * (2 * 128 * 4 + 8)  # Z is d, so one start for each table
+    expected = batch / processes * row * (processes - 1) / processes
+    assert scaling.exchange_bytes(model, "sharded", batch, processes) == expected
+    finer = replace(model, block_size=32)
+    more = scaling.exchange_bytes(finer, "sharded", batch, processes) - expected
+    assert more == batch / processes * 26 * 3 * 8 * (processes - 1) / processes
+
+
+@pytest.mark.parametrize(("design", "processes"), [*product(scaling.DESIGNS, (2, 64))])
+def test_overlap_hides_no_more_than_there_is_to_hide_behind(design, processes):
+    steps = [
+        scaling.step(scaling.MLPERF, design, RATES, SLOW, 2048, processes, overlap)
+        for overlap in (True, False)
+    ]
+    assert steps[0][:3] == steps[1][:3]
+    hidden = steps[1].transfers - steps[0].transfers
+    assert 0 < hidden <= steps[0].rows + steps[0].embedding + 1e-12
+
+
+def test_a_step_is_the_sum_of_its_parts():
+    """By hand, for two processes of which nothing hides anything."""
+    model, rates, batch = scaling.TINY, RATES, 100
+    place, arrays = 3 * (16 * 4 + 4), (4096, model.dense_size)  # bytes of a row; elements
+    loss, sums = 1e-4 + 16 / 1e8, [2e-4 + size * (4 / 1e8 + 1e-9) for size in arrays]
+    computing = 1e-3 + 50 * 2e-5 + 1e-4  # layers and optimizer
+    applying = 1e-5 + 1e-9 * model.touched(batch)
+    expected = {
+        "gather": 1e-5 + 100 * 3e-6 + 2e-4 + 50 * place / 1e8 + sums[1],
+        "reduce": 1e-4 + 50 * 2e-6 + applying + sum(sums),
+        "sharded": 1e-5 + 50 * 4e-6 + 3e-4 + 25 * 3 * (2 * 16 * 4 + 8) / 1e8 + sums[1],
+    }
+    for design, seconds in expected.items():
+        step = scaling.step(model, design, rates, SLOW, batch, 2, overlap=False)
+        assert step.seconds == pytest.approx(computing + loss + seconds)
+
+
+@pytest.mark.parametrize("design", scaling.DESIGNS)
+def test_no_network_takes_no_time(design):
+    nothing = scaling.Link("none", 0.0, math.inf)
+    rates = replace(RATES, add=LINE(0.0, 0.0))
+    assert scaling.step(scaling.KAGGLE, design, rates, nothing, 2048, 64).transfers == 0
+
+
+def test_reduce_is_faster_from_where_it_is_said_to_be():
+    processes = 8
+    first = GPUS.faster_by_reduce(scaling.KAGGLE, processes)
+    for batch in range(processes, 2 * first, 97 * processes):
+        of = (scaling.KAGGLE, ("gather", "reduce"), batch, processes)
+        gather, reduce = (GPUS.seconds(of[0], way, *of[2:]) for way in of[1])
+        assert (reduce < gather) == (batch >= first)
+
+
+def test_machines_of_gpus_share_what_all_get_and_not_what_one_gets():
+    inside, outside = gpu_link(8), gpu_link(64)
+    assert inside.seconds(0, 450e9) == inside.seconds(0, 450e9, pairs=True) == 1
+    assert outside.seconds(0, 400e9) == 1
+    # 56 of the 63 others send over the network.
+    assert outside.seconds(0, 63 * 50e9, pairs=True) == pytest.approx(56)
+
+
+def test_copies_of_the_array():
+    assert scaling.copies("gather", "sgd") == scaling.copies("sharded", "sgd") == 1
+    assert scaling.copies("reduce", "adagrad") == 3
+    assert scaling.copies("gather", "adagrad", 128) == 1 + 1 / 128
+
+
+def test_lines_are_found_again_and_never_fall_below_nothing():
+    line = LINE(0.25, 0.5)
+    assert LINE.fit((x, line.at(x)) for x in (1, 10, 100)) == pytest.approx(line)
+    assert LINE.fit([(4, 2.0)]) == (0.0, 0.5)
+    assert LINE.fit([(1, 1.0), (2, 4.0)]).fixed == 0
+    assert LINE.fit([(1, 4.0), (2, 1.0)]).each == 0
+
+
+def run(script, *arguments):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PMI_", "HYDRA_"))}
+    command = [sys.executable, str(PERF / f"{script}.py"), *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """The folder of a tiny run, and what it printed."""
+    if find_spec("mpi4py") is None or sys.platform == "win32":
+        pytest.skip("no MPI")
+    folder = tmp_path_factory.mktemp("scaling")
+    options = ["--shape", "tiny", "--rounds", 1, "--threads", 1]
+    files = ["--json", folder / "scaling.json", "--plot", folder / "steps.png"]
+    finished = run("bench_scaling", *options, *files)
+    assert finished.returncode == 0, finished.stderr
+    return folder, finished.stdout
+
+
+def test_settings_are_measured_with_one_and_two_ranks(tiny):
+    folder, output = tiny
+    result = json.loads((folder / "scaling.json").read_text())
+    fields = ("ranks", "batch", "exchange", "overlap")
+    steps = {tuple(s[f] for f in fields): s for s in result["steps"] if s["threads"] == 1}
+    alone = {(1, batch, "", False) for batch in (4, 32)}
+    assert set(steps) == alone | set(
+        product((2,), (8, 32, 64), ("gather", "reduce"), (True, False))
+    )
+    for (ranks, batch, exchange, overlap), step in steps.items():
+        assert step["ms"] > 0
+        if ranks == 2:
+            assert step["bytes"] == scaling.step_bytes(scaling.TINY, exchange, batch, 2)
+            assert step["auto"] == (exchange == "gather")  # of fewer bytes, at these batches
+            assert step["waited_ms"] > 0
+        line = ["tiny", f"{batch:,}", f"{ranks} x 1", exchange + " (auto)" * step["auto"]]
+        assert overlap or f"| {' | '.join(line)} | " in output
+    assert (folder / "steps.png").stat().st_size > 0
+
+
+def test_the_model_reads_what_was_measured_and_draws(tiny, tmp_path):
+    folder, _ = tiny
+    picture = tmp_path / "scaling.png"
+    finished = run("scaling_model", "--json", folder / "scaling.json", "--plot", picture)
+    assert finished.returncode == 0, finished.stderr
+    assert "| tiny | 64 | 2 x 1 | reduce | yes | " in finished.stdout
+    assert "| mlperf | 65,536 rows in all | sharded | " in finished.stdout
+    assert picture.stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--ranks", "1,33"], "they must be in [1, 32]"),
+        (["--ranks", "two"], "give numbers"),
+        (["--threads", "1000000"], "it must be in [1, "),
+        (["--rounds", "0"], "at least 1"),
+    ],
+)
+def test_options_that_cannot_be_met_are_refused(options, message, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["bench_scaling.py", "--shape", "tiny", *options])
+    with pytest.raises(SystemExit, match="2"):
+        bench_scaling.parse()
+    assert message in capsys.readouterr().err
+
+
+def test_ranks_that_fail_are_reported():
+    finished = run("bench_scaling", "--shape", "tiny", "--rounds", 1, "--mpiexec", sys.executable)
+    assert finished.returncode == 1
+    assert "tiny with 2 ranks failed" in finished.stderr
