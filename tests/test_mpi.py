@@ -214,7 +214,7 @@ def test_rank_0_alone_speaks(unstopped):
     run, job = unstopped
     lines = job.output.splitlines()
     assert job.errors == ""
-    assert sum(line.startswith("exchange ") and " brings " in line for line in lines) == 1
+    assert len(re.findall(r"(?m)^2 processes of \d+ threads?: \w+ brings ", job.output)) == 1
     for step in (4, 8, 12, 16):
         assert sum(line.startswith(f"step {step}: validation AUC ") for line in lines) == 1
     assert sum(line.startswith("test rows 250, AUC ") for line in lines) == 1

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numba
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -121,12 +122,13 @@ class TrainingLines(Watcher):
     Parameters
     ----------
     batch_size : rows per step, to tell rows rather than steps.
+    processes : how many train together.
     """
 
     seconds = 10.0  # between lines
 
-    def __init__(self, batch_size: int):
-        self._batch_size = batch_size
+    def __init__(self, batch_size: int, processes: int):
+        self._batch_size, self._processes = batch_size, processes
         self._steps, self._told_step = 0, -1
         self._told = 0.0
 
@@ -135,8 +137,10 @@ class TrainingLines(Watcher):
         self._steps = steps
 
     def exchanging(self, plan: Plan) -> None:
-        """Tell what it will take."""
-        console.print(str(plan))
+        """Tell who trains, and what they bring each other."""
+        threads = numba.get_num_threads()
+        unit = "thread" if threads == 1 else "threads"
+        console.print(f"{self._processes} processes of {threads} {unit}: {plan}")
 
     def step(self, step: int, loss: float) -> None:
         """Tell where the run is, if some time has passed."""

@@ -238,7 +238,7 @@ def _shown(progress: Any, config: TrainingConfig, group: Group) -> Watcher:
     """What a person sees of the run: lines where a launcher passes the output on."""
     assert config.batch_size is not None
     if group.size > 1:
-        return TrainingLines(config.batch_size)
+        return TrainingLines(config.batch_size, group.size)
     return TrainingBar(progress, config.embedding, config.batch_size)
 
 

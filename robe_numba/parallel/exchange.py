@@ -136,9 +136,10 @@ class Plan:
             for name, count in self.choices.items()
             if name != self.exchange
         ]
+        chosen, dense = self.choices[self.exchange] / 1e6, self.dense / 1e6
         return (
-            f"exchange {self.exchange} brings {self.choices[self.exchange] / 1e6:,.2f} MB per step "
-            f"to each ({', '.join(others)}), the dense part {self.dense / 1e6:,.2f} MB"
+            f"{self.exchange} brings {chosen:,.2f} MB of the embedding's gradient to each per step "
+            f"({', '.join(others)}), the dense part {dense:,.2f} MB"
         )
 
 
