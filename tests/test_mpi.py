@@ -113,7 +113,8 @@ def test_rows_are_shared_out_as_gradients_are(count, size, data):
 
 
 OPTIONS = ("--compression", "20", "--batch-size", "256", "--epochs", "2", "--evaluations", "2",
-           "--bottom", "32", "--top", "32", "--checkpoint-minutes", "0")  # fmt: skip
+           "--bottom", "32", "--top", "32", "--checkpoint-minutes", "0",
+           "--log", "mlperf")  # fmt: skip
 
 # `robe` with something that happens as a step begins: at which, what, and the command line.
 CHILD = """
@@ -122,7 +123,9 @@ from robe_numba.parallel.supervisor import launched, supervise_if_launched
 supervise_if_launched()
 import data_tools.split
 from robe_numba.cli import main, train
+from robe_numba.dlrm import DLRM
 from robe_numba.parallel.data_parallel import DataParallel
+from robe_numba.training.learner import Learner
 
 at, deed, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 del sys.argv[1:4]
@@ -164,6 +167,28 @@ def interrupted():
     train.write_report = late
     open(os.path.join(folder, f"ready {rank}"), "w").close()
     assert pressed.wait(100)
+
+
+def apart():
+    # One fails before it sends anything, the other when it has begun to.
+    def fail(*_, **__):
+        raise OSError("a fault in the middle of a step")
+
+    if rank == 1:
+        raise OSError("a fault before a step")
+    DLRM.backpropagate = fail
+
+
+def tested():
+    # The test of one rank does not end.
+    test = Learner.test
+
+    def slow(learner):
+        open(os.path.join(folder, f"ready {rank}"), "w").close()
+        time.sleep(1000 if rank == 1 else 0)
+        test(learner)
+
+    Learner.test = slow
 
 
 def counted(*arguments):
@@ -215,6 +240,7 @@ def test_rank_0_alone_speaks(unstopped):
     lines = job.output.splitlines()
     assert job.errors == ""
     assert len(re.findall(r"(?m)^2 processes of \d+ threads?: \w+ brings ", job.output)) == 1
+    assert '"2 x cpu"' in (run.path / "mlperf.log").read_text()
     for step in (4, 8, 12, 16):
         assert sum(line.startswith(f"step {step}: validation AUC ") for line in lines) == 1
     assert sum(line.startswith("test rows 250, AUC ") for line in lines) == 1
@@ -254,6 +280,7 @@ def test_a_killed_rank_ends_all_and_others_go_on(unstopped, dataset, tmp_path):
 
 
 FAILURES = {
+    "apart": (6, {0: "a fault in the middle of a step", 1: "a fault before a step"}),
     "fail": (6, {1: "the disk of this machine is gone"}),
     "unreadable": (3, {0: "rank 1 sent 0 rows of window 0", 1: "shard 7 cannot be read"}),
 }
@@ -293,6 +320,16 @@ def test_ctrl_c_leaves_a_run_that_goes_on_to_the_same_bytes(unstopped, dataset, 
         expected.path / "model.safetensors"
     ).read_bytes()
     assert records(RunFolder(run)) == records(expected)
+
+
+def test_ctrl_c_ends_what_the_ranks_have_not_agreed_on(dataset, tmp_path):
+    """As during the test, in which they meet at the end alone."""
+    run = tmp_path / "run"
+    job = start_child(2, tmp_path, 1, "tested", "train", dataset.path, "-o", run, *OPTIONS)
+    job.wait_for(lambda: len(list(tmp_path.glob("ready *"))) == 2)
+    job.interrupt()
+    assert job.end(60) != 0
+    assert "error: rank 1 of 2" in str(job)
 
 
 @pytest.mark.parametrize(

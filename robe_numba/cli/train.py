@@ -1,5 +1,6 @@
 """`robe train`."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -177,6 +178,7 @@ def train(
     group: Group = context.obj or Alone()
     given = {name: value for name, value in settings.items() if _was_given(context, name)}
     config = group.at_root(lambda: _settings(output, resume, settings, given))
+    config = replace(config, ranks=group.size)
     dataset = Dataset(data)
     try:
         with bar() as progress:

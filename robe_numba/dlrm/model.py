@@ -209,10 +209,7 @@ class DLRM:
         TypeError, ValueError : shapes, dtypes or labels do not fit; nothing was updated.
         """
         # All before the first update, so that an error leaves everything as it was.
-        lr = check_scalar("lr", lr, 0)
-        embedding_lr = lr if embedding_lr is None else check_scalar("embedding_lr", embedding_lr, 0)
-        if clip_norm is not None:
-            clip_norm = check_scalar("clip_norm", clip_norm, 0)
+        lr, embedding_lr, clip_norm = check_rates(lr, embedding_lr, clip_norm)
         loss, flat, grad_out, context = self.backpropagate(dense, indices, labels)
         if self.device == "cpu" and not math.isfinite(loss):
             return loss
@@ -320,7 +317,7 @@ class DLRM:
 
         Returns
         -------
-        gradients, in memory that the next call overwrites
+        gradients, in memory that the next call of this thread overwrites
 
         Raises
         ------
@@ -346,6 +343,15 @@ class DLRM:
         losses = self._place.run(learn, len(parts))
         total = self._gradients.total(len(parts))
         return Gradients(sum(losses), total, grad_embeddings, context)
+
+
+def check_rates(
+    lr: float, embedding_lr: float | None, clip_norm: float | None
+) -> tuple[float, float, float | None]:
+    """Require what `DLRM.train_step` takes; the embedding's rate is `lr` if it has none."""
+    lr = check_scalar("lr", lr, 0)
+    embedding_lr = lr if embedding_lr is None else check_scalar("embedding_lr", embedding_lr, 0)
+    return lr, embedding_lr, None if clip_norm is None else check_scalar("clip_norm", clip_norm, 0)
 
 
 def _prefixed(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -11,7 +11,10 @@ Awaited = TypeVar("Awaited", covariant=True)
 
 
 def share_of(count: int, rank: int, size: int) -> range:
-    """Which of `count` things are the share of a rank: as many for each, but for one."""
+    """Which of `count` things are the share of a rank: as many for each, but for one.
+
+    `data_tools.share_of` is the same of rows; the packages do not know each other.
+    """
     return range(rank * count // size, (rank + 1) * count // size)
 
 
@@ -64,8 +67,8 @@ class Done(Generic[Result]):
 class Carrier(ABC):
     """Carries arrays of one device between processes, which all call the same in the same order.
 
-    Sums are taken in the order of ranks by one process for each element, so all have the same
-    bits, and have them again in another run of as many processes.
+    Each element of a sum is added up by one process, in the order of ranks (by NCCL in its own), so
+    all have the same bits, and have them again in another run of as many processes.
 
     Attributes
     ----------
@@ -97,6 +100,11 @@ class Carrier(ABC):
     @abstractmethod
     def add_numbers(self, numbers: Sequence[Any]) -> list[Any]:
         """Sums of the numbers that each process gives, in float64; on a GPU of arrays () there."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether no transfer is under way that this process would wait for at its end."""
+        return True
 
     def wait(self, pending: Pending[Result]) -> Result:
         """What a transfer gives, with the time of waiting for it counted."""

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from robe_numba.checks import check_scalar
 from robe_numba.dlrm import DLRM
+from robe_numba.dlrm.model import check_rates
 from robe_numba.dlrm.placement import placement
 from robe_numba.parallel.carrier import Carrier, Done, Pending, Traffic, share_of
 from robe_numba.parallel.exchange import AUTO, EXCHANGES, Exchange, Plan, check_exchange
@@ -118,10 +118,7 @@ class DataParallel:
                 f"rank {self._group.rank} was given {len(labels)} rows; its share of {rows} are "
                 f"{len(share)}"
             )
-        lr = check_scalar("lr", lr, 0)
-        embedding_lr = lr if embedding_lr is None else check_scalar("embedding_lr", embedding_lr, 0)
-        if clip_norm is not None:
-            clip_norm = check_scalar("clip_norm", clip_norm, 0)
+        lr, embedding_lr, clip_norm = check_rates(lr, embedding_lr, clip_norm)
 
         model, (carrier, exchange) = self.model, self._shared
         exchange.begin(indices, rows)
@@ -138,8 +135,8 @@ class DataParallel:
         if clip_norm is not None:
             squares += self._place.squares((flat,))
             self._place.clip((flat, grad_out), squares, clip_norm)
-        # The dense gradient travels while the embedding is updated, and before, if the exchange has
-        # something to compute first. Only then may it delay what the exchange sends.
+        # The dense gradient travels while the embedding is updated. An exchange that computes first
+        # leaves time for it before that; one that sends at once goes first.
         summed: Pending[Any] = Done(flat)
         if clip_norm is None and exchange.computes:
             summed = carrier.start(carrier.add_up, flat)

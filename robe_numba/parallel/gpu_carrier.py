@@ -1,27 +1,40 @@
-"""Gradients on GPUs: carried by NCCL, or by an MPI that reads and writes the memory of GPUs."""
+"""Gradients on GPUs: carried by NCCL, by an MPI that takes arrays there, or by way of the host."""
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
+from mpi4py import MPI
 
 from robe_numba.ops.devices import gpu_module
-from robe_numba.parallel.carrier import Carrier, Done, Pending, Traffic, share_of
-from robe_numba.parallel.mpi import MPICarrier
+from robe_numba.parallel.carrier import Carrier, Pending, Traffic, share_of
+from robe_numba.parallel.mpi import HostCarrier, MPICarrier
 
 Result = TypeVar("Result")
 
+# By what Open MPI, Cray's MPICH and MVAPICH are told to take arrays on GPUs. An MPI cannot be asked
+# whether it does, and one that does not ends the process.
+CUDA_AWARE = ("OMPI_MCA_opal_cuda_support", "MPICH_GPU_SUPPORT_ENABLED", "MV2_USE_CUDA")
+
 
 def gpu_carrier(communicator: Any) -> Carrier:
-    """NCCL's where CuPy has it in all processes, else MPI's own."""
+    """NCCL's where CuPy has it in all processes; else MPI's own if the environment says that MPI
+    takes arrays on GPUs; else one by way of the host.
+    """
     device = gpu_module("device")
     xp = device.array_library()
-    if communicator.allreduce(int(_has_nccl(xp, device.SIMULATED))) < communicator.size:
-        return GPUMemoryCarrier(communicator, xp)
-    from cupyx.distributed import NCCLBackend
+    # CuPy connects NCCL among all of MPI's processes.
+    whole_world = communicator.size == MPI.COMM_WORLD.size
+    if communicator.allreduce(int(whole_world and _has_nccl(xp, device.SIMULATED)), MPI.MIN):
+        from cupyx.distributed import NCCLBackend
 
-    backend = NCCLBackend(communicator.size, communicator.rank, use_mpi=True)
-    return NCCLCarrier(backend, communicator.rank, communicator.size, xp)
+        backend = NCCLBackend(communicator.size, communicator.rank, use_mpi=True)
+        return NCCLCarrier(backend, communicator.rank, communicator.size, xp)
+    aware = any(os.environ.get(name, "").lower() in ("1", "true") for name in CUDA_AWARE)
+    if communicator.allreduce(int(aware), MPI.MIN):
+        return GPUMemoryCarrier(communicator, xp)
+    return StagedCarrier(communicator, xp)
 
 
 def _has_nccl(xp: Any, simulated: bool) -> bool:
@@ -34,6 +47,34 @@ def _has_nccl(xp: Any, simulated: bool) -> bool:
     return bool(nccl.available)
 
 
+class StagedCarrier(HostCarrier):
+    """CuPy arrays, carried as copies on the host: slow, and right with any MPI."""
+
+    def __init__(self, communicator: Any, xp: Any):
+        super().__init__(communicator, overlap=False)
+        self._xp = xp
+
+    def gather(self, rows: Any, count: int) -> Any:
+        """See `Carrier.gather`."""
+        return self._put(super().gather(rows.get(), count))
+
+    def add_up(self, array: Any) -> Any:
+        """See `Carrier.add_up`."""
+        array[...] = self._put(super().add_up(array.get()))
+        return array
+
+    def add_numbers(self, numbers: Sequence[Any]) -> list[Any]:
+        """See `Carrier.add_numbers`."""
+        return list(self._put(np.array(super().add_numbers([float(n) for n in numbers]))))
+
+    def _add_rows(self, rows: np.ndarray, total: np.ndarray) -> None:
+        MPICarrier._add_rows(self, rows, total)  # a simulated GPU has no kernels on the host
+
+    def _put(self, array: np.ndarray) -> Any:
+        """A copy on the GPU, there when this returns: the host's memory is used again."""
+        return self._xp.asarray(array, blocking=True)
+
+
 class GPUMemoryCarrier(MPICarrier):
     """CuPy arrays, given to MPI as they are; it must be one that is aware of CUDA.
 
@@ -44,24 +85,12 @@ class GPUMemoryCarrier(MPICarrier):
         super().__init__(communicator)
         self._xp = xp
 
-    def start(self, transfer: Callable[..., Result], *arguments: Any) -> Pending[Result]:
-        """See `Carrier.start`."""
-        before = self.traffic.seconds
-        done = Done(self.timed(transfer, *arguments))
-        self.traffic.waited += self.traffic.seconds - before
-        return done
-
     def add_numbers(self, numbers: Sequence[Any]) -> list[Any]:
         """See `Carrier.add_numbers`."""
         return list(self.add_up(_stacked(self._xp, numbers)))
 
     def _room(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> Any:
         return self._xp.empty(shape, dtype)
-
-    def _add_rows(self, rows: Any, total: Any) -> None:
-        total[...] = rows[0]
-        for row in rows[1:]:
-            total += row
 
     def _settle(self) -> None:
         gpu_module("device").wait()

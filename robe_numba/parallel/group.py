@@ -5,6 +5,7 @@ all of them, in the same order.
 """
 
 import os
+import pickle
 import platform
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -87,11 +88,20 @@ class Group(ABC):
             except Exception as error:  # raised below, by all
                 if self.size == 1:
                     raise
-                outcome = None, error
+                outcome = None, _portable(error)
         result, raised = self.share(outcome)
         if raised is not None:
             raise raised
         return result
+
+
+def _portable(error: Exception) -> Exception:
+    """The error, or what it says where other processes could not make it again."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 class Alone(Group):

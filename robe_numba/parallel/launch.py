@@ -76,16 +76,22 @@ def processes() -> Iterator[Group]:
 
 def _fail(group: "MPIGroup", error: BaseException) -> None:
     """Leave an error to rank 0 if all have it; else say who has which, and end all."""
-    name = f"rank {group.rank} of {group.size} ({this_process()})"
-    reasons = group.failures(f"{type(error).__name__}: {error}", ALIKE_SECONDS)
-    if reasons is not None and len(set(reasons)) == 1:
+    heard = group.failures(f"{type(error).__name__}: {error}", ALIKE_SECONDS)
+    alike = heard is not None and len({reason for reason, _ in heard}) == 1
+    # A transfer that others will not take part in could not be waited for at the end.
+    idle = heard is not None and all(idle for _, idle in heard)
+    if alike and idle:
         if group.is_root:
             return
         sys.exit(error.code if isinstance(error, SystemExit) else 1)
-    sys.stderr.write(f"error: {name}: {_reason(error)}\n")
-    sys.stderr.flush()
-    if reasons is not None:
-        sys.exit(1)
+    if group.is_root or not alike:
+        name = f"rank {group.rank} of {group.size} ({this_process()})"
+        sys.stderr.write(f"error: {name}: {_reason(error)}\n")
+        sys.stderr.flush()
+    if heard is not None:
+        group.failures("", ALIKE_SECONDS)  # all have written
+        if idle:
+            sys.exit(1)
     group.abort()
 
 

@@ -5,7 +5,7 @@ import os
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numba
@@ -41,10 +41,10 @@ class MPIGroup(Group):
                 "mpi4py.rc.thread_level as it is"
             )
         self._all = MPI.COMM_WORLD if communicator is None else communicator
-        self._control, rows, self._gradients, self._failures = (self._all.Dup() for _ in range(4))
+        self._control, rows, self._failures = (self._all.Dup() for _ in range(3))
         self.peers = _Peers(rows)
         self.rank, self.size = self._control.rank, self._control.size
-        self._overlap = overlap
+        self._overlap, self._carriers = overlap, list[Carrier]()
         self._node = self._control.Split_type(MPI.COMM_TYPE_SHARED)
         self.threads, self.local_rank = self._fair_threads(), self._node.rank
 
@@ -89,17 +89,23 @@ class MPIGroup(Group):
         if device == "cuda":
             from robe_numba.parallel.gpu_carrier import gpu_carrier
 
-            return gpu_carrier(self._gradients)
-        return HostCarrier(self._gradients, self._overlap)
+            carrier = gpu_carrier(self._all.Dup())
+        else:
+            carrier = HostCarrier(self._all.Dup(), self._overlap)
+        self._carriers.append(carrier)
+        return carrier
 
-    def failures(self, reason: str, seconds: float) -> list[str] | None:
-        """Why each process failed, by rank; None if not all come here within so many seconds."""
+    def failures(self, reason: str, seconds: float) -> list[tuple[str, bool]] | None:
+        """Why each process failed and whether it has no transfer under way, by rank; None if not
+        all come here within so many seconds.
+        """
         request, until = self._failures.Ibarrier(), time.monotonic() + seconds
         while not request.Test():
             if time.monotonic() > until:
                 return None
             time.sleep(0.01)
-        return list(self._failures.allgather(reason))
+        idle = all(carrier.idle for carrier in self._carriers)
+        return list(self._failures.allgather((reason, idle)))
 
     def abort(self) -> None:
         """End all processes at once, this one too."""
@@ -151,14 +157,23 @@ class MPICarrier(Carrier):
     def _room(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> Any:
         """An array of any content, until the next of that name."""
 
-    @abstractmethod
     def _add_rows(self, rows: Any, total: Any) -> None:
         """total (n,) = the sum of rows (size, n), row 0 first."""
+        total[...] = rows[0]
+        for row in rows[1:]:
+            total += row
 
     def _settle(self) -> None:
         """What was asked for is in memory when this returns."""
 
-    def timed(self, transfer: Callable[..., Result], *arguments: Any) -> Result:
+    def start(self, transfer: Callable[..., Result], *arguments: Any) -> Pending[Result]:
+        """See `Carrier.start`: it is over when it has begun."""
+        before = self.traffic.seconds
+        done = Done(self._timed(transfer, *arguments))
+        self.traffic.waited += self.traffic.seconds - before
+        return done
+
+    def _timed(self, transfer: Callable[..., Result], *arguments: Any) -> Result:
         """What a transfer gives, with its time counted."""
         begun = time.perf_counter()
         result = transfer(*arguments)
@@ -204,6 +219,8 @@ class HostCarrier(MPICarrier):
     def __init__(self, communicator: Any, overlap: bool = True):
         super().__init__(communicator)
         self._thread: ThreadPoolExecutor | None = None
+        self._last: Future[Any] = Future()  # of the transfers, which follow one another
+        self._last.set_result(None)
         if overlap:
             # Its sums are taken by itself alone: the other threads have work of their own.
             self._thread = ThreadPoolExecutor(
@@ -212,12 +229,15 @@ class HostCarrier(MPICarrier):
 
     def start(self, transfer: Callable[..., Result], *arguments: Any) -> Pending[Result]:
         """See `Carrier.start`."""
-        if self._thread is not None:
-            return self._thread.submit(self.timed, transfer, *arguments)
-        before = self.traffic.seconds
-        done = Done(self.timed(transfer, *arguments))
-        self.traffic.waited += self.traffic.seconds - before
-        return done
+        if self._thread is None:
+            return super().start(transfer, *arguments)
+        self._last = self._thread.submit(self._timed, transfer, *arguments)
+        return self._last
+
+    @property
+    def idle(self) -> bool:
+        """See `Carrier.idle`."""
+        return self._last.done()
 
     def add_numbers(self, numbers: Sequence[Any]) -> list[Any]:
         """See `Carrier.add_numbers`."""

@@ -8,7 +8,7 @@ from robe_numba.training.building import build_model, table_rows, training_vocab
 from robe_numba.training.checkpoints import CheckpointError
 from robe_numba.training.config import TrainingConfig
 from robe_numba.training.learner import TrainingError
-from robe_numba.training.loop import TrainingInterrupted, computing, train
+from robe_numba.training.loop import TrainingInterrupted, check_alike, computing, train
 from robe_numba.training.report import write_report
 from robe_numba.training.run_folder import RunFolder
 from robe_numba.training.scoring import evaluate, predict, score
@@ -23,6 +23,7 @@ __all__ = [
     "Watcher",
     "Watchers",
     "build_model",
+    "check_alike",
     "computing",
     "evaluate",
     "predict",

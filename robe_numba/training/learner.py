@@ -23,6 +23,10 @@ GO_ON, CHECKPOINT, STOP = range(3)  # what the processes agree on between two st
 REPEATED_SECONDS = 60.0  # of steps at the end that may be lost to a kill while the test is scored
 
 
+class AgreedStop(KeyboardInterrupt):
+    """Ctrl-C, at which all processes stop between the same two steps."""
+
+
 class TrainingError(RuntimeError):
     """Training cannot go on; the message says where it stopped and why."""
 
@@ -122,10 +126,10 @@ class Learner:
         if mine == GO_ON and self.group.is_root and self._is_due(after):
             mine = CHECKPOINT
         agreed = self.group.highest(mine)
-        if agreed == CHECKPOINT or (agreed == STOP and self._is_due(0)):
+        if agreed == CHECKPOINT or (agreed == STOP and self.group.share(self._is_due(0))):
             self._write_checkpoint()
         if agreed == STOP:
-            raise KeyboardInterrupt
+            raise AgreedStop
 
     def _is_due(self, after: float | None) -> bool:
         """Whether the last checkpoint is so many seconds and a step ago."""
@@ -245,12 +249,7 @@ class Learner:
 
     def test(self) -> None:
         """Score the test rows with the weights that were kept."""
-        loaded: list[DLRM] = []
-        self.group.at_root(
-            lambda: loaded.append(self.run.load_model(self.threads, self.config.device))
-        )
-        model = loaded[0] if loaded else self.model  # any of its shape, to get rank 0's weights
-        self.group.spread(list(model.parameters().values()))
+        model = self.run.load_model(self.threads, self.config.device, self.group)
         try:
             result = evaluate(model, self._part("test"), self.watcher.scoring, self.group)
         except FloatingPointError as error:

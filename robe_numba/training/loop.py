@@ -22,7 +22,7 @@ from robe_numba.training.checkpoints import Standing
 from robe_numba.training.config import TrainingConfig
 from robe_numba.training.files import alone_in, remove_temporary
 from robe_numba.training.interrupts import deferred_interrupt
-from robe_numba.training.learner import Learner
+from robe_numba.training.learner import AgreedStop, Learner
 from robe_numba.training.run_folder import RunFolder, dataset_facts
 from robe_numba.training.watching import Watcher
 
@@ -128,7 +128,7 @@ def train(
     config = replace(config.resolved(), ranks=group.size)
     watcher = watcher or Watcher()
     split = _training_rows(dataset, config)
-    _check_alike(group, dataset, config)
+    check_alike(group, dataset, config)
     assert config.batch_size is not None
     check_batch_size(config.batch_size, group.size)
     resumed = group.at_root(lambda: _standing_run(output, dataset, config, overwrite, resume))
@@ -155,7 +155,9 @@ def train(
                     learner.learn(split, check_interrupt)
                 status = "success"
                 learner.test()
-            except KeyboardInterrupt:
+            except KeyboardInterrupt as error:
+                if group.size > 1 and not isinstance(error, AgreedStop):
+                    raise  # the others do not know of it
                 group.at_root(lambda: None if run.has_model else run.save_model(model))
                 raise TrainingInterrupted(run) from None
             finally:
@@ -164,19 +166,25 @@ def train(
     return run
 
 
-def _check_alike(group: Group, dataset: Dataset, config: TrainingConfig) -> None:
-    """Require that all processes were asked for the same."""
+def check_alike(group: Group, dataset: Dataset, config: TrainingConfig | None = None) -> None:
+    """Require that all processes were asked for the same, and have the same software.
+
+    Raises
+    ------
+    ValueError : in all processes; the message names those that differ, and in what.
+    """
     facts = {
-        "version": __version__,
-        "settings": config.to_dict(),
+        "versions": [__version__, np.__version__],  # NumPy's: all draw the same permutations
+        "settings": None if config is None else config.to_dict(),
         "dataset": dataset_facts(dataset),
     }
     contents = {name: json.dumps(f, sort_keys=True).encode() for name, f in facts.items()}
     wrong = different(group, contents)
     if wrong:
         raise ValueError(
-            f"the processes must have the same version of robe_numba, settings and dataset. Others "
-            f"than the rest: {'; '.join(wrong)}. Start all alike, with data that all see"
+            f"the processes must have the same versions of robe_numba and NumPy, settings and "
+            f"dataset. Others than the rest: {'; '.join(wrong)}. Start all alike, with data that "
+            f"all see"
         )
 
 

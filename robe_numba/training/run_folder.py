@@ -15,12 +15,14 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from data_tools import Dataset
 from robe_numba.dlrm import DLRM, DLRMConfig, embedding_from
 from robe_numba.dlrm.placement import fetched
+from robe_numba.parallel.group import Alone, Group
 from robe_numba.training import mlperf_log, tensorboard
 from robe_numba.training.checkpoints import Checkpoints
 from robe_numba.training.config import TrainingConfig
@@ -263,30 +265,54 @@ class RunFolder:
         """Whether there are weights to score with."""
         return self.model_path.is_file()
 
-    def load_model(self, threads: int | None = None, device: str = "cpu") -> DLRM:
+    def load_model(
+        self, threads: int | None = None, device: str = "cpu", group: Group | None = None
+    ) -> DLRM:
         """The model of the run, ready to score on a device; without optimizer state.
+
+        Of a group all processes get the model, which that of rank 0 reads.
 
         Raises
         ------
         FileNotFoundError : the run has no weights yet.
         ValueError : the weights are damaged or of another model.
         """
-        path = self.path / MODEL
-        if not self.has_model:
-            raise FileNotFoundError(f"{path} is missing: the run stopped before it was saved")
+        arrays: dict[str, np.ndarray] = {}
+        group = group or Alone()
+
+        def read() -> dict[str, tuple[tuple[int, ...], str]]:
+            arrays.update(self._read_weights())
+            return {name: (array.shape, array.dtype.str) for name, array in arrays.items()}
+
+        forms = group.at_root(read)
+        if not group.is_root:
+            arrays = {name: np.empty(*form) for name, form in forms.items()}
+        group.spread([arrays[name] for name in forms])
         try:
-            arrays = load_file(path)
             inner = {n.removeprefix(PREFIX): a for n, a in arrays.items() if n.startswith(PREFIX)}
             without_sums = {"optimizer": "sgd", "state_block": 1}
             embedding = embedding_from({**self.config["embedding"], **without_sums}, inner)
             shape = DLRMConfig.from_dict(self.config["model"])
             model = DLRM(shape, embedding.to(device), threads=threads)
             model.load(arrays)
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{path} does not hold the model of {CONFIG} ({error}); train again"
-            ) from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._unusable(error) from error
         return model
+
+    def _read_weights(self) -> dict[str, np.ndarray]:
+        if not self.has_model:
+            raise FileNotFoundError(
+                f"{self.model_path} is missing: the run stopped before it was saved"
+            )
+        try:
+            return load_file(self.model_path)
+        except SafetensorError as error:
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: Exception) -> ValueError:
+        return ValueError(
+            f"{self.model_path} does not hold the model of {CONFIG} ({error}); train again"
+        )
 
     def check_dataset(self, dataset: Dataset) -> None:
         """Require data that was prepared as the training data was.

@@ -12,7 +12,7 @@ from robe_numba.gpu import simulated
 from robe_numba.parallel import gpu_carrier
 from robe_numba.parallel.carrier import share_of
 from robe_numba.parallel.data_parallel import DataParallel
-from robe_numba.parallel.gpu_carrier import GPUMemoryCarrier, NCCLCarrier
+from robe_numba.parallel.gpu_carrier import GPUMemoryCarrier, NCCLCarrier, StagedCarrier
 from tests.gpu.conftest import to_cpu, to_gpu, wrap_around_quietly
 from tests.mpi.models import arrays_of, assert_close, assert_replicas, bits, model_of, share
 from tests.test_dlrm_model import batch_of
@@ -96,6 +96,8 @@ def carriers(group, monkeypatch):
         with Stream(non_blocking=True), pytest.MonkeyPatch.context() as patch:
             if name == "nccl":
                 patch.setattr(gpu_carrier, "gpu_carrier", nccl)
+            if name == "mpi":
+                patch.setenv(gpu_carrier.CUDA_AWARE[0], "true")
             yield
 
     return chosen
@@ -106,8 +108,10 @@ def model_on_gpu(kind, optimizer="adagrad", dtype=np.float64):
     return DLRM(host.config, host.embedding.to("cuda"), dtype=dtype, optimizer=optimizer)
 
 
-def test_mpi_carries_where_there_is_no_nccl(group):
-    assert isinstance(group.carrier("cuda"), GPUMemoryCarrier)
+def test_the_host_carries_unless_mpi_is_said_to_take_gpu_arrays(group, carriers):
+    for name, kind in (("staged", StagedCarrier), ("mpi", GPUMemoryCarrier)):
+        with carriers(name):
+            assert type(group.carrier("cuda")) is kind
 
 
 @pytest.mark.parametrize(
@@ -115,7 +119,7 @@ def test_mpi_carries_where_there_is_no_nccl(group):
     [
         ("robe", "gather", "mpi", None),
         ("robe", "reduce", "nccl", 0.05),
-        ("full", "reduce", "mpi", 0.05),
+        ("full", "reduce", "staged", 0.05),
         ("qr", "gather", "nccl", None),
     ],
 )
@@ -146,7 +150,7 @@ def test_the_same_bits_again(group):
     assert results[0] == results[1]
 
 
-@pytest.mark.parametrize("name", ["mpi", "nccl"])
+@pytest.mark.parametrize("name", ["mpi", "nccl", "staged"])
 @pytest.mark.parametrize("count", [1, 2, 5, 6, 7])
 @pytest.mark.parametrize(("width", "dtype"), [((), "u4"), ((3,), "u8"), ((3, 2), "f4")])
 def test_rows_are_gathered_in_the_order_of_ranks(group, carriers, name, count, width, dtype):
@@ -168,7 +172,7 @@ def test_rows_are_gathered_in_the_order_of_ranks(group, carriers, name, count, w
         assert carrier.traffic.bytes == (count - len(mine)) * row_bytes
 
 
-@pytest.mark.parametrize("name", ["mpi", "nccl"])
+@pytest.mark.parametrize("name", ["mpi", "nccl", "staged"])
 @pytest.mark.parametrize("shape", [(1,), (5,), (4, 3)])
 def test_sums_are_those_of_all_in_place(group, carriers, name, shape):
     with carriers(name):
@@ -183,7 +187,7 @@ def test_sums_are_those_of_all_in_place(group, carriers, name, shape):
     assert carrier.traffic.bytes == carrier.sum_bytes(array.size, 4)
 
 
-@pytest.mark.parametrize("name", ["mpi", "nccl"])
+@pytest.mark.parametrize("name", ["mpi", "nccl", "staged"])
 def test_numbers_of_the_host_and_of_the_gpu_are_added(group, carriers, name):
     with carriers(name):
         carrier = group.carrier("cuda")

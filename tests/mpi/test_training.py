@@ -367,7 +367,7 @@ def other_dataset(group, shared_folder):
     return Dataset(path)
 
 
-@pytest.mark.parametrize("what", ["dataset", "settings", "version"])
+@pytest.mark.parametrize("what", ["dataset", "settings", "versions"])
 def test_ranks_that_were_asked_for_another_thing_are_named(
     group, dataset, other_dataset, folder, monkeypatch, what
 ):
@@ -377,9 +377,9 @@ def test_ranks_that_were_asked_for_another_thing_are_named(
         data = other_dataset
     if group.rank == odd and what == "settings":
         config = replace(CONFIG, lr=0.03)
-    if group.rank == odd and what == "version":
+    if group.rank == odd and what == "versions":
         monkeypatch.setattr(loop, "__version__", "0.0")
-    with pytest.raises(ValueError, match="must have the same version") as error:
+    with pytest.raises(ValueError, match="must have the same versions") as error:
         train(data, config, folder / "run", group=group)
     pid = group.collect(os.getpid())[odd]
     assert re.findall(r"rank (\d+) \(process (\d+) on [^)]*\): (\w+)", str(error.value)) == [
@@ -442,6 +442,26 @@ def test_steps_run_on_the_threads_that_were_asked_for(
 
     monkeypatch.setattr(DataParallel, "train_step", noted)
     monkeypatch.setattr(group, "threads", 1)
+    numba.set_num_threads(2)  # to be left for its own share
     config = replace(CONFIG, batch_size=1000)
     train(dataset, config, folder / "run", group=group, threads=threads)
     assert seen == [(expected, expected)] * 2
+
+
+def test_rank_0_alone_reads_the_model_that_all_score_with(group, dataset, folder):
+    config = replace(CONFIG, embedding="full", compression=None)
+    run = train(dataset, config, folder / "run", group=group)
+    if not group.is_root:
+        run.path = folder / "there is none"
+    model = run.load_model(1, "cpu", group)
+    result = evaluate(model, dataset.split("test"), group=group)
+    if group.is_root:
+        assert result == run.metrics()[-1]["test"]
+        alone = run.load_model(1)
+        assert {n: a.tobytes() for n, a in model.parameters().items()} == {
+            n: a.tobytes() for n, a in alone.parameters().items()
+        }
+        (run.path / "model.safetensors").write_bytes(b"damaged")
+    group.collect(None)
+    with pytest.raises(ValueError, match=r"does not hold the model of config\.json"):
+        run.load_model(1, "cpu", group)
