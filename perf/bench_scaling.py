@@ -150,14 +150,16 @@ def start(task: Task, mpiexec: str) -> Results:
 def main() -> None:
     """Measure and print."""
     options = parse()
+    if options.json:  # now: afterwards it would be too late to learn that it cannot be
+        options.json.parent.mkdir(parents=True, exist_ok=True)
     results = measure(options)
     steps, phases = results.steps, results.phases
-    if options.json:
-        content = {"bench": "scaling", **asdict(results)}
-        options.json.write_text(json.dumps(content, indent=1) + "\n")
     print(f"\n{results.about}\n\n{steps_table(steps)}\n\n{parts_table(steps, phases)}")
     if results.transfers:
         print(f"\n{transfers_table(results.transfers)}")
+    if options.json:
+        content = {"bench": "scaling", **asdict(results)}
+        options.json.write_text(json.dumps(content, indent=1) + "\n")
     if options.plot:
         import pictures  # needs matplotlib
         import scaling_pictures

@@ -148,7 +148,8 @@ def train(
     report.html, and curves for TensorBoard where that is installed. Killed or stopped with Ctrl-C,
     it goes on with --resume from its last checkpoint, to the same bytes; settings that are left
     out are then those of the run. With mpiexec -n 8 before it eight processes train together, on
-    one machine or several; batch sizes are of all together.
+    one machine or several; batch sizes are of all together, and another number of processes gives
+    the same but for rounding.
 
     Examples:
 

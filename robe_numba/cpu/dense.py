@@ -1,6 +1,6 @@
 """An optimizer's step by the gradient of a whole array, each element of which is read once.
 
-Workers share the array out. What has no gradient is left alone, and its cache lines unread.
+Workers share the array out. What has no gradient is left alone.
 """
 
 import numpy as np

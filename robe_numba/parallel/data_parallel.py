@@ -123,7 +123,7 @@ class DataParallel:
         model, (carrier, exchange) = self.model, self._shared
         exchange.begin(indices, rows)
         loss, flat, grad_out, context = model.backpropagate(
-            dense, indices, labels, count=rows, keep=exchange.computes
+            dense, indices, labels, count=rows, keep=exchange.computes_first
         )
         squares = 0.0
         if clip_norm is not None:
@@ -138,10 +138,10 @@ class DataParallel:
         # The dense gradient travels while the embedding is updated. An exchange that computes first
         # leaves time for it before that; one that sends at once goes first.
         summed: Pending[Any] = Done(flat)
-        if clip_norm is None and exchange.computes:
+        if clip_norm is None and exchange.computes_first:
             summed = carrier.start(carrier.add_up, flat)
         exchange.send(grad_out, context)
-        if clip_norm is None and not exchange.computes:
+        if clip_norm is None and not exchange.computes_first:
             summed = carrier.start(carrier.add_up, flat)
         exchange.update(embedding_lr)
         model.update_dense(carrier.wait(summed), lr)

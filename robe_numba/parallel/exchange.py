@@ -23,8 +23,7 @@ class Exchange(ABC):
     """
 
     name: ClassVar[str]
-    # Whether `send` needs the context of the lookup, and computes before it sends.
-    computes: ClassVar[bool]
+    computes_first: ClassVar[bool]  # before `send` sends, for which it needs the lookup's context
 
     def __init__(self, embedding: Embedding, carrier: Carrier):
         self.embedding, self._carrier = embedding, carrier
@@ -51,7 +50,7 @@ class Gather(Exchange):
     process would make of it.
     """
 
-    name, computes = "gather", False
+    name, computes_first = "gather", False
     _rows = 0
     _ids: Pending[Any] = Done(None)
     _grads: Pending[Any] = Done(None)
@@ -82,7 +81,7 @@ class Reduce(Exchange):
     and applied by all.
     """
 
-    name, computes = "reduce", True
+    name, computes_first = "reduce", True
 
     def __init__(self, embedding: Embedding, carrier: Carrier):
         super().__init__(embedding, carrier)
@@ -122,7 +121,7 @@ class Plan:
     exchange : the way that was chosen.
     choices : bytes of each way.
     dense : of the gradient of the dense parameters.
-    bytes : of both and of loss and norm.
+    bytes : of the way that was chosen, the dense part, loss and norm.
     """
 
     exchange: str

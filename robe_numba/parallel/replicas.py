@@ -56,7 +56,7 @@ def check_replicas(group: Group, arrays: Mapping[str, Any], when: str) -> None:
         rest = "rank 0 (of two nobody knows which is right)" if group.size == 2 else "the rest"
         raise ReplicaError(
             f"{when} the processes no longer have the same model, as they must. Other bits than "
-            f"{rest}: {'; '.join(wrong)}. The memory or the network of a machine may be faulty"
+            f"{rest}: {'; '.join(wrong)}. A machine's memory, network or libraries may be at fault"
         )
 
 

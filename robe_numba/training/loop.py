@@ -88,8 +88,8 @@ def train(
     """Train a model on a dataset and leave a run folder; `write_report(run)` adds report.html.
 
     model.safetensors holds the weights of the best validation AUC so far, or the latest weights
-    where AUC is not defined. The same dataset, config and machine give the same bytes, for any
-    number of threads, and however often the run was killed and gone on with.
+    where AUC is not defined. The same dataset, config, number of processes and machine give the
+    same bytes, for any number of threads, and however often the run was killed and gone on with.
 
     Parameters
     ----------
