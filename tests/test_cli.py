@@ -6,9 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
+
+from robe_numba.cli import progress
 
 COMMANDS = ("demo", "synth", "ingest", "data info", "data verify", "plan", "train", "sweep")
 COMMANDS += ("evaluate", "predict")
@@ -258,3 +261,21 @@ def test_without_the_extra_the_command_says_what_to_install():
     assert finished.returncode == 1
     assert "pip install -e '.[cli]'" in finished.stderr
     assert "Traceback" not in finished.stderr
+
+
+def test_lines_tell_how_far_a_run_is_and_how_long_it_takes(capsys, monkeypatch):
+    clock = iter([100.0, 100.0, 105.0, 110.0, 110.0])
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    lines = progress.TrainingLines(batch_size=256, processes=2)
+    lines.begin(None, steps=120, done=0)
+    lines.step(1, 0.7)  # the clock begins after it
+    lines.step(10, 0.6)  # 5 s later: too early
+    lines.step(21, 0.5)  # 20 steps in 10 s, 99 to come
+    assert capsys.readouterr().out == "step 21 of 120 (18%), 512 rows/s, 0:50 left, loss 0.5000\n"
+    result = {"auc": 0.75}
+    carried = {"exchange": "gather", "bytes": 2_500_000, "seconds": 1.26, "waited": 0.5}
+    lines.evaluated({"step": 30, "validation": result, "communication": carried})
+    lines.evaluated({"test": result})
+    assert capsys.readouterr().out == (
+        "step 30: validation AUC 0.7500; 2.5 MB came in 1.3 s of communication, 0.5 s waited for\n"
+    )
