@@ -124,9 +124,16 @@ def test_the_worker_is_the_same_command_with_the_same_files(start):
 
 @pytest.mark.parametrize("code", [0, 1, 130, 255])
 def test_exit_codes_pass_through(start, code):
-    process = start(f"sys.exit({code})")
+    process = start(f"supervisor.joined()\nsys.exit({code})")
     assert finish(process) == ("", "")
     assert process.returncode == code
+
+
+@pytest.mark.parametrize(("code", "expected"), [(0, 0), (1, -signal.SIGTERM)])
+def test_an_error_before_a_worker_has_joined_is_one_to_launchers(start, code, expected):
+    process = start(f"print('why', file=sys.stderr)\nsys.exit({code})")
+    assert finish(process) == ("", "why\n")
+    assert process.returncode == expected
 
 
 @pytest.mark.parametrize(
@@ -152,7 +159,7 @@ def test_a_killed_worker_is_named(start, number, hint):
 
 
 def test_ctrl_c_reaches_the_worker_once(start):
-    process = start(COUNT + "say('ready')\nsay(count())\nsys.exit(130)")
+    process = start(COUNT + "supervisor.joined()\nsay('ready')\nsay(count())\nsys.exit(130)")
     assert process.stdout.readline() == "ready\n"
     os.killpg(process.pid, signal.SIGINT)
     assert finish(process) == ("1\n", "")
@@ -238,6 +245,16 @@ def test_mpi_reaches_the_workers(start):
 
 
 KILL = "if supervisor.launched()[0] == 1:\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+
+
+def test_an_error_of_one_rank_before_mpi_ends_the_job(start):
+    code = "if supervisor.launched()[0] == 1:\n    sys.exit('no MPI here')\n" + MPI
+    begun = time.monotonic()
+    process = start(code + "MPI.COMM_WORLD.Barrier()", launcher=[MPIEXEC, "-n", "2"])
+    output, errors = finish(process)
+    assert time.monotonic() - begun < 20
+    assert process.returncode != 0
+    assert "no MPI here" in output + errors
 
 
 @pytest.mark.parametrize("code", [MPI + KILL, KILL + MPI], ids=["with MPI", "before MPI"])

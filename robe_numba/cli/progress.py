@@ -21,6 +21,7 @@ from rich.text import Text
 
 from robe_numba.dlrm import DLRM
 from robe_numba.parallel.exchange import Plan
+from robe_numba.parallel.supervisor import launched
 from robe_numba.training import Watcher
 
 console = Console(soft_wrap=True, highlight=False)
@@ -46,7 +47,9 @@ def bar() -> Progress:
         TextColumn("{task.fields[note]}"),
         console=console,
         transient=True,
-        disable=not console.is_terminal,  # a file or a pipe gets the results alone
+        # A file or a pipe gets the results alone, and so does what a launcher passes on, even
+        # where it is a terminal to this process.
+        disable=not console.is_terminal or launched() is not None,
     )
 
 

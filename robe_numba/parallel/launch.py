@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from robe_numba.parallel.group import Alone, Group, this_process
-from robe_numba.parallel.supervisor import launched
+from robe_numba.parallel.supervisor import joined, launched
 
 if TYPE_CHECKING:
     from robe_numba.parallel.mpi import MPIGroup
@@ -45,14 +45,13 @@ def processes() -> Iterator[Group]:
     rank, size = started
     try:
         from robe_numba.parallel.mpi import MPIGroup
-    except ImportError as error:
-        if rank > 0:
-            sys.exit(1)
+    except (ImportError, RuntimeError) as error:  # mpi4py raises the latter without an MPI
         raise ImportError(
-            f"{size} processes were started to train together, which needs mpi4py and an MPI "
-            f"({error}); pip install 'robe_numba[mpi]'"
+            f"rank {rank} of {size} needs mpi4py and an MPI to train with the others ({error}); "
+            f"pip install 'robe_numba[mpi]'"
         ) from error
     group = MPIGroup()
+    joined()
     if group.size != size:
         from mpi4py import MPI
 

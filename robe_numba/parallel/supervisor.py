@@ -14,6 +14,8 @@ from contextlib import suppress
 
 # In a worker, and in whatever that starts: the process id of the worker's supervisor.
 _MARK = "ROBE_RANK_WORKER"
+# In a worker the number of the pipe through which it tells that it has joined the others.
+_LINE = "ROBE_RANK_LINE"
 
 # Rank and number of processes, as told by Open MPI; by MPICH, Intel MPI and srun --mpi=pmi2; by
 # srun --mpi=pmix. SLURM_PROCID and SLURM_NTASKS would not do: a batch script has them as well. The
@@ -73,6 +75,14 @@ def supervise_if_launched() -> None:
     os.execv(sys.executable, [*script, sys.executable, *sys.orig_argv[1:]])
 
 
+def joined() -> None:
+    """Tell the supervisor that this worker is now one of MPI's processes."""
+    line = os.environ.pop(_LINE, None)
+    if line is not None and launched() is not None:
+        os.write(int(line), b"1")
+        os.close(int(line))
+
+
 def _end_after(supervisor: int) -> None:
     """End this process soon after its supervisor."""
     while os.getppid() == supervisor:
@@ -81,7 +91,12 @@ def _end_after(supervisor: int) -> None:
 
 
 def _supervise(command: list[str]) -> int:
-    """Run a command as the worker and end as it does: its exit code, or by the same signal."""
+    """Run a command as the worker and end as it does: its exit code, or by the same signal.
+
+    MPICH's mpiexec ends the job for a process that a signal killed, but for an exit code only after
+    MPI_Init, and until then the other ranks would wait. So an error of a worker that has not
+    `joined` ends this process by a signal too.
+    """
     import resource
 
     awaited = {signal.SIGCHLD, *_FORWARDED}
@@ -91,9 +106,13 @@ def _supervise(command: list[str]) -> int:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # for the worker, until its Python has begun
     supervisor = os.getpid()
+    line, end = os.pipe()
     worker = os.fork()
     if worker == 0:
+        os.set_inheritable(end, True)
+        os.environ[_LINE] = str(end)
         _become_worker(command, supervisor, awaited)
+    os.close(end)
     asked = set()
     ended = status = 0
     while not ended:
@@ -104,12 +123,15 @@ def _supervise(command: list[str]) -> int:
             asked.add(number)
             os.kill(worker, number)
     code = os.waitstatus_to_exitcode(status)
-    if code >= 0:
-        return code
-    if -code not in asked:
+    os.set_blocking(line, False)  # others may have the other end still
+    with suppress(BlockingIOError):
+        if code == 0 or (code > 0 and os.read(line, 1)):
+            return code
+    if code > 0:
+        code = -signal.SIGTERM
+    elif -code not in asked:
         _report(worker, -code)
-    # MPICH's mpiexec ends the job for a process that a signal killed, but for an exit code only
-    # after MPI_Init; the other ranks would wait. A core is for the worker to leave, not for this.
+    # A core is for the worker to leave, not for this.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {-code})
     os.kill(supervisor, -code)

@@ -201,8 +201,8 @@ def _standing_run(
         return None
     run = RunFolder(output)
     changes = run.changed(config, dataset)
-    changes.pop("ranks", None)  # of a run that is finished they matter no more
-    if run.finished and changes:
+    changes = {name: new for name, new in changes.items() if name not in ("ranks", "exchange")}
+    if run.finished and changes:  # but for those, which matter no more
         raise ValueError(
             f"{output} is finished and cannot go on with another {', '.join(changes)}; choose "
             f"another output"
