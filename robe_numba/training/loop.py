@@ -20,10 +20,11 @@ from robe_numba.parallel.replicas import different
 from robe_numba.training.building import build_model, needs_vocabulary, training_vocabulary
 from robe_numba.training.checkpoints import Standing
 from robe_numba.training.config import TrainingConfig
+from robe_numba.training.dataset_facts import dataset_facts
 from robe_numba.training.files import alone_in, remove_temporary
 from robe_numba.training.interrupts import deferred_interrupt
 from robe_numba.training.learner import AgreedStop, Learner
-from robe_numba.training.run_folder import RunFolder, dataset_facts
+from robe_numba.training.run_folder import RunFolder
 from robe_numba.training.watching import Watcher
 
 CHECKPOINT_SECONDS = 600.0

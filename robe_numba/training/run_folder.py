@@ -11,38 +11,23 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
-
 from data_tools import Dataset
-from robe_numba.dlrm import DLRM, DLRMConfig, embedding_from
-from robe_numba.dlrm.placement import fetched
+from robe_numba.dlrm import DLRM
 from robe_numba.parallel.group import Alone, Group
 from robe_numba.training import mlperf_log, tensorboard
 from robe_numba.training.checkpoints import Checkpoints
 from robe_numba.training.config import TrainingConfig
-from robe_numba.training.files import is_temporary, remove_temporary, replacing, write_text
+from robe_numba.training.dataset_facts import PREPARATION, dataset_facts
+from robe_numba.training.files import is_temporary, remove_temporary, write_text
+from robe_numba.training.weights import PREFIX, load_weights, save_weights
 
 CONFIG, METRICS, MODEL, REPORT = "config.json", "metrics.jsonl", "model.safetensors", "report.html"
 CHECKPOINTS = "checkpoints"
-PREFIX = "embedding."
 FORMAT = "robe run 1"
-# Of the facts of a dataset those that a model's inputs depend on.
-PREPARATION = (
-    "dense",
-    "categorical",
-    "dense_transform",
-    "max_ind_range",
-    "ids",
-    "min_count",
-    "index_dtype",
-    "vocabulary",
-)
 # Settings that a run may go on with changed: they decide steps to come, not what is there.
 CHANGEABLE = (
     "lr",
@@ -246,14 +231,8 @@ class RunFolder:
             raise ValueError(f"{path} is damaged ({error}); train again") from None
 
     def save_model(self, model: DLRM) -> None:
-        """Write model.safetensors at once; the same weights give the same bytes."""
-        tables = {PREFIX + name: array for name, array in model.embedding.tables().items()}
-        try:
-            with replacing(self.path / MODEL) as temporary:
-                weights = {name: fetched(array) for name, array in model.parameters().items()}
-                save_file(weights | tables, temporary)
-        except SafetensorError as error:  # a full disk, most likely
-            raise OSError(f"{self.path / MODEL} could not be written: {error}") from error
+        """Write model.safetensors, see `save_weights`."""
+        save_weights(model, self.model_path)
 
     @property
     def model_path(self) -> Path:
@@ -268,51 +247,9 @@ class RunFolder:
     def load_model(
         self, threads: int | None = None, device: str = "cpu", group: Group | None = None
     ) -> DLRM:
-        """The model of the run, ready to score on a device; without optimizer state.
-
-        Of a group all processes get the model, which that of rank 0 reads.
-
-        Raises
-        ------
-        FileNotFoundError : the run has no weights yet.
-        ValueError : the weights are damaged or of another model.
-        """
-        arrays: dict[str, np.ndarray] = {}
-        group = group or Alone()
-
-        def read() -> dict[str, tuple[tuple[int, ...], str]]:
-            arrays.update(self._read_weights())
-            return {name: (array.shape, array.dtype.str) for name, array in arrays.items()}
-
-        forms = group.at_root(read)
-        if not group.is_root:
-            arrays = {name: np.empty(*form) for name, form in forms.items()}
-        group.spread([arrays[name] for name in forms])
-        try:
-            inner = {n.removeprefix(PREFIX): a for n, a in arrays.items() if n.startswith(PREFIX)}
-            without_sums = {"optimizer": "sgd", "state_block": 1}
-            embedding = embedding_from({**self.config["embedding"], **without_sums}, inner)
-            shape = DLRMConfig.from_dict(self.config["model"])
-            model = DLRM(shape, embedding.to(device), threads=threads)
-            model.load(arrays)
-        except (KeyError, TypeError, ValueError) as error:
-            raise self._unusable(error) from error
-        return model
-
-    def _read_weights(self) -> dict[str, np.ndarray]:
-        if not self.has_model:
-            raise FileNotFoundError(
-                f"{self.model_path} is missing: the run stopped before it was saved"
-            )
-        try:
-            return load_file(self.model_path)
-        except SafetensorError as error:
-            raise self._unusable(error) from error
-
-    def _unusable(self, error: Exception) -> ValueError:
-        return ValueError(
-            f"{self.model_path} does not hold the model of {CONFIG} ({error}); train again"
-        )
+        """The model of the run, ready to score on a device; see `load_weights`."""
+        shape, embedding = self.config["model"], self.config["embedding"]
+        return load_weights(self.model_path, shape, embedding, threads, device, group or Alone())
 
     def check_dataset(self, dataset: Dataset) -> None:
         """Require data that was prepared as the training data was.
@@ -350,18 +287,3 @@ def _config_text(training: TrainingConfig, dataset: Dataset, model: DLRM) -> str
         "dataset": dataset_facts(dataset),
     }
     return json.dumps(config, indent=2) + "\n"
-
-
-def dataset_facts(dataset: Dataset) -> dict[str, Any]:
-    """What a model must find again in data that it scores, and where its own came from."""
-    manifest = dataset.manifest
-    return {
-        "dense": list(dataset.schema.dense),
-        "categorical": list(dataset.schema.categorical),
-        **manifest.options.preparation(),
-        "index_dtype": manifest.index_dtype,
-        "vocabulary": [f"{file.crc32:08x}" for file in manifest.vocabulary],
-        "rows": manifest.rows,
-        "sources": [source.name for source in manifest.sources],
-        "shards": [asdict(shard) for shard in manifest.shards],
-    }

@@ -1,0 +1,88 @@
+"""Weights of a model in a file of safetensors, with the known ids of the kinds that number ids."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from robe_numba.dlrm import DLRM, DLRMConfig, embedding_from
+from robe_numba.dlrm.placement import fetched
+from robe_numba.parallel.group import Group
+from robe_numba.training.files import replacing
+
+PREFIX = "embedding."
+
+
+def save_weights(model: DLRM, path: Path) -> None:
+    """Write a file at once; the same weights give the same bytes.
+
+    Raises
+    ------
+    OSError : it could not be written.
+    """
+    tables = {PREFIX + name: array for name, array in model.embedding.tables().items()}
+    try:
+        with replacing(path) as temporary:
+            weights = {name: fetched(array) for name, array in model.parameters().items()}
+            save_file(weights | tables, temporary)
+    except SafetensorError as error:  # a full disk, most likely
+        raise OSError(f"{path} could not be written: {error}") from error
+
+
+def load_weights(
+    path: Path,
+    shape: Mapping[str, Any],
+    embedding: Mapping[str, Any],
+    threads: int | None,
+    device: str,
+    group: Group,
+) -> DLRM:
+    """A model that is ready to score, without optimizer state; of a group all processes get it.
+
+    Parameters
+    ----------
+    path : read by the process of rank 0 alone.
+    shape : what `DLRMConfig.to_dict` gave.
+    embedding : what `Embedding.describe` gave.
+    threads, device : as `DLRM` and `Embedding.to` take them.
+
+    Raises
+    ------
+    FileNotFoundError : there is no such file.
+    ValueError : it is damaged or of another model.
+    """
+    arrays: dict[str, np.ndarray] = {}
+
+    def read() -> dict[str, tuple[tuple[int, ...], str]]:
+        arrays.update(_read(path))
+        return {name: (array.shape, array.dtype.str) for name, array in arrays.items()}
+
+    forms = group.at_root(read)
+    if not group.is_root:
+        arrays = {name: np.empty(*form) for name, form in forms.items()}
+    group.spread([arrays[name] for name in forms])
+    try:
+        inner = {n.removeprefix(PREFIX): a for n, a in arrays.items() if n.startswith(PREFIX)}
+        without_sums = {"optimizer": "sgd", "state_block": 1}
+        there = embedding_from({**embedding, **without_sums}, inner).to(device)
+        model = DLRM(DLRMConfig.from_dict(shape), there, threads=threads)
+        model.load(arrays)
+    except (KeyError, TypeError, ValueError) as error:
+        raise _unusable(path, error) from error
+    return model
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: the run stopped before it was saved")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise _unusable(path, error) from error
+
+
+def _unusable(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path} does not hold the model of config.json ({error}); train again")
