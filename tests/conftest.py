@@ -1,13 +1,15 @@
 """Settings of all tests, and what several files use."""
 
 import os
+import threading
 from contextlib import nullcontext
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 import data_tools
-from data_tools import Dataset
+from data_tools import Dataset, shuffling
+from data_tools.streaming import THREAD_NAME
 from data_tools.synth import Generator
 from robe_numba.cpu import launch
 from robe_numba.ops import bags, interaction, rows
@@ -65,3 +67,23 @@ def dataset(tmp_path_factory):
     Generator(seed=5, scale=0.001).write(folder / "clicks.tsv", 2500)
     data_tools.ingest(folder / "clicks.tsv", folder / "data")
     return Dataset(folder / "data")
+
+
+@pytest.fixture(scope="module")
+def small_windows():
+    """Windows of 20 rows, so that small splits have many."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shuffling, "WINDOW_ROWS", 20)
+        yield
+
+
+def readers_running():
+    """Threads that read ahead."""
+    return [t for t in threading.enumerate() if t.name.startswith(THREAD_NAME)]
+
+
+@pytest.fixture
+def no_thread_stays():
+    """None of those that read ahead outlives the test."""
+    yield
+    assert readers_running() == []

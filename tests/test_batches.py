@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from data_tools import shuffling, split
 from data_tools.batch import Batch
 from data_tools.split import Split, day_rows, permutation
-from data_tools.streaming import THREAD_NAME
+from tests.conftest import readers_running
+
+pytestmark = pytest.mark.usefixtures("small_windows", "no_thread_stays")
 
 
 class MemoryReader:
@@ -74,25 +76,6 @@ def row_numbers(batches):
         assert batch.indices.dtype == np.uint32
         assert all(array.flags.c_contiguous for array in batch)
     return np.concatenate([np.empty(0, np.int64), *(b.indices[:, 0] for b in batches)]).tolist()
-
-
-def readers_running():
-    """Threads that read ahead."""
-    return [t for t in threading.enumerate() if t.name.startswith(THREAD_NAME)]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def small_windows():
-    """Windows of 20 rows, so that small splits have many."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shuffling, "WINDOW_ROWS", 20)
-        yield
-
-
-@pytest.fixture(autouse=True)
-def no_thread_stays():
-    yield
-    assert readers_running() == []
 
 
 # Three shards, the middle one without rows, and blocks from one row to more than a window.

@@ -22,7 +22,6 @@ from robe_numba.parallel import carrier
 from robe_numba.training import RunFolder
 from tests.test_supervisor import VARIABLES
 
-pytest.importorskip("mpi4py")
 if sys.platform == "win32":
     pytest.skip("no supervisors on Windows", allow_module_level=True)
 

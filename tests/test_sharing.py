@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 from data_tools import Dataset, ingest, shuffling
 from data_tools.sharing import share_edges, share_of
 from data_tools.synth import Generator
-from tests.test_batches import UNEVEN, make, readers_running, row_numbers, splits
+from tests.conftest import readers_running
+from tests.test_batches import UNEVEN, make, row_numbers, splits
+
+pytestmark = pytest.mark.usefixtures("small_windows", "no_thread_stays")
 
 SECONDS = 20  # after which ranks that wait for each other fail
 
@@ -62,20 +65,6 @@ def on_ranks(size, work):
     if errors:
         raise errors[0]
     return results
-
-
-@pytest.fixture(autouse=True, scope="module")
-def small_windows():
-    """Windows of 20 rows, so that small splits have many."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shuffling, "WINDOW_ROWS", 20)
-        yield
-
-
-@pytest.fixture(autouse=True)
-def no_thread_stays():
-    yield
-    assert readers_running() == []
 
 
 def assert_same(shared, whole):

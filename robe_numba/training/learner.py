@@ -88,8 +88,8 @@ class Learner:
         while not self._is_over():
             epoch, first = divmod(standing.step, self._steps_per_epoch)
             self.watcher.epoch(epoch)
-            # Closed even if a step fails: its threads and memory would last as long as the error.
             peers = self.group.peers
+            # Closed even if a step fails: its threads and memory would last as long as the error.
             rows = split.batches(config.batch_size, config.seed, epoch, first=first, peers=peers)
             with closing(rows) as batches:
                 for batch in self.model.feed(batches):

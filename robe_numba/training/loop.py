@@ -138,7 +138,8 @@ def train(
         return resumed
     with computing(config.device, threads, group):
         threads = numba.get_num_threads()
-        if vocabulary is None and needs_vocabulary(config):
+        # All count if one has to.
+        if needs_vocabulary(config) and group.highest(vocabulary is None):
             vocabulary = training_vocabulary(dataset, config, watcher.counting, group)
         model = build_model(dataset, config, vocabulary, threads)
         with ExitStack() as held:

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import signal
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -34,6 +33,7 @@ from robe_numba.training import (
     train,
     training_vocabulary,
 )
+from tests.test_checkpoints import Stop
 
 CONFIG = TrainingConfig(
     compression=20, lr=0.02, batch_size=256, evaluations=2, bottom=(32,), top=(32,)
@@ -201,17 +201,6 @@ def touched():
     heard_paths = []
     yield heard_paths
     heard_paths = None
-
-
-class Stop(Watcher):
-    """Presses Ctrl-C on this rank after a step."""
-
-    def __init__(self, at):
-        self.at = at
-
-    def step(self, step, loss):
-        if step == self.at:
-            signal.raise_signal(signal.SIGINT)
 
 
 def test_rank_0_alone_uses_the_folder(group, dataset, folder, touched):
