@@ -15,9 +15,9 @@ from typing import IO, Any, Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from isal import isal_zlib
 
 from data_tools.batch import Batch
+from data_tools.checksums import crc32
 from data_tools.schema import Schema
 
 BLOCK_ROWS = 8192  # 1.3 MB for Criteo
@@ -67,7 +67,7 @@ class ChecksummedFile(io.RawIOBase):
         """Write all of `data`."""
         view = memoryview(data).cast("B")
         self._file.write(view)
-        self.crc32 = isal_zlib.crc32(view, self.crc32)
+        self.crc32 = crc32(view, self.crc32)
         self.size += view.nbytes
         return view.nbytes
 

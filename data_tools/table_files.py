@@ -12,7 +12,7 @@ import pyarrow.parquet
 
 from data_tools.criteo_parser import MAX_LINE_BYTES, whole_line_error
 from data_tools.storage import is_remote, open_input
-from data_tools.text_reader import GZIP_ERRORS, DamagedFileError, TextBlock, first_lines
+from data_tools.text_reader import DamagedFileError, TextBlock, first_lines
 
 BATCH_ROWS = 1 << 16
 HEADER_BYTES = 1 << 16
@@ -68,7 +68,7 @@ def reading() -> Iterator[None]:
     """Turn every error of reading into DamagedFileError."""
     try:
         yield
-    except (pa.ArrowException, OSError, UnicodeDecodeError, *GZIP_ERRORS) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DamagedFileError(str(error)) from error
 
 

@@ -4,18 +4,17 @@ import codecs
 import io
 from collections.abc import Generator
 from contextlib import closing
+from gzip import BadGzipFile
 from itertools import islice
 from typing import IO, NamedTuple
 
 import numpy as np
-from isal import igzip, igzip_threaded, isal_zlib
 
 from data_tools.criteo_parser import MAX_LINE_BYTES
 from data_tools.storage import open_input
 
 BLOCK_BYTES = 1 << 20  # stays in a core's second-level cache from its reading to its parsing
 INFLATE_BYTES = 1 << 20  # of text at a time: so much before a damaged place may be lost
-GZIP_ERRORS: tuple[type[Exception], ...] = (EOFError, igzip.BadGzipFile, isal_zlib.error)  # type: ignore[assignment]
 BOM = codecs.BOM_UTF8
 _LF = b"\n"
 
@@ -45,15 +44,33 @@ def open_text(address: str) -> tuple[IO[bytes], IO[bytes]]:
     Raises
     ------
     DamagedFileError : a .gz file is empty, which is no gzip stream.
+    ModuleNotFoundError : a .gz file needs isal, which is not installed.
     """
-    raw = open_input(address)
     if not is_gzipped(address):
+        raw = open_input(address)
         return raw, raw
+    try:
+        from isal import igzip_threaded
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{address} needs isal: pip install 'robe-numba[data]', or decompress it with gunzip",
+            name="isal",
+        ) from error
+    raw = open_input(address)
     if not raw.seek(0, io.SEEK_END):
         raw.close()
         raise DamagedFileError("the .gz file has 0 bytes")
     raw.seek(0)
     return igzip_threaded.open(raw, "rb", block_size=INFLATE_BYTES), raw
+
+
+def _gzip_errors(address: str) -> tuple[type[Exception], ...]:
+    """What reading a file raises where its compressed stream is damaged."""
+    if not is_gzipped(address):
+        return ()
+    from isal import isal_zlib
+
+    return EOFError, BadGzipFile, isal_zlib.error  # type: ignore[return-value]
 
 
 def first_lines(address: str, num_bytes: int) -> bytes:
@@ -181,7 +198,7 @@ class LineBlocks:
         while end < limit:
             try:
                 count = read(view[end:limit])
-            except GZIP_ERRORS as error:
+            except _gzip_errors(self.address) as error:
                 return end, error
             if count == 0:
                 break

@@ -3,8 +3,7 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from isal import isal_zlib
-
+from data_tools.checksums import crc32
 from data_tools.errors import DatasetError
 from data_tools.ingest import REJECTS_NAME
 from data_tools.manifest import Manifest, Shard, StoredFile
@@ -47,9 +46,9 @@ def verify(path: str | Path, progress: Callable[[int, int], None] | None = None)
         elif size > file.bytes:
             problems.append(f"{where} has {size} bytes, but {file.bytes} were written")
         else:
-            crc32 = _checksum(folder, name)
-            if crc32 != file.crc32:
-                problems.append(_changed(folder, manifest, file, number, crc32))
+            found = _checksum(folder, name)
+            if found != file.crc32:
+                problems.append(_changed(folder, manifest, file, number, found))
         done += file.bytes
         if progress:
             progress(done, total)
@@ -57,14 +56,14 @@ def verify(path: str | Path, progress: Callable[[int, int], None] | None = None)
 
 
 def _checksum(folder: Folder, name: str) -> int:
-    crc32 = 0
+    found = 0
     with folder.open(name) as file:
         while chunk := file.read_buffer(CHUNK_BYTES):
-            crc32 = isal_zlib.crc32(chunk, crc32)
-    return crc32
+            found = crc32(chunk, found)
+    return found
 
 
-def _changed(folder: Folder, manifest: Manifest, file: StoredFile, number: int, crc32: int) -> str:
+def _changed(folder: Folder, manifest: Manifest, file: StoredFile, number: int, found: int) -> str:
     """Say what is wrong with a file of the right size and the wrong checksum."""
     where = folder.path(f"{manifest.folder}/{file.name}")
     if isinstance(file, Shard):
@@ -74,7 +73,7 @@ def _changed(folder: Folder, manifest: Manifest, file: StoredFile, number: int, 
             if "another dataset" in str(error):
                 return f"{where} is a shard of another dataset"
     return (
-        f"{where} was changed: its CRC-32 is {crc32:08x}, but {file.crc32:08x} was written; a bit "
+        f"{where} was changed: its CRC-32 is {found:08x}, but {file.crc32:08x} was written; a bit "
         "flipped, or it is of another dataset"
     )
 

@@ -4,6 +4,8 @@ import gzip
 import json
 import os
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -183,6 +185,28 @@ def test_gzip_goes_by_the_name_in_either_case(tmp_path):
         with pytest.raises(data_tools.ParseError, match=rf"by gzip; rename it to {name}.gz"):
             data_tools.ingest(tmp_path / name, tmp_path / "new", schema=SCHEMA)
         (tmp_path / name).rename(upper)
+
+
+WITHOUT_ISAL = """
+import sys
+sys.modules["isal"] = None  # so that importing it fails
+import data_tools
+data_tools.ingest(sys.argv[1], sys.argv[2], schema=data_tools.Schema("y", ("a",), ("p",)))
+print(data_tools.verify(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize(("name", "fails"), [("log.tsv", False), ("log.tsv.gz", True)])
+def test_isal_is_needed_for_gzip_alone(name, fails, tmp_path):
+    """What is written without it has the checksums that it makes."""
+    source = write(tmp_path / name, ["1\t2\tab", "0\t3\tcd"])
+    command = [sys.executable, "-c", WITHOUT_ISAL, source, tmp_path / "out"]
+    finished = subprocess.run(command, capture_output=True, text=True)
+    if fails:
+        assert f"{name} needs isal: pip install 'robe-numba[data]'" in finished.stderr
+    else:
+        assert finished.stdout == "[]\n", finished.stderr
+        assert data_tools.verify(tmp_path / "out") == []
 
 
 def test_a_pipe_is_no_source(tmp_path):
