@@ -23,10 +23,19 @@ OPTIMIZERS = {None: ", sum", "sgd": ", SGD step", "adagrad": ", Adagrad step"}
 
 def measure(shape: Shape, options: Any) -> Iterator[Row]:
     """A race for each optimizer and none, with and without weights."""
-    batch = make_batch(here().sized(shape), options.ids)
+    shape = here().sized(shape)
     for optimizer in OPTIMIZERS:
+        batch = make_batch(shape_for(shape, optimizer), options.ids)
         for weighted in (False, True):
             yield from one_race(batch, optimizer, weighted, options)
+
+
+def shape_for(shape: Shape, optimizer: str | None) -> Shape:
+    """The shape with tables that fit beside torch's gradients of rows, copied and sorted."""
+    if optimizer is None:
+        return here().fitting(shape, spare=4 * shape.output_bytes)
+    rows = 4 * shape.num_ids * shape.embedding_dim
+    return here().fitting(shape, 2 if optimizer == "adagrad" else 1, 6 * rows)
 
 
 def one_race(batch: Batch, optimizer: str | None, weighted: bool, options: Any) -> list[Row]:

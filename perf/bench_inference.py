@@ -1,7 +1,8 @@
 """Inference of a whole DLRM by batch size: one small array against uncompressed tables, the rest
 being equal, and torch.
 
-python perf/bench_inference.py --device cuda        an array of 100 MB against tables of 100 GB
+python perf/bench_inference.py --device cuda        an array of 100 MB against tables of 100 GB,
+                                                    or as large as the GPU's memory allows
 """
 
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import peers
 from bench_dlrm import SHAPES, Data, Model
 from peers.indexing import random_rows
 from places import here
+from shapes import Shape
 from timing import Contender, Row, Work, race
 
 from robe_numba import TableSpec
@@ -22,19 +24,26 @@ from robe_numba.dlrm import DLRM, KINDS
 from robe_numba.dlrm.trained_array import TrainedArray
 
 BATCHES = (512, 2048, 8192, 16_384, 32_768, 65_536)
-GPU_TABLE_BYTES = 100 * 10**9
+GPU_TABLE_BYTES = 100 * 10**9  # of which there are as many as fit
+GPU_SPARE_BYTES = 8 * 10**9  # for the layers of the largest batch
 
 
 def measure(model: Model, options: Any) -> Iterator[Row]:
     """A race for each batch size against tables of ours, then one against torch's."""
-    tiny = model.name == command.TINY
-    if here().device == "cuda" and not tiny:
-        model = replace(model, shape=replace(model.shape, table_bytes=GPU_TABLE_BYTES))
-    batches = (1, 4) if tiny else BATCHES
+    batches = (1, 4) if model.name == command.TINY else BATCHES
+    batches = batches[:1] if here().simulated else batches
     small = bench_dlrm.make_dlrm(model, options.threads)
-    for rival in (full, torch):
+    model = replace(model, shape=largest_tables(model.shape))
+    for rival in (full, torch, torch_apart):
         here().release()
         yield from races(model, batches, small, rival, options)
+
+
+def largest_tables(shape: Shape) -> Shape:
+    """The shape with uncompressed tables of 100 GB on a GPU, or as large as fits."""
+    if here().device == "cuda" and shape.name != command.TINY:
+        shape = replace(shape, table_bytes=GPU_TABLE_BYTES)
+    return here().fitting(shape, spare=GPU_SPARE_BYTES)
 
 
 def races(
@@ -75,7 +84,7 @@ def full(model: Model, data: Data, options: Any) -> Any:
     return run_on
 
 
-def torch(model: Model, data: Data, options: Any) -> Any:
+def torch(model: Model, data: Data, options: Any, apart: bool = False) -> Any:
     """torch's model over uncompressed tables; None if it is not asked for."""
     if "torch" not in options.peers:
         return None
@@ -83,13 +92,21 @@ def torch(model: Model, data: Data, options: Any) -> Any:
         return lambda data: peers.absent("torch")
     from peers.dlrm import TorchDLRM
 
-    peer = TorchDLRM(model.config, data.batch, data.dense, data.labels)
+    peer = TorchDLRM(model.config, data.batch, data.dense, data.labels, apart)
     peer.check()
+    name = f"torch, {model.shape.num_tables} EmbeddingBags" if apart else "torch"
 
     def run_on(data: Data) -> Contender:
-        return Contender("torch", partial(peer.infer, peer.inputs(data.batch, data.dense)), "peer")
+        return Contender(name, partial(peer.infer, peer.inputs(data.batch, data.dense)), "peer")
 
     return run_on
+
+
+def torch_apart(model: Model, data: Data, options: Any) -> Any:
+    """As `torch`, with an EmbeddingBag for each table."""
+    if peers.missing("torch"):  # which `torch` says
+        return None
+    return torch(model, data, options, apart=True)
 
 
 if __name__ == "__main__":

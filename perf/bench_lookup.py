@@ -26,6 +26,7 @@ ALIGNMENT = 16  # elements: starts at the beginning of a cache line
 def measure(shape: Shape, options: Any) -> list[Row]:
     """One race of all block sizes and all peers."""
     shape = here().sized(shape)
+    shape = here().fitting(shape, spare=6 * shape.output_bytes)
     batch = make_batch(shape, options.ids)
     work = Work(
         "lookup", shape.name, "lookup", shape.num_ids, shape.output_bytes, 2 * shape.output_bytes

@@ -15,6 +15,7 @@ import command
 import numba
 import numpy as np
 import peers
+from bench_bag import shape_for
 from places import here
 from shapes import ROWS, Batch, Shape, make_batch
 from timing import Contender, Row, Work, race
@@ -26,8 +27,9 @@ OPTIMIZERS = {"sgd": "SGD", "adagrad": "Adagrad"}
 
 def measure(shape: Shape, options: Any) -> Iterator[Row]:
     """A race for each optimizer."""
-    batch = make_batch(here().sized(shape), options.ids)
+    shape = here().sized(shape)
     for optimizer in OPTIMIZERS:
+        batch = make_batch(shape_for(shape, optimizer), options.ids)
         yield from one_race(batch, optimizer, options)
 
 

@@ -6,7 +6,9 @@ chose otherwise, and OpenMP reads that when it is loaded: so one policy holds fo
 
 import os
 
-import robe_numba  # noqa: F401  (first; see above)
+import checkout  # noqa: F401  (first; see there)
+
+import robe_numba  # noqa: F401  (before torch; see above)
 
 OPENMP = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 

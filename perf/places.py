@@ -15,8 +15,9 @@ from robe_numba.memory import aligned_empty
 from robe_numba.ops.devices import gpu_module
 
 GPU_BATCH = 65_536  # samples
+SIMULATED_BATCH, SIMULATED_SIZE = 3, 128  # samples and m: each thread is one of Python's
 GPU_TABLE_BYTES = 25_200_000_000  # of a peer's uncompressed tables, all together
-
+SPARE_BYTES = 4_000_000_000  # of a GPU's memory, for what nobody counts
 
 FILL = 10.0  # milliseconds of calls that are timed together, on a GPU
 MOST_CALLS = 20
@@ -26,10 +27,16 @@ class Host:
     """NumPy arrays, timed by the processor's clock."""
 
     device = "cpu"
+    torch_device = "cpu"
+    simulated = False
     xp: Any = np  # what the arrays belong to
 
     def sized(self, shape: Shape) -> Shape:
         """The shape as it is measured here."""
+        return shape
+
+    def fitting(self, shape: Shape, copies: int = 1, spare: int = 0) -> Shape:
+        """The shape with tables that fit into memory `copies` times, beside `spare` bytes."""
         return shape
 
     def put(self, array: np.ndarray) -> Any:
@@ -71,12 +78,32 @@ class GPU(Host):
         self._device = gpu_module("device")
         self._device.check_gpu()
         self.xp = self._device.array_library()
+        self.simulated = self._device.SIMULATED
+        self.torch_device = "cpu" if self.simulated else "cuda"
 
     def sized(self, shape: Shape) -> Shape:
-        """Batches and tables that a GPU is worth."""
+        """Batches and tables that a GPU is worth; next to nothing for a simulated one."""
+        if self.simulated:
+            return replace(shape, batch=SIMULATED_BATCH, array_size=SIMULATED_SIZE)
         if shape.name == TINY.name:
             return shape
         return replace(shape, batch=GPU_BATCH, table_bytes=GPU_TABLE_BYTES)
+
+    def fitting(self, shape: Shape, copies: int = 1, spare: int = 0) -> Shape:
+        """As on the host, and it says so where tables get smaller."""
+        if self.simulated:
+            return shape
+        self.release()
+        free, _ = self.xp.cuda.runtime.memGetInfo()
+        room = (free - spare - SPARE_BYTES) // copies
+        if shape.table_bytes <= room:
+            return shape
+        print(
+            f"{shape.name}: tables of {room / 1e9:.1f} GB instead of {shape.table_bytes / 1e9:.1f}:"
+            f" {free / 1e9:.1f} GB of the GPU are free",
+            flush=True,
+        )
+        return replace(shape, table_bytes=room)
 
     def put(self, array: np.ndarray) -> Any:
         """A copy on the GPU."""
@@ -92,7 +119,7 @@ class GPU(Host):
 
     def tensor(self, array: np.ndarray) -> Any:
         """A copy as torch's, on the GPU."""
-        return torch.from_numpy(array).to(self.device)
+        return torch.from_numpy(array).to(self.torch_device)
 
     def milliseconds(self, run: Callable[[], object]) -> float:
         """How long one of several calls takes that follow each other.
@@ -119,14 +146,15 @@ class GPU(Host):
     def release(self) -> None:
         """Give back what CuPy and torch keep for later: each sees the other's as taken."""
         gc.collect()
+        if self.simulated:
+            return
         if torch is not None:
             torch.cuda.empty_cache()
-        if not self._device.SIMULATED:
-            self.xp.get_default_memory_pool().free_all_blocks()
+        self.xp.get_default_memory_pool().free_all_blocks()
 
     def describe(self) -> str:
         """The GPU and its host."""
-        if self._device.SIMULATED:
+        if self.simulated:
             return f"a simulated GPU on {machine.describe()}"
         properties = self.xp.cuda.runtime.getDeviceProperties(self.xp.cuda.runtime.getDevice())
         return f"{properties['name'].decode()} on {machine.describe()}"

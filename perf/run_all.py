@@ -55,17 +55,21 @@ def main() -> None:
     if options.device == BOTH:
         folders["cpu"] = options.output / BOTH
         chosen = tuple(folders)
+    failed = []
     if not options.draw:
-        measure({name: folders[name] for name in chosen}, passed_on)
+        failed = measure({name: folders[name] for name in chosen}, passed_on)
     results = {name: read(folders[name], SCRIPTS[name]) for name in chosen}
-    if not all(results.values()):
+    if options.draw and not all(results.values()):
         sys.exit(f"{options.output} lacks results; run this without --draw")
     for name, found in results.items():
-        write(found, folders[name])
-    if options.device == BOTH:
+        if found:
+            write(found, folders[name])
+    if options.device == BOTH and all(results.values()):
         text = tables.devices([row for found in results.values() for row in rows_of(found)])
         (folders["cpu"] / "devices.md").write_text(text + "\n")
         print(text)
+    if failed:
+        sys.exit(f"failed, and lacking above: {', '.join(failed)}")
 
 
 def parse() -> tuple[argparse.Namespace, list[str]]:
@@ -87,8 +91,8 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
     return options, passed_on
 
 
-def measure(folders: dict[str, Path], passed_on: list[str]) -> None:
-    """Run every script; a process that ends gives all of its memory back."""
+def measure(folders: dict[str, Path], passed_on: list[str]) -> list[str]:
+    """Run every script; a process that ends gives all of its memory back. Those that failed."""
     runs = [
         (device, script, minutes)
         for device in folders
@@ -99,7 +103,7 @@ def measure(folders: dict[str, Path], passed_on: list[str]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for script in set().union(*SCRIPTS.values()):  # figures of two runs do not mix
             (folder / f"{script}.json").unlink(missing_ok=True)
-    begun, done = time.monotonic(), 0.0
+    begun, done, failed = time.monotonic(), 0.0, []
     for position, (device, script, minutes) in enumerate(runs, 1):
         left = sum(run[2] for run in runs) - done
         if done:  # as fast as the scripts so far, against what was expected of them
@@ -107,8 +111,11 @@ def measure(folders: dict[str, Path], passed_on: list[str]) -> None:
         known = "" if "tiny" in passed_on else f", about {left:.0f} minutes left"
         print(f"[{position}/{len(runs)}] {script}, {device}{known}", flush=True)
         path = [str(FOLDER / f"{script}.py"), "--json", str(folders[device] / f"{script}.json")]
-        subprocess.run([sys.executable, *path, "--device", device, *passed_on], check=True)
+        command_line = [sys.executable, *path, "--device", device, *passed_on]
+        if subprocess.run(command_line, check=False).returncode:
+            failed.append(f"{script}, {device}")
         done += minutes
+    return failed
 
 
 def read(folder: Path, scripts: Iterable[str]) -> list[dict[str, Any]]:

@@ -25,6 +25,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import checkout  # noqa: F401  (first; see there)
 import numpy as np
 
 from robe_numba.dlrm import PRESETS, DLRMConfig

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import checkout  # noqa: F401  (first; see there)
 import numpy as np
 
 import robe_numba as rn
@@ -104,8 +105,8 @@ def make_batch(shape: Shape, ids: str = "uniform", seed: int = 0) -> Batch:
         drawn = _zipf(generator.random(size), shape.rows)
     else:
         drawn = generator.integers(0, shape.rows, size)
-    grad_out = generator.integers(-4, 5, shape.output_shape).astype(np.float32)
-    weights = generator.integers(1, 5, shape.num_ids).astype(np.float32) / 4
+    grad_out = generator.integers(-4, 5, shape.output_shape, np.int8).astype(np.float32)
+    weights = generator.integers(1, 5, shape.num_ids, np.int8).astype(np.float32) / 4
     return Batch(shape, drawn, grad_out, weights)
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
 
+import checkout  # noqa: F401  (first; see there)
 import machine
 import numpy as np
 

@@ -70,7 +70,8 @@ def contenders(
             peer = _make(name, batch, optimizer, weighted, block_size)
             peer.check()
             run = peer.forward if optimizer is None else peer.step
-            yield Contender(LABELS[name], run, "peer", block_size)
+            note = f"tables of {batch.shape.table_bytes / 1e9:.1f} GB" if block_size is None else ""
+            yield Contender(LABELS[name], run, "peer", block_size, note)
 
 
 def _make(name, batch, optimizer, weighted, block_size):

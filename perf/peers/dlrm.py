@@ -46,30 +46,48 @@ class TorchInteraction(TorchTable):
 class TorchDLRM(nn.Module):
     """A DLRM of a configuration over uncompressed tables, trained by SGD.
 
-    All tables are one sparse EmbeddingBag: a call for each would be a launch for each on a GPU.
+    All tables are one sparse EmbeddingBag, or with `apart` one for each, as models are often
+    written: then there is a launch for each on a GPU.
     """
 
-    def __init__(self, config: DLRMConfig, batch: Batch, dense: np.ndarray, labels: np.ndarray):
+    def __init__(
+        self,
+        config: DLRMConfig,
+        batch: Batch,
+        dense: np.ndarray,
+        labels: np.ndarray,
+        apart: bool = False,
+    ):
         super().__init__()
         shape = batch.shape
-        size = shape.rows * shape.num_tables, shape.embedding_dim
-        weight = torch.empty(size, device=here().device).uniform_(-0.1, 0.1)
-        self.embeddings = nn.EmbeddingBag(*size, mode="sum", sparse=True, _weight=weight)
-        self.bottom = _mlp(config.bottom_widths, final_relu=True).to(here().device)
-        self.top = _mlp(config.top_widths, final_relu=False).to(here().device)
+        self._tables_of_bags = 1 if apart else shape.num_tables
+        size = shape.rows * self._tables_of_bags, shape.embedding_dim
+        self.bags = nn.ModuleList()
+        for _ in range(shape.num_tables // self._tables_of_bags):
+            weight = torch.empty(size, device=here().torch_device).uniform_(-0.1, 0.1)
+            self.bags.append(nn.EmbeddingBag(*size, mode="sum", sparse=True, _weight=weight))
+        self.bottom = _mlp(config.bottom_widths, final_relu=True).to(here().torch_device)
+        self.top = _mlp(config.top_widths, final_relu=False).to(here().torch_device)
         self._features, self._labels = dense, here().tensor(labels)
         self._inputs = self.inputs(batch, dense)
         self._loss = nn.BCEWithLogitsLoss()
         self._optimizer = make_optimizer("sgd", self.parameters())
 
     def inputs(self, batch: Batch, dense: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """What `forward` takes of a batch: features, and rows (batch * num_tables, 1)."""
-        rows = batch.indices + batch.shape.rows * np.arange(batch.shape.num_tables)
-        return here().tensor(dense), here().tensor(rows.reshape(-1, 1))
+        """What `forward` takes of a batch: features, and rows (EmbeddingBags, -1, 1)."""
+        numbers = np.arange(batch.shape.num_tables) % self._tables_of_bags
+        rows = batch.indices + batch.shape.rows * numbers
+        if len(self.bags) > 1:
+            rows = np.ascontiguousarray(rows.T)
+        return here().tensor(dense), here().tensor(rows.reshape(len(self.bags), -1, 1))
 
     def forward(self, dense: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Logits of a batch."""
-        vectors = self.embeddings(rows).view(len(dense), -1, self.embeddings.embedding_dim)
+        if len(self.bags) == 1:
+            vectors = self.bags[0](rows[0]).view(len(dense), -1, self.bags[0].embedding_dim)
+        else:
+            found = [bag(part) for bag, part in zip(self.bags, rows, strict=True)]
+            vectors = torch.stack(found, dim=1)
         return self.top(dot_interaction(self.bottom(dense), vectors))[:, 0]
 
     def infer(self, inputs: tuple[torch.Tensor, torch.Tensor] | None = None) -> torch.Tensor:
@@ -85,9 +103,13 @@ class TorchDLRM(nn.Module):
 
     def check(self) -> None:
         """Compare the logits of a few samples with NumPy."""
-        weight, (_, ids) = self.embeddings.weight.detach(), self._inputs
-        num_tables = len(ids) // len(self._features)
-        rows = weight[ids[: 8 * num_tables, 0]].view(-1, num_tables, weight.shape[1]).cpu().numpy()
+        _, ids = self._inputs
+        count = 8 * self._tables_of_bags
+        found = [
+            bag.weight.detach()[part[:count, 0]].view(-1, self._tables_of_bags, bag.embedding_dim)
+            for bag, part in zip(self.bags, ids, strict=True)
+        ]
+        rows = torch.cat(found, dim=1).cpu().numpy()
         parameters = {
             f"{part}.{layer // 2}.{name.split('.')[1]}": weight.detach().cpu().numpy()
             for part in ("bottom", "top")

@@ -32,7 +32,7 @@ class FbgemmTables(TablePeer):
             optimizer=OPTIMIZERS[optimizer or "sgd"],
             learning_rate=LR,
             eps=EPS,
-            device=torch.device(here().device),
+            device=torch.device(here().torch_device),
         )
         self._tables.init_embedding_weights_uniform(-1.0, 1.0)
         tensor = here().tensor

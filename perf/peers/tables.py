@@ -76,7 +76,7 @@ class TorchTable(TablePeer):
         if huge_pages:
             table = torch.from_numpy(np.empty(size, np.float32))
         else:
-            table = torch.empty(size, device=here().device)
+            table = torch.empty(size, device=here().torch_device)
         self.table = table.uniform_(-1, 1).requires_grad_()
         tensor = here().tensor
         rows = batch.ids + shape.rows * np.arange(shape.num_tables)[:, None]

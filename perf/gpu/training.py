@@ -1,0 +1,82 @@
+"""`robe train` on a generated log, on the host and on the GPU with the same settings.
+
+python -m gpu.training cpu FOLDER ROWS     makes the log and the dataset first
+python -m gpu.training cuda FOLDER ROWS    after that
+"""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+BATCHES = (2048, 16_384)
+NUM_PARAMETERS = 540_000  # 1000 times smaller than the tables of the real log
+EVALUATIONS = 4
+READY = "ready"  # a file in the folder, once the dataset is there
+
+
+class Run(NamedTuple):
+    """What a run did between its second evaluation and its last: all is compiled by then."""
+
+    rows_per_second: float  # of training, the time of two validations included
+    losses: list[float]  # of training, at each evaluation
+    seconds: float  # from the beginning to the last
+
+
+def main(device: str, folder: Path, rows: int) -> None:
+    """Train once for each batch size."""
+    if device == "cpu":
+        log, data = folder / "log.tsv", folder / "data"
+        robe("synth", str(log), "--rows", str(rows))
+        robe("ingest", str(log), "-o", str(data))
+        (folder / READY).touch()
+    else:
+        while not (folder / READY).exists():
+            time.sleep(0.2)
+    for batch in BATCHES:
+        robe(*train_command(device, folder, batch))
+
+
+def train_command(device: str, folder: Path, batch: int) -> list[str]:
+    """Kaggle's model; only the batch is another."""
+    return [
+        *("train", str(folder / "data"), "-o", str(run_folder(device, folder, batch))),
+        *("--device", device, "--preset", "kaggle", "--num-parameters", str(NUM_PARAMETERS)),
+        *("--batch-size", str(batch), "--evaluations", str(EVALUATIONS)),
+    ]
+
+
+def run_folder(device: str, folder: Path, batch: int) -> Path:
+    """Where a run is left."""
+    return folder / f"{device}-{batch}"
+
+
+def robe(*arguments: str) -> None:
+    """One command, its time said."""
+    begun = time.perf_counter()
+    subprocess.run([sys.executable, "-m", "robe_numba", *arguments], check=True)
+    print(f"robe {arguments[0]}: {time.perf_counter() - begun:.1f} s", flush=True)
+
+
+def result(device: str, folder: Path, batch: int) -> Run | None:
+    """What a run left; None if it has not come to its last evaluation."""
+    path = run_folder(device, folder, batch) / "metrics.jsonl"
+    if not path.is_file():
+        return None
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    records = [record for record in records if "train_loss" in record]
+    if len(records) < EVALUATIONS:
+        return None
+    second, last = records[1], records[-1]
+    rows = (last["step"] - second["step"]) * batch
+    return Run(
+        rows / (last["seconds"] - second["seconds"]),
+        [record["train_loss"] for record in records],
+        last["seconds"],
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
