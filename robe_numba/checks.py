@@ -33,11 +33,15 @@ GPU_NEEDS = (
 )
 
 
+_ON_DEVICE = ("__cuda_array_interface__", "__cuda_ndarray__")
+
+
 def is_on_device(array: Any) -> bool:
     """Whether an array is on a GPU: CuPy's, a PyTorch tensor, Numba's, or its simulator's."""
     if is_tensor(array):  # one that requires a gradient refuses to say
         return bool(array.is_cuda)
-    return hasattr(array, "__cuda_array_interface__") or hasattr(array, "__cuda_ndarray__")
+    kind = type(array)  # asked first: of CuPy's arrays the attribute itself takes microseconds
+    return any(hasattr(kind, name) or name in getattr(array, "__dict__", ()) for name in _ON_DEVICE)
 
 
 def is_tensor(array: Any) -> bool:
@@ -105,6 +109,8 @@ def check_stored_array(array: Any, spec: Spec) -> np.ndarray:
 def is_bfloat16(array: Any) -> bool:
     """Whether elements are bfloat16, of ml_dtypes or of PyTorch."""
     dtype = getattr(array, "dtype", None)
+    if isinstance(dtype, np.dtype) and dtype.isbuiltin == 1:
+        return False  # without asking for the name, which NumPy puts together
     known = getattr(dtype, "name", str(dtype)) in ("bfloat16", "torch.bfloat16")
     return known and getattr(dtype, "isnative", True)
 

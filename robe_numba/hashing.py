@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from robe_numba._jit import inlined, scalar
-from robe_numba.unsigned import ONE, U6, U32, U33
+from robe_numba.unsigned import ONE, U6, U32, U33, U63, U64, ZERO
 
 
 class HashSpec(NamedTuple):
@@ -98,3 +98,15 @@ def block_start(key, table, block, spec):
 def sign_word(key, table, element, spec):
     """The 64 signs of the aligned group of 64 elements that `element` is in; bit 1 is minus."""
     return mix(key ^ spec.sign_keys[table, element >> U6])
+
+
+@inlined
+def sign_window(key, table, element, spec):
+    """The signs of the 64 elements from `element` on, whatever groups they are in, as far as the
+    row goes; bit 1 is minus.
+    """
+    group, shift = element >> U6, element & U63
+    window = sign_word(key, table, element, spec) >> shift
+    if shift != ZERO and (group + ONE) < np.uint64(spec.sign_keys.shape[1]):
+        window |= sign_word(key, table, element + U64, spec) << (U64 - shift)
+    return window

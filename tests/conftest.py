@@ -1,19 +1,16 @@
-"""Settings of all tests, and what several files use."""
+"""Settings of all tests, and what several files use.
+
+Nothing of ours, and so no Numba and no PyArrow, is imported before `pytest_configure`: with --gpu
+their warnings are only shown, from there on.
+"""
 
 import os
 import threading
+import warnings
 from contextlib import nullcontext
 
 import pytest
 from hypothesis import HealthCheck, settings
-
-import data_tools
-from data_tools import Dataset, shuffling
-from data_tools.streaming import THREAD_NAME
-from data_tools.synth import Generator
-from robe_numba.cpu import launch
-from robe_numba.ops import bags, interaction, rows
-from robe_numba.ops.devices import gpu_module
 
 # Kernels compile at their first call, so a single example has no deadline.
 settings.register_profile(
@@ -27,18 +24,28 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    """Refuse --gpu once, not in every test."""
-    if config.getoption("--gpu"):
-        try:
-            gpu_module("device").check_gpu()
-        except (ImportError, OSError) as error:
-            raise pytest.UsageError(f"--gpu: {error}") from None
+    """Refuse --gpu once, not in every test; with it no warning is an error.
+
+    The machines that have a GPU have versions of other packages that nobody has tried.
+    """
+    if not config.getoption("--gpu"):
+        return
+    others = [line for line in config.getini("filterwarnings") if line != "error"]
+    for line in ("default", *others):  # the last that fits counts
+        config.addinivalue_line("filterwarnings", line)
+    warnings.simplefilter("default")  # outside of tests
+    from robe_numba.ops.devices import gpu_module
+
+    try:
+        gpu_module("device").check_gpu()
+    except (ImportError, OSError) as error:
+        raise pytest.UsageError(f"--gpu: {error}") from None
 
 
 @pytest.fixture
 def threads_for_everything(monkeypatch):
     """Let the smallest call use all threads."""
-    monkeypatch.setattr(launch, "ELEMENTS_PER_THREAD", 1)
+    monkeypatch.setattr("robe_numba.cpu.launch.ELEMENTS_PER_THREAD", 1)
 
 
 @pytest.fixture
@@ -46,8 +53,9 @@ def set_workers(monkeypatch):
     """Call it with the number of workers that kernels shall have, whatever threads there are."""
 
     def set_to(count):
-        for module in (rows, bags, interaction):
-            monkeypatch.setattr(module, "threads_for", lambda elements: nullcontext(count))
+        for module in ("rows", "bags", "interaction"):
+            threads_for = f"robe_numba.ops.{module}.threads_for"
+            monkeypatch.setattr(threads_for, lambda elements: nullcontext(count))
 
     return set_to
 
@@ -63,9 +71,12 @@ def no_waiting_for_the_disk():
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory):
     """2500 generated clicks, of which 2000 train: 8 steps of 256 rows."""
+    from data_tools import Dataset, ingest
+    from data_tools.synth import Generator
+
     folder = tmp_path_factory.mktemp("log")
     Generator(seed=5, scale=0.001).write(folder / "clicks.tsv", 2500)
-    data_tools.ingest(folder / "clicks.tsv", folder / "data")
+    ingest(folder / "clicks.tsv", folder / "data")
     return Dataset(folder / "data")
 
 
@@ -73,12 +84,14 @@ def dataset(tmp_path_factory):
 def small_windows():
     """Windows of 20 rows, so that small splits have many."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shuffling, "WINDOW_ROWS", 20)
+        patch.setattr("data_tools.shuffling.WINDOW_ROWS", 20)
         yield
 
 
 def readers_running():
     """Threads that read ahead."""
+    from data_tools.streaming import THREAD_NAME
+
     return [t for t in threading.enumerate() if t.name.startswith(THREAD_NAME)]
 
 

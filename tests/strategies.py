@@ -58,9 +58,9 @@ def _id(draw, spec, table, dtype):
 
 
 @st.composite
-def indices_for(draw, spec, max_batch=5):
-    """(batch, num_tables) ids of any index dtype, empty batches among them."""
-    dtype = np.dtype(draw(st.sampled_from(INDEX_DTYPES)))
+def indices_for(draw, spec, max_batch=5, dtypes=INDEX_DTYPES):
+    """(batch, num_tables) ids of any of the dtypes, empty batches among them."""
+    dtype = np.dtype(draw(st.sampled_from(dtypes)))
     batch = draw(st.integers(0, max_batch))
     rows = [[_id(draw, spec, t, dtype) for t in range(spec.num_tables)] for _ in range(batch)]
     return np.array(rows, dtype=dtype).reshape(batch, spec.num_tables)
@@ -97,9 +97,11 @@ class Bags(NamedTuple):
 
 
 @st.composite
-def bags_for(draw, spec, dtype, max_batch=3, whole=False):
-    """CSR bags, empty ones and padding among them, with weights where the mode takes them."""
-    index_dtype = np.dtype(draw(st.sampled_from(INDEX_DTYPES)))
+def bags_for(draw, spec, dtype, max_batch=3, whole=False, dtypes=INDEX_DTYPES):
+    """CSR bags, empty ones and padding among them, with weights where the mode takes them; ids and
+    offsets are of any of the dtypes.
+    """
+    index_dtype = np.dtype(draw(st.sampled_from(dtypes)))
     batch = draw(st.integers(0, max_batch))
     num_bags = spec.num_tables * batch
     sizes = draw(st.lists(st.integers(0, 4), min_size=num_bags, max_size=num_bags))
@@ -108,7 +110,7 @@ def bags_for(draw, spec, dtype, max_batch=3, whole=False):
         for bag, size in enumerate(sizes)
         for _ in range(size)
     ]
-    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(draw(st.sampled_from(INDEX_DTYPES)))
+    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(draw(st.sampled_from(dtypes)))
     mode = draw(st.sampled_from(("sum", "mean", "max")))
     weights = None
     if mode == "sum" and draw(st.booleans()):

@@ -5,6 +5,7 @@ any of four kinds of embedding through one interface.
 """
 
 from robe_numba.dlrm.builders import make_embedding
+from robe_numba.dlrm.captured import capture_logits, capture_train_step
 from robe_numba.dlrm.embeddings import KINDS, Embedding, embedding_from
 from robe_numba.dlrm.interaction import cat_interaction, dot_interaction
 from robe_numba.dlrm.linear import linear
@@ -30,6 +31,8 @@ __all__ = [
     "Schedule",
     "Vocabulary",
     "bce_with_logits",
+    "capture_logits",
+    "capture_train_step",
     "cat_interaction",
     "dot_interaction",
     "embedding_from",

@@ -15,7 +15,7 @@ from robe_numba.dlrm.gradients import GradientBuffer, Gradients, layers_of, name
 from robe_numba.dlrm.interaction import INTERACTIONS, cat_interaction
 from robe_numba.dlrm.loss import bce_with_logits, sigmoid
 from robe_numba.dlrm.mlp import mlp
-from robe_numba.dlrm.optimizers import DenseOptimizer
+from robe_numba.dlrm.optimizers import DenseOptimizer, check_rate
 from robe_numba.dlrm.placement import Batch, placement
 from robe_numba.dlrm.presets import DLRMConfig, init_parameters
 from robe_numba.ops.devices import check_here_or_there
@@ -25,9 +25,10 @@ class DLRM:
     """A click model with one logit per row, on the device of its embedding.
 
     On the host it takes and gives NumPy arrays, and the result of every method is bit-identical
-    for any number of threads (see `robe_numba.dlrm.workers`). On a GPU it takes and gives CuPy
-    arrays, works on CuPy's current stream and waits for nothing: losses are arrays () there, and
-    labels are not looked at. Results may differ in the last bits between batch sizes and devices.
+    for any number of threads (see `robe_numba.dlrm.workers`). On a GPU it takes arrays of CuPy or
+    PyTorch and gives CuPy's, works on CuPy's current stream and waits for nothing: losses are
+    arrays () there, and labels are not looked at. Results may differ in the last bits between
+    batch sizes and devices. `robe_numba.dlrm.captured` makes small batches faster there.
 
     Parameters
     ----------
@@ -43,6 +44,7 @@ class DLRM:
     Attributes
     ----------
     device : "cpu" or "cuda".
+    place : what computes there.
 
     Raises
     ------
@@ -72,15 +74,15 @@ class DLRM:
         if embedding.dtype != self.dtype:
             raise ValueError(f"the embedding is {embedding.dtype} but the model is {self.dtype}")
         self.device = embedding.device
-        self._place = placement(self.device, threads)
+        self.place = placement(self.device, threads)
         self._shapes = config.parameter_shapes()
         initial = init_parameters(config, np.random.default_rng(seed), self.dtype)
         flat = np.concatenate([values.reshape(-1) for values in initial.values()])
-        self._flat, self._threads = self._place.put(flat), threads
+        self._flat, self._threads = self.place.put(flat), threads
         self._dense = named_views(self._flat, self._shapes)
         self._optimizer = DenseOptimizer(optimizer, {"dense": self._flat})
         self._gradients = GradientBuffer(
-            self._shapes, lambda shape: self._place.empty(shape, self.dtype)
+            self._shapes, lambda shape: self.place.empty(shape, self.dtype)
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -130,7 +132,7 @@ class DLRM:
         for name, target in targets.items():
             check_here_or_there(name, arrays[name], target.shape, (target.dtype,))
         for name, target in targets.items():
-            target[...] = self._place.put(arrays[name])
+            target[...] = self.place.put(arrays[name])
 
     def logits(self, dense: np.ndarray, indices: np.ndarray) -> np.ndarray:
         """Score rows.
@@ -148,10 +150,10 @@ class DLRM:
         ------
         TypeError, ValueError : shapes or dtypes do not fit.
         """
-        self._check(dense, indices)
-        out = self._place.empty((len(dense),), self.dtype)
-        for start in range(0, len(dense), self._place.rows_at_once):
-            rows = slice(start, start + self._place.rows_at_once)
+        dense, indices = self._checked(dense, indices)
+        out = self.place.empty((len(dense),), self.dtype)
+        for start in range(0, len(dense), self.place.rows_at_once):
+            rows = slice(start, start + self.place.rows_at_once)
             self._logits(dense[rows], indices[rows], out[rows])
         return out
 
@@ -215,7 +217,7 @@ class DLRM:
             return loss
         if clip_norm is not None:
             gradients = (flat, grad_out)
-            self._place.clip(gradients, self._place.squares(gradients), clip_norm)
+            self.place.clip(gradients, self.place.squares(gradients), clip_norm)
         self.embedding.update(grad_out, context, embedding_lr)
         self.update_dense(flat, lr)
         return loss
@@ -243,34 +245,36 @@ class DLRM:
         ------
         the same tuples; their arrays are overwritten once the next was asked for
         """
-        return self._place.feed(batches)
+        return self.place.feed(batches)
 
-    def _check(self, dense: np.ndarray, indices: np.ndarray) -> None:
+    def _checked(self, dense: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Both, of the place's library: on a GPU they may be PyTorch's."""
         rows = len(dense)
-        self._place.check("dense", dense, (rows, self.config.num_dense), (self.dtype,))
-        self._place.check("indices", indices, (rows, self.config.num_tables), INDEX_DTYPES)
+        self.place.check("dense", dense, (rows, self.config.num_dense), (self.dtype,))
+        self.place.check("indices", indices, (rows, self.config.num_tables), INDEX_DTYPES)
+        return self.place.put(dense), self.place.put(indices)
 
     def _logits(self, dense: np.ndarray, indices: np.ndarray, out: np.ndarray) -> None:
-        config, parts = self.config, self._place.parts(len(dense))
+        config, parts = self.config, self.place.parts(len(dense))
         bottom, top = (layers_of(self._dense, name) for name in ("bottom", "top"))
 
         def score(part: int) -> None:
             features, ids = dense[parts[part]], indices[parts[part]]
-            outs = self._place.outputs(config, len(features), self.dtype)
+            outs = self.place.outputs(config, len(features), self.dtype)
             x, _ = mlp(features, bottom, final_relu=True, outs=outs.bottom)
             if config.interaction == "dot":
                 joined = self.embedding.lookup_dot_interaction(ids, x, outs.joined)
             else:
                 embeddings, _ = self.embedding.lookup(ids, False, self._room("embeddings", ids))
                 joined, _ = cat_interaction(x, embeddings, outs.joined)
-            logits, _ = mlp(joined, top, final_relu=False, outs=outs.top)
-            out[parts[part]] = logits[:, 0]
+            outs.top[-1] = out[parts[part], None]
+            mlp(joined, top, final_relu=False, outs=outs.top)
 
-        self._place.run(score, len(parts))
+        self.place.run(score, len(parts))
 
     def _room(self, name: str, indices: np.ndarray) -> np.ndarray:
         """Kept memory like the embeddings of a batch."""
-        return self._place.room(name, (*indices.shape, self.config.embedding_dim), self.dtype)
+        return self.place.room(name, (*indices.shape, self.config.embedding_dim), self.dtype)
 
     def _forward(
         self, dense: np.ndarray, embeddings: np.ndarray
@@ -279,7 +283,7 @@ class DLRM:
         config, rows = self.config, len(dense)
         interaction, _ = INTERACTIONS[config.interaction]
         bottom, top = (layers_of(self._dense, name) for name in ("bottom", "top"))
-        outs = self._place.outputs(config, rows, self.dtype)
+        outs = self.place.outputs(config, rows, self.dtype)
         x, backward_bottom = mlp(dense, bottom, final_relu=True, outs=outs.bottom)
         joined, backward_interaction = interaction(x, embeddings, outs.joined)
         logits, backward_top = mlp(joined, top, final_relu=False, outs=outs.top)
@@ -288,11 +292,11 @@ class DLRM:
             grad_logits: np.ndarray, gradients: dict[str, np.ndarray], grad_embeddings: np.ndarray
         ) -> None:
             pairs = layers_of(gradients, "top")
-            grads = self._place.grads(config.top_widths[:-1], rows, self.dtype)
+            grads = self.place.grads(config.top_widths[:-1], rows, self.dtype)
             grad_joined, _ = backward_top(grad_logits[:, None], pairs, grads)
             grad_x, _ = backward_interaction(grad_joined, grad_embeddings)
             pairs = layers_of(gradients, "bottom")
-            grads = self._place.grads(config.bottom_widths[:-1], rows, self.dtype)
+            grads = self.place.grads(config.bottom_widths[:-1], rows, self.dtype)
             # Nothing learns from the gradient of the dense features.
             backward_bottom(grad_x, pairs, grads, wanted=False)
 
@@ -323,14 +327,14 @@ class DLRM:
         ------
         TypeError, ValueError : shapes, dtypes or labels do not fit.
         """
-        self._check(dense, indices)
-        self._place.check("labels", labels, (len(dense),), (self.dtype,))
-        self._place.check_labels(labels)
+        dense, indices = self._checked(dense, indices)
+        self.place.check("labels", labels, (len(dense),), (self.dtype,))
+        self.place.check_labels(labels)
         whole = len(labels) if count is None else count
         room = self._room("embeddings", indices)
         embeddings, context = self.embedding.lookup(indices, keep, room)
         grad_embeddings = self._room("grad_embeddings", indices)
-        parts = self._place.parts(len(dense))
+        parts = self.place.parts(len(dense))
         gradients = self._gradients.parts(len(parts))
 
         def learn(part: int) -> Any:
@@ -340,7 +344,7 @@ class DLRM:
             backward(backward_loss(), gradients[part], grad_embeddings[rows])
             return loss
 
-        losses = self._place.run(learn, len(parts))
+        losses = self.place.run(learn, len(parts))
         total = self._gradients.total(len(parts))
         return Gradients(sum(losses), total, grad_embeddings, context)
 
@@ -349,8 +353,8 @@ def check_rates(
     lr: float, embedding_lr: float | None, clip_norm: float | None
 ) -> tuple[float, float, float | None]:
     """Require what `DLRM.train_step` takes; the embedding's rate is `lr` if it has none."""
-    lr = check_scalar("lr", lr, 0)
-    embedding_lr = lr if embedding_lr is None else check_scalar("embedding_lr", embedding_lr, 0)
+    lr = check_rate("lr", lr)
+    embedding_lr = lr if embedding_lr is None else check_rate("embedding_lr", embedding_lr)
     return lr, embedding_lr, None if clip_norm is None else check_scalar("clip_norm", clip_norm, 0)
 
 

@@ -1,14 +1,20 @@
 """SGD and Adagrad for the dense parameters, by the same rules that move the embeddings."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from robe_numba.checks import ARRAY_DTYPES, check_scalar
+from robe_numba.checks import ARRAY_DTYPES, check_scalar, is_on_device
 from robe_numba.ops.dense import dense_update
 from robe_numba.ops.devices import check_here_or_there
 
 OPTIMIZERS = ("sgd", "adagrad")
+
+
+def check_rate(name: str, lr: Any) -> Any:
+    """A learning rate: a number, or an array of one element on a GPU, which is not looked at."""
+    return lr if is_on_device(lr) else check_scalar(name, lr, 0)
 
 
 def check_optimizer(name: str) -> None:
@@ -55,7 +61,7 @@ class DenseOptimizer:
         ------
         KeyError, TypeError, ValueError : a gradient is missing or does not fit; nothing moved.
         """
-        lr = check_scalar("lr", lr, 0)
+        lr = check_rate("lr", lr)
         for key, parameter in self._parameters.items():
             dtypes = (parameter.dtype,)
             name = f"the gradient of {key}"

@@ -199,7 +199,7 @@ class OnGPU(Placement):
         self, name: str, array: Any, shape: tuple[int, ...], dtypes: tuple[np.dtype, ...]
     ) -> None:
         """Require an array on the GPU."""
-        self._gpu.view(name, array, shape, dtypes)
+        gpu_module("arrays").view(name, array, shape, dtypes)
 
     def check_labels(self, labels: Any) -> None:
         """Look at none: that would wait for the GPU."""

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from robe_numba import checks, update_rules
-from robe_numba.gpu import device, pool, segments, state_blocks
-from robe_numba.gpu.device import INT64, Work, as_seen, seen_flat
+from robe_numba.gpu import arrays, bag_reads, device, pool, segments, state_blocks
+from robe_numba.gpu.arrays import INT64, NO_RATE, DeviceArray
+from robe_numba.gpu.bag_reads import Bags
+from robe_numba.gpu.device import Work
 from robe_numba.spec import Spec
 
-MODES = {"sum": pool.SUM, "mean": pool.MEAN, "max": pool.MAX}
+MODES = {"sum": bag_reads.SUM, "mean": bag_reads.MEAN, "max": bag_reads.MAX}
 
 
 def embedding_bag(
@@ -29,21 +31,21 @@ def embedding_bag(
 ) -> Any:
     """See `robe_numba.embedding_bag`."""
     checks.check_spec(spec)
-    values = device.stored_view(array, spec)
+    values = arrays.stored_view(array, spec)
     real = checks.real_dtype(values)
     read = {"array": values, "indices": indices, "offsets": offsets}
     read["per_sample_weights"] = per_sample_weights
-    device.check_apart({"out": out, "starts": starts}, read)
+    arrays.check_apart({"out": out, "starts": starts}, read)
     with device.work_on(array) as work:
         options = (mode, per_sample_weights, padding_idx)
         bags = _check_bags(work, indices, offsets, spec, *options, real)
         shape = (int(bags.batch), spec.num_tables, spec.embedding_dim)
         out = work.empty(shape, real) if out is None else out
-        target = device.flat(device.view("out", out, shape, (real,), written=True))
-        places = _starts(work, bags, spec, starts, written=True)
-        pool.launch(work, pool.bag_starts, places.size, bags, spec, places)
-        winners = as_seen(work.empty((target.size if bags.mode == pool.MAX else 0,), np.int64))
-        pool.pool(work, values, bags, spec, places, target, winners)
+        target = arrays.view("out", out, shape, (real,), written=True).flat()
+        places = arrays.nothing(np.uint64)
+        if starts is not None:
+            places = _starts(bags, spec, starts, written=True)
+        pool.pool(work, values, bags, spec, places, target, arrays.nothing(np.int64))
     return out
 
 
@@ -65,15 +67,15 @@ def embedding_bag_backward(
         raise ValueError(checks.MAX_NEEDS_ARRAY)
     values, dtypes = None, checks.ARRAY_DTYPES
     if array is not None:
-        values = device.view("array", array, (spec.array_size,), checks.ARRAY_DTYPES)
+        values = arrays.view("array", array, (spec.array_size,), checks.ARRAY_DTYPES)
         dtypes = (values.dtype,)
-    device.view("grad_out", grad_out, None, dtypes)
+    arrays.view("grad_out", grad_out, None, dtypes)
     with device.work_on(grad_out) as work:
         options = (mode, per_sample_weights, padding_idx)
         reads = _reads(work, grad_out, dtypes, indices, offsets, spec, options, values, starts)
         gradient = work.zeros((spec.array_size,), reads.grad_out.dtype)
-        target = seen_flat(gradient)
-        segments.update(work, update_rules.GRADIENT, reads, spec, target, target, 0, 0)
+        target = arrays.of(gradient)
+        segments.update(work, update_rules.GRADIENT, reads, spec, target, target, NO_RATE, 0)
     return gradient
 
 
@@ -92,7 +94,7 @@ def embedding_bag_sgd_update(
     """See `robe_numba.embedding_bag_sgd_update`; here an element moves once."""
     read = {"grad_out": grad_out, "indices": indices, "offsets": offsets, "starts": starts}
     read["per_sample_weights"] = per_sample_weights
-    (values,), lr = device.check_step(spec, lr, {"array": array}, read)
+    (values,), lr = arrays.check_step(spec, lr, {"array": array}, read)
     with device.work_on(array) as work:
         options = (mode, per_sample_weights, padding_idx)
         dtypes = (values.dtype,)
@@ -119,7 +121,7 @@ def embedding_bag_adagrad_update(
     written = {"array": array, "state_sum": state_sum}
     read = {"grad_out": grad_out, "indices": indices, "offsets": offsets, "starts": starts}
     read["per_sample_weights"] = per_sample_weights
-    (values, sums), lr = device.check_step(spec, lr, written, read, state_block)
+    (values, sums), lr = arrays.check_step(spec, lr, written, read, state_block)
     eps = checks.check_scalar("eps", eps, 0, values.dtype)
     with device.work_on(array) as work:
         options = (mode, per_sample_weights, padding_idx)
@@ -137,19 +139,19 @@ def _check_bags(
     weights: Any,
     padding_idx: int | None,
     real: np.dtype,
-) -> pool.Bags:
+) -> Bags:
     """The bags of a call; `real` is the output's dtype."""
-    bounds = device.view("offsets", offsets, None, checks.INDEX_DTYPES)
+    bounds = arrays.view("offsets", offsets, None, checks.INDEX_DTYPES)
     checks.check_offsets_shape(bounds, spec)
-    ids = device.view("indices", indices, None, checks.INDEX_DTYPES)
+    ids = arrays.view("indices", indices, None, checks.INDEX_DTYPES)
     checks.check_bag_ids_shape(ids)
     checks.check_weighted_mode(mode, weights is not None)
     padding = checks.check_padding(padding_idx)
     if weights is None:
-        weights = as_seen(work.empty((0,), real))
+        weights = arrays.nothing(real)
     else:
-        weights = device.view("per_sample_weights", weights, (ids.size,), (real,))
-    return pool.Bags(
+        weights = arrays.view("per_sample_weights", weights, (ids.size,), (real,))
+    return Bags(
         indices=ids,
         offsets=bounds,
         weights=weights,
@@ -160,12 +162,10 @@ def _check_bags(
     )
 
 
-def _starts(work: Work, bags: pool.Bags, spec: Spec, given: Any, written: bool = False) -> Any:
-    """Starts uint64 (n * num_blocks,): the caller's or new ones."""
+def _starts(bags: Bags, spec: Spec, given: Any, written: bool = False) -> DeviceArray:
+    """The caller's starts, as uint64 (n * num_blocks,)."""
     shape = (bags.indices.size, spec.num_blocks)
-    if given is None:
-        return seen_flat(work.empty(shape, np.int64), np.uint64)
-    return device.flat(device.view("starts", given, shape, INT64, written), np.uint64)
+    return arrays.view("starts", given, shape, INT64, written).flat(np.uint64)
 
 
 def _reads(
@@ -180,23 +180,16 @@ def _reads(
     starts: Any,
 ) -> segments.Reads:
     """The reads of an `embedding_bag`: their rows, factors and, for "max", the winners."""
-    grads = device.view("grad_out", grad_out, None, dtypes)
+    grads = arrays.view("grad_out", grad_out, None, dtypes)
     bags = _check_bags(work, indices, offsets, spec, *options, grads.dtype)
     shape = (int(bags.batch), spec.num_tables, spec.embedding_dim)
-    grads = device.flat(device.view("grad_out", grad_out, shape, dtypes))
-    places = _starts(work, bags, spec, starts)
-    if starts is None:
-        pool.launch(work, pool.bag_starts, places.size, bags, spec, places)
-    num_reads = bags.indices.size
-    rows = as_seen(work.zeros((num_reads,), np.int64))
-    scales = bags.weights
-    if bags.mode == pool.MEAN:
-        scales = as_seen(work.zeros((num_reads,), grads.dtype))
-    pool.launch(work, pool.expand, bags.offsets.size - 1, bags, spec, rows, scales)
-    winners = as_seen(work.empty((grads.size if bags.mode == pool.MAX else 0,), np.int64))
-    if bags.mode == pool.MAX:
-        maxima = as_seen(work.empty((grads.size,), grads.dtype))
-        hashed = _starts(work, bags, spec, None)  # what the caller's may be, nobody has looked
-        pool.launch(work, pool.bag_starts, hashed.size, bags, spec, hashed)
-        pool.pool(work, values, bags, spec, hashed, maxima, winners)
-    return segments.sort(work, places, bags.indices, grads, spec, rows, scales, winners)
+    grads = arrays.view("grad_out", grad_out, shape, dtypes).flat()
+    places = None if starts is None else _starts(bags, spec, starts)
+    known = bag_reads.expanded(work, bags, spec, grads.dtype, places)
+    winners = arrays.nothing(np.int64)
+    if bags.mode == bag_reads.MAX:
+        # Not from the caller's starts: what these may be, nobody has looked.
+        maxima, winners = work.scratch(grads.size, grads.dtype), work.scratch(grads.size, np.int64)
+        pool.pool(work, values, bags, spec, arrays.nothing(np.uint64), maxima, winners)
+    starts, rows, scales = known
+    return segments.sort(work, starts, bags.indices, grads, spec, rows, scales, winners)

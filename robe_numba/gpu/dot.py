@@ -1,215 +1,217 @@
 """Dot products of all pairs of a sample's vectors on the GPU: a thread block for each sample.
 
 The vectors, looked up or given, are put into shared memory, some of their columns at a time if not
-all fit, and multiplied there. Rows of shared memory are an odd number of elements apart, so that
-lanes that read the same column of different vectors use different banks.
+all fit. A thread then multiplies a tile of four vectors with two such tiles, so that it reads 12
+elements for 32 products. If there are fewer tiles than threads, several threads share one: each
+takes some of the columns, and their sums are added up in a fixed order.
 """
 
-from typing import Any
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any, NamedTuple
 
 import numpy as np
-from numba import cuda
 
-from robe_numba.gpu.device import SIMULATED, device_spec
-from robe_numba.gpu.pool import element_at
+from robe_numba.gpu import dot_tiles
+from robe_numba.gpu.arrays import DeviceArray
+from robe_numba.gpu.compiler import SIMULATED, cuda, function, types
+from robe_numba.gpu.device import Work, device_spec
+from robe_numba.gpu.dot_products import add_slices, multiply_tiles, put_tiles, tile_of
+from robe_numba.gpu.dot_tiles import ALIGNMENT, copier, pairs_below, reader
+from robe_numba.gpu.gather import in_vectors, place, with_sign, with_signs
+from robe_numba.gpu.launch import Kernel, Prepared
+from robe_numba.gpu.vector import load1, load4, store1
+from robe_numba.hashing import row_key, sign_word
 from robe_numba.spec import Spec
-from robe_numba.unsigned import ONE, THREE, TWO, U4, ZERO
+from robe_numba.unsigned import ONE, THREE, TWO, U6, U63, ZERO
 
-THREADS = 32 if SIMULATED else 128  # of a thread block
-SHARED_BYTES = 48 << 10  # that every GPU gives a thread block
-
-
-@cuda.jit(device=True)
-def gather_columns(array, indices, dense, first, count, sample, spec, starts, vectors, stride):
-    """Gather columns [first, first + count) of a sample's vectors; vector 0 is the dense one."""
-    real, tables = dense.dtype.type, spec.num_tables
-    for k in range(cuda.threadIdx.x, (tables + ONE) * count, cuda.blockDim.x):
-        vector, column = np.uint64(k) // count, np.uint64(k) % count
-        if vector == ZERO:
-            value = dense[sample * spec.embedding_dim + first + column]
-        else:
-            row = sample * tables + vector - ONE
-            value = element_at(array, indices, row, row, first + column, spec, starts, real)
-        vectors[vector * stride + column] = value
+THREADS = 32 if SIMULATED else 64  # of a thread block
+WORDS = 128  # of signs that are kept in shared memory, 1 KiB
 
 
-@cuda.jit(device=True)
-def add_products(vectors, stride, count, num_vectors, out, o, add):
-    """Dot products of all pairs, by `count` columns, to out[o:] or added to what is there.
-
-    Every pair is b and the vector a + 1 places after it, around the circle of all vectors: so
-    neighbouring threads have neighbouring vectors.
+def kernel_for(copy: Callable, hash_words: Callable, num_words: int, split: bool) -> Kernel:
+    """The kernel for what `copy` copies, see `dot_tiles.copier`, given the words that `hash_words`
+    puts into shared memory; `split` where several threads share tiles.
     """
-    for k in range(cuda.threadIdx.x, num_vectors * (num_vectors - ONE) // TWO, cuda.blockDim.x):
-        a, b = np.uint64(k) // num_vectors, np.uint64(k) % num_vectors
-        other = (b + a + ONE) % num_vectors
-        total = vectors.dtype.type(0)
-        for column in range(count):
-            total += vectors[b * stride + column] * vectors[other * stride + column]
-        high, low = max(b, other), min(b, other)
-        place = o + high * (high - ONE) // TWO + low
-        out[place] = out[place] + total if add else total
+    threads = np.uint64(THREADS)
+
+    def dot_forward(source, dense, shape, tile_bits, out):
+        """A thread block for a sample's row of out (batch * columns,); dense is (batch * d,).
+
+        1 << tile_bits threads have different tiles.
+        """
+        vectors = cuda.shared.array(0, out.dtype, ALIGNMENT)
+        sample, thread = np.uint64(cuda.blockIdx.x), np.uint64(cuda.threadIdx.x)
+        num_vectors, dim, width = shape.num_vectors, shape.dim, shape.width
+        pairs, slices = pairs_below(num_vectors), threads >> tile_bits
+        whole = (num_vectors + THREE) >> TWO
+        numbers = ((whole + ONE) * (whole + ONE)) >> TWO
+        words = cuda.shared.array(num_words, types.uint64)
+        hash_words(source, sample, words, thread, threads)
+        o = sample * (dim + pairs)
+        first = ZERO
+        while first < max(dim, ONE):
+            cuda.syncthreads()
+            copy(source, words, dense, sample, first, shape, vectors, thread, threads)
+            cuda.syncthreads()
+            columns, add = min(width, dim - first), first > ZERO
+            k = thread
+            while k < columns:
+                store1(out, o + first + k, vectors[k])
+                k += threads
+            if split:
+                number = thread & ((ONE << tile_bits) - ONE)
+                i, j = tile_of(min(number, numbers - ONE))
+                begin = thread >> tile_bits
+                rows = multiply_tiles(vectors, i, j, begin, slices, columns, width)
+                cuda.syncthreads()
+                if number < numbers:
+                    i, j = tile_of(number)
+                    put_tiles(vectors, begin * pairs, i, j, rows, num_vectors, False)
+                cuda.syncthreads()
+                add_slices(vectors, slices, pairs, out, o + dim, add, thread, threads)
+            else:
+                number = thread
+                while number < numbers:
+                    i, j = tile_of(number)
+                    rows = multiply_tiles(vectors, i, j, ZERO, ONE, columns, width)
+                    put_tiles(out, o + dim, i, j, rows, num_vectors, add)
+                    number += threads
+            first += width
+
+    return Kernel(dot_forward)
 
 
-@cuda.jit(device=True)
-def copy_features(dense, dim, num_vectors, out):
-    """Begin the thread block's row of `out` with its dense vector; where the products begin."""
-    sample = np.uint64(cuda.blockIdx.x)
-    o = sample * (dim + num_vectors * (num_vectors - ONE) // TWO)
-    for column in range(cuda.threadIdx.x, dim, cuda.blockDim.x):
-        out[o + np.uint64(column)] = dense[sample * dim + np.uint64(column)]
-    return o + dim
+class Lookup(NamedTuple):
+    """What embeddings are looked up with."""
+
+    array: DeviceArray
+    indices: DeviceArray  # (batch * num_tables,)
+    starts: DeviceArray  # uint64 (batch * num_tables * num_blocks,), of all indices
+    spec: Prepared
 
 
-@cuda.jit
-def lookup_dot(array, indices, dense, spec, starts, out, width):
-    """out (batch * columns,) of indices (n,), dense (batch * d,) and all starts (n * num_blocks,).
+@function
+def hash_nothing(source, sample, words, thread, threads):
+    """There are no signs."""
 
-    Shared memory: an odd number of elements, `width` or one more, for each vector.
+
+@function
+def hash_signs(lookup, sample, words, thread, threads):
+    """words = the signs of the sample's rows."""
+    spec = lookup.spec
+    groups = np.uint64(spec.sign_keys.shape[1])
+    i = thread
+    while i < spec.num_tables * groups:
+        table, group = i // groups, i % groups
+        key = row_key(np.uint64(lookup.indices[sample * spec.num_tables + table]), spec)
+        words[i] = sign_word(key, table, group << U6, spec)
+        i += threads
+
+
+@cache
+def lookup_kernel(sign: bool, kept: bool, four: bool, split: bool) -> Kernel:
+    """`dot_forward` of a `Lookup`, with or without signs, which are kept in shared memory or hashed
+    for each read.
     """
-    vectors = cuda.shared.array(0, out.dtype)
-    sample, dim, num_vectors = np.uint64(cuda.blockIdx.x), spec.embedding_dim, spec.num_tables + ONE
-    stride = width | ONE
-    o = copy_features(dense, dim, num_vectors, out)
-    for first in range(ZERO, dim, width):
-        count = min(width, dim - first)
-        cuda.syncthreads()
-        gather_columns(array, indices, dense, first, count, sample, spec, starts, vectors, stride)
-        cuda.syncthreads()
-        add_products(vectors, stride, count, num_vectors, out, o, first > ZERO)
+    load, apply = (load4, with_signs) if four else (load1, with_sign)
+
+    @function
+    def locate(lookup, column):
+        block = column // lookup.spec.block_size
+        return column, block, column - block * lookup.spec.block_size
+
+    @function
+    def read(lookup, words, sample, vector, located, shape, real):
+        spec, (column, block, offset), table = lookup.spec, located, vector - ONE
+        row = sample * spec.num_tables + table
+        start = lookup.starts[row * spec.num_blocks + block]
+        value = load(lookup.array, place(start, offset, spec), real)
+        if sign:
+            if kept:
+                signs = words[table * np.uint64(spec.sign_keys.shape[1]) + (column >> U6)]
+            else:
+                key = row_key(np.uint64(lookup.indices[row]), spec)
+                signs = sign_word(key, table, column, spec)
+            value = apply(value, signs, column & U63)
+        return value
+
+    copy = copier(locate, read, four)
+    if sign and kept:
+        return kernel_for(copy, hash_signs, WORDS, split)
+    return kernel_for(copy, hash_nothing, 1, split)
 
 
-@cuda.jit(device=True)
-def element_of(dense, embeddings, vector, column, num_vectors, dim):
-    """An element of one of the thread block's vectors; vector 0 is the dense one."""
-    sample = np.uint64(cuda.blockIdx.x)
-    if vector == ZERO:
-        return dense[sample * dim + column]
-    return embeddings[(sample * (num_vectors - ONE) + vector - ONE) * dim + column]
+@cache
+def given_kernel(four: bool, split: bool) -> Kernel:
+    """`dot_forward` of embeddings (batch * num_tables * d,)."""
+    return kernel_for(copier(*reader(four), four), hash_nothing, 1, split)
 
 
-@cuda.jit
-def dot_forward(dense, embeddings, num_vectors, dim, out, width):
-    """As `lookup_dot`, of dense (batch * d,) and embeddings (batch * tables * d,)."""
-    vectors = cuda.shared.array(0, out.dtype)
-    stride = width | ONE
-    o = copy_features(dense, dim, num_vectors, out)
-    for first in range(ZERO, dim, width):
-        count = min(width, dim - first)
-        cuda.syncthreads()
-        for k in range(cuda.threadIdx.x, num_vectors * count, cuda.blockDim.x):
-            vector, column = np.uint64(k) // count, np.uint64(k) % count
-            value = element_of(dense, embeddings, vector, first + column, num_vectors, dim)
-            vectors[vector * stride + column] = value
-        cuda.syncthreads()
-        add_products(vectors, stride, count, num_vectors, out, o, first > ZERO)
+def tile_bits(num_vectors: int, width: int, itemsize: int) -> int:
+    """Logarithm of how many threads have different tiles; the others share these with them.
 
-
-@cuda.jit(device=True)
-def put(embeddings, vector, column, num_vectors, dim, value):
-    """Set an element of the thread block's vector, from 1 on, if there is one."""
-    if vector < num_vectors:
-        sample = np.uint64(cuda.blockIdx.x)
-        embeddings[(sample * (num_vectors - ONE) + vector - ONE) * dim + column] = value
-
-
-@cuda.jit(device=True)
-def spread_pairs(grad_out, o, first, rows, num_vectors, weights):
-    """weights (num_vectors, rows) = columns [first, first + rows) of the symmetric matrix whose
-    lower triangle begins at grad_out[o]; zeros on its diagonal and beyond it.
+    No more threads share a tile than it has fours of columns, nor than have room for their sums.
     """
-    for k in range(cuda.threadIdx.x, num_vectors * rows, cuda.blockDim.x):
-        a, b = np.uint64(k) // rows, first + np.uint64(k) % rows
-        high, low = max(a, b), min(a, b)
-        weights[k] = 0
-        if low < high < num_vectors:
-            weights[k] = grad_out[o + high * (high - ONE) // TWO + low]
+    numbers = (dot_tiles.tiles(num_vectors) + 1) ** 2 // 4
+    sums = num_vectors * (num_vectors - 1) // 2 * itemsize
+    for bits in range(THREADS.bit_length()):
+        slices = THREADS >> bits
+        if 1 << bits >= numbers and slices < width // 2 and slices * sums <= dot_tiles.SHARED_BYTES:
+            return bits
+    return THREADS.bit_length() - 1
 
 
-@cuda.jit
-def dot_backward(dense, embeddings, grad_out, num_vectors, dim, rows, grad_dense, grad_embeddings):
-    """The gradients of `dot_forward`'s dense and embeddings: a thread for each column, four
-    vectors at a time.
-
-    Shared memory: num_vectors * rows elements; `rows` is a multiple of four.
-    """
-    weights = cuda.shared.array(0, grad_out.dtype)
-    sample = np.uint64(cuda.blockIdx.x)
-    o = sample * (dim + num_vectors * (num_vectors - ONE) // TWO)
-    for first in range(ZERO, num_vectors, rows):
-        cuda.syncthreads()
-        spread_pairs(grad_out, o + dim, first, rows, num_vectors, weights)
-        cuda.syncthreads()
-        for column in range(cuda.threadIdx.x, dim, cuda.blockDim.x):
-            column = np.uint64(column)
-            for b in range(first, min(first + rows, num_vectors), U4):
-                t_0 = t_1 = t_2 = t_3 = grad_out.dtype.type(0)
-                for a in range(ZERO, num_vectors):
-                    value = element_of(dense, embeddings, a, column, num_vectors, dim)
-                    w = a * rows + b - first
-                    t_0 += weights[w] * value
-                    t_1 += weights[w + ONE] * value
-                    t_2 += weights[w + TWO] * value
-                    t_3 += weights[w + THREE] * value
-                if b == ZERO:
-                    grad_dense[sample * dim + column] = grad_out[o + column] + t_0
-                else:
-                    put(grad_embeddings, b, column, num_vectors, dim, t_0)
-                put(grad_embeddings, b + ONE, column, num_vectors, dim, t_1)
-                put(grad_embeddings, b + TWO, column, num_vectors, dim, t_2)
-                put(grad_embeddings, b + THREE, column, num_vectors, dim, t_3)
-
-
-def columns_at_once(num_vectors: int, dim: int, itemsize: int) -> int:
-    """How many columns of a sample's vectors fit shared memory."""
-    most = _room(num_vectors, itemsize)
-    return min(dim, (most - 1) // 2 * 2 + 1)
-
-
-def _room(num_vectors: int, itemsize: int, least: int = 1) -> int:
-    """How many elements of each vector fit shared memory, `least` or more."""
-    most = SHARED_BYTES // (num_vectors * itemsize)
-    if most < least:
-        raise ValueError(
-            f"num_tables is {num_vectors - 1}; on a GPU the interaction takes at most "
-            f"{SHARED_BYTES // (least * itemsize) - 1}: use lookup and matrix products"
-        )
-    return most
+def _launch(
+    work: Work,
+    kernel: Callable,
+    source: Any,
+    dense: DeviceArray,
+    sizes: tuple[int, int, int],
+    four: bool,
+    out: DeviceArray,
+) -> None:
+    """Fill out given num_vectors, d, and the width of `Shape`."""
+    num_vectors, dim, width = sizes
+    itemsize = out.dtype.itemsize
+    bits = tile_bits(num_vectors, width, itemsize)
+    slices = THREADS >> bits
+    sums = slices * num_vectors * (num_vectors - 1) // 2 if slices > 1 else 0
+    shared = max(dot_tiles.elements(num_vectors, width), sums) * itemsize
+    arguments = (source, dense, dot_tiles.shape_of(*sizes, four), np.uint64(bits), out)
+    batch = out.size // (dim + num_vectors * (num_vectors - 1) // 2)
+    kernel(four, slices > 1).launch(work, batch, THREADS, *arguments, shared=shared)
 
 
 def launch(
-    work: Any, array: Any, ids: Any, dense: Any, spec: Spec, starts: Any, out: Any, width: int
+    work: Work,
+    array: DeviceArray,
+    ids: DeviceArray,
+    dense: DeviceArray,
+    spec: Spec,
+    starts: DeviceArray,
+    out: DeviceArray,
+    width: int,
 ) -> None:
-    """Fill out (batch * columns,), given the starts of all ids and `columns_at_once`."""
-    batch = ids.size // spec.num_tables
-    if batch:
-        shared = (width | 1) * (spec.num_tables + 1) * out.dtype.itemsize
-        lookup_dot[batch, THREADS, work.stream, shared](
-            array, ids, dense, device_spec(spec), starts, out, np.uint64(width)
-        )
+    """Fill out (batch * columns,), given the starts of all ids and `dot_tiles.columns_at_once`."""
+    if out.size:
+        source = Lookup(array, ids, starts, device_spec(spec, work))
+        sizes = spec.num_tables + 1, spec.embedding_dim, width
+        kept = spec.num_tables * -(-spec.embedding_dim // 64) <= WORDS
+        kernel = partial(lookup_kernel, spec.sign, kept)
+        _launch(work, kernel, source, dense, sizes, in_vectors(spec, array, dense), out)
 
 
-def forward(work: Any, dense: Any, embeddings: Any, shape: tuple[int, int, int], out: Any) -> None:
+def forward(
+    work: Work,
+    dense: DeviceArray,
+    embeddings: DeviceArray,
+    shape: tuple[int, int, int],
+    out: DeviceArray,
+) -> None:
     """Fill out (batch * columns,) given the shape (batch, num_vectors, d)."""
-    batch, num_vectors, dim = shape
-    width = columns_at_once(num_vectors, dim, out.dtype.itemsize)
-    if batch:
-        shared = (width | 1) * num_vectors * out.dtype.itemsize
-        sizes = np.uint64(num_vectors), np.uint64(dim)
-        dot_forward[batch, THREADS, work.stream, shared](
-            dense, embeddings, *sizes, out, np.uint64(width)
-        )
-
-
-def backward(
-    work: Any, inputs: tuple[Any, Any, Any], shape: tuple[int, int, int], grads: tuple[Any, Any]
-) -> None:
-    """Fill the gradients of dense and embeddings, given both, grad_out and shape as `forward`."""
-    batch, num_vectors, dim = shape
-    itemsize = grads[0].dtype.itemsize
-    rows = min(_room(num_vectors, itemsize, least=4), num_vectors + 3) // 4 * 4
-    if batch:
-        sizes = np.uint64(num_vectors), np.uint64(dim), np.uint64(rows)
-        dot_backward[batch, THREADS, work.stream, num_vectors * rows * itemsize](
-            *inputs, *sizes, *grads
-        )
+    _, num_vectors, dim = shape
+    width = dot_tiles.columns_at_once(num_vectors, dim, out.dtype.itemsize)
+    if out.size:
+        four = dot_tiles.in_fours(dim, dense, embeddings)
+        _launch(work, given_kernel, embeddings, dense, (num_vectors, dim, width), four, out)

@@ -5,10 +5,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
-from numba import cuda
 
 from robe_numba.checks import check_array
-from robe_numba.gpu.device import Work, as_seen, side_stream, work_on
+from robe_numba.gpu.compiler import cuda
+from robe_numba.gpu.device import Work, as_seen, numba_stream, side_stream, work_on
 
 SLOTS = 2  # batches on the GPU at a time
 
@@ -26,7 +26,9 @@ class Slot:
         self._pinned = [_pinned(array.shape, array.dtype) for array in arrays]
         self._arrays = [work.empty(array.shape, array.dtype) for array in arrays]
         self._copied, self._used = cuda.event(), cuda.event()
-        self._used.record(work.stream)  # what had the memory before may still be computed with
+        self._used.record(
+            numba_stream(work.stream)
+        )  # what had the memory before may still be computed with
 
     def holds(self, rows: int) -> bool:
         """Whether there is room for so many rows."""
@@ -123,7 +125,7 @@ def _slot(slots: list[Slot], number: int, arrays: list[np.ndarray]) -> Slot:
 def _lend(slot: Slot, batch: Any) -> Iterator[Any]:
     """The batch of a slot, for as long as the caller computes with it."""
     with work_on(None) as work:
-        slot.begin(work.stream)
+        slot.begin(numba_stream(work.stream))
     yield batch
     with work_on(None) as work:
-        slot.end(work.stream)
+        slot.end(numba_stream(work.stream))

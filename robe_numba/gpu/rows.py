@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from robe_numba import checks, update_rules
-from robe_numba.gpu import device, gather, segments, state_blocks
+from robe_numba.gpu import arrays, device, gather, segments, state_blocks
 from robe_numba.gpu import starts as gpu_starts
-from robe_numba.gpu.device import INT64
+from robe_numba.gpu.arrays import INT64, NO_RATE
 from robe_numba.spec import Spec
 
 
@@ -21,28 +21,28 @@ def block_starts(indices: Any, spec: Spec) -> Any:
     ids = check_ids(indices, spec)
     with device.work_on(indices) as work:
         starts = work.empty((ids.shape[0], spec.num_tables, spec.num_blocks), np.int64)
-        gpu_starts.launch(work, device.flat(ids), spec, device.seen_flat(starts, np.uint64))
+        gpu_starts.launch(work, ids.flat(), spec, arrays.of(starts).flat(np.uint64))
     return starts
 
 
 def lookup(array: Any, indices: Any, spec: Spec, out: Any = None, starts: Any = None) -> Any:
     """See `robe_numba.lookup`."""
     checks.check_spec(spec)
-    values = device.stored_view(array, spec)
+    values = arrays.stored_view(array, spec)
     ids = check_ids(indices, spec)
-    batch = ids.shape[0]
-    device.check_apart({"out": out, "starts": starts}, {"array": values, "indices": indices})
+    batch, real = ids.shape[0], checks.real_dtype(values)
+    shape = (batch, spec.num_tables, spec.embedding_dim)
+    target = None if out is None else arrays.view("out", out, shape, (real,), written=True)
+    kept = None
+    if starts is not None:
+        places = (batch, spec.num_tables, spec.num_blocks)
+        kept = arrays.view("starts", starts, places, INT64, written=True).flat(np.uint64)
+    arrays.check_apart({"out": target, "starts": kept}, {"array": values, "indices": ids})
     with device.work_on(array) as work:
-        shape = (batch, spec.num_tables, spec.embedding_dim)
-        real = checks.real_dtype(values)
-        out = work.empty(shape, real) if out is None else out
-        target = device.view("out", out, shape, (real,), written=True)
-        kept = None
-        if starts is not None:
-            shape = (batch, spec.num_tables, spec.num_blocks)
-            seen = device.view("starts", starts, shape, INT64, written=True)
-            kept = device.flat(seen, np.uint64)
-        gather.launch(work, values, device.flat(ids), spec, kept, device.flat(target))
+        if target is None:
+            out = work.empty(shape, real)
+            target = arrays.of(out)
+        gather.launch(work, values, ids.flat(), spec, kept, target.flat())
     return out
 
 
@@ -51,19 +51,19 @@ def lookup_backward(
 ) -> Any:
     """See `robe_numba.lookup_backward`."""
     checks.check_spec(spec)
-    real = device.view("grad_out", grad_out, None, checks.ARRAY_DTYPES).dtype
+    real = arrays.view("grad_out", grad_out, None, checks.ARRAY_DTYPES).dtype
     read = {"grad_out": grad_out, "indices": indices, "starts": starts}
-    device.check_apart({"out": out}, read)
+    arrays.check_apart({"out": out}, read)
     with device.work_on(grad_out) as work:
         if out is not None:
-            device.view("out", out, (spec.array_size,), (real,), written=True)
+            arrays.view("out", out, (spec.array_size,), (real,), written=True)
         reads = _reads(work, grad_out, checks.ARRAY_DTYPES, indices, spec, starts)
         if out is None:
             out = work.zeros((spec.array_size,), real)
         else:
             work.xp.asarray(out)[...] = 0
-        target = device.seen_flat(out)
-        segments.update(work, update_rules.GRADIENT, reads, spec, target, target, 0, 0)
+        target = arrays.view("out", out, None, (real,))
+        segments.update(work, update_rules.GRADIENT, reads, spec, target, target, NO_RATE, 0)
     return out
 
 
@@ -72,7 +72,7 @@ def sgd_update(
 ) -> None:
     """See `robe_numba.sgd_update`; here an element moves once, by the sum of its gradients."""
     read = {"grad_out": grad_out, "indices": indices, "starts": starts}
-    (values,), lr = device.check_step(spec, lr, {"array": array}, read)
+    (values,), lr = arrays.check_step(spec, lr, {"array": array}, read)
     with device.work_on(array) as work:
         reads = _reads(work, grad_out, (values.dtype,), indices, spec, starts)
         segments.update(work, update_rules.SGD, reads, spec, values, values, lr, 0)
@@ -92,7 +92,7 @@ def adagrad_update(
     """See `robe_numba.adagrad_update`."""
     written = {"array": array, "state_sum": state_sum}
     read = {"grad_out": grad_out, "indices": indices, "starts": starts}
-    (values, sums), lr = device.check_step(spec, lr, written, read, state_block)
+    (values, sums), lr = arrays.check_step(spec, lr, written, read, state_block)
     eps = checks.check_scalar("eps", eps, 0, values.dtype)
     with device.work_on(array) as work:
         reads = _reads(work, grad_out, (values.dtype,), indices, spec, starts)
@@ -101,7 +101,7 @@ def adagrad_update(
 
 def check_ids(indices: Any, spec: Spec) -> Any:
     """Ids (batch, num_tables) of an integer dtype."""
-    ids = device.view("indices", indices, None, checks.INDEX_DTYPES)
+    ids = arrays.view("indices", indices, None, checks.INDEX_DTYPES)
     if len(ids.shape) != 2 or ids.shape[1] != spec.num_tables:
         raise ValueError(
             f"indices has shape {tuple(ids.shape)}; expected (batch, num_tables) with "
@@ -117,11 +117,11 @@ def _reads(
     ids = check_ids(indices, spec)
     batch = ids.shape[0]
     shape = (batch, spec.num_tables, spec.embedding_dim)
-    grads = device.flat(device.view("grad_out", grad_out, shape, dtypes))
+    grads = arrays.view("grad_out", grad_out, shape, dtypes).flat()
     shape = (batch, spec.num_tables, spec.num_blocks)
     if starts is None:
-        places = device.seen_flat(work.empty(shape, np.int64), np.uint64)
-        gpu_starts.launch(work, device.flat(ids), spec, places)
+        places = work.scratch(ids.size * spec.num_blocks, np.uint64)
+        gpu_starts.launch(work, ids.flat(), spec, places)
     else:
-        places = device.flat(device.view("starts", starts, shape, INT64), np.uint64)
-    return segments.sort(work, places, device.flat(ids), grads, spec)
+        places = arrays.view("starts", starts, shape, INT64).flat(np.uint64)
+    return segments.sort(work, places, ids.flat(), grads, spec)

@@ -1,18 +1,18 @@
 """Hashing on the GPU: one thread per block of the array that is read."""
 
-from typing import Any
-
 import numpy as np
-from numba import cuda
 
-from robe_numba.gpu.device import SIMULATED, device_spec
+from robe_numba.gpu.arrays import DeviceArray
+from robe_numba.gpu.compiler import SIMULATED, cuda
+from robe_numba.gpu.device import Work, device_spec
+from robe_numba.gpu.launch import Kernel
 from robe_numba.hashing import block_start, row_key
 from robe_numba.spec import Spec
 
 THREADS = 32 if SIMULATED else 256  # of a thread block
 
 
-@cuda.jit
+@Kernel
 def block_starts(indices, spec, starts):
     """starts (n * num_blocks,) of indices (n,)."""
     number = np.uint64(cuda.grid(1))
@@ -22,8 +22,8 @@ def block_starts(indices, spec, starts):
         starts[number] = block_start(key, row % spec.num_tables, block, spec)
 
 
-def launch(work: Any, ids: Any, spec: Spec, starts: Any) -> None:
+def launch(work: Work, ids: DeviceArray, spec: Spec, starts: DeviceArray) -> None:
     """Hash ids (n,) into starts uint64 (n * num_blocks,)."""
     if starts.size:
         grid = -(-starts.size // THREADS)
-        block_starts[grid, THREADS, work.stream](ids, device_spec(spec), starts)
+        block_starts.launch(work, grid, THREADS, ids, device_spec(spec, work), starts)

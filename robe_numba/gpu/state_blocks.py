@@ -6,21 +6,21 @@ time. Then thread blocks go through these, each through whole state blocks, and 
 in an order that depends on nothing else.
 """
 
-from typing import Any
-
 import numpy as np
-from numba import cuda
 
 from robe_numba import update_rules
-from robe_numba.gpu import segments
-from robe_numba.gpu.device import SIMULATED, as_seen
-from robe_numba.gpu.segments import THREADS, WIDTH
+from robe_numba.gpu import arrays, segments
+from robe_numba.gpu.arrays import NO_RATE, DeviceArray, Rate
+from robe_numba.gpu.compiler import SIMULATED, cuda
+from robe_numba.gpu.device import Work
+from robe_numba.gpu.launch import Kernel
+from robe_numba.gpu.segment_kernels import THREADS, WIDTH
 from robe_numba.spec import Spec
 
 PART = 256 if SIMULATED else 1 << 24  # elements whose gradients are in memory at a time
 
 
-@cuda.jit
+@Kernel
 def move_state_blocks(sums, low, state_block, array, state_sum, lr, eps):
     """A thread block for as many elements as it has threads, or for one state block if that is
     longer; sums (n,) are those of the gradients from array[low] on, and become 0.
@@ -52,18 +52,18 @@ def move_state_blocks(sums, low, state_block, array, state_sum, lr, eps):
     cuda.syncthreads()
     for i in range(begin + thread, end, THREADS):
         if sums[i] != 0:
-            rate = update_rules.adagrad_rate(state_sum[block], lr, eps)
+            rate = update_rules.adagrad_rate(state_sum[block], lr[0], eps)
             array[low + i] = update_rules.sgd(array[low + i], sums[i], rate)
             sums[i] = 0
 
 
 def update(
-    work: Any,
+    work: Work,
     reads: segments.Reads,
     spec: Spec,
-    array: Any,
-    state_sum: Any,
-    lr: float,
+    array: DeviceArray,
+    state_sum: DeviceArray,
+    lr: Rate,
     eps: float,
     state_block: int,
 ) -> None:
@@ -77,8 +77,10 @@ def update(
     zeros = work.zeros((min(part, array.size),), array.dtype)
     shared = THREADS * array.dtype.itemsize
     for low in range(0, array.size, part):
-        sums = as_seen(zeros[: array.size - low])
-        segments.update(work, update_rules.GRADIENT, reads, spec, sums, sums, 0, 0, low // WIDTH)
+        sums = arrays.of(zeros[: array.size - low])
+        segments.update(
+            work, update_rules.GRADIENT, reads, spec, sums, sums, NO_RATE, 0, low // WIDTH
+        )
         grid = -(-sums.size // tile)
-        constants = (np.int64(low), np.int64(state_block), array, state_sum, real(lr), real(eps))
-        move_state_blocks[grid, THREADS, work.stream, shared](sums, *constants)
+        constants = (np.int64(low), np.int64(state_block), array, state_sum, lr, real(eps))
+        move_state_blocks.launch(work, grid, THREADS, sums, *constants, shared=shared)

@@ -3,15 +3,16 @@
 from typing import Any
 
 import numpy as np
-from numba import cuda
 
 from robe_numba.checks import INDEX_DTYPES
-from robe_numba.gpu import device
+from robe_numba.gpu import arrays, device
+from robe_numba.gpu.compiler import cuda
 from robe_numba.gpu.elementwise import by_elements
+from robe_numba.gpu.launch import Kernel
 from robe_numba.searching import find_row
 
 
-@cuda.jit
+@Kernel
 def find_rows(ids, offsets, indices, rows):
     """rows (n,) of indices (n,), table after table in turn."""
     i = cuda.grid(1)
@@ -22,14 +23,14 @@ def find_rows(ids, offsets, indices, rows):
 
 def known_rows(ids: Any, offsets: Any, indices: Any) -> Any:
     """See `robe_numba.dlrm.vocabulary.known_rows`."""
-    wanted, num_tables = device.view("indices", indices, None, INDEX_DTYPES), len(offsets) - 1
+    wanted, num_tables = arrays.view("indices", indices, None, INDEX_DTYPES), len(offsets) - 1
     if len(wanted.shape) != 2 or wanted.shape[1] != num_tables:
         raise ValueError(
             f"indices has shape {tuple(wanted.shape)} but must be (batch, {num_tables})"
         )
     with device.work_on(indices) as work:
         rows = work.empty(tuple(wanted.shape), np.int64)
-        known = device.as_seen(ids), device.as_seen(offsets)
-        arguments = (*known, device.flat(wanted), device.seen_flat(rows))
+        known = arrays.of(ids), arrays.of(offsets)
+        arguments = (*known, wanted.flat(), arrays.of(rows).flat())
         by_elements(work, find_rows, wanted.size, *arguments)
     return rows

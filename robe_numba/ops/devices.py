@@ -26,17 +26,22 @@ def on_any_device(gpu: str) -> Callable[[Callable[P, Result]], Callable[P, Resul
 
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> Result:
-            for argument in (*args, *kwargs.values()):
+            arguments = (*args, *kwargs.values())
+            for argument in arguments:
                 if type(argument) is not np.ndarray and is_on_device(argument):
-                    _check_one_device(signature.bind(*args, **kwargs).arguments)
-                    return getattr(gpu_module(gpu), function.__name__)(*args, **kwargs)
-            return function(*args, **kwargs)
+                    break
+            else:
+                return function(*args, **kwargs)
+            if any(map(_is_on_host, arguments)):
+                _refuse_two_devices(signature.bind(*args, **kwargs).arguments)
+            return getattr(gpu_module(gpu), function.__name__)(*args, **kwargs)
 
         return call
 
     return decorate
 
 
+@functools.cache
 def gpu_module(name: str) -> ModuleType:
     """The module `robe_numba.gpu.<name>`.
 
@@ -59,19 +64,21 @@ def check_here_or_there(
 ) -> None:
     """As `checks.check_array`, of an array of either device; `written`, it is writeable too."""
     if is_on_device(array):
-        gpu_module("device").view(name, array, shape, dtypes, written)
+        gpu_module("arrays").view(name, array, shape, dtypes, written)
         return
     check_array(name, array, shape, dtypes)
     if written:
         check_written(**{name: array})
 
 
-def _check_one_device(arguments: Mapping[str, Any]) -> None:
-    hosts = (n for n, a in arguments.items() if isinstance(a, np.ndarray) and not is_on_device(a))
-    host = next(hosts, None)
-    if host is not None:
-        device = next(name for name, argument in arguments.items() if is_on_device(argument))
-        raise TypeError(
-            f"{host} is a NumPy array but {device} is on a GPU; use cupy.asarray({host}), or "
-            f"cupy.asnumpy({device})"
-        )
+def _is_on_host(argument: Any) -> bool:
+    return isinstance(argument, np.ndarray) and not is_on_device(argument)
+
+
+def _refuse_two_devices(arguments: Mapping[str, Any]) -> None:
+    device = next(n for n, a in arguments.items() if is_on_device(a))
+    host = next(name for name, argument in arguments.items() if _is_on_host(argument))
+    raise TypeError(
+        f"{host} is a NumPy array but {device} is on a GPU; use cupy.asarray({host}), or "
+        f"cupy.asnumpy({device})"
+    )

@@ -1,11 +1,13 @@
 """One optimizer step on a batch whose rows are spread over processes, each with the whole model."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from robe_numba.dlrm import DLRM
+from robe_numba.dlrm.captured import capture_train_step
 from robe_numba.dlrm.model import check_rates
 from robe_numba.dlrm.placement import placement
 from robe_numba.parallel.carrier import Carrier, Done, Pending, Traffic, share_of
@@ -47,7 +49,8 @@ class DataParallel:
     ):
         check_exchange(exchange)
         check_batch_size(batch_size, group.size)
-        self.model, self._group = model, group
+        self.model, self._group, self._batch_size = model, group, batch_size
+        self._captured: dict[Any, Callable[..., Any]] = {}
         self.plan: Plan | None = None
         self._shared: tuple[Carrier, Exchange] | None = None
         if group.size > 1:
@@ -80,6 +83,14 @@ class DataParallel:
         total = self._group.highest(mine[exchange] + dense + numbers)
         return Plan(exchange, most, self._group.highest(dense), total)
 
+    def _captured_step(self, index_dtype: Any, clip_norm: float | None) -> Callable[..., Any]:
+        """The step of full batches on a GPU."""
+        key = np.dtype(index_dtype), clip_norm
+        if key not in self._captured:
+            arguments = self.model, self._batch_size, index_dtype, clip_norm
+            self._captured[key] = capture_train_step(*arguments)
+        return self._captured[key]
+
     @property
     def traffic(self) -> Traffic:
         """What was carried so far."""
@@ -111,7 +122,10 @@ class DataParallel:
         TypeError, ValueError : shapes, dtypes or labels do not fit; nothing was updated.
         """
         if self._shared is None:
-            return self.model.train_step(dense, indices, labels, lr, embedding_lr, clip_norm)
+            if self.model.device == "cpu" or len(labels) != self._batch_size:
+                return self.model.train_step(dense, indices, labels, lr, embedding_lr, clip_norm)
+            step = self._captured_step(indices.dtype, clip_norm)
+            return step(dense, indices, labels, lr, embedding_lr)
         share = share_of(rows, self._group.rank, self._group.size)
         if len(labels) != len(share):
             raise ValueError(

@@ -119,7 +119,7 @@ class NCCLCarrier(Carrier):
         self._stream.wait_event(current.record())
         with self._stream:
             result = transfer(*arguments)
-            return _OnStream(result, self._stream.record(), self._xp)
+            return _OnStream(result, self._stream.record(), arguments, self._xp)
 
     def gather(self, rows: Any, count: int) -> Any:
         """See `Carrier.gather`: NCCL gathers as many rows of each, so the longest share's."""
@@ -144,14 +144,20 @@ class NCCLCarrier(Carrier):
 
 
 class _OnStream:
-    """What a stream will have done when its event comes."""
+    """What a stream will have done when its event comes.
 
-    def __init__(self, value: Any, event: Any, xp: Any):
+    It keeps what the stream reads: CuPy would give the memory to the current stream's next array,
+    which waits for no other stream.
+    """
+
+    def __init__(self, value: Any, event: Any, arguments: tuple[Any, ...], xp: Any):
         self._value, self._event, self._xp = value, event, xp
+        self._arguments = arguments
 
     def result(self) -> Any:
         """What it gave; the current stream waits for it, this process does not."""
         self._xp.cuda.get_current_stream().wait_event(self._event)
+        self._arguments = ()
         return self._value
 
 

@@ -1,14 +1,13 @@
-"""Where GPU arrays come from: Numba's simulator, or CuPy."""
+"""Where GPU arrays come from: Numba's simulator, or CuPy. Neither is imported at once, see
+`tests/conftest.py`.
+"""
 
+import os
 import warnings
 
 import pytest
-from hypothesis import settings
-from numba import config as numba_config
 
-SIMULATED = bool(numba_config.ENABLE_CUDASIM)
-# A simulated GPU thread is one of Python's: examples take tenths of a second and more.
-settings.register_profile("simulated", settings.get_profile("default"), max_examples=20)
+SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") != "0"
 
 
 def pytest_ignore_collect(collection_path, config):
@@ -17,7 +16,6 @@ def pytest_ignore_collect(collection_path, config):
 
 
 if SIMULATED:
-    settings.load_profile("simulated")
 
     @pytest.fixture(autouse=True)
     def wrap_around_quietly():
@@ -25,6 +23,22 @@ if SIMULATED:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "overflow encountered", RuntimeWarning)
             yield
+
+
+@pytest.fixture
+def gpu_memory():
+    """Call it with the bytes that a test needs, to skip it where they are not free; afterwards the
+    tests beside it can have them.
+    """
+    import cupy
+
+    def require(num_bytes):
+        free, _ = cupy.cuda.runtime.memGetInfo()
+        if free < num_bytes:
+            pytest.skip(f"the GPU has {free / 2**30:.0f} GiB free of {num_bytes / 2**30:.0f}")
+
+    yield require
+    cupy.get_default_memory_pool().free_all_blocks()
 
 
 def to_gpu(array):

@@ -158,7 +158,7 @@ def streams(monkeypatch, request):
 
     @contextmanager
     def work_on(array):
-        yield Work(array_library(), current)
+        yield Work(array_library(), current, 0)
 
     monkeypatch.setattr(feeding, "cuda", Cuda)
     monkeypatch.setattr(feeding, "side_stream", lambda: nullcontext(Stream(scheduler)))

@@ -6,14 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import robe_numba as rn
-from tests import naive
+from tests import naive, numpy_oracle
 from tests.gpu.conftest import to_cpu, to_gpu
+from tests.gpu.examples import CROWD, few_examples, indices_for, real_dtypes
 from tests.strategies import (
+    EDGES,
     HALF_DTYPES,
     INDEX_DTYPES,
     REAL_DTYPES,
     array_for,
-    indices_for,
     specs,
     widened,
 )
@@ -24,10 +25,11 @@ def whole_numbers(shape, dtype, seed):
     return np.random.default_rng(seed).integers(-9, 10, shape).astype(dtype)
 
 
-@given(st.data(), st.sampled_from(REAL_DTYPES))
+@given(st.data(), real_dtypes)
+@few_examples
 def test_lookup_equals_the_oracle(data, dtype):
     spec = data.draw(specs)
-    indices = data.draw(indices_for(spec, max_batch=2))
+    indices = data.draw(indices_for(spec))
     array = array_for(spec, dtype, seed=1)
     expected, places = naive.lookup(array, indices, spec), naive.block_starts(indices, spec)
     ids = to_gpu(indices)
@@ -38,10 +40,11 @@ def test_lookup_equals_the_oracle(data, dtype):
     np.testing.assert_array_equal(to_cpu(starts), places)
 
 
-@given(st.data(), st.sampled_from(REAL_DTYPES), st.booleans())
+@given(st.data(), real_dtypes, st.booleans())
+@few_examples
 def test_updates_equal_the_oracle(data, dtype, keep):
     spec = data.draw(specs)
-    indices = data.draw(indices_for(spec, max_batch=2))
+    indices = data.draw(indices_for(spec))
     array = array_for(spec, dtype, seed=2, whole=True)
     grad_out = whole_numbers((*indices.shape, spec.embedding_dim), dtype, seed=3)
     gradient, _ = naive.lookup_gradient(grad_out, indices, spec)
@@ -79,11 +82,11 @@ def assert_blocks_move(spec, indices, grad_out, state_block):
     assert to_cpu(moved)[still].tobytes() == array[still].tobytes()
 
 
-@given(st.data(), st.sampled_from(REAL_DTYPES), st.sampled_from([2, 16, 32, 64, 128, 4096]))
+@given(st.data(), real_dtypes, st.sampled_from([2, 16, 32, 64, 128, 4096]))
 @settings(max_examples=8)
 def test_sums_of_blocks_equal_the_oracle(data, dtype, state_block):
     spec = data.draw(specs)
-    indices = data.draw(indices_for(spec, max_batch=2))
+    indices = data.draw(indices_for(spec))
     grad_out = whole_numbers((*indices.shape, spec.embedding_dim), dtype, seed=3)
     assert_blocks_move(spec, indices, grad_out, state_block)
 
@@ -92,8 +95,8 @@ def test_sums_of_blocks_equal_the_oracle(data, dtype, state_block):
 def test_blocks_of_light_and_of_heavy_segments(state_block):
     """Reads crowd where one id puts them; the others are few, and the last block is short."""
     spec = rn.RobeSpec(300, 8, 8, 2, sign=True)  # two parts of the sums
-    indices = np.concatenate([np.full((10, 2), 7), np.arange(8).reshape(4, 2)])
-    grad_out = whole_numbers((14, 2, 8), np.float32, seed=5)
+    indices = np.concatenate([np.full((CROWD, 2), 7), np.arange(8).reshape(4, 2)])
+    grad_out = whole_numbers((len(indices), 2, 8), np.float32, seed=5)
     assert_blocks_move(spec, indices, grad_out, state_block)
 
 
@@ -113,14 +116,23 @@ def test_sums_that_do_not_fit_their_blocks_are_refused(size, message):
         rn.adagrad_update(*call, state_block=4)
 
 
-@pytest.mark.parametrize("dtype", INDEX_DTYPES)
+@pytest.mark.parametrize(
+    ("dtype", "real"), [*((ids, "float32") for ids in INDEX_DTYPES), ("int64", "float64")]
+)
 @pytest.mark.parametrize("alignment", [1, 4])
-def test_many_reads_of_few_elements_are_added_up_by_whole_thread_blocks(dtype, alignment):
+def test_many_reads_of_few_elements_by_ids_of_every_dtype(dtype, real, alignment):
+    """The edges of each dtype, and reads that are added up by whole thread blocks."""
     spec = rn.RobeSpec(44, 8, 16, 2, alignment=alignment, sign=True)
-    indices = np.random.default_rng(4).integers(0, 3, (40, 2)).astype(dtype)
-    grad_out = whole_numbers((40, 2, 16), np.float32, seed=5)
-    gradient, _ = naive.lookup_gradient(grad_out, indices, spec)
+    info = np.iinfo(dtype)
+    edges = [info.min, *(edge for edge in EDGES if edge <= info.max)]
+    crowd = np.random.default_rng(4).integers(0, 3, (CROWD, 2))
+    indices = np.concatenate([np.array([edges, edges], dtype).T, crowd.astype(dtype)])
+    array = array_for(spec, real, seed=6)
+    out = rn.lookup(to_gpu(array), to_gpu(indices), spec)
+    np.testing.assert_array_equal(to_cpu(out), numpy_oracle.lookup(array, indices, spec))
+    grad_out = whole_numbers((len(indices), 2, 16), real, seed=5)
     result = rn.lookup_backward(to_gpu(grad_out), to_gpu(indices), spec)
+    gradient = numpy_oracle.lookup_gradient(grad_out, indices, spec)
     np.testing.assert_array_equal(to_cpu(result), gradient)
 
 
@@ -184,7 +196,7 @@ def test_blocks_at_the_bounds_of_segments_are_found(length, size):
         np.testing.assert_array_equal(to_cpu(gradient), expected)
 
 
-@pytest.mark.parametrize("copies", [1, 30])
+@pytest.mark.parametrize("copies", [1, CROWD])
 def test_a_nan_reaches_the_elements_it_belongs_to(copies):
     """Few reads of an element, which a warp adds up, and many, which a thread block does."""
     spec = rn.RobeSpec(40, 4, 4, 1)
@@ -207,9 +219,10 @@ def test_no_starts_write_outside(start):
 
 
 @given(st.data(), st.sampled_from(HALF_DTYPES))
+@few_examples
 def test_halves_are_widened(data, dtype):
     spec = data.draw(specs)
-    indices = data.draw(indices_for(spec, max_batch=2))
+    indices = data.draw(indices_for(spec))
     half = array_for(spec, dtype, seed=6)
     out = to_cpu(rn.lookup(to_gpu(half), to_gpu(indices), spec))
     assert out.dtype == np.float32

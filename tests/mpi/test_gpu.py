@@ -1,5 +1,6 @@
 """Gradients of models on a GPU, carried by MPI and by what stands for NCCL, in the simulator."""
 
+import weakref
 from contextlib import contextmanager
 from typing import ClassVar
 
@@ -206,6 +207,19 @@ def test_streams_wait_for_each_other_and_nobody_else(group, carriers):
         pending.result()
         assert current.notes == ["record", (carrier._stream, 2)]
         assert Stream.current == [current]
+
+
+@pytest.mark.parametrize("name", ["gather", "add_numbers"])
+def test_what_a_stream_reads_is_kept_until_another_waits_for_it(group, carriers, name):
+    with carriers("nccl"):
+        carrier = group.carrier("cuda")
+        array = to_gpu(np.ones(() if name == "add_numbers" else 2))
+        given = ([array],) if name == "add_numbers" else (array, 2 * group.size)
+        pending, kept = carrier.start(getattr(carrier, name), *given), weakref.ref(array)
+        del array, given
+        assert kept() is not None
+        pending.result()
+        assert kept() is None
 
 
 def test_arrays_of_rank_0_reach_every_gpu(group):

@@ -1,0 +1,68 @@
+"""Numba's compiler for CUDA. It is imported here alone, so that a successor can take its place."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+from numba import cuda
+
+from robe_numba import _jit
+
+SIMULATED = bool(numba.config.ENABLE_CUDASIM)
+
+if SIMULATED:
+    from numba import types
+else:
+    from numba.cuda import cgutils, types
+    from numba.cuda.core import config
+    from numba.cuda.extending import intrinsic
+    from numba.cuda.np.numpy_support import from_dtype
+
+    if not hasattr(np, "row_stack"):
+        # numba-cuda 0.30 names a function that NumPy has not had since 2.5. It is there while
+        # numba-cuda is loaded, and nowhere else.
+        vars(np)["row_stack"] = np.vstack
+        try:
+            import numba.cuda.cudaimpl
+        finally:
+            del vars(np)["row_stack"]
+
+__all__ = [
+    "SIMULATED",
+    "cgutils",
+    "cuda",
+    "from_dtype",
+    "function",
+    "inlined",
+    "intrinsic",
+    "jit",
+    "types",
+]
+
+
+def function(python: Callable) -> Any:
+    """Compile a function that kernels call into each of them."""
+    return cuda.jit(device=True)(python)
+
+
+def inlined(python: Callable) -> Any:
+    """As `function`, into each place that calls it, so that what is constant there is known."""
+    if SIMULATED:
+        return function(python)
+    return cuda.jit(device=True, forceinline=True)(python)
+
+
+def jit(python: Callable, max_registers: int | None = None) -> Any:
+    """Compile a kernel, cached on disk as `robe_numba._jit` caches the host's.
+
+    Fewer registers than the compiler would take let more warps wait for memory at a time.
+    """
+    if SIMULATED:
+        return cuda.jit(python)
+    previous = config.CACHE_DIR
+    config.CACHE_DIR = str(_jit.CACHE_DIR)
+    try:
+        return cuda.jit(cache=True, max_registers=max_registers)(python)
+    finally:
+        config.CACHE_DIR = previous

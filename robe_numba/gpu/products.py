@@ -1,0 +1,123 @@
+"""Matrix products of cuBLAS, called directly.
+
+CuPy refuses its own products while work is captured in a CUDA graph, and takes 25 us for each.
+"""
+
+import ctypes
+import os
+import threading
+from functools import cache
+from typing import Any
+
+from robe_numba.gpu.arrays import DeviceArray
+from robe_numba.gpu.compiler import SIMULATED
+from robe_numba.gpu.device import Work
+
+# Full float32, or TensorFloat-32 (10 bits of fraction instead of 23), several times as fast. The
+# variable is CuPy's, so that one setting is for all.
+tf32 = os.environ.get("CUPY_TF32", "0") == "1"
+NORMAL, TRANSPOSED = 0, 1  # cublasOperation_t
+FULL, TF32 = 0, 3  # cublasMath_t
+
+
+@cache
+def _cublas() -> Any:
+    """The library.
+
+    Raises
+    ------
+    OSError : it is not installed.
+    """
+    from cuda.pathfinder import load_nvidia_dynamic_lib
+
+    library = ctypes.CDLL(load_nvidia_dynamic_lib("cublas").abs_path)
+    pointer, number = ctypes.c_void_p, ctypes.c_int
+    library.cublasCreate_v2.argtypes = [pointer]
+    library.cublasSetStream_v2.argtypes = [pointer, pointer]
+    library.cublasSetMathMode.argtypes = [pointer, number]
+    for name in ("cublasSgemm_v2", "cublasDgemm_v2"):
+        matrices = [pointer, pointer, number, pointer, number, pointer, pointer, number]
+        getattr(library, name).argtypes = [pointer, *[number] * 5, *matrices]
+    return library
+
+
+class _Handle(threading.local):
+    """Each thread's cuBLAS for each device: one handle is not for two threads at a time."""
+
+    def __init__(self) -> None:
+        self._handles: dict[int, ctypes.c_void_p] = {}
+
+    def of(self, work: Work) -> ctypes.c_void_p:
+        """The handle of a device."""
+        handle = self._handles.get(work.device)
+        if handle is None:
+            work.begin_thread()
+            handle = ctypes.c_void_p()
+            _check(_cublas().cublasCreate_v2(ctypes.byref(handle)))
+            self._handles[work.device] = handle
+        return handle
+
+
+_handle = _Handle()
+_ONE = {kind: kind(1) for kind in (ctypes.c_float, ctypes.c_double)}
+_ZERO = {kind: kind(0) for kind in (ctypes.c_float, ctypes.c_double)}
+
+
+def multiply(
+    work: Work,
+    left: Any,
+    right: Any,
+    out: Any,
+    transposed: tuple[bool, bool] = (False, False),
+) -> None:
+    """out = left @ right, of which either may be transposed first.
+
+    Parameters
+    ----------
+    left, right, out : DeviceArrays (rows, columns), all float32 or all float64.
+    transposed : whether left, and whether right.
+
+    Raises
+    ------
+    RuntimeError : cuBLAS refuses.
+    """
+    if SIMULATED:
+        _simulate(left, right, out, transposed)
+        return
+    if out.size == 0:
+        return
+    (rows, columns), depth = out.shape, left.shape[0 if transposed[0] else 1]
+    if depth == 0:
+        work.xp.asarray(out.owner)[...] = 0
+        return
+    library, handle = _cublas(), _handle.of(work)
+    double = out.dtype.itemsize == 8
+    kind = ctypes.c_double if double else ctypes.c_float
+    _check(library.cublasSetStream_v2(handle, work.stream))
+    _check(library.cublasSetMathMode(handle, TF32 if tf32 else FULL))
+    # cuBLAS counts along columns: what it sees is out.T = right.T @ left.T.
+    _check(
+        (library.cublasDgemm_v2 if double else library.cublasSgemm_v2)(
+            handle,
+            *(TRANSPOSED if flag else NORMAL for flag in reversed(transposed)),
+            *(columns, rows, depth, ctypes.byref(_ONE[kind])),
+            *(right.pointer, right.shape[1], left.pointer, left.shape[1]),
+            *(ctypes.byref(_ZERO[kind]), out.pointer, columns),
+        )
+    )
+
+
+def _check(status: int) -> None:
+    if status:
+        raise RuntimeError(f"cuBLAS refuses with cublasStatus_t {status}")
+
+
+def _simulate(
+    left: DeviceArray, right: DeviceArray, out: DeviceArray, transposed: tuple[bool, bool]
+) -> None:
+    factors = (
+        array.owner.T if flag else array.owner
+        for array, flag in zip((left, right), transposed, strict=True)
+    )
+    left_factor, right_factor = factors
+    out.owner[...] = left_factor @ right_factor

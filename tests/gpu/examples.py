@@ -1,0 +1,28 @@
+"""How much is tried in tests of a GPU, and random batches of so much.
+
+A simulated GPU thread is one of Python's, and a real GPU's kernels are compiled for each dtype, for
+a second or two: examples are few and small, and on a real GPU most are of float32 and int64.
+"""
+
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from tests import strategies
+from tests.gpu.conftest import SIMULATED
+from tests.strategies import INDEX_DTYPES, REAL_DTYPES
+
+few_examples = settings(max_examples=20)
+real_dtypes = st.sampled_from(REAL_DTYPES if SIMULATED else ("float32",))
+ID_DTYPES = INDEX_DTYPES if SIMULATED else ("int64",)
+# Reads of one place, and so many that a real GPU too leaves them to more than one warp.
+CROWD = 30 if SIMULATED else 3000
+
+
+def indices_for(spec):
+    """As `strategies.indices_for`."""
+    return strategies.indices_for(spec, max_batch=2, dtypes=ID_DTYPES)
+
+
+def bags_for(spec, dtype, whole=False):
+    """As `strategies.bags_for`."""
+    return strategies.bags_for(spec, dtype, max_batch=2, whole=whole, dtypes=ID_DTYPES)
