@@ -13,12 +13,12 @@ from typing import NamedTuple
 
 BATCHES = (2048, 16_384)
 NUM_PARAMETERS = 540_000  # 1000 times smaller than the tables of the real log
-EVALUATIONS = 4
+EPOCHS = 4  # with an evaluation after each
 READY = "ready"  # a file in the folder, once the dataset is there
 
 
 class Run(NamedTuple):
-    """What a run did between its second evaluation and its last: all is compiled by then."""
+    """What a run did in the last two epochs: all is compiled by then."""
 
     rows_per_second: float  # of training, the time of two validations included
     losses: list[float]  # of training, at each evaluation
@@ -44,7 +44,7 @@ def train_command(device: str, folder: Path, batch: int) -> list[str]:
     return [
         *("train", str(folder / "data"), "-o", str(run_folder(device, folder, batch))),
         *("--device", device, "--preset", "kaggle", "--num-parameters", str(NUM_PARAMETERS)),
-        *("--batch-size", str(batch), "--evaluations", str(EVALUATIONS)),
+        *("--batch-size", str(batch), "--epochs", str(EPOCHS), "--evaluations", "1"),
     ]
 
 
@@ -67,7 +67,7 @@ def result(device: str, folder: Path, batch: int) -> Run | None:
         return None
     records = [json.loads(line) for line in path.read_text().splitlines()]
     records = [record for record in records if "train_loss" in record]
-    if len(records) < EVALUATIONS:
+    if len(records) < EPOCHS:
         return None
     second, last = records[1], records[-1]
     rows = (last["step"] - second["step"]) * batch
