@@ -17,10 +17,20 @@ from robe_numba.gpu.arrays import DeviceArray
 from robe_numba.gpu.compiler import SIMULATED, cuda, function, types
 from robe_numba.gpu.device import Work, device_spec
 from robe_numba.gpu.dot_products import add_slices, multiply_tiles, put_tiles, tile_of
-from robe_numba.gpu.dot_tiles import ALIGNMENT, copier, pairs_below, reader
+from robe_numba.gpu.dot_tiles import (
+    ALIGNMENT,
+    Way,
+    by_four,
+    by_one,
+    copy,
+    keep1,
+    locate_given,
+    pairs_below,
+    read_given,
+)
 from robe_numba.gpu.gather import in_vectors, place, with_sign, with_signs
 from robe_numba.gpu.launch import Kernel, Prepared
-from robe_numba.gpu.vector import load1, load4, store1
+from robe_numba.gpu.vector import keep4, load1, load4, store1
 from robe_numba.hashing import row_key, sign_word
 from robe_numba.spec import Spec
 from robe_numba.unsigned import ONE, THREE, TWO, U6, U63, ZERO
@@ -29,10 +39,79 @@ THREADS = 32 if SIMULATED else 64  # of a thread block
 WORDS = 128  # of signs that are kept in shared memory, 1 KiB
 
 
-def kernel_for(copy: Callable, hash_words: Callable, num_words: int, split: bool) -> Kernel:
-    """The kernel for what `copy` copies, see `dot_tiles.copier`, given the words that `hash_words`
-    puts into shared memory; `split` where several threads share tiles.
+class Lookup(NamedTuple):
+    """What embeddings are looked up with."""
+
+    array: DeviceArray
+    indices: DeviceArray  # (batch * num_tables,)
+    starts: DeviceArray  # uint64 (batch * num_tables * num_blocks,), of all indices
+    spec: Prepared
+
+
+class Form(NamedTuple):
+    """What a kernel is compiled for: what is not needed would cost registers and time."""
+
+    given: bool  # embeddings, and not a `Lookup`
+    hashed: bool  # there are signs, hashed for each read
+    kept: bool  # there are signs, kept in shared memory
+    four: bool  # elements are copied four at a time
+    split: bool  # several threads share tiles
+
+
+@function
+def hash_signs(lookup, sample, words, thread, threads):
+    """words = the signs of the sample's rows."""
+    spec = lookup.spec
+    groups = np.uint64(spec.sign_keys.shape[1])
+    i = thread
+    while i < spec.num_tables * groups:
+        table, group = i // groups, i % groups
+        key = row_key(np.uint64(lookup.indices[sample * spec.num_tables + table]), spec)
+        words[i] = sign_word(key, table, group << U6, spec)
+        i += threads
+
+
+@function
+def locate(lookup, column):
+    """`Way.locate` of a `Lookup`: the column, its block, and where it is in that."""
+    block = column // lookup.spec.block_size
+    return column, block, column - block * lookup.spec.block_size
+
+
+@function
+def read(lookup, words, sample, vector, located, shape, real, way):
+    """`Way.read` of a `Lookup` without signs."""
+    spec, (_, block, offset), table = lookup.spec, located, vector - ONE
+    row = sample * spec.num_tables + table
+    start = lookup.starts[row * spec.num_blocks + block]
+    return way.load(lookup.array, place(start, offset, spec), real)
+
+
+@function
+def read_kept(lookup, words, sample, vector, located, shape, real, way):
+    """`Way.read` of a `Lookup`, with signs that are in `words`."""
+    value = read(lookup, words, sample, vector, located, shape, real, way)
+    column, table = located[0], vector - ONE
+    signs = words[table * np.uint64(lookup.spec.sign_keys.shape[1]) + (column >> U6)]
+    return way.apply(value, signs, column & U63)
+
+
+@function
+def read_hashed(lookup, words, sample, vector, located, shape, real, way):
+    """`Way.read` of a `Lookup`, with signs that are hashed."""
+    value = read(lookup, words, sample, vector, located, shape, real, way)
+    spec, column, table = lookup.spec, located[0], vector - ONE
+    key = row_key(np.uint64(lookup.indices[sample * spec.num_tables + table]), spec)
+    return way.apply(value, sign_word(key, table, column, spec), column & U63)
+
+
+@cache
+def kernel_for(form: Form) -> Kernel:
+    """The kernel for a form. It closes over numbers alone, see `dot_tiles.Way`; Numba leaves out
+    the branches that these rule out, and need not find types for them.
     """
+    given, hashed, kept, four, split = form
+    num_words = WORDS if kept else 1
     threads = np.uint64(THREADS)
 
     def dot_forward(source, dense, shape, tile_bits, out):
@@ -47,12 +126,25 @@ def kernel_for(copy: Callable, hash_words: Callable, num_words: int, split: bool
         whole = (num_vectors + THREE) >> TWO
         numbers = ((whole + ONE) * (whole + ONE)) >> TWO
         words = cuda.shared.array(num_words, types.uint64)
-        hash_words(source, sample, words, thread, threads)
+        if kept:
+            hash_signs(source, sample, words, thread, threads)
+        if given:
+            locating, reading = locate_given, read_given
+        elif kept:
+            locating, reading = locate, read_kept
+        elif hashed:
+            locating, reading = locate, read_hashed
+        else:
+            locating, reading = locate, read
+        if four:
+            way = Way(locating, reading, by_four, load4, keep4, with_signs)
+        else:
+            way = Way(locating, reading, by_one, load1, keep1, with_sign)
         o = sample * (dim + pairs)
         first = ZERO
         while first < max(dim, ONE):
             cuda.syncthreads()
-            copy(source, words, dense, sample, first, shape, vectors, thread, threads)
+            copy(source, words, dense, sample, first, shape, vectors, thread, threads, way)
             cuda.syncthreads()
             columns, add = min(width, dim - first), first > ZERO
             k = thread
@@ -82,70 +174,18 @@ def kernel_for(copy: Callable, hash_words: Callable, num_words: int, split: bool
     return Kernel(dot_forward)
 
 
-class Lookup(NamedTuple):
-    """What embeddings are looked up with."""
-
-    array: DeviceArray
-    indices: DeviceArray  # (batch * num_tables,)
-    starts: DeviceArray  # uint64 (batch * num_tables * num_blocks,), of all indices
-    spec: Prepared
-
-
-@function
-def hash_nothing(source, sample, words, thread, threads):
-    """There are no signs."""
-
-
-@function
-def hash_signs(lookup, sample, words, thread, threads):
-    """words = the signs of the sample's rows."""
-    spec = lookup.spec
-    groups = np.uint64(spec.sign_keys.shape[1])
-    i = thread
-    while i < spec.num_tables * groups:
-        table, group = i // groups, i % groups
-        key = row_key(np.uint64(lookup.indices[sample * spec.num_tables + table]), spec)
-        words[i] = sign_word(key, table, group << U6, spec)
-        i += threads
-
-
 @cache
 def lookup_kernel(sign: bool, kept: bool, four: bool, split: bool) -> Kernel:
     """`dot_forward` of a `Lookup`, with or without signs, which are kept in shared memory or hashed
     for each read.
     """
-    load, apply = (load4, with_signs) if four else (load1, with_sign)
-
-    @function
-    def locate(lookup, column):
-        block = column // lookup.spec.block_size
-        return column, block, column - block * lookup.spec.block_size
-
-    @function
-    def read(lookup, words, sample, vector, located, shape, real):
-        spec, (column, block, offset), table = lookup.spec, located, vector - ONE
-        row = sample * spec.num_tables + table
-        start = lookup.starts[row * spec.num_blocks + block]
-        value = load(lookup.array, place(start, offset, spec), real)
-        if sign:
-            if kept:
-                signs = words[table * np.uint64(spec.sign_keys.shape[1]) + (column >> U6)]
-            else:
-                key = row_key(np.uint64(lookup.indices[row]), spec)
-                signs = sign_word(key, table, column, spec)
-            value = apply(value, signs, column & U63)
-        return value
-
-    copy = copier(locate, read, four)
-    if sign and kept:
-        return kernel_for(copy, hash_signs, WORDS, split)
-    return kernel_for(copy, hash_nothing, 1, split)
+    return kernel_for(Form(False, sign and not kept, sign and kept, four, split))
 
 
 @cache
 def given_kernel(four: bool, split: bool) -> Kernel:
     """`dot_forward` of embeddings (batch * num_tables * d,)."""
-    return kernel_for(copier(*reader(four), four), hash_nothing, 1, split)
+    return kernel_for(Form(True, False, False, four, split))
 
 
 def tile_bits(num_vectors: int, width: int, itemsize: int) -> int:

@@ -13,9 +13,21 @@ from robe_numba.gpu import dot_tiles
 from robe_numba.gpu.arrays import DeviceArray
 from robe_numba.gpu.compiler import SIMULATED, cuda, function
 from robe_numba.gpu.device import Work
-from robe_numba.gpu.dot_tiles import ALIGNMENT, copier, pairs_below, reader, row_place, word
+from robe_numba.gpu.dot_tiles import (
+    ALIGNMENT,
+    Way,
+    by_four,
+    by_one,
+    copy,
+    keep1,
+    locate_given,
+    pairs_below,
+    read_given,
+    row_place,
+    word,
+)
 from robe_numba.gpu.launch import Kernel
-from robe_numba.gpu.vector import load1, load4, store1, store4
+from robe_numba.gpu.vector import keep4, load1, load4, store1, store4
 from robe_numba.unsigned import ONE, THREE, TWO, U4, U5, U6, U7, U8, U32, ZERO
 
 THREADS = 32 if SIMULATED else 128  # of a thread block
@@ -104,46 +116,50 @@ def multiply(vectors, x, w, end, rows, width):
     return sums
 
 
+@function
+def put4(target, o, values, columns, four):
+    """Set four neighbours in global memory, or as many as there are columns unless `four`."""
+    if four:
+        store4(target, o, values)
+    else:
+        store1(target, o, values[0])
+        if columns > ONE:
+            store1(target, o + ONE, values[1])
+        if columns > TWO:
+            store1(target, o + TWO, values[2])
+        if columns > THREE:
+            store1(target, o + THREE, values[3])
+
+
+@function
+def put_dense(grad_dense, sample, column, values, shape, grad_out, o, four):
+    """Set four columns of the dense vector's gradient: it is also part of the output."""
+    real, left = grad_out.dtype.type, shape.dim - column
+    o += column
+    passed = (
+        load1(grad_out, o, real),
+        load1(grad_out, o + min(ONE, left - ONE), real),
+        load1(grad_out, o + min(TWO, left - ONE), real),
+        load1(grad_out, o + min(THREE, left - ONE), real),
+    )
+    values = add_scaled(passed, real(1), values)
+    put4(grad_dense, sample * shape.dim + column, values, left, four)
+
+
+@function
+def put(grad_embeddings, sample, vector, column, values, shape, four):
+    """Set four columns of the gradient of a vector from 1 on, if there is one."""
+    if vector < shape.num_vectors:
+        row = sample * (shape.num_vectors - ONE) + vector - ONE
+        put4(grad_embeddings, row * shape.dim + column, values, shape.dim - column, four)
+
+
 @cache
 def backward_kernel(four: bool) -> Kernel:
-    """`dot_backward`, reading and writing four elements at a time or one."""
-    copy = copier(*reader(four), four)
+    """`dot_backward`, reading and writing four elements at a time or one; it closes over numbers
+    alone, see `dot_tiles.Way`.
+    """
     threads = np.uint64(THREADS)
-
-    @function
-    def put4(target, o, values, columns):
-        """Set four neighbours in global memory, or as many as there are columns."""
-        if four:
-            store4(target, o, values)
-        else:
-            store1(target, o, values[0])
-            if columns > ONE:
-                store1(target, o + ONE, values[1])
-            if columns > TWO:
-                store1(target, o + TWO, values[2])
-            if columns > THREE:
-                store1(target, o + THREE, values[3])
-
-    @function
-    def put_dense(grad_dense, sample, column, values, shape, grad_out, o):
-        """Set four columns of the dense vector's gradient: it is also part of the output."""
-        real, left = grad_out.dtype.type, shape.dim - column
-        o += column
-        passed = (
-            load1(grad_out, o, real),
-            load1(grad_out, o + min(ONE, left - ONE), real),
-            load1(grad_out, o + min(TWO, left - ONE), real),
-            load1(grad_out, o + min(THREE, left - ONE), real),
-        )
-        values = add_scaled(passed, real(1), values)
-        put4(grad_dense, sample * shape.dim + column, values, left)
-
-    @function
-    def put(grad_embeddings, sample, vector, column, values, shape):
-        """Set four columns of the gradient of a vector from 1 on, if there is one."""
-        if vector < shape.num_vectors:
-            row = sample * (shape.num_vectors - ONE) + vector - ONE
-            put4(grad_embeddings, row * shape.dim + column, values, shape.dim - column)
 
     def dot_backward(embeddings, dense, grad_out, shape, rows, grad_dense, grad_embeddings):
         """A thread block for a sample's gradients of dense (batch * d,) and embeddings
@@ -157,10 +173,14 @@ def backward_kernel(four: bool) -> Kernel:
         matrix = row_place(whole, width)
         lanes = ONE << shape.lane_bits
         slot, slots = thread >> shape.lane_bits, threads >> shape.lane_bits
+        if four:
+            way = Way(locate_given, read_given, by_four, load4, keep4, None)
+        else:
+            way = Way(locate_given, read_given, by_one, load1, keep1, None)
         first = ZERO
         while first < dim:
             cuda.syncthreads()
-            copy(embeddings, embeddings, dense, sample, first, shape, vectors, thread, threads)
+            copy(embeddings, embeddings, dense, sample, first, shape, vectors, thread, threads, way)
             end, low = min(first + width, dim), ZERO
             while low < num_vectors:
                 cuda.syncthreads()
@@ -173,16 +193,16 @@ def backward_kernel(four: bool) -> Kernel:
                         sums = multiply(vectors, c, matrix + b, matrix + whole * rows, rows, width)
                         column, vector = first + c, low + b
                         if vector == ZERO:
-                            put_dense(grad_dense, sample, column, sums[0], shape, grad_out, o)
+                            put_dense(grad_dense, sample, column, sums[0], shape, grad_out, o, four)
                         else:
-                            put(grad_embeddings, sample, vector, column, sums[0], shape)
-                        put(grad_embeddings, sample, vector + ONE, column, sums[1], shape)
-                        put(grad_embeddings, sample, vector + TWO, column, sums[2], shape)
-                        put(grad_embeddings, sample, vector + THREE, column, sums[3], shape)
-                        put(grad_embeddings, sample, vector + U4, column, sums[4], shape)
-                        put(grad_embeddings, sample, vector + U5, column, sums[5], shape)
-                        put(grad_embeddings, sample, vector + U6, column, sums[6], shape)
-                        put(grad_embeddings, sample, vector + U7, column, sums[7], shape)
+                            put(grad_embeddings, sample, vector, column, sums[0], shape, four)
+                        put(grad_embeddings, sample, vector + ONE, column, sums[1], shape, four)
+                        put(grad_embeddings, sample, vector + TWO, column, sums[2], shape, four)
+                        put(grad_embeddings, sample, vector + THREE, column, sums[3], shape, four)
+                        put(grad_embeddings, sample, vector + U4, column, sums[4], shape, four)
+                        put(grad_embeddings, sample, vector + U5, column, sums[5], shape, four)
+                        put(grad_embeddings, sample, vector + U6, column, sums[6], shape, four)
+                        put(grad_embeddings, sample, vector + U7, column, sums[7], shape, four)
                         c += U4 * lanes
                     b += U8 * slots
                 low += rows

@@ -5,7 +5,6 @@ left out, so that lanes that read the same columns of neighbouring tiles use dif
 columns are made a multiple of four and the vectors fill the last tile, both with zeros.
 """
 
-from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -13,7 +12,6 @@ import numpy as np
 
 from robe_numba.gpu.arrays import DeviceArray
 from robe_numba.gpu.compiler import SIMULATED, function
-from robe_numba.gpu.vector import keep4, load1, load4
 from robe_numba.unsigned import ONE, THREE, TWO, U4, ZERO
 
 SHARED_BYTES = 47 << 10  # every GPU gives a thread block 48 KiB; the last is for signs
@@ -90,86 +88,100 @@ def keep1(vectors, i, value):
     vectors[i] = value
 
 
-@cache
-def reader(four: bool) -> Any:
-    """`locate` and `read` for `copier`, of embeddings (batch * num_tables * d,)."""
-    load = load4 if four else load1
+class Way(NamedTuple):
+    """How vectors are copied: functions.
 
-    @function
-    def locate(source, column):
-        return column
-
-    @function
-    def read(source, words, sample, vector, column, shape, real):
-        row = sample * (shape.num_vectors - ONE) + vector - ONE
-        return load(source, row * shape.dim + column, real)
-
-    return locate, read
-
-
-@cache
-def copier(locate: Callable, read: Callable, four: bool) -> Any:
-    """A function that copies a sample's vectors into shared memory, four elements at a time or one;
-    `words` are in shared memory, too, and for `read` alone.
-
-    Parameters
-    ----------
-    locate : locate(source, column), what `read` must know of a column, for all vectors.
-    read : read(source, words, sample, vector, located, shape, real), of a vector from 1 on.
+    Kernels make one of functions that modules define: what they close over must be numbers, since
+    Numba's cache on disk would not know a function again.
     """
-    load, keep = (load4, keep4) if four else (load1, keep1)
-    step = U4 if four else ONE
 
-    @function
-    def read_next(source, words, sample, vector, slots, located, shape, real):
-        """Every `slots`-th of four vectors; the last again where there is none, without branches,
-        which would keep the reads apart.
-        """
-        last = shape.num_vectors - ONE
-        return (
-            read(source, words, sample, min(vector, last), located, shape, real),
-            read(source, words, sample, min(vector + slots, last), located, shape, real),
-            read(source, words, sample, min(vector + TWO * slots, last), located, shape, real),
-            read(source, words, sample, min(vector + THREE * slots, last), located, shape, real),
-        )
+    locate: Any  # locate(source, column), what `read` must know of a column, for all vectors
+    read: Any  # read(source, words, sample, vector, located, shape, real, way), of vectors from 1
+    columns: Any  # columns(n), of n copies: each is of four elements, or of one
+    load: Any  # reads what is copied at a time
+    keep: Any  # puts that into shared memory
+    apply: Any  # gives it its signs, where `read` does so; else None
 
-    @function
-    def keep_next(vectors, values, vector, slots, column, shape):
-        """Keep what `read_next` read, each vector once."""
-        v_1, v_2, v_3 = vector + slots, vector + TWO * slots, vector + THREE * slots
-        if vector < shape.num_vectors:
-            keep(vectors, row_place(vector, shape.width) + column, values[0])
-        if v_1 < shape.num_vectors:
-            keep(vectors, row_place(v_1, shape.width) + column, values[1])
-        if v_2 < shape.num_vectors:
-            keep(vectors, row_place(v_2, shape.width) + column, values[2])
-        if v_3 < shape.num_vectors:
-            keep(vectors, row_place(v_3, shape.width) + column, values[3])
 
-    @function
-    def copy(source, words, dense, sample, first, shape, vectors, thread, threads):
-        """Copy columns [first, first + width): some threads share a vector, and each has four of
-        them under way.
-        """
-        real, end = dense.dtype.type, min(shape.width, shape.dim - first)
-        lanes = ONE << shape.lane_bits
-        slot, slots = thread >> shape.lane_bits, threads >> shape.lane_bits
-        column = (thread & (lanes - ONE)) * step
-        while column < end:
-            features = load(dense, sample * shape.dim + first + column, real)
-            vector, located = slot + ONE, locate(source, first + column)
-            while vector < shape.num_vectors:
-                values = read_next(source, words, sample, vector, slots, located, shape, real)
-                keep_next(vectors, values, vector, slots, column, shape)
-                vector += U4 * slots
-            if slot == ZERO:
-                keep(vectors, column, features)
-            column += lanes * step
-        if not four:
-            clear_columns(end, shape, vectors, thread, threads)
-        clear_vectors(shape, vectors, thread, threads)
+@function
+def by_four(n):
+    """`Way.columns`."""
+    return U4 * n
 
-    return copy
+
+@function
+def by_one(n):
+    """`Way.columns`."""
+    return n
+
+
+@function
+def locate_given(source, column):
+    """`Way.locate` of embeddings (batch * num_tables * d,)."""
+    return column
+
+
+@function
+def read_given(source, words, sample, vector, column, shape, real, way):
+    """`Way.read` of embeddings (batch * num_tables * d,)."""
+    row = sample * (shape.num_vectors - ONE) + vector - ONE
+    return way.load(source, row * shape.dim + column, real)
+
+
+@function
+def read_next(source, words, sample, vector, slots, located, shape, real, way):
+    """Every `slots`-th of four vectors; the last again where there is none, without branches,
+    which would keep the reads apart.
+    """
+    read, last = way.read, shape.num_vectors - ONE
+    v_1, v_2, v_3 = vector + slots, vector + TWO * slots, vector + THREE * slots
+    return (
+        read(source, words, sample, min(vector, last), located, shape, real, way),
+        read(source, words, sample, min(v_1, last), located, shape, real, way),
+        read(source, words, sample, min(v_2, last), located, shape, real, way),
+        read(source, words, sample, min(v_3, last), located, shape, real, way),
+    )
+
+
+@function
+def keep_next(vectors, values, vector, slots, column, shape, way):
+    """Keep what `read_next` read, each vector once."""
+    keep, width = way.keep, shape.width
+    v_1, v_2, v_3 = vector + slots, vector + TWO * slots, vector + THREE * slots
+    if vector < shape.num_vectors:
+        keep(vectors, row_place(vector, width) + column, values[0])
+    if v_1 < shape.num_vectors:
+        keep(vectors, row_place(v_1, width) + column, values[1])
+    if v_2 < shape.num_vectors:
+        keep(vectors, row_place(v_2, width) + column, values[2])
+    if v_3 < shape.num_vectors:
+        keep(vectors, row_place(v_3, width) + column, values[3])
+
+
+@function
+def copy(source, words, dense, sample, first, shape, vectors, thread, threads, way):
+    """Copy columns [first, first + width) of a sample's vectors into shared memory: some threads
+    share a vector, and each has four of them under way. `words` are in shared memory, too, and for
+    `way.read` alone.
+    """
+    real, end = dense.dtype.type, min(shape.width, shape.dim - first)
+    load, keep, locate = way.load, way.keep, way.locate
+    lanes = ONE << shape.lane_bits
+    slot, slots = thread >> shape.lane_bits, threads >> shape.lane_bits
+    column = way.columns(thread & (lanes - ONE))
+    while column < end:
+        features = load(dense, sample * shape.dim + first + column, real)
+        vector, located = slot + ONE, locate(source, first + column)
+        while vector < shape.num_vectors:
+            values = read_next(source, words, sample, vector, slots, located, shape, real, way)
+            keep_next(vectors, values, vector, slots, column, shape, way)
+            vector += U4 * slots
+        if slot == ZERO:
+            keep(vectors, column, features)
+        column += way.columns(lanes)
+    if way.columns(ONE) == ONE:
+        clear_columns(end, shape, vectors, thread, threads)
+    clear_vectors(shape, vectors, thread, threads)
 
 
 @function
