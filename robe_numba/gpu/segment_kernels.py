@@ -262,5 +262,4 @@ def kernels(form: Form) -> Kernels:
 
     # More warps are worth more than the registers that the compiler would take, where measured.
     most = None if form.scaled or form.chosen else 40 if form.sign else 32
-    light, chunks = (Kernel(python, most) for python in (update_light, add_chunks))
-    return Kernels(light, chunks, move_heavy)
+    return Kernels(Kernel(update_light, most), Kernel(add_chunks, most), move_heavy)
