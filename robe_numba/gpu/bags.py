@@ -94,12 +94,12 @@ def embedding_bag_sgd_update(
     """See `robe_numba.embedding_bag_sgd_update`; here an element moves once."""
     read = {"grad_out": grad_out, "indices": indices, "offsets": offsets, "starts": starts}
     read["per_sample_weights"] = per_sample_weights
-    (values,), lr = arrays.check_step(spec, lr, {"array": array}, read)
+    (values,), rate = arrays.check_step(spec, lr, {"array": array}, read)
     with device.work_on(array) as work:
         options = (mode, per_sample_weights, padding_idx)
         dtypes = (values.dtype,)
         reads = _reads(work, grad_out, dtypes, indices, offsets, spec, options, values, starts)
-        segments.update(work, update_rules.SGD, reads, spec, values, values, lr, 0)
+        segments.update(work, update_rules.SGD, reads, spec, values, values, rate, 0)
 
 
 def embedding_bag_adagrad_update(
@@ -121,13 +121,13 @@ def embedding_bag_adagrad_update(
     written = {"array": array, "state_sum": state_sum}
     read = {"grad_out": grad_out, "indices": indices, "offsets": offsets, "starts": starts}
     read["per_sample_weights"] = per_sample_weights
-    (values, sums), lr = arrays.check_step(spec, lr, written, read, state_block)
+    (values, sums), rate = arrays.check_step(spec, lr, written, read, state_block)
     eps = checks.check_scalar("eps", eps, 0, values.dtype)
     with device.work_on(array) as work:
         options = (mode, per_sample_weights, padding_idx)
         dtypes = (values.dtype,)
         reads = _reads(work, grad_out, dtypes, indices, offsets, spec, options, values, starts)
-        state_blocks.update(work, reads, spec, values, sums, lr, eps, int(state_block))
+        state_blocks.update(work, reads, spec, values, sums, rate, eps, int(state_block))
 
 
 def _check_bags(

@@ -148,7 +148,7 @@ def device_spec(spec: Spec, work: Work) -> Prepared:
 @lru_cache(maxsize=64)
 def constants_on(spec: Spec, device: int) -> Prepared:
     """As `device_spec`, by the number of the device."""
-    constants = hash_spec(spec)
+    constants: Any = hash_spec(spec)  # whose arrays are replaced by their copies on the device
     xp = array_library()
 
     def put(array: np.ndarray) -> DeviceArray:

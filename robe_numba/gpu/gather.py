@@ -229,8 +229,9 @@ def launch(
     if out.size == 0:
         return
     plan = _plan(spec, work)
-    vectors = plan.by_vectors is not None and start_vectors(array, out)
-    kernel, lanes = plan.by_vectors if vectors else plan.by_elements
+    kernel, lanes = plan.by_elements
+    if plan.by_vectors is not None and start_vectors(array, out):
+        kernel, lanes = plan.by_vectors
     total = ids.size * spec.num_blocks
     per_warp = LANES
     while per_warp > LANES // lanes and total < per_warp * WARPS_WANTED:

@@ -27,7 +27,7 @@ class CapturedWork:
     def __init__(self, function: Callable[..., Any], *inputs: Any):
         self._function, self._inputs = function, inputs
         self._graph: Any = None
-        self._begun = False
+        self._output: Any = None
         if not SIMULATED:
             cupy = array_library()
             # What the function allocates belongs to the graph for good.
@@ -47,10 +47,10 @@ class CapturedWork:
         current = cupy.cuda.get_current_stream()
         self._stream.wait_event(current.record())
         with self._stream, cupy.cuda.using_allocator(self._pool.malloc):
-            if self._begun:
-                self._capture()
+            if self._output is None:
+                self._output = self._function(*self._inputs)
             else:
-                self._output, self._begun = self._function(*self._inputs), True
+                self._capture()
         current.wait_event(self._stream.record())
         if self._graph is not None:
             self._graph.launch()

@@ -72,10 +72,10 @@ def sgd_update(
 ) -> None:
     """See `robe_numba.sgd_update`; here an element moves once, by the sum of its gradients."""
     read = {"grad_out": grad_out, "indices": indices, "starts": starts}
-    (values,), lr = arrays.check_step(spec, lr, {"array": array}, read)
+    (values,), rate = arrays.check_step(spec, lr, {"array": array}, read)
     with device.work_on(array) as work:
         reads = _reads(work, grad_out, (values.dtype,), indices, spec, starts)
-        segments.update(work, update_rules.SGD, reads, spec, values, values, lr, 0)
+        segments.update(work, update_rules.SGD, reads, spec, values, values, rate, 0)
 
 
 def adagrad_update(
@@ -92,11 +92,11 @@ def adagrad_update(
     """See `robe_numba.adagrad_update`."""
     written = {"array": array, "state_sum": state_sum}
     read = {"grad_out": grad_out, "indices": indices, "starts": starts}
-    (values, sums), lr = arrays.check_step(spec, lr, written, read, state_block)
+    (values, sums), rate = arrays.check_step(spec, lr, written, read, state_block)
     eps = checks.check_scalar("eps", eps, 0, values.dtype)
     with device.work_on(array) as work:
         reads = _reads(work, grad_out, (values.dtype,), indices, spec, starts)
-        state_blocks.update(work, reads, spec, values, sums, lr, eps, int(state_block))
+        state_blocks.update(work, reads, spec, values, sums, rate, eps, int(state_block))
 
 
 def check_ids(indices: Any, spec: Spec) -> Any:

@@ -143,7 +143,7 @@ def sort(
     """The reads of a batch, sorted, given starts uint64 (n * num_blocks,) of ids (n,)."""
     num_segments = -(-spec.array_size // WIDTH)
     dtype = number_dtype(num_segments)
-    numbers = work.empty(starts.size, dtype)
+    numbers = work.empty((starts.size,), dtype)
     by_threads(
         *(work, number_segments, starts.size),
         *(starts, np.uint64(num_segments), arrays.of(numbers)),
@@ -188,7 +188,7 @@ def find_ranges(work: Work, reads: Reads, spec: Spec, size: int, skipped: int) -
     num_segments, num_blocks = -(-size // WIDTH), reads.starts.size
     most, listed = (num_blocks + 1) * (reach + 1), arrays.nothing(np.uint64)
     if not skipped and most < num_segments:
-        counts = work.empty(num_blocks, np.int64)
+        counts = work.empty((num_blocks,), np.int64)
         by_threads(work, count_reached, num_blocks, reads.starts, *bounds, arrays.of(counts))
         ends = arrays.of(work.xp.cumsum(counts))
         listed = arrays.of(work.xp.full(most, num_segments, np.uint64))
