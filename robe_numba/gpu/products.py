@@ -30,7 +30,13 @@ def _cublas() -> Any:
     """
     from cuda.pathfinder import load_nvidia_dynamic_lib
 
-    library = ctypes.CDLL(load_nvidia_dynamic_lib("cublas").abs_path)
+    try:
+        library = ctypes.CDLL(load_nvidia_dynamic_lib("cublas").abs_path)
+    except RuntimeError as error:
+        raise OSError(
+            f"matrix products on a GPU need cuBLAS: pip install nvidia-cublas, or "
+            f"nvidia-cublas-cu12 for a driver of CUDA 12 ({error})"
+        ) from error
     pointer, number = ctypes.c_void_p, ctypes.c_int
     library.cublasCreate_v2.argtypes = [pointer]
     library.cublasSetStream_v2.argtypes = [pointer, pointer]
