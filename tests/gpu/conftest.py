@@ -17,6 +17,13 @@ def pytest_ignore_collect(collection_path, config):
 
 if SIMULATED:
 
+    @pytest.fixture(scope="session", autouse=True)
+    def threads_take_turns():
+        """Rather than being polled by Numba."""
+        from tests.gpu import simulator
+
+        simulator.install()
+
     @pytest.fixture(autouse=True)
     def wrap_around_quietly():
         """Hashes overflow on purpose, which NumPy's numbers report where machine code does not."""

@@ -10,6 +10,7 @@ from data_tools import Dataset
 from data_tools.schema import Schema
 from robe_numba.dlrm import PRESETS, DLRMConfig, Preset
 from robe_numba.training import RunFolder, TrainingConfig, computing, predict, train
+from tests.gpu.conftest import SIMULATED
 
 SCHEMA = Schema("click", ("a", "b"), ("x", "y", "z"))
 
@@ -26,5 +27,9 @@ def main(device: str, data: Path, output: Path) -> RunFolder:
 
 
 if __name__ == "__main__":
+    if SIMULATED:
+        from tests.gpu import simulator
+
+        simulator.install()
     PRESETS["tiny"] = TINY
     main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
