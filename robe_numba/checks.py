@@ -7,7 +7,7 @@ have passed.
 import math
 import numbers
 import sys
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -40,8 +40,14 @@ def is_on_device(array: Any) -> bool:
     """Whether an array is on a GPU: CuPy's, a PyTorch tensor, Numba's, or its simulator's."""
     if is_tensor(array):  # one that requires a gradient refuses to say
         return bool(array.is_cuda)
-    kind = type(array)  # asked first: of CuPy's arrays the attribute itself takes microseconds
-    return any(hasattr(kind, name) or name in getattr(array, "__dict__", ()) for name in _ON_DEVICE)
+    kind: Any = type(array)  # asked first: of CuPy's arrays the attribute takes microseconds
+    return _is_of_devices(kind) or any(n in getattr(array, "__dict__", ()) for n in _ON_DEVICE)
+
+
+@cache
+def _is_of_devices(kind: type) -> bool:
+    """Whether arrays of a type are on a GPU."""
+    return any(hasattr(kind, name) for name in _ON_DEVICE)
 
 
 def is_tensor(array: Any) -> bool:

@@ -146,3 +146,11 @@ def test_what_cannot_be_compiled_names_the_remedy(kernel, monkeypatch):
     monkeypatch.setattr(kernel._dispatcher, "compile", refuse)
     with pytest.raises(RuntimeError, match=r"unsupported PTX version.*nvidia-nvvm"):
         kernel.launch(WORK, 1, 32, array(64, (5,), np.float32))
+
+
+def test_launchers_of_many_specs_do_not_pile_up(kernel, monkeypatch):
+    monkeypatch.setattr(launch, "driver", Driver("Q?" + "q" * 9))
+    for _ in range(2 * launch.MOST_COMPILED):
+        constants = Constants(np.uint64(1), False, array(128, (2, 3), np.uint64))
+        kernel.launch(WORK, 1, 32, Prepared(constants))
+    assert len(kernel._compiled) <= launch.MOST_COMPILED

@@ -20,8 +20,8 @@ from robe_numba.gpu.compiler import SIMULATED, types
 if not SIMULATED:
     from cuda.bindings import driver
 
-
 MOST_DIMENSIONS = 8  # of an array
+MOST_COMPILED = 256  # launchers of a kernel; Numba keeps the machine code
 
 
 class Prepared:
@@ -225,6 +225,8 @@ class Kernel:
         key = tuple(kinds)
         compiled = self._compiled.get(key)
         if compiled is None:
+            if len(self._compiled) >= MOST_COMPILED:  # each keeps the constants of a spec
+                self._compiled.clear()
             compiled = self._compiled.setdefault(key, _Compiled(self._dispatcher, arguments))
         shape = (threads, 1) if isinstance(threads, int) else threads
         error = compiled.launch(grid, shape, shared, work.stream, values)
