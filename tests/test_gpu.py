@@ -104,6 +104,7 @@ SPEC = typeof(
 )
 WORD, NUMBER, FLAG = types.uint64, types.int64, types.boolean
 WORDS, NUMBERS = flat(WORD), flat(NUMBER)
+RANGES = types.NamedTuple([WORDS, WORDS, WORDS, WORD], segments.Ranges)
 
 
 class Dtypes(NamedTuple):
@@ -148,9 +149,6 @@ def sorting():
         "list_reached": (segments.list_reached, (*bounds, NUMBERS, WORDS)),
         "fill_ranges": (segments.fill_ranges, (*bounds, RANGES)),
     }
-
-
-RANGES = types.NamedTuple([WORDS, WORDS, WORDS, WORD], segments.Ranges)
 
 
 def updating(dtypes):

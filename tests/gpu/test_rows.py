@@ -183,6 +183,15 @@ def test_aligned_blocks_give_the_same_as_others(block_size, alignment, dtype):
     np.testing.assert_array_equal(out, naive.lookup(widened(array), indices, spec))
 
 
+@pytest.mark.parametrize("alignment", [1, 4])
+def test_signs_of_blocks_that_are_longer_than_a_word_of_them(alignment):
+    """Lanes take the next word together, when none needs the last one."""
+    spec = rn.RobeSpec(400, 200, 200, 1, alignment=alignment, sign=True)
+    indices, array = np.arange(9).reshape(9, 1), array_for(spec, "float32", seed=6)
+    out = to_cpu(rn.lookup(to_gpu(array), to_gpu(indices), spec))
+    np.testing.assert_array_equal(out, naive.lookup(array, indices, spec))
+
+
 @pytest.mark.parametrize(("length", "size"), [(1, 70), (2, 64), (33, 70), (34, 64), (66, 70)])
 def test_blocks_at_the_bounds_of_segments_are_found(length, size):
     """A gradient of one block, wherever it begins; starts are the caller's to give."""
