@@ -4,8 +4,8 @@ memory, instructions, and how many warps a multiprocessor can have under way.
 python perf/machine_code.py                  as Markdown; --only NAME for kernels of that name
 python perf/machine_code.py --json before.json, and later --against before.json for both
 
-Instructions are counted where nvdisasm is installed (`pip install nvidia-cuda-nvdisasm`). Loads are
-those from global memory in the longest stretch without a branch: so many are under way together.
+Instructions are counted where nvdisasm is installed (`pip install nvidia-cuda-nvdisasm`). "Loads"
+counts global loads in the longest run of code without a branch; these are in flight together.
 """
 
 import argparse

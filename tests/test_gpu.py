@@ -134,8 +134,8 @@ def reading(dtypes):
         "block_starts": (starts.block_starts, (ids, SPEC, WORDS)),
         "gather": (gather.gather_kernel(False, False, 32), read),
         "gather signed ragged": (gather.gather_kernel(True, True, 8), read),
-        "gather_vectors": (gather.gather_vectors_kernel(False, False, 32), read),
-        "gather_vectors signed": (gather.gather_vectors_kernel(True, False, 4), read),
+        "gather_vectors": (gather.gather_vectors_kernel(False, 32), read),
+        "gather_vectors signed": (gather.gather_vectors_kernel(True, 4), read),
     }
 
 

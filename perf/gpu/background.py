@@ -52,7 +52,7 @@ class Program:
         return time.monotonic() - self._begun
 
     def wait(self, seconds: float) -> bool:
-        """Whether it has ended within so many seconds."""
+        """Wait up to `seconds`; whether the program has ended."""
         try:
             self._process.wait(max(seconds, 0))
         except subprocess.TimeoutExpired:

@@ -45,7 +45,7 @@ class Supervisor:
             log.write(text + "\n")
 
     def run(self, section: str, limit: float, chosen: Sequence[str], programs: Any) -> None:
-        """Run one section, whatever becomes of it."""
+        """Run one section; a failure is reported, not raised."""
         programs.before(section)
         limit = min(limit, self.left)
         at = time.monotonic() - self._begun

@@ -27,6 +27,7 @@ class Run(NamedTuple):
 
 def main(device: str, folder: Path, rows: int) -> None:
     """Train once for each batch size."""
+    folder.mkdir(parents=True, exist_ok=True)
     if device == "cpu":
         log, data = folder / "log.tsv", folder / "data"
         robe("synth", str(log), "--rows", str(rows))

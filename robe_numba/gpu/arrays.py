@@ -200,7 +200,7 @@ def _check_place(name: str, seen: DeviceArray) -> None:
 
 
 def check_apart(written: dict[str, Any], read: dict[str, Any]) -> None:
-    """What is written shares no memory with any other array; `view` refuses what is no array."""
+    """Require that written arrays share no memory with any other; `view` rejects non-arrays."""
     extents = {name: _extent(array) for name, array in written.items() if array is not None}
     if not extents:
         return
@@ -212,8 +212,9 @@ def check_apart(written: dict[str, Any], read: dict[str, Any]) -> None:
 
 
 def _extent(array: Any) -> tuple[int, int]:
-    """Addresses of the first byte of a C-contiguous array and of the one after its last; of what
-    is no array on a GPU, nowhere.
+    """Addresses of the first byte of a C-contiguous array and of the byte after its last.
+
+    Anything that is not an array on a GPU has the empty extent (0, 0).
     """
     if not isinstance(array, DeviceArray):
         if not is_on_device(array):

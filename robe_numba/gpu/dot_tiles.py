@@ -48,7 +48,7 @@ def tiles(num_vectors: int) -> int:
 
 
 def elements(num_vectors: int, width: int) -> int:
-    """Elements of shared memory that so many columns of the vectors take."""
+    """Elements of shared memory that `width` columns of all vectors take."""
     return tiles(num_vectors) * FOUR * (width + 1)
 
 

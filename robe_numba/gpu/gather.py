@@ -7,7 +7,7 @@ Neighbouring lanes read and write neighbouring elements.
 """
 
 from functools import cache, lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -150,7 +150,7 @@ def gather_kernel(sign: bool, ragged: bool, shared_by: int) -> Kernel:
 
 
 @cache
-def gather_vectors_kernel(sign: bool, ragged: bool, shared_by: int) -> Kernel:
+def gather_vectors_kernel(sign: bool, shared_by: int) -> Kernel:
     """As `gather_kernel`, of `gather_vectors`."""
     slots = THREADS if sign else 1
     lanes, groups = np.uint64(shared_by), np.uint64(LANES // shared_by)
@@ -261,14 +261,19 @@ def _plan(spec: Spec, work: Work) -> Plan:
 def _plan_on(spec: Spec, device: int) -> Plan:
     length = min(spec.block_size, spec.embedding_dim)
     ragged = spec.embedding_dim % length > 0
+    lanes = _lanes(length, 64, spec.sign)
+    vectors = None
+    if made_of_vectors(spec):
+        fewer = _lanes(length // 4, 16, spec.sign)
+        vectors = gather_vectors_kernel(spec.sign, fewer), fewer
+    elements = gather_kernel(spec.sign, ragged, lanes), lanes
+    return Plan(constants_on(spec, device), elements, vectors)
 
-    def shared(make: Any, elements: int, window: int) -> tuple[Kernel, int]:
-        elements = min(elements, window) if spec.sign else elements
-        lanes = min(1 << (elements - 1).bit_length(), LANES)
-        return make(spec.sign, ragged, lanes), lanes
 
-    vectors = shared(gather_vectors_kernel, length // 4, 16) if made_of_vectors(spec) else None
-    return Plan(constants_on(spec, device), shared(gather_kernel, length, 64), vectors)
+def _lanes(moves: int, window: int, sign: bool) -> int:
+    """How many lanes share a block of so many moves, or with signs a window of them."""
+    moves = min(moves, window) if sign else moves
+    return min(1 << (moves - 1).bit_length(), LANES)
 
 
 def in_vectors(spec: Spec, array: DeviceArray, out: DeviceArray) -> bool:

@@ -14,7 +14,7 @@ from tests.strategies import INDEX_DTYPES, REAL_DTYPES
 few_examples = settings(max_examples=20)
 real_dtypes = st.sampled_from(REAL_DTYPES if SIMULATED else ("float32",))
 ID_DTYPES = INDEX_DTYPES if SIMULATED else ("int64",)
-# Reads of one place, and so many that a real GPU too leaves them to more than one warp.
+# Reads of a single place: enough that even a real GPU splits them among several warps.
 CROWD = 30 if SIMULATED else 3000
 
 
