@@ -10,9 +10,6 @@ fields. It ends in LF or CRLF.
 Eight bytes of a field are read at a time, as one word whose lowest byte is the first: the machine
 must be little-endian, as all are that Numba is built for. Words, positions and rows are uint64,
 because with int64 they would make float64, and a signed index is tested for being negative.
-
-Everything that runs compiled stands in this file, because Numba's cache notices edits of the
-compiled function's own file only.
 """
 
 import math
@@ -20,8 +17,10 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
+
+from robe_numba._jit import jit
 
 DENSE_TRANSFORMS = ("log1p", "none", "log3", "log-squared")
 
@@ -42,11 +41,10 @@ _01, _06, _0F, _20, _30, _76, _80, _F0 = (
 )
 _BYTES, _PAIRS, _LOW_HALF = map(u64, (0x00FF_00FF_00FF_00FF, 0x0000_FFFF_0000_FFFF, 0xFFFF_FFFF))
 
-_kernel = njit(cache=True, nogil=True)
 # What runs once per field counts no references to arrays, which is atomic and would take longer
 # than the field, and is compiled into its callers unless it is rare.
-_inlined = njit(cache=True, nogil=True, _nrt=False, forceinline=True)
-_rare = njit(cache=True, nogil=True, _nrt=False)
+_inlined = jit(_nrt=False, forceinline=True)
+_rare = jit(_nrt=False)
 
 
 @intrinsic
@@ -83,7 +81,7 @@ def _transform(value, transform):
     return np.float32(value)
 
 
-@_kernel
+@jit
 def transform_all(values, transform):
     """`_transform` of every value, and of 0 for every NaN."""
     out = np.empty(values.shape, np.float32)
@@ -223,7 +221,7 @@ def _parse_line(data, position, dense, indices, row, labelled, small, transform)
     return position + u64(1), OK, field
 
 
-@_kernel
+@jit
 def parse_rows(data, start, labels, dense, indices, row, labelled, small, transform, longest):
     """Parse lines from `start` into rows from `row` on, until data or room ends or a line is bad.
 
@@ -251,7 +249,7 @@ def parse_rows(data, start, labels, dense, indices, row, labelled, small, transf
     return row, start, OK, 0
 
 
-@_kernel
+@jit
 def line_end(data, start):
     """Position of the first LF of `data` from `start` on; the data ends in one."""
     while data[start] != _LF:

@@ -1,9 +1,7 @@
 """Compiled rows of the generator: draw one row, its logit and its text.
 
 A row is a function of its number alone. `draw_row` fills the row's values and ranks from a
-counter-based hash, `row_components` gives the parts of its logit, `_write_row` its bytes. Every
-function of the call chain stands in this file, because Numba's cache does not notice an edit of
-a callee in another file.
+counter-based hash, `row_components` gives the parts of its logit, `_write_row` its bytes.
 """
 
 import math
@@ -11,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+
+from robe_numba._jit import jit
 
 Bytes = npt.NDArray[np.uint8]
 Integers = npt.NDArray[np.int64]
@@ -38,8 +37,6 @@ RARE_SHARE = 1e-6  # of the lines: ids of a saturated column that 10,000 lines d
 
 MAX_INTEGER_BYTES = 12  # -2147483648 and its tab
 HEX_BYTES = 9  # 8 digits and a tab
-
-compiled = njit(cache=True, nogil=True, error_model="numpy")
 
 
 class Params(NamedTuple):
@@ -74,7 +71,7 @@ class Params(NamedTuple):
     bias: float
 
 
-@compiled
+@jit
 def mix(word: np.uint64) -> np.uint64:
     """Finalizer of SplitMix64: a bijection of 64-bit words (Steele, Lea, Flood 2014)."""
     word = (word ^ (word >> U64(30))) * U64(0xBF58476D1CE4E5B9)
@@ -82,26 +79,26 @@ def mix(word: np.uint64) -> np.uint64:
     return word ^ (word >> U64(31))
 
 
-@compiled
+@jit
 def _word(key: np.uint64, index: int) -> np.uint64:
     """Word `index` of the stream that starts at `key`."""
     return mix(key + GOLDEN * U64(index + 1))
 
 
-@compiled
+@jit
 def _uniform(word: np.uint64) -> float:
     """Float64 in [0, 1) from the upper 53 bits."""
     return float(word >> U64(11)) * 2.0**-53
 
 
-@compiled
+@jit
 def _quarter(word: np.uint64, index: int) -> float:
     """Uniform number of mean 0 and variance 1 from 16 of the 64 bits."""
     bits = int(word >> U64(16 * index)) & 0xFFFF
     return (float(bits) + 0.5 - 32768.0) * (math.sqrt(12.0) / 65536.0)
 
 
-@compiled
+@jit
 def _normal(word: np.uint64) -> float:
     """Nearly normal number of mean 0 and variance 1, at most 3.5: a sum of four uniforms."""
     total = 0.0
@@ -110,7 +107,7 @@ def _normal(word: np.uint64) -> float:
     return 0.5 * total
 
 
-@compiled
+@jit
 def id_of(column: int, rank: int) -> np.uint64:
     """32-bit id of a rank: a bijection for each column (the finalizer of MurmurHash3)."""
     word = (U64(rank) + U64(column + 1) * U64(0x9E3779B9)) & U64(0xFFFFFFFF)
@@ -119,7 +116,7 @@ def id_of(column: int, rank: int) -> np.uint64:
     return word ^ (word >> U64(16))
 
 
-@compiled
+@jit
 def _draw_value(key: np.uint64, column: int, p: Params) -> int:
     """Integer of a dense field that is not empty."""
     if p.minus_one[column] > 0.0:
@@ -134,7 +131,7 @@ def _draw_value(key: np.uint64, column: int, p: Params) -> int:
     return int(min(max(value, p.least[column]), float(GREATEST_VALUE)))
 
 
-@compiled
+@jit
 def _draw_rank(key: np.uint64, column: int, p: Params) -> int:
     """Rank of a categorical field that is not empty, by the inverse of its distribution."""
     u = _uniform(_word(key, RANK_DRAW + p.chain[column]))
@@ -152,7 +149,7 @@ def _draw_rank(key: np.uint64, column: int, p: Params) -> int:
     return 1 + min(max(int(x), 0), common - 2)
 
 
-@compiled
+@jit
 def draw_row(row: int, p: Params, values: Integers, ranks: Integers) -> np.uint64:
     """Fill `values` int64 (D,) and `ranks` int64 (C,); return the key of the row."""
     key = mix(p.row_key + GOLDEN * U64(row))
@@ -171,7 +168,7 @@ def draw_row(row: int, p: Params, values: Integers, ranks: Integers) -> np.uint6
     return key
 
 
-@compiled
+@jit
 def row_components(values: Integers, ranks: Integers, p: Params) -> tuple[float, float, float]:
     """Dense, linear and pair part of the row's logit, each before its scale."""
     dense = 0.0
@@ -197,7 +194,7 @@ def row_components(values: Integers, ranks: Integers, p: Params) -> tuple[float,
     return dense, linear, pair
 
 
-@compiled
+@jit
 def _probability(values: Integers, ranks: Integers, p: Params) -> float:
     dense, linear, pair = row_components(values, ranks, p)
     scale = p.logit_scale
@@ -205,7 +202,7 @@ def _probability(values: Integers, ranks: Integers, p: Params) -> float:
     return 1.0 / (1.0 + math.exp(-logit))
 
 
-@compiled
+@jit
 def components(first: int, p: Params, out: Floats) -> None:
     """Components of rows first, first + 1, ... into `out` float64 (rows, 3)."""
     values = np.empty(p.mu.shape[0], np.int64)
@@ -215,7 +212,7 @@ def components(first: int, p: Params, out: Floats) -> None:
         out[i, 0], out[i, 1], out[i, 2] = row_components(values, ranks, p)
 
 
-@compiled
+@jit
 def truth(first: int, p: Params, probabilities: Singles, labels: Singles) -> None:
     """True probabilities and drawn labels of rows first, first + 1, ..., float32 (rows,)."""
     values = np.empty(p.mu.shape[0], np.int64)
@@ -227,7 +224,7 @@ def truth(first: int, p: Params, probabilities: Singles, labels: Singles) -> Non
         labels[i] = 1.0 if _uniform(_word(key, LABEL_DRAW)) < probability else 0.0
 
 
-@compiled
+@jit
 def _write_integer(value: int, out: Bytes, at: int) -> int:
     """Decimal digits of `value` at out[at:]; returns the end."""
     if value < 0:
@@ -245,7 +242,7 @@ def _write_integer(value: int, out: Bytes, at: int) -> int:
     return end
 
 
-@compiled
+@jit
 def _write_hex(word: np.uint64, out: Bytes, at: int) -> int:
     """Eight lower-case hexadecimal digits at out[at:]; returns the end."""
     for i in range(8):
@@ -254,7 +251,7 @@ def _write_hex(word: np.uint64, out: Bytes, at: int) -> int:
     return at + 8
 
 
-@compiled
+@jit
 def _write_row(values: Integers, ranks: Integers, out: Bytes, at: int) -> int:
     """All feature fields, tabs between and a newline after them; returns the end."""
     for column in range(values.shape[0]):
@@ -271,7 +268,7 @@ def _write_row(values: Integers, ranks: Integers, out: Bytes, at: int) -> int:
     return at
 
 
-@compiled
+@jit
 def text(first: int, rows: int, labelled: bool, p: Params, out: Bytes) -> int:
     """Write rows first .. first + rows - 1 to `out` uint8; returns the number of bytes.
 

@@ -3,9 +3,6 @@
 The ids of a column lie sorted in a mapped file. A directory in memory tells, for the upper bits of
 an id, which few of them to search; so an id costs two or three reads of memory, and the memory of a
 process does not grow with the vocabulary.
-
-Everything that runs compiled stands in this file, because Numba's cache notices edits of the
-compiled function's own file only.
 """
 
 import hashlib
@@ -15,10 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from numba import njit
 
 from data_tools.counting import DTYPES, check_indices, mapped
 from data_tools.errors import DatasetError
+from robe_numba._jit import jit
 
 DIRECTORY_BYTES = 1 << 28
 BLOCK_ROWS = 8192  # mapped at a time column by column, so that they stay in the cache
@@ -26,8 +23,6 @@ OUTLIERS = 64  # one in so many ids, at either end, is not considered when a dir
 
 DIGEST_BYTES = 16
 _REMEDY = "ingest the log again"
-
-_compiled = njit(cache=True, nogil=True, error_model="numpy")
 
 
 class Column(NamedTuple):
@@ -50,13 +45,13 @@ class Column(NamedTuple):
     rare: np.uint64
 
 
-@_compiled
+@jit
 def _bucket(wanted: Any, base: Any, shift: Any, buckets: Any) -> Any:
     """The bucket of an id; all are uint64."""
     return np.uint64(0) if wanted < base else min((wanted - base) >> shift, buckets - np.uint64(1))
 
 
-@_compiled
+@jit
 def _fill_starts(ids: Any, starts: Any, base: Any, shift: Any) -> Any:
     """Fill the directory of sorted ids; False where they are not strictly increasing."""
     buckets = np.uint64(len(starts) - 1)
@@ -77,7 +72,7 @@ def _fill_starts(ids: Any, starts: Any, base: Any, shift: Any) -> Any:
     return True
 
 
-@_compiled
+@jit
 def _map_column(indices: Any, out: Any, column: Any) -> None:
     """Map one categorical column of a block of rows; `out` may be `indices`."""
     ids, numbers, starts, base, shift, rare = column

@@ -4,21 +4,26 @@ Source: Desai, Chou, Shrivastava, *Random Offset Block Embedding (ROBE) for comp
 tables in deep learning recommendation systems*, MLSys 2022.
 """
 
-from robe_numba.arrays import init_array
-from robe_numba.ops import (
-    adagrad_update,
-    apply_gradient,
-    block_starts,
-    embedding_bag,
-    embedding_bag_adagrad_update,
-    embedding_bag_backward,
-    embedding_bag_sgd_update,
-    lookup,
-    lookup_backward,
-    lookup_dot_interaction,
-    sgd_update,
-)
-from robe_numba.spec import RobeSpec, TableSpec
+from typing import TYPE_CHECKING
+
+from robe_numba._lazy import attributes
+
+if TYPE_CHECKING:
+    from robe_numba.arrays import init_array
+    from robe_numba.ops import (
+        adagrad_update,
+        apply_gradient,
+        block_starts,
+        embedding_bag,
+        embedding_bag_adagrad_update,
+        embedding_bag_backward,
+        embedding_bag_sgd_update,
+        lookup,
+        lookup_backward,
+        lookup_dot_interaction,
+        sgd_update,
+    )
+    from robe_numba.spec import RobeSpec, TableSpec
 
 __version__ = "0.1.0"
 
@@ -38,3 +43,10 @@ __all__ = [
     "lookup_dot_interaction",
     "sgd_update",
 ]
+
+_ELSEWHERE = {
+    "RobeSpec": "robe_numba.spec",
+    "TableSpec": "robe_numba.spec",
+    "init_array": "robe_numba.arrays",
+}
+__getattr__, __dir__ = attributes(__name__, dict.fromkeys(__all__, "robe_numba.ops") | _ELSEWHERE)

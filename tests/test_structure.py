@@ -1,6 +1,7 @@
 """The shape of the package: what imports what, what importing costs, and a cache never stale."""
 
 import ast
+import importlib
 import os
 import shutil
 import subprocess
@@ -8,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from robe_numba import _jit
 
 ROOT = Path(__file__).resolve().parent.parent
 # Imports point one way, to a lower number: cli, training, parallel, dlrm, ops, checks and arrays,
@@ -33,6 +36,7 @@ LAYERS = {
     "state_blocks": 0,
     "unsigned": 0,
     "_jit": 0,
+    "_lazy": 0,
 }
 
 
@@ -59,8 +63,11 @@ def test_imports_point_one_way():
 
 
 def test_the_packages_do_not_know_each_other_but_in_training_and_cli():
+    """Both compile and import lazily in the same way, though."""
+    shared = ("robe_numba._jit", "robe_numba._lazy")
     for path in (ROOT / "data_tools").rglob("*.py"):
-        assert not [m for m in imported_modules(path) if m.split(".")[0] == "robe_numba"], path
+        ours = [m for m in imported_modules(path) if m.split(".")[0] == "robe_numba"]
+        assert all(module.startswith(shared) for module in ours), path
     for path in (ROOT / "robe_numba").rglob("*.py"):
         room = path.relative_to(ROOT / "robe_numba").parts[0]
         if room not in ("training", "cli"):
@@ -94,6 +101,45 @@ def test_importing_needs_numba_and_numpy_alone():
         "from robe_numba.dlrm.workers import Workers\n"
         "assert Workers(2).run(lambda part: part, 2) == [0, 1]"
     )
+
+
+@pytest.mark.parametrize("package", ["robe_numba", "data_tools"])
+def test_every_public_name_is_found_and_static_tools_see_where(package):
+    """What type checkers read, what `__getattr__` imports and `__all__` are the same names."""
+    tree = ast.parse((ROOT / package / "__init__.py").read_text())
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    module = importlib.import_module(package)
+    seen = {alias.name: node.module for node in block.body for alias in node.names}
+    assert set(seen) == set(module.__all__) == set(dir(module))
+    for name, home in seen.items():
+        assert getattr(module, name) is getattr(importlib.import_module(home), name)
+    with pytest.raises(AttributeError, match="has no attribute 'Robe'"):
+        module.Robe  # noqa: B018
+
+
+def sources_of_kernels():
+    """Files that compile functions, but for the ways to compile themselves."""
+    for package in ("robe_numba", "data_tools"):
+        for path in (ROOT / package).rglob("*.py"):
+            ways = {"robe_numba._jit", "robe_numba.gpu.compiler"} & set(imported_modules(path))
+            if ways and path.name != "compiler.py":
+                yield path
+
+
+def test_a_kernel_is_compiled_again_after_an_edit_of_any_file_it_may_call():
+    def closure(path, found):
+        found.add(path)
+        for name in imported_modules(path):
+            file = ROOT.joinpath(*name.split(".")).with_suffix(".py")
+            if file.is_file() and file not in found:
+                closure(file, found)
+        return found
+
+    paths = list(sources_of_kernels())
+    assert len(paths) > 30
+    for path in paths:
+        assert closure(path, set()) <= _jit.sources(path), path
+        assert ROOT / "robe_numba" / "cli" / "app.py" not in _jit.sources(path)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import typer
 
 import data_tools
 from data_tools import CRITEO, Manifest, Schema
-from data_tools.ingest import REJECTS_NAME
+from data_tools.coordinator import REJECTS_NAME
 from data_tools.synth import Generator
 from robe_numba.cli.outputs import Overwrite, check_output_file
 from robe_numba.cli.progress import console, tracking

@@ -60,9 +60,10 @@ def jit(python: Callable, max_registers: int | None = None) -> Any:
     """
     if SIMULATED:
         return cuda.jit(python)
+    folder = _jit.cache_dir(python)
     previous = config.CACHE_DIR
-    config.CACHE_DIR = str(_jit.CACHE_DIR)
+    config.CACHE_DIR = folder or ""
     try:
-        return cuda.jit(cache=True, max_registers=max_registers)(python)
+        return cuda.jit(cache=bool(folder), max_registers=max_registers)(python)
     finally:
         config.CACHE_DIR = previous
