@@ -6,8 +6,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.fuzz import fuzz_ingest
-from tests.fuzz.fuzz_ingest import BOM, GZIP_MAGIC, SCHEMAS, SEEDS, TABLE, Case, case_bytes, check
+from tests.fuzz import ingest
+from tests.fuzz.criteo import BOM, SCHEMAS
+from tests.fuzz.ingest import GZIP_MAGIC, SEEDS, TABLE, Case, case_bytes, check
 
 MEBIBYTE = 1 << 20
 
@@ -146,7 +147,7 @@ def test_shards_may_end_at_every_byte(tmp_path, block_bytes, longest):
         for form in ("text", "gzip") if few else ("text",) * (longest == 40):
             for skip in (True, False) if few else (True,):
                 case = Case(form, SCHEMAS[0], skip, block_bytes, shard_bytes, longest, 30, TRICKY)
-                fuzz_ingest.check_text(case, tmp_path)
+                ingest.check_text(case, tmp_path)
 
 
 @pytest.mark.parametrize("block_bytes", [1 << 16, MEBIBYTE + 1])
@@ -158,12 +159,12 @@ def test_lines_about_as_long_as_allowed_over_ends_of_shards(
     text = beginning + b"\n".join(lines)
     for shard_bytes in (MEBIBYTE // 2, MEBIBYTE + 4):
         case = Case("text", SCHEMAS[1], True, block_bytes, shard_bytes, MEBIBYTE, 0, text)
-        fuzz_ingest.check_text(case, tmp_path)
+        ingest.check_text(case, tmp_path)
 
 
 def test_bytes_of_parquet_may_be_wrong(tmp_path):
-    length = len(fuzz_ingest.parquet_bytes())
+    length = len(ingest.parquet_bytes())
     for place in range(0, length, 5):
         edit = place.to_bytes(2, "big") + bytes([(place * 37 + 255) % 256])
         case = Case("parquet", TABLE, False, 64, 1 << 20, MEBIBYTE, 4 * place, edit)
-        fuzz_ingest.check_parquet(case, tmp_path)
+        ingest.check_parquet(case, tmp_path)

@@ -1,72 +1,42 @@
-"""Throw any bytes at the ingest: equal rows or an error that says where and why, never a crash.
+"""Any bytes as a log that is ingested: equal rows or an error that says where and why.
 
-`check` takes the bytes of a case: the first few choose how the rest, a file's content, is ingested.
-What comes of it is held against the slow parser. `tests/test_fuzz.py` calls it with cases that
-Hypothesis makes; guided by coverage, atheris (`pip install atheris`) makes them:
+What comes of a case is held against the slow parser. Each is a whole ingest with its files, for
+what lies between the readers; each reader has a target of its own, which is a thousand times as
+fast (`tests.fuzz.criteo` and its neighbours).
 
-    NUMBA_DISABLE_JIT=1 python -m tests.fuzz.fuzz_ingest -max_total_time=600 CORPUS
-    python -m tests.fuzz.fuzz_ingest -max_total_time=600 CORPUS
-
-The options are libFuzzer's. CORPUS is a folder for the cases that found something new; a few seeds
-are put there first, and without one it is a temporary folder. In the first form the kernels are
-plain Python, so that their branches guide as well; in the second they are compiled, as users run
-them, and the rest of `data_tools` and the slow parser guide. A case that fails is left in a file
-`crash-*`, `timeout-*` or `oom-*`; give that file as the only argument to see it again.
+    python -m tests.fuzz.ingest -runs=10000 CORPUS
 
 Mutated Parquet tests Arrow's reader more than this package; it can be left out with FORMS.
 """
 
-import gc
 import gzip
 import io
 import json
-import os
-import sys
 import tempfile
-import warnings
 import zlib
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
-import numba
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-# Numba cannot compile functions with the calls that atheris adds to them.
-COMPILED = ["data_tools.criteo_kernels", "data_tools.synth_kernels", "data_tools.vocabulary"]
-GUIDED = nullcontext()
-if __name__ == "__main__":
-    try:
-        import atheris
-    except ModuleNotFoundError:
-        sys.exit("atheris is not installed: pip install atheris")
-    hidden = [] if numba.config.DISABLE_JIT else COMPILED
-    GUIDED = atheris.instrument_imports(
-        include=["data_tools", "tests.slow_parser"], exclude=hidden, enable_loader_override=False
-    )
-with GUIDED:
+from tests.fuzz import harness
+
+with harness.guided(__name__):
     import data_tools
-    from data_tools import criteo_kernels, criteo_parser, feeds
+    from data_tools import coordinator, feeds
     from data_tools.criteo_parser import MAX_LINE_BYTES
     from data_tools.schema import Schema
-    from tests import slow_parser
+    from tests.fuzz.criteo import BOM, LINES, SCHEMAS, slow_rows
 
-SCHEMAS = [
-    Schema("y", ("a", "b"), ("p", "q", "r")),
-    Schema("y", ("a",), ()),
-    Schema("y", (), ("p", "q")),
-    data_tools.CRITEO,
-]
 TABLE = Schema("y", ("a",), ("p",))
 FORMS = ["text", "gzip", "cut gzip", "flipped gzip", "csv", "parquet"]
-BOM, GZIP_MAGIC = b"\xef\xbb\xbf", b"\x1f\x8b"
+GZIP_MAGIC = b"\x1f\x8b"
 DAMAGED = "cut off or corrupt"
 MOST_SHARDS = 48  # of a case, each has a file of its own
-MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None  # a folder that lies in memory
 
 
 class Case(NamedTuple):
@@ -115,7 +85,7 @@ def read_case(data: bytes) -> Case:
 def check(data: bytes) -> None:
     """Ingest the case and compare; raises AssertionError, or whatever ingest should not raise."""
     case = read_case(data)
-    with tempfile.TemporaryDirectory(dir=MEMORY) as name:
+    with tempfile.TemporaryDirectory(dir=harness.MEMORY) as name:
         folder = Path(name)
         if case.form in ("text", "gzip"):
             check_text(case, folder)
@@ -147,7 +117,7 @@ def ingest(source: Path, content: bytes, schema: Schema, longest: int, **options
             limited = partial(getattr(feeds, name), max_line_bytes=longest)
             stack.enter_context(patch.object(feeds, name, limited))
         try:
-            manifest = data_tools.ingest(
+            manifest = coordinator.ingest(
                 source,
                 output,
                 schema=schema,
@@ -188,26 +158,6 @@ def options_of(case: Case) -> dict[str, Any]:
         "block_bytes": case.block_bytes,
         "shard_bytes": case.shard_bytes,
     }
-
-
-def slow_rows(
-    text: bytes, schema: Schema, longest: int
-) -> tuple[bool | None, list[tuple[Any, ...]], list[int]]:
-    """What the slow parser says, in the form of `Result`, with the rules for whole files added."""
-    sizes = schema.num_dense, schema.num_categorical
-    labelled, rows, bad = slow_parser.parse(text, *sizes, "none")
-    if labelled is None:
-        return None, [], bad
-    lines = slow_parser.split(text)
-    if lines[0].startswith(BOM):
-        lines[0] = lines[0][len(BOM) :]
-    lines = [b"?" if len(line) > longest else line for line in lines]
-    rows, bad = slow_parser.parse_lines(lines, labelled, *sizes, "none")
-    return (
-        labelled,
-        [(y, [float(np.float32(x)) for x in dense], ids) for y, dense, ids in rows],
-        bad,
-    )
 
 
 def check_text(case: Case, folder: Path) -> None:
@@ -300,7 +250,6 @@ def check_parquet(case: Case, folder: Path) -> None:
     ingest(folder / "log.parquet", bytes(file), TABLE, case.longest, **options_of(case))
 
 
-LINES = b"1\t5\t-7\tff\t\t1A\n0\t\t12345678901\t\tFFFFFFFF\t0\r\n"
 SEEDS = [
     case_bytes(LINES),
     case_bytes(LINES + b"2\tx\n" + LINES.rstrip(), "text", 0, True, 1, 1),
@@ -317,53 +266,5 @@ SEEDS = [
 ]
 
 
-def make_kernels_plain() -> None:
-    """Without compilation, give the kernels what only compiled code can do, and less to look up."""
-
-    def load_word(data: np.ndarray, position: np.uint64) -> np.uint64:
-        first = int(position)
-        assert first + 8 <= data.size, "a word outside the buffer"
-        return np.uint64(int.from_bytes(data[first : first + 8].tobytes(), "little"))
-
-    def trailing_zeros(word: np.uint64) -> np.uint64:
-        assert word
-        return np.uint64((int(word) & -int(word)).bit_length() - 1)
-
-    parse_rows = criteo_kernels.parse_rows
-    criteo_parser.parse_rows = lambda *args: tuple(map(int, parse_rows(*args)))
-    criteo_kernels._load_word, criteo_kernels._trailing_zeros = load_word, trailing_zeros
-    criteo_parser.SMALL_VALUES = 64
-    warnings.filterwarnings("ignore", "overflow encountered", RuntimeWarning)
-
-
-if numba.config.DISABLE_JIT:
-    make_kernels_plain()
-
-
-def check_and_collect(data: bytes) -> None:
-    """`check`, and leave no garbage."""
-    check(data)
-    gc.collect()
-
-
-def main() -> None:
-    """Run atheris on the corpus folder among the arguments, after the seeds are put there."""
-    with tempfile.TemporaryDirectory(dir=MEMORY) as scratch:
-        named = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
-        corpus = Path(named[0] if named else scratch)
-        if not corpus.is_file():
-            corpus.mkdir(parents=True, exist_ok=True)
-            for number, seed in enumerate(SEEDS):
-                (corpus / f"seed-{number:02}").write_bytes(seed)
-        arguments = [*sys.argv, *([] if named else [scratch])]
-        # What a case leaves in cycles is collected after it: quickly, and not amid a lock.
-        gc.freeze()
-        gc.disable()
-        atheris.Setup([arguments[0], "-timeout=30", *arguments[1:]], check_and_collect)
-        # Nothing here needs to be safe on a disk.
-        with patch.object(os, "fsync", lambda descriptor: None):
-            atheris.Fuzz()
-
-
 if __name__ == "__main__":
-    main()
+    harness.fuzz(check, SEEDS)
