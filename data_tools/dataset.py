@@ -8,6 +8,7 @@ import numpy as np
 
 from data_tools.batch import Batch, ShardReader
 from data_tools.manifest import Manifest
+from data_tools.paths import check_folder
 from data_tools.schema import Schema
 from data_tools.shards import no_rows, open_shard
 from data_tools.split import Split, day_rows, permutation
@@ -27,6 +28,7 @@ class Dataset:
     Raises
     ------
     FileNotFoundError : no such folder; no manifest, so it is unfinished; or a shard is missing.
+    NotADirectoryError : the path is a file, or a link to one.
     DatasetError : the manifest or a shard is damaged, cut off, or of another dataset. Values are
         not read: `verify` does that.
     """
@@ -36,8 +38,8 @@ class Dataset:
 
     def __init__(self, path: str | Path) -> None:
         self.path = path if is_remote(path) else Path(path)
-        if isinstance(self.path, Path) and not self.path.is_dir():
-            raise FileNotFoundError(f"{path} is not a folder; make a dataset with robe ingest")
+        if isinstance(self.path, Path):
+            check_folder(self.path, "make a dataset with robe ingest")
         folder = folder_at(path)
         manifest = Manifest.load(folder)
         readers = [open_shard(folder, manifest, n) for n in range(len(manifest.shards))]

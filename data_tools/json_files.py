@@ -28,9 +28,13 @@ def parse(content: bytes, path: str, remedy: str, error: type[ValueError] = Valu
     `error` : it is not JSON, or nested too deeply.
     """
     try:
-        return json.loads(content.decode())
+        return json.loads(content.decode(), parse_constant=_refuse)
     except (ValueError, RecursionError) as fault:
         raise error(f"{path} is not JSON ({fault}); {remedy}") from None
+
+
+def _refuse(word: str) -> None:
+    raise ValueError(f"{word} is no number of JSON")
 
 
 def convert(

@@ -1,6 +1,5 @@
 """`robe demo`: what compression costs and saves, shown on a generated log."""
 
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +10,14 @@ from rich.table import Table
 
 import data_tools
 from data_tools import Dataset
+from data_tools.own_files import open_own
+from data_tools.paths import check_room_for_folder
 from data_tools.synth import Generator
 from robe_numba.cli.data import ceiling
 from robe_numba.cli.progress import TrainingBar, bar, console, tracking
 from robe_numba.training import TrainingConfig, train, training_vocabulary, write_report
-from robe_numba.training.files import write_text
-from robe_numba.training.pictures import Point, auc_against_memory, svg
+from robe_numba.training.files import remove, write_text
+from robe_numba.training.pictures import Point, auc_against_memory, save_png, svg
 from robe_numba.training.report import html_table, page
 
 MODELS = (("full", None), ("robe", 100), ("robe", 1000), ("hashed", 100), ("hashed", 1000))
@@ -86,19 +87,20 @@ def model_name(kind: str, compression: int | None) -> str:
 
 def _clear(output: Path) -> None:
     """Make the folder, or remove what an earlier demo left in it, and nothing else."""
+    check_room_for_folder(output)
     made = {MARKER, LOG, DATA, PAGE, PICTURE, *(model_name(*model) for model in MODELS)}
-    if output.is_dir() and (output / MARKER).is_file():
-        others = sorted({path.name for path in output.iterdir()} - made)
-        if others:
-            raise FileExistsError(
-                f"{output} holds {', '.join(others)} besides an earlier demo; give another folder "
-                f"with --output"
-            )
-        shutil.rmtree(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    there = {path.name for path in output.iterdir()} if output.is_dir() else set()
+    if there and MARKER not in there:
         raise FileExistsError(f"{output} is not empty; give another folder with --output")
+    if there - made:
+        raise FileExistsError(
+            f"{output} holds {', '.join(sorted(there - made))} besides an earlier demo; give "
+            f"another folder with --output"
+        )
+    for name in there - {MARKER}:  # which stays, so that an interrupted demo can be made again
+        remove(output / name)
     output.mkdir(parents=True, exist_ok=True)
-    (output / MARKER).touch()
+    open_own(output / MARKER, "w").close()
 
 
 def _train_all(dataset: Dataset, output: Path, seed: int) -> list[Result]:
@@ -143,5 +145,5 @@ def _show(results: list[Result], best: float | None, output: Path, seconds: floa
         + html_table(HEAD, [*(result.cells() for result in results), last])
     )
     write_text(output / PAGE, page("AUC against memory", body))
-    figure.savefig(output / PICTURE, dpi=150)
+    save_png(figure, output / PICTURE)
     console.print(f"{output / 'demo.html'} shows the picture; done in {seconds:.0f} s")

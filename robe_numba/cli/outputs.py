@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from data_tools.paths import check_folder, check_writable
+
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what stands there.")]
 
 
@@ -14,7 +16,11 @@ def check_output_file(path: Path, overwrite: bool) -> None:
     Raises
     ------
     FileExistsError, IsADirectoryError : something stands there that is not to be replaced.
+    FileNotFoundError, NotADirectoryError, PermissionError : its folder is none, or not ours to
+        write to.
     """
+    check_folder(path.parent, f"make it first, or write {path.name} to another folder")
+    check_writable(path.parent)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; name a file")
     if (path.exists() or path.is_symlink()) and not (overwrite and path.is_file()):

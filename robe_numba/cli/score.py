@@ -48,7 +48,7 @@ def evaluate(
         robe evaluate run data --part validation
     """
     group: Group = context.obj or Alone()
-    folder, dataset = group.at_root(lambda: RunFolder(run)), Dataset(data)
+    folder, dataset = group.at_root(lambda: _opened(run)), Dataset(data)
     check_alike(group, dataset)
     folder.check_dataset(dataset)
     if not dataset.labelled:
@@ -87,8 +87,19 @@ def predict(
     if output.suffix != ".parquet":
         raise ValueError(f"output is {output}; scores are written as Parquet, name it .parquet")
     check_output_file(output, overwrite)
-    folder, dataset = RunFolder(run), Dataset(data)
+    folder, dataset = _opened(run), Dataset(data)
     folder.check_dataset(dataset)
     with tracking("scoring") as progress, computing(device, threads):
         rows = write_scores(folder.load_model(threads, device), dataset, output, progress)
     console.print(f"{output}: {rows:,} scores")
+
+
+def _opened(path: Path) -> RunFolder:
+    """A run, with a word of warning where damage to it would not be noticed."""
+    run = RunFolder(path)
+    if not run.has_digests:
+        console.print(
+            f"{path} is of an earlier version, which kept no digests: whether its model and its "
+            f"settings are as they were written is not checked"
+        )
+    return run

@@ -13,7 +13,8 @@ from data_tools import Dataset
 from robe_numba.cli.progress import TrainingBar, bar, console
 from robe_numba.cli.settings import parse_setting
 from robe_numba.training import TrainingConfig
-from robe_numba.training.comparison import compare, default_target, rows
+from robe_numba.training.comparison import check_links, compare, default_target, rows
+from robe_numba.training.days import day_notes
 from robe_numba.training.sweep import grid
 from robe_numba.training.sweep import sweep as run_sweep
 
@@ -61,6 +62,9 @@ def sweep(
     for name, values in map(_axis, settings or ()):
         axes[name] = [*axes.get(name, ()), *values]
     configs = grid(axes) if axes else []
+    check_links(output)
+    for note in day_notes(dataset) if any(c.split_by == "day" for c in configs) else ():
+        console.print(note)
     with bar() as progress:
 
         def watching(config: TrainingConfig) -> TrainingBar:

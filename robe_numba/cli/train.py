@@ -22,6 +22,7 @@ from robe_numba.training import (
     write_report,
 )
 from robe_numba.training import train as run_training
+from robe_numba.training.days import day_notes
 from robe_numba.training.mlperf_log import MLPerfLog
 from robe_numba.training.report import sizes
 
@@ -181,6 +182,8 @@ def train(
     config = group.at_root(lambda: _settings(output, resume, settings, given))
     config = replace(config, ranks=group.size)
     dataset = Dataset(data)
+    for note in day_notes(dataset) if config.split_by == "day" else ():
+        console.print(note)
     try:
         with bar() as progress:
             watcher = Watcher()

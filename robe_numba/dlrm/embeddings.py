@@ -20,7 +20,7 @@ from robe_numba.dlrm.trained_array import Read, TrainedArray
 from robe_numba.dlrm.vocabulary import Vocabulary
 from robe_numba.ops import lookup_dot_interaction
 from robe_numba.ops.devices import check_here_or_there
-from robe_numba.spec import RobeSpec, TableSpec
+from robe_numba.spec import RobeSpec, Spec, TableSpec
 
 
 class Embedding(ABC):
@@ -260,13 +260,32 @@ KINDS: dict[str, type[Embedding]] = {
     "qr": QuotientRemainderEmbedding,
 }
 NUMBERED = ("full", "qr")  # the kinds that number known ids and so need a vocabulary
-_SPECS = {spec.kind: spec for spec in (RobeSpec, TableSpec)}
+_SPECS: dict[str, type[RobeSpec] | type[TableSpec]] = {
+    spec.kind: spec for spec in (RobeSpec, TableSpec)
+}
 
 
 def check_kind(kind: str) -> None:
     """Require a known kind; ValueError otherwise."""
     if kind not in KINDS:
         raise ValueError(f"kind is {kind!r}; choose one of {', '.join(KINDS)}")
+
+
+def specs_from(kind: str, specs: Mapping[str, Any]) -> dict[str, Spec]:
+    """How the arrays of a kind are read, from "specs" of what `Embedding.describe` gave.
+
+    Raises
+    ------
+    TypeError, ValueError : the kind is unknown, or a spec is missing or not valid.
+    """
+    check_kind(kind)
+    names = KINDS[kind].names
+    if set(specs) != set(names):
+        raise ValueError(f"specs are {', '.join(specs)}; {kind} has {', '.join(names)}")
+    wrong = [name for name in names if specs[name].get("kind") not in _SPECS]
+    if wrong:
+        raise ValueError(f"the kind of spec {wrong[0]!r} is none of {', '.join(_SPECS)}")
+    return {n: _SPECS[specs[n]["kind"]].from_json(json.dumps(specs[n])) for n in names}
 
 
 def embedding_from(description: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Embedding:
@@ -284,11 +303,8 @@ def embedding_from(description: Mapping[str, Any], arrays: Mapping[str, np.ndarr
     TypeError, ValueError : an entry does not fit.
     """
     kind = description["kind"]
-    check_kind(kind)
     parts = {}
-    for name in KINDS[kind].names:
-        fields = description["specs"][name]
-        spec = _SPECS[fields["kind"]].from_json(json.dumps(fields))
+    for name, spec in specs_from(kind, description["specs"]).items():
         optimizer = description["optimizer"], description["eps"]
         state_sum, state_block = arrays.get(f"{name}.state_sum"), description.get("state_block", 1)
         parts[name] = TrainedArray(spec, arrays[name], *optimizer, state_sum, state_block)

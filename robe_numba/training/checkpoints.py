@@ -8,7 +8,6 @@ A checkpoint is written aside, flushed to the disk and then renamed: under its n
 last two are kept. Nothing is pickled.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -21,11 +20,15 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from data_tools.json_files import convert, parse
+from data_tools.own_files import make_own_folder
 from robe_numba.dlrm import DLRM
 from robe_numba.dlrm.placement import fetched
-from robe_numba.training.files import flush, replacing
+from robe_numba.training.files import digest as _digest
+from robe_numba.training.files import digest_of, flush, remove
 
 FORMAT = "robe checkpoint 1"
+OTHERWISE = "it is no state of a run"
 STATE, ARRAYS, BEST = "state.json", "state.safetensors", "best.safetensors"
 KEPT = 2
 
@@ -95,21 +98,22 @@ class Checkpoints:
         for name, array in arrays.items():
             if not np.isfinite(array).all():
                 raise FloatingPointError(f"{name} has values that are not finite")
+        make_own_folder(self.folder)
         aside = self.folder / ".step.tmp"
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
+        remove(aside)
+        aside.mkdir()
         try:
             save_file(arrays, aside / ARRAYS)
             digest = digest_of(aside / ARRAYS)
             if standing.best_digest is not None:
-                _link(best, aside / BEST)
+                link(best, aside / BEST)
             facts = {"format": FORMAT, "run": self._run, "arrays": digest, **asdict(standing)}
             text = json.dumps(facts)
             (aside / STATE).write_text(f"{text}\n{_digest(text.encode())}\n", encoding="utf-8")
             for path in (aside / ARRAYS, aside / STATE, aside):
                 flush(path)
             target = self.path(standing.step)
-            shutil.rmtree(target, ignore_errors=True)  # one that was passed over as damaged
+            remove(target)  # one that was passed over as damaged
             os.rename(aside, target)
             flush(self.folder)
         except SafetensorError as error:  # a full disk, most likely
@@ -119,15 +123,14 @@ class Checkpoints:
         steps = self.steps()
         kept = [step for step in steps if step <= standing.step][:KEPT]
         for step in set(steps) - set(kept):
-            shutil.rmtree(self.path(step))
+            remove(self.path(step))
 
-    def load(self, model: DLRM, best: Path, use_previous: bool = False) -> Standing:
+    def load(self, model: DLRM, use_previous: bool = False) -> Standing:
         """Put a model into the state of the latest checkpoint, and say where the run was.
 
         Parameters
         ----------
         model : of the run's settings; not touched unless the whole checkpoint is good.
-        best : model.safetensors, which becomes what it was then.
         use_previous : where the latest cannot be used, take the one before it.
 
         Returns
@@ -142,7 +145,7 @@ class Checkpoints:
         steps = self.steps()
         for position, step in enumerate(steps):
             try:
-                return self._load(step, model, best)
+                return self._load(step, model)
             except CheckpointError as error:
                 others = steps[position + 1 :]
                 if use_previous and others:
@@ -155,14 +158,11 @@ class Checkpoints:
                 raise CheckpointError(f"{error}; {remedy}") from None
         return Standing()
 
-    def _load(self, step: int, model: DLRM, best: Path) -> Standing:
+    def _load(self, step: int, model: DLRM) -> Standing:
         path = self.path(step)
         facts = _read_state(path / STATE)
-        try:
-            run, digest = facts.pop("run"), facts.pop("arrays")
-            standing = Standing(**facts)
-        except (KeyError, TypeError) as error:
-            raise CheckpointError(f"{path / STATE} is no state of a run ({error})") from None
+        run, digest = facts.pop("run", None), facts.pop("arrays", None)
+        standing = convert(facts, Standing, str(path / STATE), OTHERWISE, CheckpointError)
         if run != self._run:
             raise CheckpointError(f"{path} is of a run with other settings or other data")
         if standing.step != step:
@@ -174,10 +174,6 @@ class Checkpoints:
             model.load(load_file(path / ARRAYS))
         except (SafetensorError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path / ARRAYS} does not fit the model ({error})") from None
-        if standing.best_digest is not None:
-            with replacing(best) as temporary:
-                temporary.unlink()
-                _link(path / BEST, temporary)
         return standing
 
     def remove(self) -> None:
@@ -194,20 +190,13 @@ def _read_state(path: Path) -> dict[str, Any]:
     text, _, digest = content.removesuffix(b"\n").rpartition(b"\n")
     if _digest(text) != digest.decode("ascii", "replace"):
         raise CheckpointError(f"{path} is damaged or cut off: its digest is another")
-    try:
-        facts: dict[str, Any] = json.loads(text)
-        written = facts.pop("format")
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise CheckpointError(f"{path} is no state of a run") from None
+    facts: dict[str, Any] = parse(text, str(path), OTHERWISE, CheckpointError)
+    if not isinstance(facts, dict) or "format" not in facts:
+        raise CheckpointError(f"{path} has no format; {OTHERWISE}")
+    written = facts.pop("format")
     if written != FORMAT:
         raise CheckpointError(f"{path} has format {written!r}, but this version reads {FORMAT!r}")
     return facts
-
-
-def digest_of(path: Path) -> str:
-    """BLAKE2b of a file, in hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest()
 
 
 def _check_digest(path: Path, expected: str) -> None:
@@ -219,13 +208,9 @@ def _check_digest(path: Path, expected: str) -> None:
         raise CheckpointError(f"{path} is damaged or cut off: its digest is another")
 
 
-def _link(path: Path, target: Path) -> None:
+def link(path: Path, target: Path) -> None:
     """The same file under another name; it is never written to, only replaced."""
     try:
         os.link(path, target)
     except OSError:  # of a file system without links
         shutil.copyfile(path, target)
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.blake2b(content).hexdigest()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from data_tools.own_files import check_no_link
 from robe_numba.training import pictures
 from robe_numba.training.files import write_text
 from robe_numba.training.report import html_table, page
@@ -15,6 +16,7 @@ from robe_numba.training.run_folder import RunFolder
 from robe_numba.training.sweep import RUNS, WITHOUT
 
 TABLE, RESULTS, REPORT = "table.md", "results.json", "report.html"
+PICTURES = ("memory", "block-size", "epochs", "target")
 
 
 @dataclass
@@ -209,6 +211,17 @@ def draw(found: Sequence[Group], ceiling: float | None, target: float) -> dict[s
     return figures
 
 
+def check_links(folder: str | os.PathLike[str]) -> None:
+    """Require that nothing that is made in a sweep's folder is a symbolic link there.
+
+    Raises
+    ------
+    OSError : something is; the folder itself may be a link.
+    """
+    for name in (RUNS, TABLE, RESULTS, REPORT, *(f"{picture}.png" for picture in PICTURES)):
+        check_no_link(Path(folder) / name)
+
+
 def compare(
     folder: str | os.PathLike[str], ceiling: float | None = None, target: float | None = None
 ) -> list[Group]:
@@ -223,7 +236,13 @@ def compare(
     Returns
     -------
     the groups, empty if no run is finished; then nothing is written
+
+    Raises
+    ------
+    ValueError : a run's config.json or metrics.jsonl is damaged.
+    OSError : as `check_links`, or a file cannot be read or written.
     """
+    check_links(folder)
     found = groups(folder)
     if not found:
         return found
@@ -237,7 +256,7 @@ def compare(
     body = html_table(head, lines) + best + "".join(map(pictures.svg, figures.values()))
     write_text(path / REPORT, page("AUC against memory", body))
     for name, figure in figures.items():
-        figure.savefig(path / f"{name}.png", dpi=150)
+        pictures.save_png(figure, path / f"{name}.png")
     return found
 
 

@@ -12,7 +12,7 @@ from robe_numba.dlrm import DLRM, Schedule
 from robe_numba.parallel.data_parallel import DataParallel
 from robe_numba.parallel.group import Group
 from robe_numba.parallel.replicas import ReplicaError, check_replicas
-from robe_numba.training.checkpoints import Standing, digest_of
+from robe_numba.training.checkpoints import Standing
 from robe_numba.training.config import TrainingConfig
 from robe_numba.training.run_folder import RunFolder
 from robe_numba.training.scoring import evaluate
@@ -224,7 +224,8 @@ class Learner:
         auc = result["auc"]
         keep = auc is None or standing.best is None or auc > standing.best
         if keep:
-            standing.best, standing.best_digest = auc, self.group.at_root(self._keep)
+            save = self.run.save_model
+            standing.best, standing.best_digest = auc, self.group.at_root(lambda: save(self.model))
         standing.waited = 0 if keep else standing.waited + 1
         record: dict[str, Any] = {"step": standing.step, "epoch": epoch, "seconds": seconds}
         record["train_loss"] = standing.loss_sum / standing.losses
@@ -233,11 +234,6 @@ class Learner:
             record["communication"] = {"exchange": self._trainer.plan.exchange, **carried}
         standing.loss_sum, standing.losses = 0.0, 0
         self._record(record | {"validation": result, "kept": keep})
-
-    def _keep(self) -> str:
-        """Keep the weights, and say by which digest they will be known."""
-        self.run.save_model(self.model)
-        return digest_of(self.run.model_path)
 
     def _check_replicas(self, when: str) -> None:
         try:

@@ -25,6 +25,7 @@ from robe_numba.training.files import alone_in, remove_temporary
 from robe_numba.training.interrupts import deferred_interrupt
 from robe_numba.training.learner import AgreedStop, Learner
 from robe_numba.training.run_folder import RunFolder
+from robe_numba.training.stopping import check_stopping
 from robe_numba.training.watching import Watcher
 
 CHECKPOINT_SECONDS = 600.0
@@ -116,11 +117,13 @@ def train(
 
     Raises
     ------
-    ValueError : the dataset has no labels or no training rows, or a setting does not fit it; not
-        the run that is to be gone on with; or processes were asked for different things.
+    ValueError : the dataset has no labels or no training rows, or a setting does not fit it (such
+        as patience, if the validation rows have no AUC); not the run that is to be gone on with,
+        or a file of it is damaged; or processes were asked for different things.
     CheckpointError : the checkpoint is damaged or of another run.
-    FileExistsError : `output` is not empty.
-    ImportError, OSError : the device cannot be used.
+    FileExistsError : `output` is not empty, or cannot be a folder.
+    ImportError, OSError : the device cannot be used, or a file cannot be read or written; or what
+        is to be written in `output` is a symbolic link there.
     TrainingError : loss, scores or weights are not finite. What was saved before stays.
     TrainingInterrupted : Ctrl-C; the run has the best weights so far, or the latest, and a
         checkpoint.
@@ -134,8 +137,10 @@ def train(
     check_batch_size(config.batch_size, group.size)
     resumed = group.at_root(lambda: _standing_run(output, dataset, config, overwrite, resume))
     if resumed is not None and group.at_root(lambda: resumed.finished):
+        group.at_root(resumed.check_model)
         group.at_root(resumed.checkpoints.remove)
         return resumed
+    group.at_root(lambda: check_stopping(dataset, config, resumed))
     with computing(config.device, threads, group):
         threads = numba.get_num_threads()
         # All count if one has to.
@@ -200,7 +205,9 @@ def _standing_run(
     """The run to go on with; None where one is to begin."""
     if not (resume and RunFolder.stands_in(output)):
         RunFolder.check_free(output, overwrite)
+        RunFolder.check_links(output)
         return None
+    RunFolder.check_links(output)
     run = RunFolder(output)
     changes = run.changed(config, dataset)
     changes = {name: new for name, new in changes.items() if name not in ("ranks", "exchange")}
@@ -239,7 +246,7 @@ def _begin(
     if resumed.finished:
         raise BlockingIOError(f"{output} has just been finished by another process")
     remove_temporary(resumed.path)
-    standing = resumed.checkpoints.load(model, resumed.model_path, use_previous)
+    standing = resumed.load_checkpoint(model, use_previous)
     changes = resumed.changed(config, dataset)
     if changes:
         resumed.change(config, standing.step, changes)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from data_tools.own_files import open_own
 from robe_numba import __version__
 from robe_numba.dlrm import DLRM
 from robe_numba.training.config import TrainingConfig
@@ -122,5 +123,5 @@ class MLPerfLog(Watcher):
             self._waiting.append(line)
 
     def _write(self, lines: str) -> None:
-        with open(self._path, "a", encoding="utf-8") as file:
+        with open_own(self._path, "a", encoding="utf-8") as file:
             file.write(lines)

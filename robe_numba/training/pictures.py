@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from robe_numba.training.files import replacing_own
 
 COLOURS = {"full": "#444444", "robe": "#0b6e99", "hashed": "#d9730d", "qr": "#6f4e9c"}
 
@@ -17,6 +20,12 @@ def svg(figure: Figure) -> str:
     with matplotlib.rc_context({"svg.hashsalt": "robe_numba", "svg.fonttype": "none"}):
         figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()[text.getvalue().index("<svg") :]
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """Write the figure as a PNG of ours at once; errors as `replacing_own`."""
+    with replacing_own(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
 
 
 def _tidy(axes: Axes, xlabel: str, ylabel: str) -> None:

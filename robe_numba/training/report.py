@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.filesize import decimal
 
+from robe_numba.training.days import last_day
 from robe_numba.training.files import write_text
 from robe_numba.training.pictures import curves, svg
 from robe_numba.training.run_folder import REPORT, RunFolder
@@ -110,5 +111,7 @@ def _progress_table(records: Sequence[Mapping[str, Any]]) -> str:
 
 def _settings(config: Mapping[str, Any]) -> str:
     rows = [(name, value) for name, value in config["training"].items() if value is not None]
+    if config["training"]["split_by"] == "day":
+        rows += [("last day", last_day(config["dataset"]["sources"]))]
     rows += [("rows in the dataset", config["dataset"]["rows"])]
     return html_table(("setting", "value"), rows)

@@ -1,49 +1,51 @@
 """A run on disk: settings, metrics as they came, and the weights.
 
-config.json         settings, model shape, how embeddings are read, the dataset
+config.json         settings, model shape, how embeddings are read, the dataset, digests
 metrics.jsonl       one record per evaluation, the test record last
 model.safetensors   weights (and, for the kinds that number ids, the known ids)
 checkpoints/        of a run that is not finished, see `robe_numba.training.checkpoints`
 report.html         curves and a table
 """
 
-import json
 import os
-import shutil
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, Self
 
 from data_tools import Dataset
+from data_tools.own_files import check_no_link
+from data_tools.paths import check_folder, check_room_for_folder
 from robe_numba.dlrm import DLRM
 from robe_numba.parallel.group import Alone, Group
 from robe_numba.training import mlperf_log, tensorboard
-from robe_numba.training.checkpoints import Checkpoints
+from robe_numba.training.checkpoints import BEST, Checkpoints, Standing, link
 from robe_numba.training.config import TrainingConfig
 from robe_numba.training.dataset_facts import PREPARATION, dataset_facts
-from robe_numba.training.files import is_temporary, remove_temporary, write_text
-from robe_numba.training.weights import PREFIX, load_weights, save_weights
-
-CONFIG, METRICS, MODEL, REPORT = "config.json", "metrics.jsonl", "model.safetensors", "report.html"
-CHECKPOINTS = "checkpoints"
-FORMAT = "robe run 1"
-# Settings that a run may go on with changed: they decide steps to come, not what is there.
-CHANGEABLE = (
-    "lr",
-    "embedding_lr",
-    "warmup_steps",
-    "decay_start",
-    "decay_steps",
-    "clip_norm",
-    "epochs",
-    "evaluations",
-    "evaluation_steps",
-    "target_auc",
-    "patience",
-    "exchange",
-    "ranks",
+from robe_numba.training.files import (
+    digest_of,
+    is_temporary,
+    remove,
+    remove_temporary,
 )
+from robe_numba.training.metrics_file import append_record, read_records, write_records
+from robe_numba.training.model_file import check_model, replacing_model
+from robe_numba.training.run_config import (
+    CHANGEABLE,
+    CONFIG,
+    FORMAT,
+    WITHOUT_DIGESTS,
+    DamagedRunError,
+    NotARunError,
+    new_config,
+    read_config,
+    write_config,
+)
+from robe_numba.training.weights import load_weights, write_weights
+
+METRICS, MODEL, REPORT = "metrics.jsonl", "model.safetensors", "report.html"
+CHECKPOINTS = "checkpoints"
+# All that we make in the folder of a run.
+OWN = (CONFIG, METRICS, MODEL, REPORT, CHECKPOINTS, mlperf_log.NAME, tensorboard.NAME)
 
 
 class RunFolder:
@@ -55,35 +57,19 @@ class RunFolder:
 
     Raises
     ------
-    FileNotFoundError : it is no run folder.
-    ValueError : its config.json is damaged or another program's.
+    FileNotFoundError, NotADirectoryError : it is no run folder.
+    ValueError : its config.json is damaged (`DamagedRunError`) or another program's.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path)
+        check_folder(self.path, "give the --output of robe train")
         if not (self.path / CONFIG).is_file():
             raise FileNotFoundError(
                 f"{self.path} has no {CONFIG}: it is not the folder of a run; "
                 f"give the --output of robe train"
             )
-        self.config = self._read_config()
-
-    def _read_config(self) -> dict[str, Any]:
-        try:
-            config = json.loads((self.path / CONFIG).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{self.path / CONFIG} is not JSON ({error})") from None
-        wanted = {"format", "training", "model", "embedding", "sizes", "dataset"}
-        known = isinstance(config, dict) and set(config) - {"changes"} == wanted
-        if not known or config["format"] != FORMAT:
-            raise ValueError(
-                f"{self.path / CONFIG} is not the config of a run (format {FORMAT!r}); "
-                f"give the --output of robe train"
-            )
-        # Settings that came with a later version were at their defaults.
-        defaults = {setting.name: setting.default for setting in fields(TrainingConfig)}
-        config["training"] = {**defaults, **config["training"]}
-        return config
+        self.config = read_config(self.path / CONFIG)
 
     @classmethod
     def stands_in(cls, path: str | os.PathLike[str]) -> bool:
@@ -92,18 +78,22 @@ class RunFolder:
         Raises
         ------
         FileExistsError : something else does.
+        ValueError : a run whose config.json is damaged.
         """
         folder = Path(path)
+        check_room_for_folder(folder)
         if not folder.exists():
             return False
         # A process that was killed may have left temporary files and nothing else.
-        if folder.is_dir() and all(is_temporary(inner) for inner in folder.iterdir()):
+        if all(is_temporary(inner) for inner in folder.iterdir()):
             return False
         try:
             cls(folder)
-        except (FileNotFoundError, NotADirectoryError, ValueError):
+        except (FileNotFoundError, NotARunError) as error:
+            why = f"{folder / CONFIG} is not of one" if isinstance(error, NotARunError) else ""
             raise FileExistsError(
-                f"{folder} is there and is not a run; choose another output"
+                f"{folder} is there and is not a run ({why or f'it has no {CONFIG}'}); choose "
+                f"another output"
             ) from None
         return True
 
@@ -114,12 +104,30 @@ class RunFolder:
         Raises
         ------
         FileExistsError : something stands there that is not a run to be overwritten.
+        ValueError : a damaged run does, and is not to be overwritten.
         """
-        if cls.stands_in(path) and not overwrite:
+        try:
+            stands = cls.stands_in(path)
+        except DamagedRunError:
+            if not overwrite:
+                raise
+            return
+        if stands and not overwrite:
             raise FileExistsError(
                 f"{path} holds a run; choose another output, or pass --resume to go on with it, or "
                 f"--overwrite to replace it"
             )
+
+    @staticmethod
+    def check_links(path: str | os.PathLike[str]) -> None:
+        """Require that nothing in the folder of a run is a symbolic link that we would write to.
+
+        Raises
+        ------
+        OSError : something is; the folder itself may be a link.
+        """
+        for name in OWN:
+            check_no_link(Path(path) / name)
 
     @classmethod
     def create(
@@ -134,9 +142,11 @@ class RunFolder:
 
         Raises
         ------
-        FileExistsError : as `check_free`.
+        FileExistsError, ValueError : as `check_free`.
+        OSError : as `check_links`.
         """
         cls.check_free(path, overwrite)
+        cls.check_links(path)
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
         remove_temporary(folder)
@@ -144,10 +154,9 @@ class RunFolder:
         # checkpoints go at once, then the metrics, and the new settings come last.
         if (folder / CHECKPOINTS).exists():
             os.rename(folder / CHECKPOINTS, folder / f".{CHECKPOINTS}.tmp")
-        for name in (METRICS, MODEL, REPORT, mlperf_log.NAME):
-            (folder / name).unlink(missing_ok=True)
-        shutil.rmtree(folder / tensorboard.NAME, ignore_errors=True)
-        write_text(folder / CONFIG, _config_text(training, dataset, model))
+        for name in (METRICS, MODEL, REPORT, mlperf_log.NAME, tensorboard.NAME):
+            remove(folder / name)
+        write_config(folder / CONFIG, new_config(training, dataset, model))
         remove_temporary(folder)
         return cls(folder)
 
@@ -180,7 +189,7 @@ class RunFolder:
         if step:
             record = {"step": step, "changed": changes}
             self.config["changes"] = [*self.config.get("changes", ()), record]
-        write_text(self.path / CONFIG, json.dumps(self.config, indent=2) + "\n")
+        write_config(self.path / CONFIG, self.config)
 
     def restore(self, records: Sequence[dict[str, Any]], step: int) -> list[dict[str, Any]]:
         """Have metrics.jsonl hold the records of a checkpoint and what was changed since.
@@ -194,45 +203,60 @@ class RunFolder:
             for change in self.config.get("changes", ())
         ]
         records = [*records, *(change for change in changes if change not in records)]
-        write_text(self.path / METRICS, "".join(json.dumps(r) + "\n" for r in records))
+        write_records(self.path / METRICS, records)
         return records
 
     @property
     def checkpoints(self) -> Checkpoints:
         """The checkpoints, which are only good for these data and fixed settings."""
-        facts = {name: value for name, value in self.config.items() if name != "changes"}
+        facts = {n: value for n, value in self.config.items() if n not in ("changes", "digests")}
+        facts["format"] = WITHOUT_DIGESTS  # of checkpoints, which digests of the run leave
         training = self.config["training"].items()
         facts["training"] = {name: value for name, value in training if name not in CHANGEABLE}
         return Checkpoints(self.path / CHECKPOINTS, facts)
 
+    def load_checkpoint(self, model: DLRM, use_previous: bool = False) -> Standing:
+        """Put a model, and model.safetensors, into the state of the latest checkpoint.
+
+        Arguments, result and errors are those of `Checkpoints.load`.
+        """
+        standing = self.checkpoints.load(model, use_previous)
+        if not self.has_digests:  # an earlier version began it: from here on it has
+            models = [digest_of(self.model_path)] if self.has_model else []
+            self.config |= {"format": FORMAT, "digests": {"models": models}}
+            write_config(self.path / CONFIG, self.config)
+        if standing.best_digest is not None:
+            with replacing_model(self.model_path, self.path / CONFIG, self.config) as temporary:
+                temporary.unlink()
+                link(self.checkpoints.path(standing.step) / BEST, temporary)
+        return standing
+
     @property
     def finished(self) -> bool:
-        """Whether the run has come to its test record."""
-        return any("test" in record for record in self.metrics())
+        """Whether the run has come to its test record.
+
+        One whose metrics.jsonl is damaged goes on where it has a checkpoint, which has the records.
+        """
+        try:
+            return any("test" in record for record in self.metrics())
+        except DamagedRunError:
+            if not self.checkpoints.steps():
+                raise
+            return False
 
     def append(self, record: dict[str, Any]) -> None:
         """Add one line to metrics.jsonl."""
-        with open(self.path / METRICS, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        append_record(self.path / METRICS, record)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All records so far; a last line that was cut off is none.
+        """All records of metrics.jsonl so far; see `read_records`."""
+        return read_records(self.path / METRICS)
 
-        Raises
-        ------
-        ValueError : another line is damaged.
-        """
-        path = self.path / METRICS
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        lines = text[: text.rfind("\n") + 1].splitlines()
-        try:
-            return [json.loads(line) for line in lines]
-        except ValueError as error:
-            raise ValueError(f"{path} is damaged ({error}); train again") from None
-
-    def save_model(self, model: DLRM) -> None:
-        """Write model.safetensors, see `save_weights`."""
-        save_weights(model, self.model_path)
+    def save_model(self, model: DLRM) -> str:
+        """Write model.safetensors, see `write_weights`; its digest."""
+        with replacing_model(self.model_path, self.path / CONFIG, self.config) as temporary:
+            write_weights(model, temporary)
+        return str(self.config["digests"]["models"][-1])
 
     @property
     def model_path(self) -> Path:
@@ -244,12 +268,35 @@ class RunFolder:
         """Whether there are weights to score with."""
         return self.model_path.is_file()
 
+    @property
+    def has_digests(self) -> bool:
+        """Whether damage to its model and its settings is noticed; earlier versions kept none."""
+        return "digests" in self.config
+
+    def check_model(self) -> None:
+        """Require that model.safetensors, if there is one, is as this run wrote it.
+
+        Raises
+        ------
+        DamagedRunError : it is not.
+        OSError : it cannot be read.
+        """
+        if self.has_digests and self.has_model:
+            check_model(self.model_path, self.path / CONFIG)
+
     def load_model(
         self, threads: int | None = None, device: str = "cpu", group: Group | None = None
     ) -> DLRM:
-        """The model of the run, ready to score on a device; see `load_weights`."""
+        """The model of the run, ready to score on a device; see `load_weights`.
+
+        Raises
+        ------
+        ValueError, OSError : as `check_model` and `load_weights`.
+        """
+        group = group or Alone()
+        group.at_root(self.check_model)
         shape, embedding = self.config["model"], self.config["embedding"]
-        return load_weights(self.model_path, shape, embedding, threads, device, group or Alone())
+        return load_weights(self.model_path, shape, embedding, threads, device, group)
 
     def check_dataset(self, dataset: Dataset) -> None:
         """Require data that was prepared as the training data was.
@@ -269,21 +316,3 @@ class RunFolder:
     def is_own(self, dataset: Dataset) -> bool:
         """Whether this is the dataset that the run was trained on."""
         return bool(self.config["dataset"] == dataset_facts(dataset))
-
-
-def _config_text(training: TrainingConfig, dataset: Dataset, model: DLRM) -> str:
-    tables = model.embedding.tables().values()
-    dense = (a.nbytes for n, a in model.parameters().items() if not n.startswith(PREFIX))
-    config = {
-        "format": FORMAT,
-        "training": training.to_dict(),
-        "model": model.config.to_dict(),
-        "embedding": model.embedding.describe(),
-        "sizes": {
-            "embedding_bytes": model.embedding.num_bytes,
-            "vocabulary_bytes": sum(array.nbytes for array in tables),
-            "dense_bytes": sum(dense),
-        },
-        "dataset": dataset_facts(dataset),
-    }
-    return json.dumps(config, indent=2) + "\n"

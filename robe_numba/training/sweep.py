@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from data_tools import Dataset
+from data_tools.own_files import check_no_link
+from data_tools.paths import check_room_for_folder
 from robe_numba.training.building import needs_vocabulary, training_vocabulary
 from robe_numba.training.config import TrainingConfig
 from robe_numba.training.learner import TrainingError
@@ -116,21 +118,27 @@ def sweep(
 
     Raises
     ------
-    ValueError : jobs is less than 1, or the dataset has no labels.
-    FileExistsError : `output` holds something that is no sweep.
-    OSError : a file cannot be written; runs that are finished stay.
+    FileExistsError : `output` holds something that is no sweep, or cannot be a folder.
+    ValueError : jobs is less than 1, the dataset has no labels, or the config.json of a run in
+        `output` is damaged.
+    OSError : a file cannot be written, or `runs/` or a run there is a symbolic link; runs that are
+        finished stay.
     KeyboardInterrupt : the runs that were under way have a checkpoint.
     """
     if jobs < 1:
         raise ValueError(f"jobs is {jobs}; it must be at least 1")
     if not dataset.labelled:
         raise ValueError("the dataset has no labels; training needs a labelled log")
+    check_room_for_folder(output)
     folder = Path(output) / RUNS
+    check_no_link(folder)
     if Path(output).exists() and not folder.is_dir() and any(Path(output).iterdir()):
         raise FileExistsError(f"{output} is there and is no sweep; choose another output")
     threads = threads or max(1, (os.cpu_count() or 1) // jobs)
     known = _known_runs(folder)
     paths = [known.get(_key(c.to_dict()), folder / run_name(c)) for c in configs]
+    for path in paths:
+        check_no_link(path)
     calls = [
         (str(dataset.path), config, path, threads)
         for config, path in zip(configs, paths, strict=True)

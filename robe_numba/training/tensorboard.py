@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from data_tools.own_files import make_own_folder
 from robe_numba.dlrm import DLRM
 from robe_numba.training.watching import Watcher
 
@@ -39,6 +40,7 @@ class TensorBoardLog(Watcher):
     def begin(self, model: DLRM, steps: int, done: int) -> None:
         """Open a file of events."""
         self._step = done
+        make_own_folder(self._path)
         self._writer = self._make(str(self._path))
 
     def step(self, step: int, loss: float) -> None:

@@ -11,23 +11,28 @@ from safetensors.numpy import load_file, save_file
 from robe_numba.dlrm import DLRM, DLRMConfig, embedding_from
 from robe_numba.dlrm.placement import fetched
 from robe_numba.parallel.group import Group
-from robe_numba.training.files import replacing
+from robe_numba.training.files import readable, replacing
 
 PREFIX = "embedding."
 
 
 def save_weights(model: DLRM, path: Path) -> None:
-    """Write a file at once; the same weights give the same bytes.
+    """Write a file at once; otherwise as `write_weights`."""
+    with replacing(path) as temporary:
+        write_weights(model, temporary)
+
+
+def write_weights(model: DLRM, path: Path) -> None:
+    """Write a file; the same weights give the same bytes.
 
     Raises
     ------
     OSError : it could not be written.
     """
     tables = {PREFIX + name: array for name, array in model.embedding.tables().items()}
+    weights = {name: fetched(array) for name, array in model.parameters().items()}
     try:
-        with replacing(path) as temporary:
-            weights = {name: fetched(array) for name, array in model.parameters().items()}
-            save_file(weights | tables, temporary)
+        save_file(weights | tables, path)
     except SafetensorError as error:  # a full disk, most likely
         raise OSError(f"{path} could not be written: {error}") from error
 
@@ -65,21 +70,31 @@ def load_weights(
         arrays = {name: np.empty(*form) for name, form in forms.items()}
     group.spread([arrays[name] for name in forms])
     try:
+        config = DLRMConfig.from_dict(shape)
+        _check_shapes(config, arrays)  # before a model of any size is made
         inner = {n.removeprefix(PREFIX): a for n, a in arrays.items() if n.startswith(PREFIX)}
         without_sums = {"optimizer": "sgd", "state_block": 1}
         there = embedding_from({**embedding, **without_sums}, inner).to(device)
-        model = DLRM(DLRMConfig.from_dict(shape), there, threads=threads)
+        model = DLRM(config, there, threads=threads)
         model.load(arrays)
     except (KeyError, TypeError, ValueError) as error:
         raise _unusable(path, error) from error
     return model
 
 
+def _check_shapes(config: DLRMConfig, arrays: Mapping[str, np.ndarray]) -> None:
+    for name, shape in config.parameter_shapes().items():
+        if name not in arrays or arrays[name].shape != shape:
+            found = f"has shape {arrays[name].shape}" if name in arrays else "is missing"
+            raise ValueError(f"{name} {found}; it must be {shape}")
+
+
 def _read(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: the run stopped before it was saved")
     try:
-        return load_file(path)
+        with readable(path), open(path, "rb"):  # safetensors does not say why it cannot
+            return load_file(path)
     except SafetensorError as error:
         raise _unusable(path, error) from error
 

@@ -1,0 +1,45 @@
+"""model.safetensors of a run, whose digest config.json has at any moment."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from robe_numba.training.files import digest_of, readable, replacing_own
+from robe_numba.training.run_config import REMEDY, DamagedRunError, read_config, write_config
+
+
+@contextmanager
+def replacing_model(path: Path, config_path: Path, config: dict[str, Any]) -> Iterator[Path]:
+    """As `replacing_own`; config.json has the digests of both files before one replaces the other.
+
+    Parameters
+    ----------
+    config : of config.json; its last digest of a model is the new one.
+    """
+    known = config["digests"]
+    with replacing_own(path) as temporary:
+        yield temporary
+        digest = digest_of(temporary)
+        known["models"] = [*known["models"], digest]
+        write_config(config_path, config)
+    known["models"] = [digest]
+    write_config(config_path, config)
+
+
+def check_model(path: Path, config_path: Path) -> None:
+    """Require the file that config.json has a digest of.
+
+    Raises
+    ------
+    DamagedRunError : it is another.
+    OSError : it cannot be read.
+    """
+    with readable(path):
+        digest = digest_of(path)
+    # Read only now: the process that trains may just have replaced the file.
+    if digest not in read_config(config_path)["digests"]["models"]:
+        raise DamagedRunError(
+            f"{path} does not hold the model of {config_path.name}: its digest is another, so it "
+            f"is damaged, cut off or of another run; {REMEDY}"
+        )

@@ -1,0 +1,195 @@
+"""config.json of a run: settings, shape of the model, dataset, and digests.
+
+The digests make sure that a model is scored as it was trained: one is of config.json itself, the
+others are of the files that model.safetensors may be. While it is replaced these are two, the old
+one and the new one, so that a process that is killed between them leaves a run that is known.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from msgspec import Meta
+
+from data_tools import Dataset
+from data_tools.json_files import convert, parse
+from robe_numba.dlrm import DLRM, DLRMConfig
+from robe_numba.dlrm.embeddings import specs_from
+from robe_numba.training.config import TrainingConfig
+from robe_numba.training.dataset_facts import dataset_facts
+from robe_numba.training.files import digest, read_bytes, write_text
+from robe_numba.training.weights import PREFIX
+
+CONFIG = "config.json"
+# Settings that a run may go on with changed: they decide steps to come, not what is there.
+CHANGEABLE = (
+    "lr",
+    "embedding_lr",
+    "warmup_steps",
+    "decay_start",
+    "decay_steps",
+    "clip_norm",
+    "epochs",
+    "evaluations",
+    "evaluation_steps",
+    "target_auc",
+    "patience",
+    "exchange",
+    "ranks",
+)
+FORMAT = "robe run 2"
+WITHOUT_DIGESTS = "robe run 1"  # of earlier versions
+REMEDY = "restore it from a copy, or train again (with --overwrite, or to another output)"
+
+
+class DamagedRunError(ValueError):
+    """A file of a run is damaged; the message says which, and what can be done."""
+
+
+class NotARunError(ValueError):
+    """A config.json is another program's."""
+
+
+@dataclass(frozen=True)
+class _Embedding:
+    """As `Embedding.describe` gives it."""
+
+    kind: str
+    specs: dict[str, dict[str, Any]]
+    optimizer: str
+    eps: float
+    state_block: int = 1
+
+    def __post_init__(self) -> None:
+        specs_from(self.kind, self.specs)
+
+
+_Size = Annotated[int, Meta(ge=0, lt=2**62)]
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    embedding_bytes: _Size
+    vocabulary_bytes: _Size
+    dense_bytes: _Size
+
+
+@dataclass(frozen=True)
+class _Dataset:
+    """As `dataset_facts` gives it; earlier versions noted less."""
+
+    dense: list[str]
+    categorical: list[str]
+    dense_transform: str
+    index_dtype: str
+    rows: int
+    sources: list[str]
+    max_ind_range: int | None = None
+    ids: str | None = None
+    min_count: int | None = None
+    vocabulary: list[str] = field(default_factory=list)
+    shards: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Change:
+    """Settings that a run went on with, and since which step."""
+
+    step: int
+    changed: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Digests:
+    config: str
+    models: list[str]
+
+
+@dataclass(frozen=True)
+class _Config:
+    """Keys and types of a config.json."""
+
+    format: str
+    training: TrainingConfig
+    model: DLRMConfig
+    embedding: _Embedding
+    sizes: _Sizes
+    dataset: _Dataset
+    changes: list[Change] = field(default_factory=list)
+    digests: _Digests | None = None
+
+
+def new_config(training: TrainingConfig, dataset: Dataset, model: DLRM) -> dict[str, Any]:
+    """That of a run which begins."""
+    tables = model.embedding.tables().values()
+    dense = (a.nbytes for n, a in model.parameters().items() if not n.startswith(PREFIX))
+    return {
+        "format": FORMAT,
+        "training": training.to_dict(),
+        "model": model.config.to_dict(),
+        "embedding": model.embedding.describe(),
+        "sizes": {
+            "embedding_bytes": model.embedding.num_bytes,
+            "vocabulary_bytes": sum(array.nbytes for array in tables),
+            "dense_bytes": sum(dense),
+        },
+        "dataset": dataset_facts(dataset),
+        "digests": {"models": []},
+    }
+
+
+def write_config(path: Path, config: dict[str, Any]) -> None:
+    """Write a config.json at once, with its digest."""
+    config["digests"]["config"] = _digest(config)
+    write_text(path, json.dumps(config, indent=2) + "\n")
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A config.json; settings that came with later versions are at their defaults.
+
+    Raises
+    ------
+    DamagedRunError : it is of a run, but damaged or edited.
+    NotARunError : it is another program's.
+    ValueError : it is not JSON.
+    OSError : it cannot be read.
+    """
+    config = parse(read_bytes(path), str(path), REMEDY)
+    known = isinstance(config, dict) and config.get("format") in (FORMAT, WITHOUT_DIGESTS)
+    if not known:
+        raise NotARunError(
+            f"{path} is not the config of a run (format {FORMAT!r}); give the --output of robe "
+            f"train"
+        )
+    checked = convert(config, _Config, str(path), REMEDY, DamagedRunError)
+    config["training"] = checked.training.to_dict()  # an integer that was written 1.0 is 1
+    config["model"] = json.loads(json.dumps(checked.model.to_dict()))
+    digests = config.get("digests")
+    if digests is None:
+        config.pop("digests", None)
+    if (digests is None) != (config["format"] == WITHOUT_DIGESTS):
+        words = "lacks" if digests is None else "has"
+        raise DamagedRunError(f"{path} is {config['format']!r} but {words} digests; {REMEDY}")
+    if digests is not None and digests["config"] != _digest(config):
+        raise DamagedRunError(
+            f"{path} is not as robe train wrote it: its digest is another, so it is damaged or was "
+            f"edited; {REMEDY}"
+        )
+    return config
+
+
+def _digest(config: Mapping[str, Any]) -> str:
+    """Of all but itself; settings at their defaults are left out, as earlier versions lack some."""
+    settings = config["training"].items()
+    own = {name: value for name, value in settings if value != _DEFAULTS.get(name)}
+    models = {"models": config["digests"]["models"]}
+    facts = {**config, "training": own, "digests": models}
+    return digest(json.dumps(facts, sort_keys=True).encode())
+
+
+# As JSON has them.
+_DEFAULTS: dict[str, Any] = TrainingConfig(embedding="full").to_dict() | {
+    "embedding": TrainingConfig.embedding
+}

@@ -1,0 +1,48 @@
+"""Whether the settings that end a run early can do so."""
+
+from contextlib import closing
+
+from data_tools import Dataset, Split
+from robe_numba.training.config import TrainingConfig
+from robe_numba.training.run_folder import RunFolder
+from robe_numba.training.scoring import SCORING_ROWS
+
+BY_AUC = ("patience", "target_auc")  # settings that look at the AUC of the validation rows
+
+
+def check_stopping(dataset: Dataset, config: TrainingConfig, resumed: RunFolder | None) -> None:
+    """Require an AUC of the validation rows, where a setting stops a run by it.
+
+    Rows are read until one of each class was seen.
+
+    Parameters
+    ----------
+    resumed : the run that goes on, whose own settings stay as they were.
+
+    Raises
+    ------
+    ValueError : the validation rows are of one class or none, so the setting could never act.
+    """
+    before = {} if resumed is None else resumed.config["training"]
+    asked = [n for n in BY_AUC if getattr(config, n) is not None and before.get(n) is None]
+    if not asked:
+        return
+    rows = dataset.split("validation", config.fractions, config.split_by, config.seed)
+    if not _has_both_classes(rows):
+        found = f"all {rows.num_rows:,} are of one class" if rows.num_rows else "there are none"
+        raise ValueError(
+            f"{' and '.join(asked)} cannot act: AUC needs validation rows of both classes, but "
+            f"{found}; leave {'it' if len(asked) == 1 else 'them'} out, or choose other fractions "
+            f"or another split_by"
+        )
+
+
+def _has_both_classes(rows: Split) -> bool:
+    seen: set[float] = set()
+    with closing(rows.batches(SCORING_ROWS)) as batches:
+        for batch in batches:
+            assert batch.labels is not None
+            seen |= {float(batch.labels.min()), float(batch.labels.max())}
+            if len(seen) > 1:
+                return True
+    return False
