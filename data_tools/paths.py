@@ -46,7 +46,8 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
     ------
     PermissionError : they cannot.
     """
-    if not os.access(folder, os.W_OK | os.X_OK):
+    rights = os.W_OK | os.X_OK
+    if not os.access(folder, rights, effective_ids=os.access in os.supports_effective_ids):
         raise PermissionError(
             f"{os.fspath(folder)} is a folder that you may not write to; see to its permissions, "
             "or choose another output"

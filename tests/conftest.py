@@ -5,6 +5,7 @@ their warnings are only shown, from there on.
 """
 
 import os
+import sys
 import threading
 import warnings
 from contextlib import nullcontext
@@ -86,6 +87,22 @@ def small_windows():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("data_tools.shuffling.WINDOW_ROWS", 20)
         yield
+
+
+@pytest.fixture
+def robe(capsys, monkeypatch):
+    """Runs `robe` in this process; its exit status and all that it wrote."""
+    from robe_numba.cli.app import run
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["robe", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            run()
+        written = capsys.readouterr()
+        return ended.value.code or 0, written.out + written.err
+
+    return call
 
 
 def readers_running():

@@ -5,12 +5,10 @@ import json
 import os
 import re
 import shutil
-import sys
 
 import numpy as np
 import pytest
 
-from robe_numba.cli.app import run as command_line
 from robe_numba.parallel.group import Alone
 from robe_numba.training import (
     RunFolder,
@@ -41,21 +39,6 @@ def finished(dataset, tmp_path_factory):
 @pytest.fixture(scope="module")
 def unfinished(dataset, tmp_path_factory):
     return stopped(dataset, config(), tmp_path_factory.mktemp("unfinished") / "run", 6).path
-
-
-@pytest.fixture
-def robe(capsys, monkeypatch):
-    """Runs `robe` in this process; its exit status and all that it wrote."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["robe", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            command_line()
-        written = capsys.readouterr()
-        return ended.value.code or 0, written.out + written.err
-
-    return call
 
 
 def assert_refused(result, *words):

@@ -8,8 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_tools import Dataset, ingest
+from data_tools.synth import Generator
 from robe_numba.dlrm import DLRM, DLRMConfig, Schedule, make_embedding
-from robe_numba.training import RunFolder, TrainingConfig, Watcher, train
+from robe_numba.training import (
+    RunFolder,
+    TrainingConfig,
+    TrainingInterrupted,
+    Watcher,
+    train,
+)
+from tests.test_checkpoints import Stop
 
 
 def mlperf_factor(step, warmup, start, decay):
@@ -226,3 +235,43 @@ def test_other_widths_make_other_layers(dataset, tmp_path):
 def test_settings_that_make_no_sense_are_refused(change, words):
     with pytest.raises(ValueError, match=words):
         config(**change)
+
+
+@pytest.fixture(scope="module")
+def one_class(tmp_path_factory):
+    """3000 rows whose last fifth, which validates and tests, has no click."""
+    folder = tmp_path_factory.mktemp("one-class")
+    Generator(seed=5, scale=0.001).write(folder / "log.tsv", 3000)
+    lines = (folder / "log.tsv").read_text().splitlines(keepends=True)
+    lines[2400:] = ["0" + line[1:] for line in lines[2400:]]
+    (folder / "log.tsv").write_text("".join(lines))
+    ingest(folder / "log.tsv", folder / "data")
+    return Dataset(folder / "data")
+
+
+@pytest.mark.parametrize("settings", [{"patience": 1}, {"target_auc": 0.6}])
+def test_stopping_by_an_auc_that_is_not_defined_is_refused_before_training(
+    one_class, tmp_path, settings
+):
+    base = {"num_parameters": 3000, "bottom": (8,), "top": (8,), "evaluations": 1}
+    with pytest.raises(ValueError, match="all 300 are of one class; leave it out, or choose"):
+        train(one_class, TrainingConfig(**base, **settings), tmp_path / "run")
+    empty = {"fractions": (0.9, 0.0, 0.1)}
+    with pytest.raises(ValueError, match="there are none"):
+        train(one_class, TrainingConfig(**base, **settings, **empty), tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+    # Rows of both classes are enough, and without such a setting none are needed.
+    mixed = {"fractions": (0.5, 0.4, 0.1)}
+    assert train(one_class, TrainingConfig(**base, **settings, **mixed), tmp_path / "1").finished
+    assert train(one_class, TrainingConfig(**base), tmp_path / "2").finished
+
+
+def test_a_run_that_was_begun_with_such_a_setting_can_go_on(one_class, tmp_path, monkeypatch):
+    config = TrainingConfig(
+        num_parameters=3000, bottom=(8,), top=(8,), evaluations=1, patience=1, epochs=2
+    )
+    with monkeypatch.context() as patch:  # as earlier versions did
+        patch.setattr("robe_numba.training.loop.check_stopping", lambda *_: None)
+        with pytest.raises(TrainingInterrupted):
+            train(one_class, config, tmp_path / "run", watcher=Stop(5))
+    assert train(one_class, config, tmp_path / "run", resume=True).finished
