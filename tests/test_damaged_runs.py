@@ -206,6 +206,20 @@ def test_a_run_of_an_earlier_version_goes_on_and_has_digests(dataset, unfinished
     run.load_model()
 
 
+def test_a_run_that_later_rules_would_refuse_is_scored(dataset, tmp_path):
+    """Earlier versions noted a sign for kinds that have none, and lacked some settings."""
+    run = train(dataset, config("full"), tmp_path / "run")
+    expected = evaluate(run.load_model(), dataset.split("test"))
+    as_earlier_version(run.path)
+
+    def change(settings):
+        settings["training"]["sign"] = False
+        del settings["training"]["patience"], settings["training"]["block_state"]
+
+    edited(run.path / "config.json", change)
+    assert evaluate(RunFolder(run.path).load_model(), dataset.split("test")) == expected
+
+
 def test_digests_cannot_be_taken_away_unnoticed(finished, tmp_path):
     run = RunFolder(shutil.copytree(finished, tmp_path / "run"))
     edited(run.path / "config.json", lambda settings: settings.pop("digests"))

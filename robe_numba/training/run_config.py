@@ -7,17 +7,17 @@ one and the new one, so that a process that is killed between them leaves a run 
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields, make_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_type_hints
 
 from msgspec import Meta
 
 from data_tools import Dataset
 from data_tools.json_files import convert, parse
-from robe_numba.dlrm import DLRM, DLRMConfig
+from robe_numba.dlrm import DLRM, KINDS, DLRMConfig
 from robe_numba.dlrm.embeddings import specs_from
-from robe_numba.training.config import TrainingConfig
+from robe_numba.training.config import SPLIT_ORDERS, TrainingConfig
 from robe_numba.training.dataset_facts import dataset_facts
 from robe_numba.training.files import digest, read_bytes, write_text
 from robe_numba.training.weights import PREFIX
@@ -50,6 +50,17 @@ class DamagedRunError(ValueError):
 
 class NotARunError(ValueError):
     """A config.json is another program's."""
+
+
+# Settings by type; rules for them may have come since the run was begun, and must not close it.
+_KINDS = get_type_hints(TrainingConfig) | {
+    "embedding": Literal[tuple(KINDS)],
+    "split_by": Literal[SPLIT_ORDERS],
+    "seed": Annotated[int, Meta(ge=0)],
+}
+_Settings = make_dataclass(
+    "_Settings", [(f.name, _KINDS[f.name], f.default) for f in fields(TrainingConfig)]
+)
 
 
 @dataclass(frozen=True)
@@ -112,7 +123,7 @@ class _Config:
     """Keys and types of a config.json."""
 
     format: str
-    training: TrainingConfig
+    training: dict[str, Any]  # a `_Settings`
     model: DLRMConfig
     embedding: _Embedding
     sizes: _Sizes
@@ -164,8 +175,11 @@ def read_config(path: Path) -> dict[str, Any]:
             f"train"
         )
     checked = convert(config, _Config, str(path), REMEDY, DamagedRunError)
-    config["training"] = checked.training.to_dict()  # an integer that was written 1.0 is 1
-    config["model"] = json.loads(json.dumps(checked.model.to_dict()))
+    settings: Any = convert(
+        checked.training, _Settings, f"training in {path}", REMEDY, DamagedRunError
+    )
+    for name, value in (("training", settings), ("model", checked.model)):
+        config[name] = json.loads(json.dumps(asdict(value)))  # an integer that was 1.0 is 1
     digests = config.get("digests")
     if digests is None:
         config.pop("digests", None)
