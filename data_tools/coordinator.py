@@ -13,14 +13,13 @@ from data_tools.manifest import Manifest, Options, Shard, Source, StoredFile, cr
 from data_tools.output import Begun, begun_ingest
 from data_tools.plan import Plan, make_plan
 from data_tools.records import COUNTS, PARTS, STATE, Records
-from data_tools.rejects import MAX_KEPT
+from data_tools.rejects import MAX_KEPT, REJECTS_NAME
 from data_tools.schedulers import THREADS, default_threads, run_tasks
 from data_tools.schema import CRITEO, Schema
 from data_tools.storage import TEMPORARY, LocalFolder, is_remote, write_bytes
 from data_tools.tasks import ShardError, Work, layout_of
 from data_tools.text_reader import BLOCK_BYTES
 
-REJECTS_NAME = "rejects.jsonl"  # in the folder of the shards
 Progress = Callable[[int, int, int], None]
 
 

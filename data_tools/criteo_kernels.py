@@ -20,9 +20,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from data_tools.dense_transforms import DENSE_TRANSFORMS
 from robe_numba._jit import jit
-
-DENSE_TRANSFORMS = ("log1p", "none", "log3", "log-squared")
 
 OK, BAD_FIELD, LARGE_NUMBER, LONG_LINE = range(4)
 

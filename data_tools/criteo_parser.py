@@ -6,12 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_tools.criteo_kernels import (
-    DENSE_TRANSFORMS,
-    LARGE_NUMBER,
-    parse_rows,
-    transform_all,
-)
+from data_tools.criteo_kernels import LARGE_NUMBER, parse_rows, transform_all
+from data_tools.dense_transforms import DENSE_TRANSFORMS
 from data_tools.schema import Schema
 
 MAX_LINE_BYTES = 1 << 20  # a longer line is an error, so a file without newlines is not slurped

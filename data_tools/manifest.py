@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Any
 
-from data_tools.criteo_kernels import DENSE_TRANSFORMS
+from data_tools.dense_transforms import DENSE_TRANSFORMS
 from data_tools.errors import DatasetError
 from data_tools.schema import Schema
 from data_tools.storage import Folder, read_bytes, write_bytes

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+REJECTS_NAME = "rejects.jsonl"  # in the folder of the shards
 MAX_KEPT = 100
 MAX_TEXT = 4096  # characters of a kept line
 

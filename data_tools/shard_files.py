@@ -14,7 +14,6 @@ from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from data_tools.batch import Batch
 from data_tools.checksums import crc32
@@ -134,6 +133,8 @@ class _ParquetWriter:
     """Writes blocks as row groups."""
 
     def __init__(self, sink: ChecksummedFile, layout: Layout, name: str) -> None:
+        import pyarrow.parquet as pq  # other datasets need not wait for it
+
         self._fields = parquet_fields(layout.schema, layout.labelled, layout.index_dtype, name)
         self._writer = pq.ParquetWriter(
             pa.PythonFile(sink, "w"),

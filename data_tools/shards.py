@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from data_tools.batch import Batch
 from data_tools.errors import DatasetError
@@ -116,6 +115,8 @@ class ParquetShard(_Shard):
     """A shard in Parquet; its blocks are row groups."""
 
     def __init__(self, file: Any, manifest: Manifest, shard: Shard) -> None:
+        import pyarrow.parquet as pq  # other datasets need not wait for it
+
         super().__init__(manifest, shard)
         self._file = pq.ParquetFile(file)
 

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from data_tools.checksums import crc32
-from data_tools.coordinator import REJECTS_NAME
 from data_tools.errors import DatasetError
 from data_tools.manifest import Manifest, Shard, StoredFile
+from data_tools.rejects import REJECTS_NAME
 from data_tools.shards import open_shard
 from data_tools.storage import TEMPORARY, Folder, folder_at
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 import data_tools
 from data_tools import criteo_kernels
-from data_tools.criteo_kernels import DENSE_TRANSFORMS, OK
+from data_tools.criteo_kernels import OK
 from data_tools.criteo_parser import Parser, transform_dense
+from data_tools.dense_transforms import DENSE_TRANSFORMS
 from data_tools.manifest import MANIFEST_NAME
 from data_tools.schema import Schema
 from data_tools.text_reader import LineBlocks

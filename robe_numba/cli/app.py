@@ -4,20 +4,36 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 import robe_numba
-from robe_numba.cli import data, demo, plan, score, sweep, train
+from robe_numba.cli import data, demo, needs, plan, score, sweep, train
+from robe_numba.cli.console import print_anything
 from robe_numba.parallel.group import Group
-from robe_numba.parallel.launch import processes
-from robe_numba.training import TrainingError
+from robe_numba.parallel.launch import KNOWN, processes, reason
 
 TOGETHER = ("train", "evaluate")  # commands that several processes do together
 
+
+class _Group(TyperGroup):
+    """Knows that --help is not given unless it is.
+
+    Typer would import Pydantic to find that out, which takes longer than showing the help.
+    """
+
+    def get_help_option(self, ctx: Any) -> Any:
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.default = False
+        return option
+
+
 app = typer.Typer(
     name="robe",
+    cls=_Group,
     help="Compress the embedding tables of a click model 10 to 1000 times: make or read click "
     "logs, train a DLRM on them, and score new rows.\n\nBegin with: robe demo",
     no_args_is_help=True,
@@ -29,7 +45,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("synth")(data.synth)
 app.command("ingest")(data.ingest)
-app.add_typer(data.data, name="data")
+app.add_typer(data.data, name="data", cls=_Group)
 app.command("plan")(plan.plan)
 app.command("train")(train.train)
 app.command("sweep")(sweep.sweep)
@@ -62,13 +78,16 @@ def options(
 
 def run() -> None:
     """Run the command line; an error of the user's is one line, without a traceback."""
+    print_anything()
     try:
         with processes() as group, _heard(group):
             app(obj=group)
     except MemoryError as error:
         _fail(f"not enough memory: {error}")
-    except (TrainingError, ArithmeticError, ImportError, OSError, TypeError, ValueError) as error:
-        _fail("\n".join([str(error), *getattr(error, "__notes__", ())]))
+    except ModuleNotFoundError as error:
+        _fail(needs(error))
+    except KNOWN as error:
+        _fail(reason(error))
 
 
 @contextmanager
@@ -77,7 +96,11 @@ def _heard(group: Group) -> Iterator[None]:
     if group.is_root:
         yield
         return
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+    with (
+        open(os.devnull, "w", errors="backslashreplace") as nowhere,
+        redirect_stdout(nowhere),
+        redirect_stderr(nowhere),
+    ):
         yield
 
 

@@ -5,27 +5,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
 
 import data_tools
-from data_tools import CRITEO, Manifest, Schema
-from data_tools.coordinator import REJECTS_NAME
-from data_tools.synth import Generator
+from data_tools.rejects import REJECTS_NAME
+from robe_numba.cli.console import console
 from robe_numba.cli.outputs import Overwrite, check_output_file
-from robe_numba.cli.progress import console, tracking
-from robe_numba.metrics import auc
+from robe_numba.cli.progress import Quiet, tracking
+
+if TYPE_CHECKING:
+    from data_tools.synth import Generator
 
 CEILING_ROWS = 2_000_000  # of a generated log, whose true probabilities are compared
 
 
-def ceiling(generator: Generator, start: int, stop: int) -> tuple[float, float | None]:
+def ceiling(generator: "Generator", start: int, stop: int) -> tuple[float, float | None]:
     """Click rate of rows [start, stop), and the AUC of their true probabilities if defined."""
+    from robe_numba.metrics import auc
+
     probabilities, labels = generator.truth(start, stop)
     both = 0 < labels.sum() < labels.size
-    return float(np.mean(labels)), float(auc(labels, probabilities)) if both else None
+    return float(labels.mean()), float(auc(labels, probabilities)) if both else None
 
 
 def synth(
@@ -39,6 +41,7 @@ def synth(
         bool, typer.Option("--labelled/--unlabelled", help="With or without the label column.")
     ] = True,
     overwrite: Overwrite = False,
+    quiet: Quiet = False,
 ) -> None:
     """Generate a click log in Criteo's format, with a known best reachable AUC.
 
@@ -53,9 +56,11 @@ def synth(
 
         robe synth new.tsv --rows 1000 --start 1000000 --unlabelled
     """
+    from data_tools.synth import Generator
+
     check_output_file(output, overwrite)
     generator = Generator(preset=preset, scale=scale, seed=seed)
-    with tracking(f"writing {output.name}") as progress:
+    with tracking(f"writing {output.name}", quiet) as progress:
         generator.write(output, rows, start=start, labelled=labelled, progress=progress)
     stop = start + min(rows, CEILING_ROWS)
     rate, best = ceiling(generator, start, stop)
@@ -109,6 +114,7 @@ def ingest(
         ),
     ] = None,
     overwrite: Overwrite = False,
+    quiet: Quiet = False,
 ) -> None:
     """Read click logs into a dataset: a folder of Arrow files with a manifest.
 
@@ -127,12 +133,12 @@ def ingest(
 
         robe ingest day_{0..23}.gz -o s3://bucket/data --scheduler tcp://10.0.0.1:8786
     """
-    schema: Schema = CRITEO
+    schema = data_tools.CRITEO
     if label or dense or categorical:
-        schema = Schema(label or "label", _names(dense), _names(categorical))
+        schema = data_tools.Schema(label or "label", _names(dense), _names(categorical))
     if ids == "appearance" or min_count > 1:
         console.print(TWO_PASSES if vocabulary is None else "ids become those of the vocabulary")
-    with _explaining_interrupts(), tracking("reading", unit="bytes") as progress:
+    with _explaining_interrupts(), tracking("reading", quiet, unit="bytes") as progress:
         manifest = data_tools.ingest(
             sources,
             output,
@@ -177,7 +183,7 @@ def _scheduler(num_sources: int) -> str:
     return "local" if num_sources > 1 and importlib.util.find_spec("distributed") else "threads"
 
 
-def show(path: str | Path, manifest: Manifest) -> None:
+def show(path: str | Path, manifest: "data_tools.Manifest") -> None:
     """Print what a dataset holds, in a few lines."""
     files = len(manifest.shards)
     kind = manifest.options.file_format.capitalize()
@@ -225,7 +231,7 @@ def info(path: DataPath) -> None:
 
 
 @data.command("verify")
-def verify(path: DataPath) -> None:
+def verify(path: DataPath, quiet: Quiet = False) -> None:
     """Read every file of a dataset and compare it with the manifest.
 
     Says of each file that is missing, cut off, changed, of another dataset or not listed what is
@@ -235,7 +241,7 @@ def verify(path: DataPath) -> None:
 
         robe data verify data
     """
-    with tracking("reading", unit="bytes") as progress:
+    with tracking("reading", quiet, unit="bytes") as progress:
         problems = data_tools.verify(path, progress)
     for problem in problems:
         console.print(problem)

@@ -1,19 +1,20 @@
 """`robe evaluate` and `robe predict`: a trained model on other rows."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import numba
 import typer
 
-from data_tools import Dataset
+import data_tools
+from robe_numba import training
+from robe_numba.cli.console import console
 from robe_numba.cli.outputs import Overwrite, check_output_file
-from robe_numba.cli.progress import console, tracking
+from robe_numba.cli.progress import Quiet, tracking
 from robe_numba.cli.train import show_metrics
 from robe_numba.parallel.group import Alone, Group
-from robe_numba.training import RunFolder, check_alike, computing
-from robe_numba.training import evaluate as measure
-from robe_numba.training import predict as write_scores
+
+if TYPE_CHECKING:
+    from robe_numba.training import RunFolder
 
 RunPath = Annotated[Path, typer.Argument(help="Folder left by robe train.")]
 DataPath = Annotated[Path, typer.Argument(help="Dataset made by robe ingest.")]
@@ -36,6 +37,7 @@ def evaluate(
     ] = None,
     threads: Threads = None,
     device: Device = "cpu",
+    quiet: Quiet = False,
 ) -> None:
     """Measure a trained model on labelled rows: AUC, log loss, normalised entropy, calibration.
 
@@ -47,9 +49,12 @@ def evaluate(
 
         robe evaluate run data --part validation
     """
+    import numba
+
     group: Group = context.obj or Alone()
-    folder, dataset = group.at_root(lambda: _opened(run)), Dataset(data)
-    check_alike(group, dataset)
+    folder = group.at_root(lambda: _opened(run))
+    dataset = data_tools.Dataset(data)
+    training.check_alike(group, dataset)
     folder.check_dataset(dataset)
     if not dataset.labelled:
         raise ValueError(f"{data} has no labels; use robe predict to score it")
@@ -60,11 +65,11 @@ def evaluate(
             f"{data} is not the dataset that {run} was trained on, so it has no {part} rows of its "
             f"own; use --part all"
         )
-    training = folder.config["training"]
-    split = dataset.split(part, training["fractions"], training["split_by"], training["seed"])
-    with tracking("scoring") as progress, computing(device, threads, group):
+    settings = folder.config["training"]
+    split = dataset.split(part, settings["fractions"], settings["split_by"], settings["seed"])
+    with tracking("scoring", quiet) as progress, training.computing(device, threads, group):
         model = folder.load_model(numba.get_num_threads(), device, group)
-        result = measure(model, split, progress, group)
+        result = training.evaluate(model, split, progress, group)
     show_metrics(result, part)
 
 
@@ -75,6 +80,7 @@ def predict(
     threads: Threads = None,
     device: Device = "cpu",
     overwrite: Overwrite = False,
+    quiet: Quiet = False,
 ) -> None:
     """Score every row of a dataset, labelled or not, into a Parquet file.
 
@@ -87,16 +93,16 @@ def predict(
     if output.suffix != ".parquet":
         raise ValueError(f"output is {output}; scores are written as Parquet, name it .parquet")
     check_output_file(output, overwrite)
-    folder, dataset = _opened(run), Dataset(data)
+    folder, dataset = _opened(run), data_tools.Dataset(data)
     folder.check_dataset(dataset)
-    with tracking("scoring") as progress, computing(device, threads):
-        rows = write_scores(folder.load_model(threads, device), dataset, output, progress)
+    with tracking("scoring", quiet) as progress, training.computing(device, threads):
+        rows = training.predict(folder.load_model(threads, device), dataset, output, progress)
     console.print(f"{output}: {rows:,} scores")
 
 
-def _opened(path: Path) -> RunFolder:
+def _opened(path: Path) -> "RunFolder":
     """A run, with a word of warning where damage to it would not be noticed."""
-    run = RunFolder(path)
+    run = training.RunFolder(path)
     if not run.has_digests:
         console.print(
             f"{path} is of an earlier version, which kept no digests: whether its model and its "

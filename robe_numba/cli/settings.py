@@ -4,10 +4,10 @@ from collections.abc import Callable
 from typing import Any, get_args, get_type_hints
 
 from robe_numba.cli.sizes import parse_cardinalities
-from robe_numba.training import TrainingConfig
+from robe_numba.training.settings import Settings
 
 # All but what the launcher decides.
-TYPES = {name: kind for name, kind in get_type_hints(TrainingConfig).items() if name != "ranks"}
+TYPES = {name: kind for name, kind in get_type_hints(Settings).items() if name != "ranks"}
 EXAMPLES = {bool: "yes or no", int: "an integer, 16", float: "a number, 0.01"}
 WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 

@@ -1,22 +1,17 @@
 """`robe sweep`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Table
 
-from data_tools import Dataset
-from robe_numba.cli.progress import TrainingBar, bar, console
-from robe_numba.cli.settings import parse_setting
-from robe_numba.training import TrainingConfig
-from robe_numba.training.comparison import check_links, compare, default_target, rows
-from robe_numba.training.days import day_notes
-from robe_numba.training.sweep import grid
-from robe_numba.training.sweep import sweep as run_sweep
+import data_tools
+from robe_numba.cli.console import console, print_whole
+from robe_numba.cli.progress import Quiet, TrainingProgress, showing
+
+if TYPE_CHECKING:
+    from robe_numba.training import TrainingConfig
+    from robe_numba.training.sweep import Outcome
 
 
 def sweep(
@@ -36,6 +31,7 @@ def sweep(
     target_auc: Annotated[
         float | None, typer.Option(help="To tell the time to; default 0.002 below full.")
     ] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Train every combination of settings, and compare them in one table and pictures.
 
@@ -57,35 +53,22 @@ def sweep(
 
         robe sweep data -o sweep cardinalities=kaggle compression=1000 lr=0.01,0.03
     """
-    dataset = Dataset(data)
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from robe_numba.training.comparison import check_links, compare, default_target, rows
+    from robe_numba.training.days import day_notes
+    from robe_numba.training.sweep import grid
+
     axes: dict[str, list[object]] = {}
     for name, values in map(_axis, settings or ()):
         axes[name] = [*axes.get(name, ()), *values]
     configs = grid(axes) if axes else []
     check_links(output)
+    dataset = data_tools.Dataset(data)
     for note in day_notes(dataset) if any(c.split_by == "day" for c in configs) else ():
         console.print(note)
-    with bar() as progress:
-
-        def watching(config: TrainingConfig) -> TrainingBar:
-            assert config.batch_size is not None
-            size = f" {config.compression:g}x" if config.compression else ""
-            return TrainingBar(progress, f"{config.embedding}{size}", config.batch_size)
-
-        task = progress.add_task("runs", total=len(configs), unit="runs", note="")
-        try:
-            outcomes = run_sweep(
-                dataset,
-                configs,
-                output,
-                jobs=jobs,
-                threads=threads,
-                watching=watching,
-                progress=lambda done, total: progress.update(task, completed=done, total=total),
-            )
-        except KeyboardInterrupt:
-            console.print(f"interrupted; the same command goes on with {output}")
-            raise typer.Exit(130) from None
+    outcomes = _run(dataset, configs, output, jobs, threads, quiet)
     for error in sorted({outcome.error for outcome in outcomes if outcome.error}):
         console.print(f"left out: {error}")
     found = compare(output, best_reachable, target_auc)
@@ -96,14 +79,48 @@ def sweep(
     table = Table(*head, box=SIMPLE_HEAD)
     for line in lines:
         table.add_row(*line)
-    # Lines as long as they are: a narrow window may be scrolled or made wider.
-    whole = Measurement.get(console, console.options.update(max_width=1000), table).maximum
-    Console(width=max(whole, console.width), highlight=False).print(table)
+    print_whole(table)
     console.print(f"{output / 'report.html'} shows the pictures")
+
+
+def _run(
+    dataset: "data_tools.Dataset",
+    configs: "list[TrainingConfig]",
+    output: Path,
+    jobs: int,
+    threads: int | None,
+    quiet: bool,
+) -> "list[Outcome]":
+    """What became of each run."""
+    from robe_numba.training.sweep import sweep as run_sweep
+
+    try:
+        with showing(quiet) as display:
+            task = display.add("runs", "runs", len(configs))
+
+            def watching(config: "TrainingConfig") -> TrainingProgress:
+                assert config.batch_size is not None
+                size = f" {config.compression:g}x" if config.compression else ""
+                return TrainingProgress(display, f"{config.embedding}{size}", config.batch_size)
+
+            return run_sweep(
+                dataset,
+                configs,
+                output,
+                jobs=jobs,
+                threads=threads,
+                watching=watching,
+                progress=lambda done, total: display.update(task, completed=done, total=total),
+            )
+    except KeyboardInterrupt:
+        console.print(f"interrupted; the same command goes on with {output}")
+        raise typer.Exit(130) from None
 
 
 def _axis(text: str) -> tuple[str, list[object]]:
     """The name and the values of NAME=VALUE,VALUE."""
+    from robe_numba.cli.settings import parse_setting
+
     name, equals, values = text.partition("=")
     if not equals or not values:
         raise ValueError(f"{text!r} is no part of a grid; write NAME=VALUE,VALUE, as lr=0.01,0.03")

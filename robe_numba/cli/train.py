@@ -2,29 +2,21 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from data_tools import Dataset
+import data_tools
+from robe_numba import training
+from robe_numba.cli.console import console
 from robe_numba.cli.outputs import Overwrite
-from robe_numba.cli.progress import TrainingBar, TrainingLines, bar, console
-from robe_numba.cli.settings import TYPES, parse_widths
-from robe_numba.cli.sizes import parse_cardinalities
+from robe_numba.cli.progress import Quiet, TrainingProgress, showing
 from robe_numba.parallel.group import Alone, Group
-from robe_numba.training import (
-    RunFolder,
-    TrainingConfig,
-    TrainingInterrupted,
-    Watcher,
-    Watchers,
-    tensorboard,
-    write_report,
-)
-from robe_numba.training import train as run_training
-from robe_numba.training.days import day_notes
-from robe_numba.training.mlperf_log import MLPerfLog
-from robe_numba.training.report import sizes
+from robe_numba.training.settings import Settings
+from robe_numba.training.watching import Watcher, Watchers
+
+if TYPE_CHECKING:
+    from robe_numba.training import RunFolder, TrainingConfig
 
 LOGS = ("mlperf",)
 
@@ -38,14 +30,14 @@ def train(
         typer.Option(
             help="default; as published: kaggle (d=16), mlperf, mlperf-32k or mlperf-55k (d=128)."
         ),
-    ] = "default",
-    embedding: Annotated[str, typer.Option(help="robe, full, hashed or qr.")] = "robe",
+    ] = Settings.preset,
+    embedding: Annotated[str, typer.Option(help="robe, full, hashed or qr.")] = Settings.embedding,
     compression: Annotated[
         float | None, typer.Option(help="Times smaller than the uncompressed tables.")
-    ] = None,
+    ] = Settings.compression,
     num_parameters: Annotated[
         int | None, typer.Option(help="Elements to keep, instead of --compression.")
-    ] = None,
+    ] = Settings.num_parameters,
     cardinalities: Annotated[
         str | None,
         typer.Option(
@@ -55,78 +47,84 @@ def train(
     ] = None,
     embedding_dim: Annotated[
         int | None, typer.Option("--dim", help="d, elements per embedding.")
-    ] = None,
+    ] = Settings.embedding_dim,
     bottom: Annotated[
         str | None, typer.Option(help="Hidden widths of the bottom MLP, as 512-256-64.")
     ] = None,
     top: Annotated[str | None, typer.Option(help="Hidden widths of the top MLP.")] = None,
-    block_size: Annotated[int | None, typer.Option(help="Z of robe; default d.")] = None,
-    hash: Annotated[str, typer.Option(help="multiply-shift, paper or uma.")] = "multiply-shift",
+    block_size: Annotated[
+        int | None, typer.Option(help="Z of robe; default d.")
+    ] = Settings.block_size,
+    hash: Annotated[str, typer.Option(help="multiply-shift, paper or uma.")] = Settings.hash,
     sign: Annotated[
         bool | None,
         typer.Option("--sign/--no-sign", help="Hashed signs; default for robe, but as published."),
-    ] = None,
-    alignment: Annotated[int, typer.Option(help="Starts are multiples of it.")] = 1,
-    optimizer: Annotated[str | None, typer.Option(help="sgd or adagrad.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
+    ] = Settings.sign,
+    alignment: Annotated[
+        int, typer.Option(help="Starts are multiples of it.")
+    ] = Settings.alignment,
+    optimizer: Annotated[str | None, typer.Option(help="sgd or adagrad.")] = Settings.optimizer,
+    lr: Annotated[float | None, typer.Option(help="Learning rate.")] = Settings.lr,
     embedding_optimizer: Annotated[
         str | None, typer.Option(help="Of the embedding; default --optimizer.")
-    ] = None,
+    ] = Settings.embedding_optimizer,
     embedding_lr: Annotated[
         float | None, typer.Option(help="Of the embedding; default --lr.")
-    ] = None,
+    ] = Settings.embedding_lr,
     embedding_eps: Annotated[
         float, typer.Option(help="Of the embedding's Adagrad; larger slows rare ids down.")
-    ] = 0.003,
+    ] = Settings.embedding_eps,
     block_state: Annotated[
         bool,
         typer.Option(
             "--block-state", help="Adagrad keeps one sum per block of Z, not per element."
         ),
-    ] = False,
+    ] = Settings.block_state,
     warmup_steps: Annotated[
         int | None, typer.Option(help="The learning rates rise linearly over so many steps.")
-    ] = None,
+    ] = Settings.warmup_steps,
     decay_start: Annotated[
         int | None, typer.Option(help="Step at which they begin to fall, quadratically.")
-    ] = None,
+    ] = Settings.decay_start,
     decay_steps: Annotated[
         int | None, typer.Option(help="Steps of the fall; default until the end.")
-    ] = None,
+    ] = Settings.decay_steps,
     clip_norm: Annotated[
         float | None, typer.Option(help="Scale longer gradients down to this norm.")
-    ] = None,
-    epochs: Annotated[int, typer.Option(help="Passes over the training rows.")] = 1,
-    batch_size: Annotated[int | None, typer.Option(help="Rows per step.")] = None,
-    evaluations: Annotated[int, typer.Option(help="Validations per epoch.")] = 4,
+    ] = Settings.clip_norm,
+    epochs: Annotated[int, typer.Option(help="Passes over the training rows.")] = Settings.epochs,
+    batch_size: Annotated[int | None, typer.Option(help="Rows per step.")] = Settings.batch_size,
+    evaluations: Annotated[int, typer.Option(help="Validations per epoch.")] = Settings.evaluations,
     evaluation_steps: Annotated[
         int | None, typer.Option(help="Validate every so many steps instead.")
-    ] = None,
+    ] = Settings.evaluation_steps,
     target_auc: Annotated[
         float | None, typer.Option(help="Stop at the first validation AUC that reaches it.")
-    ] = None,
+    ] = Settings.target_auc,
     patience: Annotated[
         int | None, typer.Option(help="Stop after so many validations without a better AUC.")
-    ] = None,
+    ] = Settings.patience,
     scale: Annotated[
         float | None, typer.Option(help="Half-width of the embedding's initial values.")
-    ] = None,
+    ] = Settings.scale,
     fractions: Annotated[
         tuple[float, float, float], typer.Option(help="Train, validation, test shares.")
-    ] = (0.8, 0.1, 0.1),
+    ] = Settings.fractions,
     split_by: Annotated[
         str,
         typer.Option(help="order (in time), day (the last one validates and tests) or random."),
-    ] = "order",
-    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, or cuda: one GPU per process.")] = "cpu",
+    ] = Settings.split_by,
+    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = Settings.seed,
+    device: Annotated[
+        str, typer.Option(help="cpu, or cuda: one GPU per process.")
+    ] = Settings.device,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Of each process; default: all cores, shared out.")
     ] = None,
     exchange: Annotated[
         str,
         typer.Option(help="Between processes: gather, reduce, or auto for the fewer bytes."),
-    ] = "auto",
+    ] = Settings.exchange,
     log: Annotated[
         str | None, typer.Option(help="mlperf: also write its event lines, to mlperf.log.")
     ] = None,
@@ -142,6 +140,7 @@ def train(
         typer.Option("--use-previous", help="With --resume: pass over a damaged checkpoint."),
     ] = False,
     overwrite: Overwrite = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train a DLRM on a dataset and leave a run folder.
 
@@ -166,7 +165,14 @@ def train(
 
         mpiexec -n 8 robe train data -o run --compression 1000
     """
-    settings: dict[str, Any] = {name: value for name, value in locals().items() if name in TYPES}
+    names = Settings.__dataclass_fields__
+    settings: dict[str, Any] = {name: value for name, value in locals().items() if name in names}
+    from robe_numba.cli.settings import parse_widths
+    from robe_numba.cli.sizes import parse_cardinalities
+    from robe_numba.training.days import day_notes
+    from robe_numba.training.loop import TrainingInterrupted
+    from robe_numba.training.report import sizes, write_report
+
     for name in ("bottom", "top"):
         settings[name] = None if settings[name] is None else parse_widths(settings[name])
     if cardinalities is not None:
@@ -181,16 +187,17 @@ def train(
     given = {name: value for name, value in settings.items() if _was_given(context, name)}
     config = group.at_root(lambda: _settings(output, resume, settings, given))
     config = replace(config, ranks=group.size)
-    dataset = Dataset(data)
+    dataset = data_tools.Dataset(data)
     for note in day_notes(dataset) if config.split_by == "day" else ():
         console.print(note)
     try:
-        with bar() as progress:
+        with showing(quiet) as display:
             watcher = Watcher()
             if group.is_root:
-                logs = _logs(dataset, config, output, log)
-                watcher = Watchers([_shown(progress, config, group), *logs])
-            run = run_training(
+                assert config.batch_size is not None
+                shown = TrainingProgress(display, config.embedding, config.batch_size, group.size)
+                watcher = Watchers([shown, *_logs(dataset, config, output, log)])
+            run = training.train(
                 dataset,
                 config,
                 output,
@@ -218,11 +225,11 @@ def train(
 
 def _settings(
     output: Path, resume: bool, settings: dict[str, Any], given: dict[str, Any]
-) -> TrainingConfig:
+) -> "TrainingConfig":
     """The settings of a new run, or of the run to go on with and those that were given anew."""
-    if resume and RunFolder.stands_in(output):
-        return _go_on_with(RunFolder(output), given)
-    return TrainingConfig(**settings).resolved()
+    if resume and training.RunFolder.stands_in(output):
+        return _go_on_with(training.RunFolder(output), given)
+    return training.TrainingConfig(**settings).resolved()
 
 
 def _was_given(context: typer.Context, name: str) -> bool:
@@ -230,25 +237,22 @@ def _was_given(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def _go_on_with(run: RunFolder, given: dict[str, Any]) -> TrainingConfig:
+def _go_on_with(run: "RunFolder", given: dict[str, Any]) -> "TrainingConfig":
     """The settings of a run, and those that were given anew."""
     settings = run.config["training"]
     if "lr" in given and settings["embedding_lr"] == settings["lr"]:
         given = {"embedding_lr": given["lr"], **given}
     if "num_parameters" in given and "compression" not in given:
         given = {**given, "compression": None}
-    return TrainingConfig.from_dict({**settings, **given}).resolved()
+    return training.TrainingConfig.from_dict({**settings, **given}).resolved()
 
 
-def _shown(progress: Any, config: TrainingConfig, group: Group) -> Watcher:
-    """What a person sees of the run: lines where a launcher passes the output on."""
-    assert config.batch_size is not None
-    if group.size > 1:
-        return TrainingLines(config.batch_size, group.size)
-    return TrainingBar(progress, config.embedding, config.batch_size)
+def _logs(
+    dataset: "data_tools.Dataset", config: "TrainingConfig", output: Path, log: str | None
+) -> list[Watcher]:
+    from robe_numba.training import tensorboard
+    from robe_numba.training.mlperf_log import MLPerfLog
 
-
-def _logs(dataset: Dataset, config: TrainingConfig, output: Path, log: str | None) -> list[Watcher]:
     logs: list[Watcher] = []
     if tensorboard.installed():
         logs.append(tensorboard.TensorBoardLog(output))

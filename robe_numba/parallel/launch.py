@@ -17,7 +17,6 @@ ALIKE_SECONDS = 2.0  # in which all processes come to an error that all of them 
 KNOWN = (
     ArithmeticError,
     ImportError,
-    KeyboardInterrupt,
     MemoryError,
     OSError,
     RuntimeError,
@@ -85,7 +84,7 @@ def _fail(group: "MPIGroup", error: BaseException) -> None:
         sys.exit(error.code if isinstance(error, SystemExit) else 1)
     if group.is_root or not alike:
         name = f"rank {group.rank} of {group.size} ({this_process()})"
-        sys.stderr.write(f"error: {name}: {_reason(error)}\n")
+        sys.stderr.write(f"error: {name}: {reason(error)}\n")
         sys.stderr.flush()
     if heard is not None:
         group.failures("", ALIKE_SECONDS)  # all have written
@@ -94,10 +93,10 @@ def _fail(group: "MPIGroup", error: BaseException) -> None:
     group.abort()
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     """What a person should know of an error; of a fault of ours all that is known."""
     if isinstance(error, SystemExit):
         return f"exit {error.code}"
-    if not isinstance(error, KNOWN):
+    if not isinstance(error, (*KNOWN, KeyboardInterrupt)):
         return "".join(traceback.format_exception(error))
     return "\n".join([str(error) or type(error).__name__, *getattr(error, "__notes__", ())])

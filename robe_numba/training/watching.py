@@ -1,10 +1,11 @@
 """Who hears of a run as it goes: progress bars and logs."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from robe_numba.dlrm import DLRM
-from robe_numba.parallel.exchange import Plan
+if TYPE_CHECKING:
+    from robe_numba.dlrm import DLRM
+    from robe_numba.parallel.exchange import Plan
 
 
 class Watcher:
@@ -13,10 +14,10 @@ class Watcher:
     def counting(self, done: int, total: int) -> None:
         """Distinct ids are being counted: columns done, columns in all."""
 
-    def begin(self, model: DLRM, steps: int, done: int) -> None:
+    def begin(self, model: "DLRM", steps: int, done: int) -> None:
         """The run folder is there and the model is built; of so many steps so many are done."""
 
-    def exchanging(self, plan: Plan) -> None:
+    def exchanging(self, plan: "Plan") -> None:
         """What processes that train together will bring each other."""
 
     def epoch(self, epoch: int) -> None:
@@ -51,12 +52,12 @@ class Watchers(Watcher):
         for watcher in self._watchers:
             watcher.counting(done, total)
 
-    def begin(self, model: DLRM, steps: int, done: int) -> None:
+    def begin(self, model: "DLRM", steps: int, done: int) -> None:
         """See `Watcher.begin`."""
         for watcher in self._watchers:
             watcher.begin(model, steps, done)
 
-    def exchanging(self, plan: Plan) -> None:
+    def exchanging(self, plan: "Plan") -> None:
         """See `Watcher.exchanging`."""
         for watcher in self._watchers:
             watcher.exchanging(plan)
