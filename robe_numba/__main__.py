@@ -1,5 +1,10 @@
 """`python -m robe_numba` is the command `robe`."""
 
-from robe_numba.cli import main
+import sys
 
-main()
+try:
+    from robe_numba.cli import main
+
+    main()
+except KeyboardInterrupt:  # before `main` hears of it
+    sys.exit(130)

@@ -6,12 +6,9 @@ import signal
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
-
-from robe_numba.cli import progress
 
 COMMANDS = ("demo", "synth", "ingest", "data info", "data verify", "plan", "train", "sweep")
 COMMANDS += ("evaluate", "predict")
@@ -263,19 +260,69 @@ def test_without_the_extra_the_command_says_what_to_install():
     assert "Traceback" not in finished.stderr
 
 
-def test_lines_tell_how_far_a_run_is_and_how_long_it_takes(capsys, monkeypatch):
-    clock = iter([100.0, 100.0, 105.0, 110.0, 110.0])
-    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    lines = progress.TrainingLines(batch_size=256, processes=2)
-    lines.begin(None, steps=120, done=0)
-    lines.step(1, 0.7)  # the clock begins after it
-    lines.step(10, 0.6)  # 5 s later: too early
-    lines.step(21, 0.5)  # 20 steps in 10 s, 99 to come
-    assert capsys.readouterr().out == "step 21 of 120 (18%), 512 rows/s, 0:50 left, loss 0.5000\n"
-    result = {"auc": 0.75}
-    carried = {"exchange": "gather", "bytes": 2_500_000, "seconds": 1.26, "waited": 0.5}
-    lines.evaluated({"step": 30, "validation": result, "communication": carried})
-    lines.evaluated({"test": result})
-    assert capsys.readouterr().out == (
-        "step 30: validation AUC 0.7500; 2.5 MB came in 1.3 s of communication, 0.5 s waited for\n"
+# `robe` with something that happens as a module is imported: which, what, and the command line.
+CHILD = """
+import os, signal, sys
+module, deed = sys.argv[1:3]
+del sys.argv[1:3]
+
+
+class Finder:
+    def find_spec(name, path, target=None):
+        if name == module:
+            exec(deed)
+
+
+sys.meta_path.insert(0, Finder)
+from robe_numba.cli import main
+main()
+"""
+PRESS = "os.kill(os.getpid(), signal.SIGINT)"
+# As in a callback of Python's imports, from which no error comes through.
+LOSE = f"try: {PRESS}\nexcept KeyboardInterrupt: pass"
+
+
+def importing(module, deed, *command):
+    """Exit code and errors of `robe` where that happens."""
+    finished = subprocess.run(
+        [sys.executable, "-c", CHILD, module, deed, *map(str, command)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
+    assert finished.stdout == ""
+    return finished.returncode, finished.stderr
+
+
+@pytest.mark.parametrize("deed", [PRESS, LOSE], ids=["raised", "lost"])
+@pytest.mark.parametrize(
+    ("module", "command"),
+    [
+        ("robe_numba.cli.app", ("--help",)),
+        ("typer.main", ("--help",)),
+        ("pyarrow", ("data", "info", "x")),
+        ("numba", ("train", "x", "-o", "y", "--compression", "9")),
+        ("numba", ("ingest", "x", "-o", "y")),
+        ("matplotlib", ("demo", "-o", "y")),
+        ("rich.progress", ("data", "verify", "x")),
+    ],
+)
+def test_ctrl_c_while_modules_are_imported_ends_at_once(module, command, deed):
+    assert importing(module, deed, *command) == (130, "")
+
+
+@pytest.mark.parametrize("error", ["ValueError", "ImportError", "RuntimeError"])
+@pytest.mark.parametrize(
+    ("module", "command"),
+    [("numba", ("evaluate", "x", "y")), ("typer", ("--help",)), ("pyarrow", ("data", "info", "x"))],
+)
+def test_an_error_of_an_import_is_one_sentence(module, command, error):
+    deed = f"raise {error}('this is an odd machine')"
+    assert importing(module, deed, *command) == (1, "error: this is an odd machine\n")
+
+
+def test_a_package_that_is_missing_is_named_with_the_extra():
+    code, errors = importing("pyarrow", "raise ModuleNotFoundError(name=name)", "data", "info", "x")
+    assert code == 1
+    assert errors.startswith("error: robe needs pyarrow: install the extra")

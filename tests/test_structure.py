@@ -103,10 +103,10 @@ def test_importing_needs_numba_and_numpy_alone():
     )
 
 
-@pytest.mark.parametrize("package", ["robe_numba", "data_tools"])
+@pytest.mark.parametrize("package", ["robe_numba", "data_tools", "robe_numba.training"])
 def test_every_public_name_is_found_and_static_tools_see_where(package):
     """What type checkers read, what `__getattr__` imports and `__all__` are the same names."""
-    tree = ast.parse((ROOT / package / "__init__.py").read_text())
+    tree = ast.parse((ROOT.joinpath(*package.split(".")) / "__init__.py").read_text())
     (block,) = (node for node in tree.body if isinstance(node, ast.If))
     module = importlib.import_module(package)
     seen = {alias.name: node.module for node in block.body for alias in node.names}
@@ -115,6 +115,65 @@ def test_every_public_name_is_found_and_static_tools_see_where(package):
         assert getattr(module, name) is getattr(importlib.import_module(home), name)
     with pytest.raises(AttributeError, match="has no attribute 'Robe'"):
         module.Robe  # noqa: B018
+
+
+# A program whose help shows what ours does: commands with options, and a group of commands.
+PLAIN = """
+import typer
+
+app, data = typer.Typer(rich_markup_mode="markdown"), typer.Typer()
+app.add_typer(data, name="data")
+
+@data.command("info")
+@app.command("train")
+def train(number: int = 1) -> None:
+    pass
+
+app()
+"""
+COMMANDS = ("demo", "synth", "ingest", "data", "data info", "data verify", "plan", "train")
+COMMANDS += ("sweep", "evaluate", "predict", "")
+
+
+def imported_by(code, *arguments):
+    """What a program has imported: modules of some packages, and the other packages' names."""
+    report = "import atexit, sys\natexit.register(lambda: print(*sys.modules, file=sys.stderr))\n"
+    finished = subprocess.run(
+        [sys.executable, "-c", report + code, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    whole = ("robe_numba.", "data_tools.", "rich.", "pyarrow.")
+    names = (name for name in finished.stderr.split() if "._" not in f".{name}")
+    found = {name if name.startswith(whole) else name.split(".")[0] for name in names}
+    return found - set(sys.stdlib_module_names)
+
+
+@pytest.fixture(scope="module")
+def imported_for_help():
+    return imported_by(PLAIN, "train", "--help")
+
+
+ROBE = "from robe_numba.cli import main\nmain()"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_waits_for_nothing_but_typer(command, imported_for_help):
+    found = imported_by(ROBE, *command.split(), "--help")
+    ours = {name for name in found if name.split(".")[0] in ("robe_numba", "data_tools")}
+    assert found - ours <= imported_for_help - {"pydantic"}  # which takes longer than all others
+    assert "robe_numba.cli.train" in ours
+    rooms = {name.split(".")[1] for name in ours if name.startswith("robe_numba.")}
+    assert rooms <= {"_lazy", "cli", "parallel", "training"}
+
+
+def test_showing_a_dataset_waits_for_no_kernels(dataset):
+    found = imported_by(ROBE, "data", "info", str(dataset.path))
+    assert "pyarrow" in found
+    assert not found & {"numba", "pyarrow.parquet", "pyarrow.dataset", "matplotlib", "distributed"}
 
 
 def sources_of_kernels():

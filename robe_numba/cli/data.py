@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-import data_tools
 from data_tools.rejects import REJECTS_NAME
+from robe_numba.cli import loading
 from robe_numba.cli.console import console
 from robe_numba.cli.outputs import Overwrite, check_output_file
 from robe_numba.cli.progress import Quiet, tracking
 
 if TYPE_CHECKING:
+    from data_tools import Manifest
     from data_tools.synth import Generator
 
 CEILING_ROWS = 2_000_000  # of a generated log, whose true probabilities are compared
@@ -23,7 +24,8 @@ CEILING_ROWS = 2_000_000  # of a generated log, whose true probabilities are com
 
 def ceiling(generator: "Generator", start: int, stop: int) -> tuple[float, float | None]:
     """Click rate of rows [start, stop), and the AUC of their true probabilities if defined."""
-    from robe_numba.metrics import auc
+    with loading():
+        from robe_numba.metrics import auc
 
     probabilities, labels = generator.truth(start, stop)
     both = 0 < labels.sum() < labels.size
@@ -56,7 +58,8 @@ def synth(
 
         robe synth new.tsv --rows 1000 --start 1000000 --unlabelled
     """
-    from data_tools.synth import Generator
+    with loading():
+        from data_tools.synth import Generator
 
     check_output_file(output, overwrite)
     generator = Generator(preset=preset, scale=scale, seed=seed)
@@ -133,13 +136,17 @@ def ingest(
 
         robe ingest day_{0..23}.gz -o s3://bucket/data --scheduler tcp://10.0.0.1:8786
     """
-    schema = data_tools.CRITEO
+    with loading():
+        from data_tools import CRITEO, Schema
+        from data_tools import ingest as ingest_logs
+
+    schema = CRITEO
     if label or dense or categorical:
-        schema = data_tools.Schema(label or "label", _names(dense), _names(categorical))
+        schema = Schema(label or "label", _names(dense), _names(categorical))
     if ids == "appearance" or min_count > 1:
         console.print(TWO_PASSES if vocabulary is None else "ids become those of the vocabulary")
     with _explaining_interrupts(), tracking("reading", quiet, unit="bytes") as progress:
-        manifest = data_tools.ingest(
+        manifest = ingest_logs(
             sources,
             output,
             schema=schema,
@@ -183,7 +190,7 @@ def _scheduler(num_sources: int) -> str:
     return "local" if num_sources > 1 and importlib.util.find_spec("distributed") else "threads"
 
 
-def show(path: str | Path, manifest: "data_tools.Manifest") -> None:
+def show(path: str | Path, manifest: "Manifest") -> None:
     """Print what a dataset holds, in a few lines."""
     files = len(manifest.shards)
     kind = manifest.options.file_format.capitalize()
@@ -214,7 +221,10 @@ def info(path: DataPath) -> None:
 
         robe data info data
     """
-    manifest = data_tools.Dataset(path).manifest
+    with loading():
+        from data_tools import Dataset
+
+    manifest = Dataset(path).manifest
     show(path, manifest)
     size = sum(file.bytes for file in (*manifest.shards, *manifest.vocabulary))
     console.print(f"{size / 1e6:,.1f} MB in {path}/{manifest.folder}, by {manifest.created_by}")
@@ -241,8 +251,11 @@ def verify(path: DataPath, quiet: Quiet = False) -> None:
 
         robe data verify data
     """
+    with loading():
+        from data_tools import verify as verify_files
+
     with tracking("reading", quiet, unit="bytes") as progress:
-        problems = data_tools.verify(path, progress)
+        problems = verify_files(path, progress)
     for problem in problems:
         console.print(problem)
     if problems:

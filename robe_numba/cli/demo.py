@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-import data_tools
 from data_tools.own_files import open_own
 from data_tools.paths import check_room_for_folder
-from robe_numba import training
+from robe_numba.cli import loading
 from robe_numba.cli.console import console
 from robe_numba.cli.data import ceiling
 from robe_numba.cli.progress import Quiet, TrainingProgress, showing, tracking
 
 if TYPE_CHECKING:
+    from data_tools import Dataset
     from robe_numba.cli.demo_page import Result
 
 MODELS = (("full", None), ("robe", 100), ("robe", 1000), ("hashed", 100), ("hashed", 1000))
@@ -40,8 +40,10 @@ def demo(
 
         robe demo --rows 1000000 -o big-demo
     """
-    from data_tools.synth import Generator
-    from robe_numba.cli.demo_page import show
+    with loading():
+        from data_tools import Dataset, ingest
+        from data_tools.synth import Generator
+        from robe_numba.cli.demo_page import show
 
     begun = time.perf_counter()
     _clear(output)
@@ -50,8 +52,8 @@ def demo(
     with tracking("generating", quiet) as progress:
         generator.write(log, rows, progress=progress)
     with tracking("ingesting", quiet, unit="bytes") as progress:
-        data_tools.ingest(log, data, progress=progress)
-    dataset = data_tools.Dataset(data)
+        ingest(log, data, progress=progress)
+    dataset = Dataset(data)
     results = _train_all(dataset, output, seed, quiet)
     test_rows = dataset.split("test").num_rows
     _, best = ceiling(generator, rows - test_rows, rows)
@@ -67,7 +69,8 @@ def model_name(kind: str, compression: int | None) -> str:
 
 def _clear(output: Path) -> None:
     """Make the folder, or remove what an earlier demo left in it, and nothing else."""
-    from robe_numba.training.files import remove
+    with loading():
+        from robe_numba.training.files import remove
 
     check_room_for_folder(output)
     made = {MARKER, LOG, DATA, PAGE, PICTURE, *(model_name(*model) for model in MODELS)}
@@ -85,27 +88,24 @@ def _clear(output: Path) -> None:
     open_own(output / MARKER, "w").close()
 
 
-def _train_all(
-    dataset: "data_tools.Dataset", output: Path, seed: int, quiet: bool
-) -> "list[Result]":
-    from robe_numba.cli.demo_page import Result
-    from robe_numba.training.report import write_report
+def _train_all(dataset: "Dataset", output: Path, seed: int, quiet: bool) -> "list[Result]":
+    with loading():
+        from robe_numba.cli.demo_page import Result
+        from robe_numba.training import TrainingConfig, train, training_vocabulary, write_report
 
     results = []
-    config = training.TrainingConfig(embedding="full")
+    config = TrainingConfig(embedding="full")
     with tracking("counting ids", quiet, unit="columns") as progress:
-        vocabulary = training.training_vocabulary(dataset, config, progress)
+        vocabulary = training_vocabulary(dataset, config, progress)
     with showing(quiet) as display:
         for number, (kind, compression) in enumerate(MODELS, start=1):
-            config = training.TrainingConfig(
+            config = TrainingConfig(
                 embedding=kind, compression=compression, evaluations=2, seed=seed
             ).resolved()
             name = model_name(kind, compression)
             title = f"{number}/{len(MODELS)} {name}"
             watcher = TrainingProgress(display, title, config.batch_size or 1)
-            run = training.train(
-                dataset, config, output / name, vocabulary=vocabulary, watcher=watcher
-            )
+            run = train(dataset, config, output / name, vocabulary=vocabulary, watcher=watcher)
             write_report(run)
             auc = run.metrics()[-1]["test"]["auc"]
             size = run.config["sizes"]["embedding_bytes"]

@@ -6,8 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-import data_tools
-from robe_numba import training
+from robe_numba.cli import loading
 from robe_numba.cli.progress import Quiet, tracking
 
 
@@ -52,9 +51,10 @@ def plan(
 
         robe plan --data data --compression 1000
     """
-    from robe_numba import planning
-    from robe_numba.cli.plan_tables import facts, show, train_options
-    from robe_numba.cli.sizes import parse_memory
+    with loading():
+        from robe_numba import planning
+        from robe_numba.cli.plan_tables import facts, show, train_options
+        from robe_numba.cli.sizes import parse_memory
 
     num_bytes = None if memory is None else parse_memory(memory)
     if (num_bytes is None) == (compression is None):
@@ -86,13 +86,17 @@ def _quoted(path: str) -> str:
 
 
 def _table_sizes(cardinalities: str | None, data: str | None, quiet: bool) -> tuple[int, ...]:
-    from robe_numba.cli.sizes import parse_cardinalities
-
     if cardinalities is not None and data is None:
+        from robe_numba.cli.sizes import parse_cardinalities
+
         return parse_cardinalities(cardinalities)
     if data is None or cardinalities is not None:
         raise ValueError(f"a plan needs --cardinalities or --data; {_given(cardinalities, data)}")
+    with loading():
+        from data_tools import Dataset
+        from robe_numba.training import TrainingConfig, training_vocabulary
+
     with tracking("counting ids", quiet, unit="columns") as progress:
-        config = training.TrainingConfig(embedding="full")
-        known = training.training_vocabulary(data_tools.Dataset(data), config, progress)
+        config = TrainingConfig(embedding="full")
+        known = training_vocabulary(Dataset(data), config, progress)
     return tuple(ids.size + 1 for ids in known)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from robe_numba.cli import loading
 from robe_numba.training.watching import Watcher
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show results alone, 
 @contextmanager
 def showing(quiet: bool) -> "Iterator[Display]":
     """Within the block, show the tasks that are added to what it yields."""
-    from robe_numba.cli.display import make_display
+    with loading():
+        from robe_numba.cli.display import make_display
 
     with make_display(quiet) as display:
         yield display

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-import data_tools
-from robe_numba import training
+from robe_numba.cli import loading
 from robe_numba.cli.console import console
 from robe_numba.cli.outputs import Overwrite, check_output_file
 from robe_numba.cli.progress import Quiet, tracking
@@ -49,12 +48,16 @@ def evaluate(
 
         robe evaluate run data --part validation
     """
-    import numba
+    with loading():
+        import numba
+
+        from data_tools import Dataset
+        from robe_numba.training import check_alike, computing
+        from robe_numba.training import evaluate as measure
 
     group: Group = context.obj or Alone()
-    folder = group.at_root(lambda: _opened(run))
-    dataset = data_tools.Dataset(data)
-    training.check_alike(group, dataset)
+    folder, dataset = group.at_root(lambda: _opened(run)), Dataset(data)
+    check_alike(group, dataset)
     folder.check_dataset(dataset)
     if not dataset.labelled:
         raise ValueError(f"{data} has no labels; use robe predict to score it")
@@ -67,9 +70,9 @@ def evaluate(
         )
     settings = folder.config["training"]
     split = dataset.split(part, settings["fractions"], settings["split_by"], settings["seed"])
-    with tracking("scoring", quiet) as progress, training.computing(device, threads, group):
+    with tracking("scoring", quiet) as progress, computing(device, threads, group):
         model = folder.load_model(numba.get_num_threads(), device, group)
-        result = training.evaluate(model, split, progress, group)
+        result = measure(model, split, progress, group)
     show_metrics(result, part)
 
 
@@ -90,19 +93,27 @@ def predict(
 
         robe predict run new_rows -o scores.parquet
     """
+    with loading():
+        from data_tools import Dataset
+        from robe_numba.training import computing
+        from robe_numba.training import predict as write_scores
+
     if output.suffix != ".parquet":
         raise ValueError(f"output is {output}; scores are written as Parquet, name it .parquet")
     check_output_file(output, overwrite)
-    folder, dataset = _opened(run), data_tools.Dataset(data)
+    folder, dataset = _opened(run), Dataset(data)
     folder.check_dataset(dataset)
-    with tracking("scoring", quiet) as progress, training.computing(device, threads):
-        rows = training.predict(folder.load_model(threads, device), dataset, output, progress)
+    with tracking("scoring", quiet) as progress, computing(device, threads):
+        rows = write_scores(folder.load_model(threads, device), dataset, output, progress)
     console.print(f"{output}: {rows:,} scores")
 
 
 def _opened(path: Path) -> "RunFolder":
     """A run, with a word of warning where damage to it would not be noticed."""
-    run = training.RunFolder(path)
+    with loading():
+        from robe_numba.training import RunFolder
+
+    run = RunFolder(path)
     if not run.has_digests:
         console.print(
             f"{path} is of an earlier version, which kept no digests: whether its model and its "

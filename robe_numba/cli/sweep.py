@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-import data_tools
+from robe_numba.cli import loading
 from robe_numba.cli.console import console, print_whole
 from robe_numba.cli.progress import Quiet, TrainingProgress, showing
 
 if TYPE_CHECKING:
+    from data_tools import Dataset
     from robe_numba.training import TrainingConfig
     from robe_numba.training.sweep import Outcome
 
@@ -53,19 +54,21 @@ def sweep(
 
         robe sweep data -o sweep cardinalities=kaggle compression=1000 lr=0.01,0.03
     """
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
+    with loading():
+        from rich.box import SIMPLE_HEAD
+        from rich.table import Table
 
-    from robe_numba.training.comparison import check_links, compare, default_target, rows
-    from robe_numba.training.days import day_notes
-    from robe_numba.training.sweep import grid
+        from data_tools import Dataset
+        from robe_numba.training.comparison import check_links, compare, default_target, rows
+        from robe_numba.training.days import day_notes
+        from robe_numba.training.sweep import grid
 
     axes: dict[str, list[object]] = {}
     for name, values in map(_axis, settings or ()):
         axes[name] = [*axes.get(name, ()), *values]
     configs = grid(axes) if axes else []
     check_links(output)
-    dataset = data_tools.Dataset(data)
+    dataset = Dataset(data)
     for note in day_notes(dataset) if any(c.split_by == "day" for c in configs) else ():
         console.print(note)
     outcomes = _run(dataset, configs, output, jobs, threads, quiet)
@@ -84,7 +87,7 @@ def sweep(
 
 
 def _run(
-    dataset: "data_tools.Dataset",
+    dataset: "Dataset",
     configs: "list[TrainingConfig]",
     output: Path,
     jobs: int,

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-import data_tools
 from robe_numba import training
+from robe_numba.cli import loading
 from robe_numba.cli.console import console
 from robe_numba.cli.outputs import Overwrite
 from robe_numba.cli.progress import Quiet, TrainingProgress, showing
@@ -16,6 +16,7 @@ from robe_numba.training.settings import Settings
 from robe_numba.training.watching import Watcher, Watchers
 
 if TYPE_CHECKING:
+    from data_tools import Dataset
     from robe_numba.training import RunFolder, TrainingConfig
 
 LOGS = ("mlperf",)
@@ -167,11 +168,13 @@ def train(
     """
     names = Settings.__dataclass_fields__
     settings: dict[str, Any] = {name: value for name, value in locals().items() if name in names}
-    from robe_numba.cli.settings import parse_widths
-    from robe_numba.cli.sizes import parse_cardinalities
-    from robe_numba.training.days import day_notes
-    from robe_numba.training.loop import TrainingInterrupted
-    from robe_numba.training.report import sizes, write_report
+    with loading():
+        from data_tools import Dataset
+        from robe_numba.cli.settings import parse_widths
+        from robe_numba.cli.sizes import parse_cardinalities
+        from robe_numba.training.days import day_notes
+        from robe_numba.training.loop import TrainingInterrupted
+        from robe_numba.training.report import sizes, write_report
 
     for name in ("bottom", "top"):
         settings[name] = None if settings[name] is None else parse_widths(settings[name])
@@ -187,7 +190,7 @@ def train(
     given = {name: value for name, value in settings.items() if _was_given(context, name)}
     config = group.at_root(lambda: _settings(output, resume, settings, given))
     config = replace(config, ranks=group.size)
-    dataset = data_tools.Dataset(data)
+    dataset = Dataset(data)
     for note in day_notes(dataset) if config.split_by == "day" else ():
         console.print(note)
     try:
@@ -248,7 +251,7 @@ def _go_on_with(run: "RunFolder", given: dict[str, Any]) -> "TrainingConfig":
 
 
 def _logs(
-    dataset: "data_tools.Dataset", config: "TrainingConfig", output: Path, log: str | None
+    dataset: "Dataset", config: "TrainingConfig", output: Path, log: str | None
 ) -> list[Watcher]:
     from robe_numba.training import tensorboard
     from robe_numba.training.mlperf_log import MLPerfLog
