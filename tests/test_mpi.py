@@ -115,15 +115,25 @@ OPTIONS = ("--compression", "20", "--batch-size", "256", "--epochs", "2", "--eva
            "--bottom", "32", "--top", "32", "--checkpoint-minutes", "0",
            "--log", "mlperf")  # fmt: skip
 
+# `robe` that tells from the first second how far it is.
+TALKING = """
+from robe_numba.parallel.supervisor import supervise_if_launched
+supervise_if_launched()
+from robe_numba.cli import display, main
+display.FIRST_LINE_SECONDS, display.LINE_SECONDS = 0.0, 3600.0
+main()
+"""
+
 # `robe` with something that happens as a step begins: at which, what, and the command line.
 CHILD = """
 import os, signal, sys, threading, time
 from robe_numba.parallel.supervisor import launched, supervise_if_launched
 supervise_if_launched()
 import data_tools.split
-from robe_numba.cli import main, train
+from robe_numba.cli import main
 from robe_numba.dlrm import DLRM
 from robe_numba.parallel.data_parallel import DataParallel
+from robe_numba.training import report
 from robe_numba.training.learner import Learner
 
 at, deed, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
@@ -152,7 +162,7 @@ def unreadable():
 
 def interrupted():
     # Wait for Ctrl-C, after which rank 0 takes its time for the report.
-    note, write_report = signal.getsignal(signal.SIGINT), train.write_report
+    note, write_report = signal.getsignal(signal.SIGINT), report.write_report
 
     def press(number, frame):
         note(number, frame)
@@ -163,7 +173,7 @@ def interrupted():
         write_report(run)
 
     signal.signal(signal.SIGINT, press)
-    train.write_report = late
+    report.write_report = late
     open(os.path.join(folder, f"ready {rank}"), "w").close()
     assert pressed.wait(100)
 
@@ -230,20 +240,22 @@ def assert_alike(run, other):
 def unstopped(dataset, tmp_path_factory):
     """A run of two processes, and what they wrote."""
     folder = tmp_path_factory.mktemp("unstopped") / "run"
-    job = finished(2, ROBE, "train", dataset.path, "-o", folder, *OPTIONS)
+    script = folder.with_name("talking.py")
+    script.write_text(TALKING)
+    job = finished(2, sys.executable, script, "train", dataset.path, "-o", folder, *OPTIONS)
     return RunFolder(folder), job
 
 
 def test_rank_0_alone_speaks(unstopped):
     run, job = unstopped
-    lines = job.output.splitlines()
-    assert job.errors == ""
-    assert len(re.findall(r"(?m)^2 processes of \d+ threads?: \w+ brings ", job.output)) == 1
+    lines, told = job.output.splitlines(), job.errors.splitlines()
+    assert len(re.findall(r"(?m)^2 processes of \d+ threads?: \w+ brings ", job.errors)) == 1
     assert '"2 x cpu"' in (run.path / "mlperf.log").read_text()
     for step in (4, 8, 12, 16):
-        assert sum(line.startswith(f"step {step}: validation AUC ") for line in lines) == 1
+        assert sum(line.startswith(f"robe: step {step}, validation AUC ") for line in told) == 1
     assert sum(line.startswith("test rows 250, AUC ") for line in lines) == 1
-    assert len(lines) == 1 + 4 + 1 + 1  # and the sizes of the run
+    assert len(told) == 1 + 4
+    assert len(lines) == 1 + 1  # and the sizes of the run
     assert run.finished
     assert (run.path / "report.html").is_file()
     assert run.config["training"]["ranks"] == 2
@@ -254,8 +266,8 @@ def test_an_evaluation_prints_what_one_process_prints(unstopped, dataset):
     command = ["evaluate", str(run.path), str(dataset.path), "--part", "all"]
     alone = CliRunner().invoke(app, command)
     assert alone.exit_code == 0
-    job = finished(2, ROBE, *command)
-    assert job.output == alone.output
+    job = finished(2, ROBE, *command, "--quiet")
+    assert job.output == alone.stdout
     assert job.output.startswith("all rows 2,500, AUC 0.")
     assert job.errors == ""
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import data_tools
 from robe_numba import RobeSpec, block_starts, lookup, lookup_backward
 from robe_numba.cli import app as cli
-from robe_numba.cli.plan import size
+from robe_numba.cli.plan_tables import size
 from robe_numba.cli.sizes import parse_cardinalities, parse_memory
 from robe_numba.planning import (
     IDENTICAL_SHARE,

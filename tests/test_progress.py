@@ -1,7 +1,6 @@
 """How far a command is, in lines where stderr is no terminal."""
 
 import os
-import pty
 import re
 import select
 import subprocess
@@ -16,6 +15,8 @@ from robe_numba.cli import display
 from robe_numba.cli.app import app
 from robe_numba.cli.display import Lines
 from robe_numba.cli.progress import TrainingProgress
+
+pty = pytest.importorskip("pty", reason="no terminals on Windows")
 
 
 @pytest.fixture

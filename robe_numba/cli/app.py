@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 
 import robe_numba
 from robe_numba.cli import data, demo, needs, plan, score, sweep, train
-from robe_numba.cli.console import print_anything
+from robe_numba.cli.console import make_console, print_anything
 from robe_numba.parallel.group import Group
 from robe_numba.parallel.launch import KNOWN, processes, reason
 
@@ -105,5 +105,5 @@ def _heard(group: Group) -> Iterator[None]:
 
 
 def _fail(message: str) -> None:
-    typer.secho(f"error: {message}", fg="red", err=True)
+    make_console(stderr=True).print(f"error: {message}", style="red")
     sys.exit(1)

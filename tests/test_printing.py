@@ -1,0 +1,105 @@
+"""Names are printed as they are, wherever output goes and whatever it can encode."""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from robe_numba.cli.console import make_console
+from robe_numba.cli.display import Display
+
+ODD = "it's [a] [/b] :smile: run:x: [red]"
+C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+ENCODINGS = {"utf-8": {"PYTHONUTF8": "1"}, "ascii": {"PYTHONIOENCODING": "ascii"}, "C": C_LOCALE}
+SMALL = ("num_parameters=3000", "batch_size=512", "bottom=8", "top=8", "evaluations=1")
+
+
+def robe(*arguments, code=0, **environment):
+    """Standard output and errors of `robe`."""
+    finished = subprocess.run(
+        [sys.executable, "-m", "robe_numba", *arguments],
+        capture_output=True,
+        check=False,
+        env={**os.environ, "COLUMNS": "300", **environment},
+    )
+    output, errors = finished.stdout.decode(), finished.stderr.decode()
+    assert finished.returncode == code, output + errors
+    assert "Traceback" not in errors
+    return output, errors
+
+
+@pytest.fixture(scope="module")
+def work(dataset, tmp_path_factory):
+    """A folder of an odd name with a log and a dataset."""
+    folder = tmp_path_factory.mktemp("odd") / ODD
+    folder.mkdir(parents=True)
+    shutil.copy(dataset.path.parent / "clicks.tsv", folder)
+    shutil.copytree(dataset.path, folder / "data")
+    return folder
+
+
+def test_odd_names_of_folders_are_printed_as_they_are(work):
+    data, run, log = (str(work / name) for name in ("data", "run", "clicks.tsv"))
+    assert f"{work}/new.tsv: 10 rows" in robe("synth", f"{work}/new.tsv", "--rows", "10")[0]
+    assert f"{work}/made: 2,500 rows" in robe("ingest", log, "-o", f"{work}/made")[0]
+    assert f"{data}: 2,500 rows" in robe("data", "info", data)[0]
+    assert f"{data}: all files are as they" in robe("data", "verify", data)[0]
+    small = ("--num-parameters", "3000", "--batch-size", "512")
+    assert f"{run}: " in robe("train", data, "-o", run, *small)[0]
+    scores = f"{work}/p.parquet"
+    assert f"{scores}: 2,500 scores" in robe("predict", run, data, "-o", scores)[0]
+    output, _ = robe("sweep", data, "-o", f"{work}/sweep", *SMALL)
+    assert f"{work}/sweep/report.html shows the pictures" in output
+    assert f"error: {work}/none is not a folder" in robe("data", "info", f"{work}/none", code=1)[1]
+    assert ODD in robe("synth", "x", "--rows", ODD, code=2)[1]
+
+
+def test_problems_and_columns_of_odd_names_are_printed_as_they_are(work, tmp_path):
+    log = tmp_path / "log.csv"
+    log.write_text("label,age,[b]user[/] :smile:\n1,2,x\n0,3,y\n")
+    columns = ("--dense", "age", "--categorical", "[b]user[/] :smile:")
+    made = str(tmp_path / ODD)
+    robe("ingest", str(log), "-o", made, *columns)
+    assert "1 categorical ([b]user[/] :smile:)" in robe("data", "info", made)[0]
+    (shard,) = (tmp_path / ODD / "shards-0").iterdir()
+    shard.unlink()
+    assert f"{shard} is missing\n" in robe("data", "verify", made, code=1)[0]
+
+
+def test_progress_shows_odd_names_as_they_are(capsys):
+    console = make_console(width=200)
+    shown = Display(console)
+    shown.update(shown.add(ODD, "rows", 10), note=ODD)
+    console.print(shown.get_renderable())
+    assert capsys.readouterr().out.count(ODD) == 2
+
+
+def test_a_suggested_command_can_be_pasted(work, tmp_path):
+    output, _ = robe("plan", "--data", str(work / "data"), "--compression", "10")
+    command = next(line for line in output.splitlines() if line.startswith("  robe train"))
+    assert shlex.split(command)[:3] == ["robe", "train", str(work / "data")]
+
+
+def test_what_cannot_be_encoded_is_escaped(dataset, tmp_path):
+    data, swept = str(dataset.path), tmp_path / "swept"
+    output, _ = robe("sweep", data, "-o", str(swept), "seed=0,1", *SMALL, **C_LOCALE)
+    assert output.isascii()
+    assert r" \xb1 0." in output
+    assert "report.html shows the pictures" in output
+    assert "±" in (swept / "table.md").read_text(encoding="utf-8")
+    for command in (("sweep", "--help"), ("plan", "--data", data, "--compression", "9")):
+        assert robe(*command, **C_LOCALE)[0].isascii()
+    _, errors = robe("data", "info", "±", code=1, **C_LOCALE)
+    assert "is not a folder" in errors
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are Unicode")
+@pytest.mark.parametrize("environment", ENCODINGS.values(), ids=ENCODINGS)
+def test_names_that_are_no_text_are_escaped(tmp_path, environment):
+    log = os.fsdecode(os.fsencode(tmp_path) + b"/l\xff[b].tsv")
+    assert r"l\udcff[b].tsv: 10 rows" in robe("synth", log, "--rows", "10", **environment)[0]
+    _, errors = robe("data", "info", log, code=1, **environment)
+    assert r"l\udcff[b].tsv is not a folder" in errors
