@@ -299,6 +299,7 @@ def importing(module, deed, *command):
 @pytest.mark.parametrize(
     ("module", "command"),
     [
+        ("robe_numba.parallel.supervisor", ("--help",)),
         ("robe_numba.cli.app", ("--help",)),
         ("typer.main", ("--help",)),
         ("pyarrow", ("data", "info", "x")),

@@ -10,6 +10,8 @@ import pytest
 
 from robe_numba.cli.console import make_console
 from robe_numba.cli.display import Display
+from robe_numba.training.files import write_text
+from robe_numba.training.report import page
 
 ODD = "it's [a] [/b] :smile: run:x: [red]"
 C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -54,7 +56,7 @@ def test_odd_names_of_folders_are_printed_as_they_are(work):
     output, _ = robe("sweep", data, "-o", f"{work}/sweep", *SMALL)
     assert f"{work}/sweep/report.html shows the pictures" in output
     assert f"error: {work}/none is not a folder" in robe("data", "info", f"{work}/none", code=1)[1]
-    assert ODD in robe("synth", "x", "--rows", ODD, code=2)[1]
+    assert ODD in robe(ODD, code=2)[1]
 
 
 def test_problems_and_columns_of_odd_names_are_printed_as_they_are(work, tmp_path):
@@ -103,3 +105,8 @@ def test_names_that_are_no_text_are_escaped(tmp_path, environment):
     assert r"l\udcff[b].tsv: 10 rows" in robe("synth", log, "--rows", "10", **environment)[0]
     _, errors = robe("data", "info", log, code=1, **environment)
     assert r"l\udcff[b].tsv is not a folder" in errors
+
+
+def test_reports_escape_names_that_are_no_text(tmp_path):
+    write_text(tmp_path / "report.html", page("robe on \udcff ±.tsv", ""))
+    assert "robe on \\udcff ±.tsv" in (tmp_path / "report.html").read_text(encoding="utf-8")

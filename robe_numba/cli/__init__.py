@@ -15,8 +15,8 @@ from contextlib import contextmanager
 def main() -> None:
     """Run the command line, or say what is missing to run it."""
     try:
-        from robe_numba.parallel.supervisor import supervise_if_launched
-
+        with loading():
+            from robe_numba.parallel.supervisor import supervise_if_launched
         supervise_if_launched()
         with loading():
             from robe_numba.cli.app import run

@@ -44,7 +44,7 @@ def parse_cardinalities(text: str) -> tuple[int, ...]:
 
 def _of_file(path: Path) -> tuple[int, ...]:
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:
         raise ValueError(f"{path} is no text; give a file with one size per line") from None
     sizes = tuple(

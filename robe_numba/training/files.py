@@ -95,9 +95,12 @@ def replacing_own(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text file of ours at once; errors as `replacing_own`."""
+    """Write a text file of ours at once, with names of files that are no text escaped in it.
+
+    Errors as `replacing_own`.
+    """
     with replacing_own(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 @contextmanager
