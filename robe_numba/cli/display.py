@@ -5,7 +5,6 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from typing import Self
 
 from rich.console import Console
 from rich.progress import (
@@ -85,10 +84,6 @@ class Lines(Display):
         """Tell no more."""
         self._ended.set()
         self._thread.join()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
 
     def _tell_now_and_then(self) -> None:
         seconds = FIRST_LINE_SECONDS
