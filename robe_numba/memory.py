@@ -1,12 +1,14 @@
 """Memory as kernels like it: on cache lines, and kept from call to call."""
 
 import math
+import sys
 import threading
 from typing import Any
 
 import numpy as np
 
 CACHE_LINE = 64  # bytes
+UNUSED = 3  # references to memory that is taken: of what is kept, of what is taken, and the count's
 
 _kept = threading.local()  # of each Python thread its own: threads may call kernels at once
 
@@ -21,14 +23,21 @@ def aligned_empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 
 
 def scratch(name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """An array of any content, this thread's until its next request of that name.
+    """An array of any content, the caller's for as long as anything refers to its memory.
 
-    Fresh memory would cost a page fault for every 4096 bytes, more than some kernels take.
+    The memory is kept by name for the next call, as fresh memory would cost a page fault for every
+    4096 bytes, more than some kernels take. While it is in use a request gets new memory, which is
+    kept in its place: a signal handler or a finalizer may call kernels between any two lines of
+    this thread.
     """
     dtype = np.dtype(dtype)
     num_bytes = math.prod(shape) * dtype.itemsize
-    buffer = getattr(_kept, name, None)
-    if buffer is None or buffer.size < num_bytes:
-        buffer = aligned_empty((num_bytes,), np.uint8)
-        setattr(_kept, name, buffer)
-    return buffer[:num_bytes].view(dtype).reshape(shape)
+    kept = getattr(_kept, name, None)
+    if kept is not None and kept.size >= num_bytes:
+        # Taken before it is looked at, so that whoever comes between the two sees it in use.
+        array = kept[:num_bytes].view(dtype).reshape(shape)
+        if sys.getrefcount(kept.base) == UNUSED:
+            return array
+    kept = aligned_empty((num_bytes,), np.uint8)
+    setattr(_kept, name, kept)
+    return kept[:num_bytes].view(dtype).reshape(shape)

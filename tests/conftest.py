@@ -8,7 +8,6 @@ import os
 import sys
 import threading
 import warnings
-from contextlib import nullcontext
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -56,7 +55,7 @@ def set_workers(monkeypatch):
     def set_to(count):
         for module in ("rows", "bags", "interaction"):
             threads_for = f"robe_numba.ops.{module}.threads_for"
-            monkeypatch.setattr(threads_for, lambda elements: nullcontext(count))
+            monkeypatch.setattr(threads_for, lambda elements: count)
 
     return set_to
 

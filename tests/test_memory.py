@@ -36,14 +36,24 @@ def in_new_thread(function):
 
 
 def test_scratch_is_kept_by_name_and_thread():
-    first = scratch("test one", (100,), np.uint64)
-    assert address(scratch("test one", (5, 2), np.float32)) == address(first)
+    kept = address(scratch("test one", (100,), np.uint64))
+    assert address(scratch("test one", (5, 2), np.float32)) == kept
     other = scratch("test two", (100,), np.uint64)
     foreign = in_new_thread(lambda: scratch("test one", (100,), np.uint64))
-    larger = scratch("test one", (101,), np.uint64)
-    for one, two in ((first, other), (first, foreign), (other, foreign), (first, larger)):
+    first = scratch("test one", (100,), np.uint64)
+    assert address(first) == kept
+    for one, two in ((first, other), (first, foreign), (other, foreign)):
         assert not np.may_share_memory(one, two)
-    assert address(scratch("test one", (100,), np.uint64)) == address(larger)
+
+
+@pytest.mark.parametrize("part", [lambda array: array, lambda array: array[3:5].view(np.int8)])
+def test_scratch_is_the_callers_while_anything_refers_to_it(part):
+    held = part(scratch("test held", (100,), np.uint64))
+    following = scratch("test held", (100,), np.uint64)
+    assert not np.may_share_memory(held, following)
+    kept = address(following)
+    del held, following
+    assert address(scratch("test held", (100,), np.uint64)) == kept
 
 
 ROWS, TABLES, DIM, BLOCK = 2048, 4, 32, 8

@@ -1,13 +1,17 @@
 """Threads: the same bits from every function for any number of them, and no trouble with others."""
 
 import multiprocessing
+import os
+import signal
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numba
 import numpy as np
 import pytest
+import threadpoolctl
 
 import robe_numba as rn
 from robe_numba.cpu import launch, update
@@ -71,15 +75,61 @@ def test_every_function_gives_the_same_bits_for_any_number_of_workers(
 def test_small_calls_use_one_thread_and_large_ones_all():
     allowed = numba.config.NUMBA_NUM_THREADS  # not what an earlier call may have left
     numba.set_num_threads(allowed)
-    with launch.threads_for(launch.ELEMENTS_PER_THREAD - 1) as threads:
-        assert threads == numba.get_num_threads() == 1
-    with launch.threads_for(allowed * launch.ELEMENTS_PER_THREAD) as threads:
-        assert threads == numba.get_num_threads() == allowed
-    with pytest.raises(KeyError), launch.threads_for(0):
-        raise KeyError
+    for elements, threads in ((launch.ELEMENTS_PER_THREAD - 1, 1), (1 << 60, allowed)):
+        assert launch.threads_for(elements) == threads
+        assert launch.launch(threads, numba.get_num_threads) == threads
+        assert numba.get_num_threads() == allowed
+    with pytest.raises(KeyError):
+        launch.launch(1, {}.__getitem__, "absent")
     assert numba.get_num_threads() == allowed
     results()  # small calls of every public function
     assert numba.get_num_threads() == allowed
+
+
+def interrupted(call, place):
+    """Whether a call enters so many functions of Python's; it is interrupted as it enters the last.
+
+    There, among other places, a signal is heard.
+    """
+    entered = 0
+
+    def trace(frame, event, argument):
+        nonlocal entered
+        entered += 1
+        if entered == place:
+            raise KeyboardInterrupt
+
+    sys.settrace(trace)
+    try:
+        call()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(None)
+    return entered >= place
+
+
+@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="there is one thread")
+def test_an_interrupt_leaves_the_number_of_threads_as_it_was():
+    def blas_threads():
+        return [library["num_threads"] for library in threadpoolctl.threadpool_info()]
+
+    array, ids = np.zeros(SPEC.array_size, np.float32), np.zeros((4, 3), np.int64)
+    grad_out = np.ones((4, 3, 20), np.float32)
+    model, batch = tiny_model("robe", threads=1), batch_of(4)
+    before = numba.get_num_threads(), blas_threads()
+    for call in (
+        lambda: rn.sgd_update(array, grad_out, ids, SPEC),
+        lambda: model.train_step(*batch, 0.1),
+    ):
+        call()
+        place = 1
+        while interrupted(call, place):
+            assert numba.get_num_threads() == before[0], place
+            call()
+            assert blas_threads() == before[1], place
+            place += 1
+        assert place > 20
 
 
 def test_python_threads_may_call_at_once():
@@ -118,6 +168,34 @@ def test_models_of_every_kind_score_where_numba_cannot_be_called_at_once():
         "    assert one.tobytes() == two.tobytes()\n"
     )
     run_on_workqueue(code)
+
+
+def fork_within_kernels():
+    """Fork while another thread is within a kernel: all children can run kernels."""
+    expected, stop, failed, forked = results(), threading.Event(), 0, 0
+
+    def work():
+        while not stop.is_set():
+            results()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    while forked < 10 and not failed:
+        child = os.fork()
+        if child == 0:
+            os._exit(results() != expected)
+        alarm = threading.Timer(20, os.kill, (child, signal.SIGKILL))
+        alarm.start()
+        failed, forked = os.waitpid(child, 0)[1], forked + 1
+        alarm.cancel()
+    stop.set()
+    thread.join()
+    assert not failed
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_process_forked_within_a_kernel_runs_kernels():
+    run_on_workqueue("from tests.test_threads import fork_within_kernels as check; check()\n")
 
 
 def try_scoring(queue, model, dense, indices):

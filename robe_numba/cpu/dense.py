@@ -9,6 +9,7 @@ from numba import prange
 from robe_numba import update_rules
 from robe_numba._jit import inlined, jit
 from robe_numba.cpu.blocks import copy_block, prefetch_block
+from robe_numba.cpu.launch import launch
 from robe_numba.cpu.moves import Rates, adagrad_range
 from robe_numba.cpu.reductions import any_moved
 from robe_numba.cpu.state_blocks import has_moved
@@ -108,4 +109,4 @@ def update(
     rates = Rates(real(lr), real(eps), np.uint64(state_block.bit_length() - 1))
     tile = max(TILE, state_block) if state_block > 1 else 0
     tiles = scratch("tiles", (num_workers, tile), array.dtype)
-    move_all(array, state_sum, gradient, rates, tiles)
+    launch(num_workers, move_all, array, state_sum, gradient, rates, tiles)

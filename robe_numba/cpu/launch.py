@@ -2,10 +2,13 @@
 
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numba
+from numba.np.ufunc import parallel
+
+Result = TypeVar("Result")
 
 # Waking a thread takes tens of microseconds, in which another copies about so many elements.
 ELEMENTS_PER_THREAD = 1 << 16
@@ -21,8 +24,18 @@ _one_at_a_time = threading.RLock()
 _first_process: int | None = None  # the process whose threads Numba started
 
 
+def _begin_process() -> None:
+    """Forget the lock, which a thread may hold that no fork takes along."""
+    global _one_at_a_time
+    _one_at_a_time = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_process)
+
+
 def _threading_layer() -> str | None:
-    """Numba's threading layer; None until the first parallel kernel has chosen it."""
+    """Numba's threading layer; None until it was asked for its number of threads."""
     try:
         return str(numba.threading_layer())
     except ValueError:
@@ -42,35 +55,50 @@ def _check_process(layer: str | None) -> None:
         )
 
 
-@contextmanager
-def threads_for(elements: int) -> Iterator[int]:
-    """Run kernels within the block on as many of Numba's threads as the work is worth.
+def num_threads() -> int:
+    """How many threads Numba may use now; its own function takes locks, at each call."""
+    return int(getattr(parallel, "_get_num_threads", numba.get_num_threads)())
 
-    No kernel's result depends on the number. Python threads may call kernels at once; under
-    Numba's "workqueue" layer, which cannot do that, they take turns.
+
+def threads_for(elements: int) -> int:
+    """How many threads work is worth: at least 1, and at most those that Numba may use now.
+
+    No kernel's result depends on the number.
 
     Parameters
     ----------
     elements : how many the kernels read or write.
 
-    Yields
-    ------
-    the number of threads, at least 1
-
     Raises
     ------
     RuntimeError : in a process forked from one that ran a kernel with OpenMP.
     """
-    layer = _threading_layer()
-    _check_process(layer)
-    allowed = numba.get_num_threads()
-    threads = max(1, min(allowed, elements // ELEMENTS_PER_THREAD))
-    with _one_at_a_time if layer in (None, "workqueue") else nullcontext():
-        if threads == allowed:
-            yield threads
-            return
-        numba.set_num_threads(threads)
-        try:
-            yield threads
-        finally:
-            numba.set_num_threads(allowed)
+    _check_process(_threading_layer())
+    return max(1, min(num_threads(), elements // ELEMENTS_PER_THREAD))
+
+
+def launch(num_workers: int, kernel: Callable[..., Result], *arguments: Any) -> Result:
+    """Run a parallel kernel that shares its work out among so many workers, and give its result.
+
+    Python threads may launch kernels at once; under Numba's "workqueue" layer, which cannot do
+    that, they take turns.
+    """
+    if _threading_layer() == "workqueue":
+        with _one_at_a_time:
+            return on_threads(num_workers, kernel, *arguments)
+    return on_threads(num_workers, kernel, *arguments)
+
+
+def on_threads(most: int, function: Callable[..., Result], *arguments: Any) -> Result:
+    """Call a function with kernels on at most so many of Numba's threads, and give its result."""
+    allowed = num_threads()
+    if most >= allowed:
+        return function(*arguments)
+    # Not Numba's own function, which is of Python: an interrupt within it, on the way out, would
+    # leave the number as it is. This one is machine code, before or after which interrupts come.
+    set_num_threads = parallel._set_num_threads
+    try:
+        set_num_threads(most)
+        return function(*arguments)
+    finally:
+        set_num_threads(allowed)

@@ -15,6 +15,7 @@ from numba import prange
 from robe_numba import update_rules
 from robe_numba._jit import inlined, inner, jit
 from robe_numba.cpu.blocks import claim_block, prefetch_block
+from robe_numba.cpu.launch import launch
 from robe_numba.cpu.moves import (
     Rates,
     Reads,
@@ -232,14 +233,16 @@ def update(
         bias = np.uint64(block)
         if range_size * array.itemsize <= MAX_CLAIMED and num_elements >= spec.array_size:
             ahead = ZERO
-        update_scanned(reads, bias, spec, array, state_sum, rates, sums, buffers, ahead)
+        moved = (array, state_sum, rates, sums)
+        launch(num_workers, update_scanned, reads, bias, spec, *moved, buffers, ahead)
         return
     pieces = sorted_pieces(spec, num_workers, state_shift)
     num_ranges = -(-int(spec.array_size) >> int(pieces.shift))
     counts = scratch("counts", (num_workers, num_ranges + LINE), np.int64)
     bounds = scratch("bounds", (num_ranges + 1,), np.int64)
-    count_in_ranges(reads.starts, pieces, spec, counts, bounds)
+    launch(num_workers, count_in_ranges, reads.starts, pieces, spec, counts, bounds)
     order = scratch("order", (int(bounds[-1]),), np.uint64)
-    sort_by_range(reads.starts, pieces, spec, counts, order)
+    launch(num_workers, sort_by_range, reads.starts, pieces, spec, counts, order)
     sums = scratch("sums", (num_workers, (1 << int(pieces.shift)) * (rule == ADAGRAD)), array.dtype)
-    update_sorted(reads, pieces, spec, array, state_sum, rates, sums, order, bounds, ahead)
+    moved = (array, state_sum, rates, sums)
+    launch(num_workers, update_sorted, reads, pieces, spec, *moved, order, bounds, ahead)

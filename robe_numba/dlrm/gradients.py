@@ -1,14 +1,14 @@
 """Named arrays in one flat memory, and the sum of the gradients of a batch's parts in order."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numba import prange
 
 from robe_numba._jit import inner, jit
-from robe_numba.cpu.launch import threads_for
+from robe_numba.cpu.launch import launch, threads_for
 from robe_numba.cpu.starts import share
 from robe_numba.cpu.vector import load1, load16, store
 from robe_numba.dlrm.linear import GradPair
@@ -69,8 +69,8 @@ def _sum_of_squares(values: Any, sums: Any) -> float:
 
 def sum_rows(rows: np.ndarray, total: np.ndarray) -> None:
     """total (n,) = the sum of `rows` (count, n), row 0 first; the same bits for any threads."""
-    with threads_for(rows.size) as threads:
-        _sum_rows(rows.reshape(-1), len(rows), total, threads)
+    threads = threads_for(rows.size)
+    launch(threads, _sum_rows, rows.reshape(-1), len(rows), total, threads)
 
 
 def sum_of_squares(arrays: Sequence[np.ndarray]) -> float:
@@ -101,40 +101,3 @@ def layers_of(named: Mapping[str, np.ndarray], mlp: str) -> list[GradPair]:
     """The (weight, bias) of each layer of "bottom" or "top", in order."""
     count = sum(name.startswith(f"{mlp}.") for name in named) // 2
     return [(named[f"{mlp}.{i}.weight"], named[f"{mlp}.{i}.bias"]) for i in range(count)]
-
-
-class GradientBuffer:
-    """One flat row of gradients per part of a batch, kept from step to step.
-
-    Parameters
-    ----------
-    shapes : shape of each parameter by name.
-    empty : makes an array of a shape and any content, in the parameters' dtype.
-    """
-
-    def __init__(
-        self,
-        shapes: Mapping[str, tuple[int, ...]],
-        empty: Callable[[tuple[int, ...]], Any],
-    ):
-        self._shapes, self._empty = dict(shapes), empty
-        self._size = sum(map(math.prod, self._shapes.values()))
-        self._rows = empty((0, self._size))
-        self._views: list[dict[str, Any]] = []
-        self._total: Any = None
-
-    def parts(self, count: int) -> list[dict[str, Any]]:
-        """Named arrays for each of `count` parts to write all its gradients into."""
-        if count > len(self._rows):
-            self._rows = self._empty((count, self._size))
-            self._views = [named_views(row, self._shapes) for row in self._rows]
-        return self._views[:count]
-
-    def total(self, count: int) -> Any:
-        """The flat sum of the first `count` parts, part 0 first; valid until the next call."""
-        if count == 1:
-            return self._rows[0]
-        if self._total is None:
-            self._total = self._empty((self._size,))
-        sum_rows(self._rows[:count], self._total)
-        return self._total

@@ -11,7 +11,7 @@ import numpy as np
 
 from robe_numba.checks import INDEX_DTYPES, check_scalar
 from robe_numba.dlrm.embeddings import Embedding
-from robe_numba.dlrm.gradients import GradientBuffer, Gradients, layers_of, named_views
+from robe_numba.dlrm.gradients import Gradients, layers_of, named_views, sum_rows
 from robe_numba.dlrm.interaction import INTERACTIONS, cat_interaction
 from robe_numba.dlrm.loss import bce_with_logits, sigmoid
 from robe_numba.dlrm.mlp import mlp
@@ -81,9 +81,6 @@ class DLRM:
         self._flat, self._threads = self.place.put(flat), threads
         self._dense = named_views(self._flat, self._shapes)
         self._optimizer = DenseOptimizer(optimizer, {"dense": self._flat})
-        self._gradients = GradientBuffer(
-            self._shapes, lambda shape: self.place.empty(shape, self.dtype)
-        )
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy is made from; views of one memory would come apart."""
@@ -291,14 +288,13 @@ class DLRM:
         def backward(
             grad_logits: np.ndarray, gradients: dict[str, np.ndarray], grad_embeddings: np.ndarray
         ) -> None:
-            pairs = layers_of(gradients, "top")
-            grads = self.place.grads(config.top_widths[:-1], rows, self.dtype)
-            grad_joined, _ = backward_top(grad_logits[:, None], pairs, grads)
+            bottom, top = (layers_of(gradients, name) for name in ("bottom", "top"))
+            widths = (config.bottom_widths[:-1], config.top_widths[:-1])
+            of_bottom, of_top = self.place.grads(*widths, rows=rows, dtype=self.dtype)
+            grad_joined, _ = backward_top(grad_logits[:, None], top, of_top)
             grad_x, _ = backward_interaction(grad_joined, grad_embeddings)
-            pairs = layers_of(gradients, "bottom")
-            grads = self.place.grads(config.bottom_widths[:-1], rows, self.dtype)
             # Nothing learns from the gradient of the dense features.
-            backward_bottom(grad_x, pairs, grads, wanted=False)
+            backward_bottom(grad_x, bottom, of_bottom, wanted=False)
 
         return logits[:, 0], backward
 
@@ -321,7 +317,7 @@ class DLRM:
 
         Returns
         -------
-        gradients, in memory that the next call of this thread overwrites
+        gradients, in memory that is the caller's for as long as it refers to them
 
         Raises
         ------
@@ -335,17 +331,20 @@ class DLRM:
         embeddings, context = self.embedding.lookup(indices, keep, room)
         grad_embeddings = self._room("grad_embeddings", indices)
         parts = self.place.parts(len(dense))
-        gradients = self._gradients.parts(len(parts))
+        flat = self.place.room("gradients", (len(parts), self._flat.size), self.dtype)
 
         def learn(part: int) -> Any:
             rows = parts[part]
             logits, backward = self._forward(dense[rows], embeddings[rows])
             loss, backward_loss = bce_with_logits(logits, labels[rows], count=whole)
-            backward(backward_loss(), gradients[part], grad_embeddings[rows])
+            backward(backward_loss(), named_views(flat[part], self._shapes), grad_embeddings[rows])
             return loss
 
         losses = self.place.run(learn, len(parts))
-        total = self._gradients.total(len(parts))
+        total = flat[0]
+        if len(parts) > 1:
+            total = self.place.room("gradient", total.shape, self.dtype)
+            sum_rows(flat, total)
         return Gradients(sum(losses), total, grad_embeddings, context)
 
 

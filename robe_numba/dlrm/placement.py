@@ -84,7 +84,7 @@ class Placement(ABC):
 
     @abstractmethod
     def room(self, name: str, shape: tuple[int, ...], dtype: Any) -> Any:
-        """An array of any content, the calling thread's until its next request of that name."""
+        """An array of any content, the caller's for as long as it refers to it."""
 
     def outputs(self, config: DLRMConfig, rows: int, dtype: Any) -> Outputs:
         """Room for the output of each layer."""
@@ -95,15 +95,20 @@ class Placement(ABC):
         joined, *top = arrays("top", config.top_widths)
         return Outputs(arrays("bottom", config.bottom_widths[1:]), joined, top)
 
-    def grads(self, widths: tuple[int, ...], rows: int, dtype: Any) -> list[Any]:
-        """Room for the gradient of each layer's input.
+    def grads(self, *mlps: tuple[int, ...], rows: int, dtype: Any) -> list[list[Any]]:
+        """Room for the gradient of each layer's input, for each MLP by these widths.
 
-        Neighbours lie apart, others may overlap: once a layer has the gradient of its input,
-        nobody needs that of its output. So they stay in the cache.
+        Neighbours lie apart, others overlap: once a layer has the gradient of its input, nobody
+        needs that of its output. So they stay in the cache.
         """
+        most = rows * max(max(widths) for widths in mlps)
+        rooms = [self.room(f"grad {side}", (most,), dtype) for side in range(2)]
         return [
-            self.room(f"grad {position % 2}", (rows, width), dtype)
-            for position, width in enumerate(widths)
+            [
+                rooms[position % 2][: rows * width].reshape(rows, width)
+                for position, width in enumerate(widths)
+            ]
+            for widths in mlps
         ]
 
 

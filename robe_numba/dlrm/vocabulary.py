@@ -9,7 +9,7 @@ import numpy as np
 
 from robe_numba._jit import jit
 from robe_numba.checks import INDEX_DTYPES, as_uint64, check_array
-from robe_numba.cpu.launch import threads_for
+from robe_numba.cpu.launch import launch, threads_for
 from robe_numba.dlrm.placement import placement
 from robe_numba.ops.devices import on_any_device
 from robe_numba.searching import find_row
@@ -34,8 +34,8 @@ def known_rows(ids: np.ndarray, offsets: np.ndarray, indices: np.ndarray) -> np.
     if indices.ndim != 2 or indices.shape[1] != num_tables:
         raise ValueError(f"indices has shape {indices.shape} but must be (batch, {num_tables})")
     rows = np.empty(indices.shape, np.int64)
-    with threads_for(rows.size * READS_PER_ID):
-        _find_rows(ids, offsets, as_uint64(indices), rows)
+    threads = threads_for(rows.size * READS_PER_ID)
+    launch(threads, _find_rows, ids, offsets, as_uint64(indices), rows)
     return rows
 
 

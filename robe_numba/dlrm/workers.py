@@ -9,11 +9,14 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import Context
 from functools import cache
 from typing import Any, TypeVar
 
 import numba
 import numpy as np
+
+from robe_numba.cpu.launch import num_threads, on_threads
 
 try:
     import threadpoolctl
@@ -30,15 +33,32 @@ FULL_ROWS = 512
 # More parts are more gradients to hold and to add.
 MAX_PARTS = 8
 
-_blas_lock = threading.Lock()
-_blas_users = 0
-_blas_limit: Any = None
+# In here NumPy says nothing of overflows: a model that diverges shows it in its loss, and warnings
+# would only repeat it. Within `numpy.errstate` Python 3.11 crashes where the garbage collector runs
+# a finalizer that enters it too.
+_quiet = Context()
+_quiet.run(np.seterr, over="ignore", invalid="ignore")
+
+_blas_lock = threading.RLock()
+_blas_users: set[object] = set()
+_blas_before: list[int] | None = None  # threads of each library before the first of them came
+
+
+def _begin_process() -> None:
+    """Forget the lock and the users of other threads, which no fork takes along."""
+    global _blas_lock
+    _blas_lock = threading.RLock()
+    _blas_users.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_process)
 
 
 @cache
-def _blas_controller() -> Any:
+def _blas_libraries() -> list[Any]:
     # Finding the loaded libraries takes milliseconds, setting their threads microseconds.
-    return threadpoolctl.ThreadpoolController().select(user_api="blas")
+    return list(threadpoolctl.ThreadpoolController().select(user_api="blas").lib_controllers)
 
 
 @contextmanager
@@ -49,21 +69,39 @@ def single_threaded_blas() -> Iterator[None]:
     Without threadpoolctl it does nothing, and the caller should set OPENBLAS_NUM_THREADS=1 (or
     its library's own variable) to have the same bits on machines with other numbers of cores.
     """
-    global _blas_users, _blas_limit
     if threadpoolctl is None:
         yield
         return
-    with _blas_lock:
-        if _blas_users == 0:
-            _blas_limit = _blas_controller().limit(limits=1)
-        _blas_users += 1
+    user = object()
     try:
+        _hold_blas(user)
         yield
     finally:
-        with _blas_lock:
-            _blas_users -= 1
-            if _blas_users == 0:
-                _blas_limit.restore_original_limits()
+        _blas_users.discard(user)
+        _restore_blas()
+
+
+def _hold_blas(user: object) -> None:
+    """Note the setting, then the user: a signal handler may come between, and use BLAS itself."""
+    global _blas_before
+    with _blas_lock:
+        before = [library.num_threads for library in _blas_libraries()]
+        _blas_users.add(user)
+        if _blas_before is None:
+            _blas_before = before
+        for library in _blas_libraries():
+            library.set_num_threads(1)
+
+
+def _restore_blas() -> None:
+    """Restore the setting if nobody needs it; whoever comes next does, if this is interrupted."""
+    global _blas_before
+    with _blas_lock:
+        before = _blas_before
+        if before is not None and not _blas_users:
+            for library, threads in zip(_blas_libraries(), before, strict=True):
+                library.set_num_threads(threads)
+            _blas_before = None
 
 
 def micro_batches(rows: int) -> list[slice]:
@@ -95,7 +133,7 @@ class Workers:
     """
 
     def __init__(self, threads: int | None = None):
-        self.threads = numba.get_num_threads() if threads is None else threads
+        self.threads = num_threads() if threads is None else threads
         if self.threads < 1:
             raise ValueError(f"threads is {threads}; it must be at least 1")
         self._pool: ThreadPoolExecutor | None = None
@@ -108,34 +146,34 @@ class Workers:
         """
 
         def quiet(part: int) -> Result:
-            # A model that diverges shows it in its loss; warnings would only repeat it.
-            with np.errstate(over="ignore", invalid="ignore"):
-                return task(part)
+            return _quiet.copy().run(task, part)
+
+        def in_order() -> list[Result]:
+            return [quiet(part) for part in range(count)]
 
         with single_threaded_blas():
-            if self.threads == 1:
-                with _kernels_on(1):
-                    return [quiet(part) for part in range(count)]
+            if self.threads == 1 or _own_thread.working:
+                return on_threads(1, in_order)
             if count == 1:
-                with _kernels_on(self.threads):
-                    return [quiet(0)]
+                return on_threads(self.threads, in_order)
             return list(self._threads().map(quiet, range(count)))
 
     def _threads(self) -> ThreadPoolExecutor:
         if self._pool is None or self._process != os.getpid():
-            # Numba keeps the number of kernels' threads by Python thread.
-            self._pool = ThreadPoolExecutor(
-                self.threads, initializer=numba.set_num_threads, initargs=(1,)
-            )
+            self._pool = ThreadPoolExecutor(self.threads, initializer=_begin_thread)
             self._process = os.getpid()
         return self._pool
 
 
-@contextmanager
-def _kernels_on(threads: int) -> Iterator[None]:
-    allowed = numba.get_num_threads()
-    numba.set_num_threads(min(threads, allowed))
-    try:
-        yield
-    finally:
-        numba.set_num_threads(allowed)
+class _OwnThread(threading.local):
+    """Whether this thread is one of a pool, which must not wait for others: they may all wait."""
+
+    working = False
+
+
+_own_thread = _OwnThread()
+
+
+def _begin_thread() -> None:
+    _own_thread.working = True
+    numba.set_num_threads(1)  # which Numba keeps by Python thread

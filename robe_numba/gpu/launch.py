@@ -7,7 +7,6 @@ writes the values into it and calls the driver.
 
 import ctypes
 import struct
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -100,6 +99,22 @@ def _layout(kind: Any) -> str:
     return letter if kind.signed else letter.upper()
 
 
+class _Parameters:
+    """Memory for what a kernel is given, with where each field is.
+
+    One launch has it at a time: other threads may launch the kernel while the driver reads, and a
+    signal handler between any two lines.
+    """
+
+    __slots__ = ("_pointers", "address", "buffer")
+
+    def __init__(self, prepared: bytearray, places: list[int]):
+        self.buffer = ctypes.create_string_buffer(bytes(prepared), len(prepared))
+        begin = ctypes.addressof(self.buffer)
+        self._pointers = (ctypes.c_void_p * len(places))(*(begin + place for place in places))
+        self.address = ctypes.addressof(self._pointers)
+
+
 class _Compiled:
     """A kernel for arguments of certain types, and certain prepared ones, on one device.
 
@@ -122,12 +137,9 @@ class _Compiled:
         self._function = function  # keeps the module loaded
         self._handle = driver.CUfunction(int(function.handle))
         layout = "".join(_layout(kind) for kind in kinds)
-        self._buffer = ctypes.create_string_buffer(struct.calcsize(layout))
-        places, begin = offsets(layout), ctypes.addressof(self._buffer)
-        self._parameters = (ctypes.c_void_p * len(places))(*(begin + place for place in places))
-        self._address = ctypes.addressof(self._parameters)
-        self._groups = list(self._write_prepared(arguments, places))
-        self._lock = threading.Lock()  # the driver reads the buffer without Python's lock
+        self._prepared, self._places = bytearray(struct.calcsize(layout)), offsets(layout)
+        self._groups = list(self._write_prepared(arguments, self._places))
+        self._spare: list[_Parameters] = []
 
     def _write_prepared(
         self, arguments: tuple[Any, ...], places: list[int]
@@ -143,7 +155,7 @@ class _Compiled:
                     yield struct.Struct(group).pack_into, place, len(group)
                 values: list[Any] = []
                 _add(argument.constants, [], values)
-                struct.pack_into(layout, self._buffer, places[first], *values)
+                struct.pack_into(layout, self._prepared, places[first], *values)
                 group = ""
             else:
                 place = place if group else places[first]
@@ -156,14 +168,18 @@ class _Compiled:
         self, grid: int, threads: tuple[int, int], shared: int, stream: int, values: list[Any]
     ) -> Any:
         """Launch with the fields of all arguments that are not prepared; CUDA's result."""
-        with self._lock:
-            first = 0
-            for pack_into, place, count in self._groups:
-                pack_into(self._buffer, place, *values[first : first + count])
-                first += count
-            (error,) = driver.cuLaunchKernel(
-                *(self._handle, grid, 1, 1, *threads, 1, shared, stream, self._address, 0)
-            )
+        try:
+            parameters = self._spare.pop()
+        except IndexError:
+            parameters = _Parameters(self._prepared, self._places)
+        first = 0
+        for pack_into, place, count in self._groups:
+            pack_into(parameters.buffer, place, *values[first : first + count])
+            first += count
+        (error,) = driver.cuLaunchKernel(
+            *(self._handle, grid, 1, 1, *threads, 1, shared, stream, parameters.address, 0)
+        )
+        self._spare.append(parameters)
         return error
 
 

@@ -47,24 +47,32 @@ def _cublas() -> Any:
     return library
 
 
-class _Handle(threading.local):
-    """Each thread's cuBLAS for each device: one handle is not for two threads at a time."""
+class _Handles(threading.local):
+    """Each thread's handles of cuBLAS for each device that no product uses now.
+
+    A handle is for one product at a time: its stream is set before. A signal handler may ask for
+    another in between.
+    """
 
     def __init__(self) -> None:
-        self._handles: dict[int, ctypes.c_void_p] = {}
+        self._unused: dict[int, list[ctypes.c_void_p]] = {}
 
-    def of(self, work: Work) -> ctypes.c_void_p:
-        """The handle of a device."""
-        handle = self._handles.get(work.device)
-        if handle is None:
-            work.begin_thread()
-            handle = ctypes.c_void_p()
-            _check(_cublas().cublasCreate_v2(ctypes.byref(handle)))
-            self._handles[work.device] = handle
+    def take(self, work: Work) -> ctypes.c_void_p:
+        """A handle of a device, to be given back."""
+        unused = self._unused.setdefault(work.device, [])
+        if unused:
+            return unused.pop()
+        work.begin_thread()
+        handle = ctypes.c_void_p()
+        _check(_cublas().cublasCreate_v2(ctypes.byref(handle)))
         return handle
 
+    def give_back(self, work: Work, handle: ctypes.c_void_p) -> None:
+        """Let the next product have it."""
+        self._unused[work.device].append(handle)
 
-_handle = _Handle()
+
+_handles = _Handles()
 _ONE = {kind: kind(1) for kind in (ctypes.c_float, ctypes.c_double)}
 _ZERO = {kind: kind(0) for kind in (ctypes.c_float, ctypes.c_double)}
 
@@ -92,11 +100,28 @@ def multiply(
         return
     if out.size == 0:
         return
-    (rows, columns), depth = out.shape, left.shape[0 if transposed[0] else 1]
+    depth = left.shape[0 if transposed[0] else 1]
     if depth == 0:
         work.xp.asarray(out.owner)[...] = 0
         return
-    library, handle = _cublas(), _handle.of(work)
+    handle = _handles.take(work)
+    try:
+        _multiply(work, handle, left, right, out, depth, transposed)
+    finally:
+        _handles.give_back(work, handle)
+
+
+def _multiply(
+    work: Work,
+    handle: ctypes.c_void_p,
+    left: Any,
+    right: Any,
+    out: Any,
+    depth: int,
+    transposed: tuple[bool, bool],
+) -> None:
+    """As `multiply`, with a handle and the elements that are added up for each of `out`."""
+    library, (rows, columns) = _cublas(), out.shape
     double = out.dtype.itemsize == 8
     kind = ctypes.c_double if double else ctypes.c_float
     _check(library.cublasSetStream_v2(handle, work.stream))

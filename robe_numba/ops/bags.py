@@ -10,7 +10,7 @@ from robe_numba import checks
 from robe_numba.coefficients import hash_spec
 from robe_numba.cpu import bag as cpu_bag
 from robe_numba.cpu.bag_max import pool_max
-from robe_numba.cpu.launch import threads_for
+from robe_numba.cpu.launch import launch, threads_for
 from robe_numba.cpu.update import Reads
 from robe_numba.memory import scratch
 from robe_numba.ops.devices import on_any_device
@@ -123,9 +123,9 @@ def embedding_bag_backward(
     bags, grads = _check_step_bags(
         grad_out, indices, offsets, spec, mode, per_sample_weights, padding_idx, array
     )
-    with threads_for(bags.indices.size * spec.embedding_dim) as threads:
-        reads = _reads(bags, grads, array, spec, starts, threads)
-        return dense_gradient(reads, spec, threads)
+    threads = threads_for(bags.indices.size * spec.embedding_dim)
+    reads = _reads(bags, grads, array, spec, starts, threads)
+    return dense_gradient(reads, spec, threads)
 
 
 @on_any_device("bags")
@@ -153,9 +153,9 @@ def embedding_bag_sgd_update(
     bags, grads = _check_step_bags(
         grad_out, indices, offsets, spec, mode, per_sample_weights, padding_idx, array
     )
-    with threads_for(bags.indices.size * spec.embedding_dim) as threads:
-        reads = _reads(bags, grads, array, spec, starts, threads)
-        sgd_step(array, reads, spec, lr, threads)
+    threads = threads_for(bags.indices.size * spec.embedding_dim)
+    reads = _reads(bags, grads, array, spec, starts, threads)
+    sgd_step(array, reads, spec, lr, threads)
 
 
 @on_any_device("bags")
@@ -188,9 +188,9 @@ def embedding_bag_adagrad_update(
     bags, grads = _check_step_bags(
         grad_out, indices, offsets, spec, mode, per_sample_weights, padding_idx, array
     )
-    with threads_for(bags.indices.size * spec.embedding_dim) as threads:
-        reads = _reads(bags, grads, array, spec, starts, threads)
-        adagrad_step(array, state_sum, reads, spec, lr, eps, threads, state_block)
+    threads = threads_for(bags.indices.size * spec.embedding_dim)
+    reads = _reads(bags, grads, array, spec, starts, threads)
+    adagrad_step(array, state_sum, reads, spec, lr, eps, threads, state_block)
 
 
 def _check_bags(
@@ -241,12 +241,12 @@ def _pool(
 ) -> None:
     """Run the kernel of the mode; starts and out are filled."""
     flat, constants = out.reshape(-1), hash_spec(spec)
-    with threads_for(max(bags.indices.size * spec.embedding_dim, out.size)) as threads:
-        if bags.mode == cpu_bag.MAX:
-            winners = np.empty(out.size, dtype=np.int64)
-            pool_max(stored, bags, constants, starts, flat, winners, threads)
-        else:
-            cpu_bag.pool(stored, bags, constants, starts, flat, threads)
+    threads = threads_for(max(bags.indices.size * spec.embedding_dim, out.size))
+    if bags.mode == cpu_bag.MAX:
+        winners = np.empty(out.size, dtype=np.int64)
+        launch(threads, pool_max, stored, bags, constants, starts, flat, winners, threads)
+    else:
+        launch(threads, cpu_bag.pool, stored, bags, constants, starts, flat, threads)
 
 
 def _reads(
@@ -261,19 +261,19 @@ def _reads(
     constants = hash_spec(spec)
 
     def hash_into(flat: np.ndarray) -> None:
-        cpu_bag.hash_bags(bags, constants, flat, threads)
+        launch(threads, cpu_bag.hash_bags, bags, constants, flat, threads)
 
-    flat = read_starts(starts, (bags.indices.size, spec.num_blocks), spec, hash_into)
+    flat = read_starts(starts, (bags.indices.size, spec.num_blocks), spec, threads, hash_into)
     rows = scratch("rows", (bags.indices.size,), np.uint64)
     scales = bags.weights
     if bags.mode == cpu_bag.MEAN:
         scales = scratch("scales", (bags.indices.size,), grads.dtype)
-    cpu_bag.expand(bags, constants, rows, scales, threads)
+    launch(threads, cpu_bag.expand, bags, constants, rows, scales, threads)
     winners = np.empty(grads.size if bags.mode == cpu_bag.MAX else 0, dtype=np.int64)
     if bags.mode == cpu_bag.MAX:
         maxima = scratch("maxima", (grads.size,), grads.dtype)
         hashed = scratch("hashed", flat.shape, np.uint64)  # not into the caller's starts
-        pool_max(array, bags, constants, hashed, maxima, winners, threads)
+        launch(threads, pool_max, array, bags, constants, hashed, maxima, winners, threads)
     return Reads(
         indices=bags.indices,
         starts=flat,

@@ -66,6 +66,5 @@ def dense_update(
 ) -> None:
     """As `apply_gradient`, of arguments that were checked; `state_sum` too may have any shape."""
     sums = None if state_sum is None else state_sum.reshape(-1)
-    with threads_for(array.size) as threads:
-        flat = array.reshape(-1), sums, gradient.reshape(-1)
-        cpu_dense.update(*flat, lr, eps, threads, state_block)
+    flat = array.reshape(-1), sums, gradient.reshape(-1)
+    cpu_dense.update(*flat, lr, eps, threads_for(array.size), state_block)

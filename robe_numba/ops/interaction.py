@@ -8,7 +8,7 @@ import numpy as np
 from robe_numba import checks
 from robe_numba.coefficients import hash_spec
 from robe_numba.cpu.interaction import lookup_dot, padded, padded_width, products_size
-from robe_numba.cpu.launch import threads_for
+from robe_numba.cpu.launch import launch, threads_for
 from robe_numba.memory import scratch
 from robe_numba.ops.devices import on_any_device
 from robe_numba.spec import Spec
@@ -60,20 +60,22 @@ def lookup_dot_interaction(
         starts, (batch, tables, spec.num_blocks), read | {"out": out}
     )
     width = padded_width(dim)
-    with threads_for(batch * tables * dim) as threads:
-        if not keep:
-            flat = scratch("tiles", (threads * 2 * tables * spec.num_blocks,), np.uint64)
-        lookup_dot(
-            stored,
-            ids,
-            dense.reshape(-1),
-            hash_spec(spec),
-            flat,
-            keep,
-            scratch("vectors", (threads, padded(tables + 1) * width), real),
-            np.uint64(width),
-            scratch("products", (threads, products_size(tables + 1)), real),
-            out.reshape(-1),
-            threads,
-        )
+    threads = threads_for(batch * tables * dim)
+    if not keep:
+        flat = scratch("tiles", (threads * 2 * tables * spec.num_blocks,), np.uint64)
+    launch(
+        threads,
+        lookup_dot,
+        stored,
+        ids,
+        dense.reshape(-1),
+        hash_spec(spec),
+        flat,
+        keep,
+        scratch("vectors", (threads, padded(tables + 1) * width), real),
+        np.uint64(width),
+        scratch("products", (threads, products_size(tables + 1)), real),
+        out.reshape(-1),
+        threads,
+    )
     return out

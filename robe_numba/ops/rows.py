@@ -10,7 +10,7 @@ from robe_numba import checks
 from robe_numba.coefficients import hash_spec
 from robe_numba.cpu import lookup as cpu_lookup
 from robe_numba.cpu import starts as cpu_starts
-from robe_numba.cpu.launch import threads_for
+from robe_numba.cpu.launch import launch, threads_for
 from robe_numba.cpu.update import Reads
 from robe_numba.memory import scratch
 from robe_numba.ops.devices import on_any_device
@@ -46,9 +46,8 @@ def block_starts(indices: np.ndarray, spec: Spec) -> np.ndarray:
     checks.check_spec(spec)
     ids = checks.check_indices(indices, spec)
     starts = np.empty((len(indices), spec.num_tables, spec.num_blocks), dtype=np.int64)
-    with threads_for(starts.size) as threads:
-        flat = starts.view(np.uint64).reshape(-1)
-        cpu_starts.block_starts(ids, hash_spec(spec), flat, threads)
+    flat, threads = starts.view(np.uint64).reshape(-1), threads_for(starts.size)
+    launch(threads, cpu_starts.block_starts, ids, hash_spec(spec), flat, threads)
     return starts
 
 
@@ -92,19 +91,21 @@ def lookup(
     shape = (len(indices), spec.num_tables, spec.num_blocks)
     flat, keep = checks.check_kept_starts(starts, shape, read | {"out": out})
     tile = cpu_lookup.tile_rows(spec.embedding_dim * out.itemsize)
-    with threads_for(out.size) as threads:
-        if not keep:
-            flat = scratch("tiles", (threads * 2 * tile * spec.num_blocks,), np.uint64)
-        cpu_lookup.lookup(
-            stored,
-            ids,
-            hash_spec(spec),
-            flat,
-            keep,
-            np.uint64(tile),
-            out.reshape(-1),
-            threads,
-        )
+    threads = threads_for(out.size)
+    if not keep:
+        flat = scratch("tiles", (threads * 2 * tile * spec.num_blocks,), np.uint64)
+    launch(
+        threads,
+        cpu_lookup.lookup,
+        stored,
+        ids,
+        hash_spec(spec),
+        flat,
+        keep,
+        np.uint64(tile),
+        out.reshape(-1),
+        threads,
+    )
     return out
 
 
@@ -145,8 +146,8 @@ def lookup_backward(
         if isinstance(starts, np.ndarray):
             read["starts"] = starts
         checks.check_out("out", out, (spec.array_size,), grads.dtype, read)
-    with threads_for(grads.size) as threads:
-        return dense_gradient(_reads(ids, grads, spec, starts, threads), spec, threads, out)
+    threads = threads_for(grads.size)
+    return dense_gradient(_reads(ids, grads, spec, starts, threads), spec, threads, out)
 
 
 @on_any_device("rows")
@@ -183,8 +184,8 @@ def sgd_update(
     lr = check_step(spec, lr, {"array": array}, read)
     ids = checks.check_indices(indices, spec)
     grads = check_grad_out(grad_out, len(indices), spec, (array.dtype,))
-    with threads_for(grads.size) as threads:
-        sgd_step(array, _reads(ids, grads, spec, starts, threads), spec, lr, threads)
+    threads = threads_for(grads.size)
+    sgd_step(array, _reads(ids, grads, spec, starts, threads), spec, lr, threads)
 
 
 @on_any_device("rows")
@@ -232,9 +233,9 @@ def adagrad_update(
     eps = checks.check_scalar("eps", eps, 0, array.dtype)
     ids = checks.check_indices(indices, spec)
     grads = check_grad_out(grad_out, len(indices), spec, (array.dtype,))
-    with threads_for(grads.size) as threads:
-        reads = _reads(ids, grads, spec, starts, threads)
-        adagrad_step(array, state_sum, reads, spec, lr, eps, threads, state_block)
+    threads = threads_for(grads.size)
+    reads = _reads(ids, grads, spec, starts, threads)
+    adagrad_step(array, state_sum, reads, spec, lr, eps, threads, state_block)
 
 
 def _reads(
@@ -247,12 +248,12 @@ def _reads(
     """The reads of a `lookup`: row i of the output was read by id i, once."""
 
     def hash_into(flat: np.ndarray) -> None:
-        cpu_starts.block_starts(ids, hash_spec(spec), flat, threads)
+        launch(threads, cpu_starts.block_starts, ids, hash_spec(spec), flat, threads)
 
     shape = (ids.size // spec.num_tables, spec.num_tables, spec.num_blocks)
     return Reads(
         indices=ids,
-        starts=read_starts(starts, shape, spec, hash_into),
+        starts=read_starts(starts, shape, spec, threads, hash_into),
         rows=np.empty(0, dtype=np.uint64),
         scales=np.empty(0, dtype=grads.dtype),
         winners=np.empty(0, dtype=np.int64),

@@ -7,6 +7,7 @@ import numpy as np
 from robe_numba import checks, update_rules
 from robe_numba.coefficients import hash_spec
 from robe_numba.cpu.inspect import starts_inside
+from robe_numba.cpu.launch import launch
 from robe_numba.cpu.update import Reads, update
 from robe_numba.memory import scratch
 from robe_numba.spec import Spec
@@ -52,19 +53,17 @@ def read_starts(
     given: np.ndarray | None,
     shape: tuple[int, ...],
     spec: Spec,
+    num_workers: int,
     hash_into: Callable[[np.ndarray], None],
 ) -> np.ndarray:
-    """Starts uint64 (n * num_blocks,) of a batch: the caller's, once checked, or hashed here.
-
-    Kernels run, so this belongs within `threads_for`.
-    """
+    """Starts uint64 (n * num_blocks,) of a batch: the caller's, once checked, or hashed here."""
     if given is None:
         starts = scratch("starts", shape, np.uint64).reshape(-1)
         hash_into(starts)
         return starts
     checks.check_array("starts", given, shape, (np.dtype(np.int64),))
     starts = checks.as_uint64(given).reshape(-1)
-    if not starts_inside(starts, np.uint64(spec.array_size)):
+    if not launch(num_workers, starts_inside, starts, np.uint64(spec.array_size)):
         raise ValueError(
             f"starts has a value outside the array, which has {spec.array_size} elements; pass "
             f"what the forward pass of the same batch filled in, or None"

@@ -85,8 +85,8 @@ class Carrier(ABC):
 
     @abstractmethod
     def gather(self, rows: Any, count: int) -> Any:
-        """The rows of all processes in the order of ranks, in memory that the next call of the same
-        width and dtype overwrites.
+        """The rows of all processes in the order of ranks, in memory that is the caller's for as
+        long as it refers to them.
 
         Parameters
         ----------

@@ -73,6 +73,7 @@ class Gather(Exchange):
     def update(self, lr: float) -> None:
         """See `Exchange.update`."""
         ids, grads = self._carrier.wait(self._ids), self._carrier.wait(self._grads)
+        self._ids = self._grads = Done(None)  # which would keep their memory from the next batch
         self.embedding.update(grads, self.embedding.context(ids), lr)
 
 

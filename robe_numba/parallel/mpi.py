@@ -3,6 +3,7 @@
 import math
 import os
 import time
+import weakref
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -155,7 +156,7 @@ class MPICarrier(Carrier):
 
     @abstractmethod
     def _room(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> Any:
-        """An array of any content, until the next of that name."""
+        """An array of any content, the caller's for as long as it refers to it."""
 
     def _add_rows(self, rows: Any, total: Any) -> None:
         """total (n,) = the sum of rows (size, n), row 0 first."""
@@ -219,8 +220,8 @@ class HostCarrier(MPICarrier):
     def __init__(self, communicator: Any, overlap: bool = True):
         super().__init__(communicator)
         self._thread: ThreadPoolExecutor | None = None
-        self._last: Future[Any] = Future()  # of the transfers, which follow one another
-        self._last.set_result(None)
+        # Of the transfers, which follow one another; its result is not to be kept in memory.
+        self._last: Callable[[], Future[Any] | None] = lambda: None
         if overlap:
             # Its sums are taken by itself alone: the other threads have work of their own.
             self._thread = ThreadPoolExecutor(
@@ -231,13 +232,15 @@ class HostCarrier(MPICarrier):
         """See `Carrier.start`."""
         if self._thread is None:
             return super().start(transfer, *arguments)
-        self._last = self._thread.submit(self._timed, transfer, *arguments)
-        return self._last
+        pending = self._thread.submit(self._timed, transfer, *arguments)
+        self._last = weakref.ref(pending)
+        return pending
 
     @property
     def idle(self) -> bool:
         """See `Carrier.idle`."""
-        return self._last.done()
+        last = self._last()
+        return last is None or last.done()
 
     def add_numbers(self, numbers: Sequence[Any]) -> list[Any]:
         """See `Carrier.add_numbers`."""

@@ -64,9 +64,9 @@ def computing(
     threads = group.threads if threads is None else threads
     if group.size > 1:
         place.choose(group.local_rank)
-    if threads is not None:
-        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
     try:
+        if threads is not None:
+            numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
         with place.stream():
             yield
     finally:
