@@ -1,6 +1,5 @@
 """Parquet that other programs wrote, read as a dataset without being converted."""
 
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from data_tools.errors import DatasetError, ParseError
 from data_tools.manifest import Manifest, Options, Shard, Source, created_by
 from data_tools.schema import CRITEO, Schema
 from data_tools.tables import convert, find_columns
+from robe_numba._locks import renewed_lock
 
 
 class ParquetDataset(Dataset):
@@ -84,7 +84,7 @@ class _Reader:
     def __init__(self, path: Path, schema: Schema, options: Options) -> None:
         self.path = path
         self._schema, self._options = schema, options
-        self._lock = threading.Lock()
+        self._lock = renewed_lock()
         try:
             self._file = pq.ParquetFile(path, memory_map=True)
         except (pa.ArrowException, OSError) as error:

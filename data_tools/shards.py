@@ -1,6 +1,5 @@
 """Reading shards: the files of a dataset, block by block, as NumPy arrays."""
 
-import threading
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from data_tools.manifest import Manifest, Shard
 from data_tools.schema import Schema
 from data_tools.shard_files import arrow_fields, parquet_fields
 from data_tools.storage import Folder
+from robe_numba._locks import renewed_lock
 
 REMEDY = "restore the file or ingest the log again"
 
@@ -65,7 +65,7 @@ class _Shard:
         self._schema = manifest.schema
         self._index_dtype = manifest.index_dtype
         self._name = shard.name
-        self._lock = threading.Lock()  # readers keep state while they read
+        self._lock = renewed_lock()  # readers keep state while they read
 
     def _check(self, block: int, rows: int) -> None:
         if rows != self.block_rows[block]:

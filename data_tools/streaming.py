@@ -1,5 +1,6 @@
 """Parts of a log read ahead by threads, and cut into mini-batches."""
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Generator
@@ -56,13 +57,16 @@ def read_ahead(
     if not threads:
         yield from map(read, numbers)
         return
-    pool = ThreadPoolExecutor(threads, thread_name_prefix=THREAD_NAME)
+    pool, process = ThreadPoolExecutor(threads, thread_name_prefix=THREAD_NAME), os.getpid()
     try:
         following = iter(numbers)
         reading: deque[Future[Batch]] = deque(
             pool.submit(read, number) for number in islice(following, threads)
         )
-        while reading:
+        for place in range(len(numbers)):
+            if os.getpid() != process:  # which alone has the threads: no fork takes them along
+                yield from map(read, numbers[place:])
+                return
             result = reading.popleft().result()
             reading.extend(pool.submit(read, number) for number in islice(following, 1))
             yield result

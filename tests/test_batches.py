@@ -13,6 +13,7 @@ from data_tools import shuffling, split
 from data_tools.batch import Batch
 from data_tools.split import Split, day_rows, permutation
 from tests.conftest import readers_running
+from tests.forking import forks, holds_in_a_child
 
 pytestmark = pytest.mark.usefixtures("small_windows", "no_thread_stays")
 
@@ -283,6 +284,16 @@ def test_a_bounded_number_of_windows_is_read_ahead(threads):
         time.sleep(0.02)  # for more than that, if there were no limit
         assert len(reader.reads) == window + 1 + threads
     batches.close()
+
+
+@forks
+def test_an_iterator_goes_on_in_a_forked_process():
+    """Which has none of its threads, and what they had read perhaps in part."""
+    rows, part = 80, make([[10] * 8])
+    batches = part.batches(5, threads=2)
+    first = row_numbers(next(batches) for _ in range(3))
+    assert holds_in_a_child(lambda: first + row_numbers(batches) == list(range(rows)))
+    assert first + row_numbers(batches) == list(range(rows))
 
 
 def test_ctrl_c_while_a_block_is_awaited():

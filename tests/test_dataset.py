@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 import data_tools
 from data_tools.schema import Schema
+from tests.forking import forks, holds_in_a_child
 
 SCHEMA = Schema("y", ("a", "b"), ("p", "q", "r"))
 ROWS = 103
@@ -54,6 +56,35 @@ def row_numbers(batches):
 
 
 fractions = st.lists(st.integers(0, 5), min_size=3, max_size=3).filter(any)
+
+
+@forks
+@pytest.mark.parametrize("file_format", ["arrow", "parquet", "foreign"])
+def test_a_dataset_is_read_while_it_is_read(file_format, tmp_path):
+    """By a signal handler that comes between, and by a process that is forked meanwhile."""
+    wanted = "parquet" if file_format == "foreign" else file_format
+    dataset = ingest(tmp_path / "log", file_format=wanted)
+    if file_format == "foreign":
+        dataset = data_tools.ParquetDataset(next(tmp_path.glob("log/shards-*")), SCHEMA)
+    entered, leave, found = threading.Event(), threading.Event(), []
+
+    def read():
+        batches = dataset.split("train", (1, 0, 0)).batches(50, threads=0)
+        return [row for batch in batches for row in batch.indices[:, 0]] == list(range(ROWS))
+
+    def read_within():
+        with dataset._readers[0]._lock:
+            found.append(read())
+            entered.set()
+            leave.wait(30)
+
+    thread = threading.Thread(target=read_within, daemon=True)
+    thread.start()
+    assert entered.wait(10)
+    found.append(holds_in_a_child(read))
+    leave.set()
+    thread.join()
+    assert found == [True, True]
 
 
 def test_what_a_dataset_tells(dataset):

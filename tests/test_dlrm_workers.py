@@ -1,12 +1,16 @@
 """How a batch is cut, run on threads and added up."""
 
+import threading
+
 import numba
 import numpy as np
 import pytest
 import threadpoolctl
 
+from robe_numba.dlrm import workers
 from robe_numba.dlrm.gradients import named_views, sum_rows
 from robe_numba.dlrm.workers import Workers, micro_batches, single_threaded_blas
+from tests.forking import forks, holds_in_a_child
 
 
 @pytest.mark.parametrize(
@@ -61,14 +65,88 @@ def test_a_single_task_runs_kernels_on_no_more_threads_than_given():
     assert Workers(5).run(lambda part: numba.get_num_threads(), 1) == [2]
 
 
-def test_blas_threads_are_held_and_restored():
-    def blas_threads():
-        libraries = threadpoolctl.threadpool_info()
-        return [lib["num_threads"] for lib in libraries if lib["user_api"] == "blas"]
+def blas_threads():
+    libraries = threadpoolctl.threadpool_info()
+    return [lib["num_threads"] for lib in libraries if lib["user_api"] == "blas"]
 
+
+def test_blas_threads_are_held_and_restored():
     before = blas_threads()
     with single_threaded_blas():
         with single_threaded_blas():
             assert set(blas_threads()) == {1}
         assert set(blas_threads()) == {1}
     assert blas_threads() == before
+
+
+class Library:
+    """What stands for BLAS: whoever changes its setting is interrupted then by another user."""
+
+    def __init__(self):
+        self.threads, self.changed = 4, 0
+
+    @property
+    def num_threads(self):
+        return self.threads
+
+    def set_num_threads(self, threads):
+        self.changed += 1
+        if self.changed in (1, 4):
+            with single_threaded_blas():
+                assert self.threads == 1
+        self.threads = threads
+
+
+def test_blas_threads_are_restored_where_users_come_between(monkeypatch):
+    library = Library()
+    monkeypatch.setattr(workers, "_blas_libraries", lambda: [library, library])
+    for _ in range(3):
+        thread = threading.Thread(target=hold_blas, args=(library,), daemon=True)
+        thread.start()
+        thread.join(10)  # with a lock that its own holder waits for it would be for ever
+        assert not thread.is_alive()
+        assert library.threads == 4
+
+
+def hold_blas(library):
+    with single_threaded_blas():
+        assert library.threads == 1
+
+
+@forks
+def test_blas_threads_are_restored_in_a_process_forked_while_they_are_held():
+    def restored():
+        with single_threaded_blas():
+            pass
+        return blas_threads() == before
+
+    before = blas_threads()
+    entered, leave = threading.Event(), threading.Event()
+
+    def hold():
+        with single_threaded_blas():
+            entered.set()
+            leave.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    entered.wait()
+    held = holds_in_a_child(restored)
+    leave.set()
+    thread.join()
+    assert held
+
+
+def test_a_task_may_run_tasks():
+    """As a finalizer does; all threads of the pool at once, so that none is left for theirs."""
+    own, barrier = Workers(2), threading.Barrier(2, timeout=10)
+
+    def task(part):
+        barrier.wait()
+        return own.run(lambda inner: (part, inner), 2)
+
+    found = []
+    thread = threading.Thread(target=lambda: found.extend(own.run(task, 2)), daemon=True)
+    thread.start()
+    thread.join(20)
+    assert found == [[(0, 0), (0, 1)], [(1, 0), (1, 1)]]

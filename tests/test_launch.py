@@ -139,6 +139,30 @@ def test_threads_do_not_mix_their_parameters(kernel, monkeypatch):
         assert values[4] == 64 * shape[0]
 
 
+def test_a_launch_within_a_launch_leaves_its_parameters_alone(kernel, monkeypatch):
+    """As a signal handler launches: between two groups of fields that are written one by one."""
+    constants = Prepared(Constants(np.uint64(1), False, array(128, (2, 3), np.uint64)))
+    driver = Driver("qQ?" + "q" * 9 + "q")
+    monkeypatch.setattr(launch, "driver", driver)
+    kernel.launch(WORK, 1, 32, 5, constants, 5)
+    (compiled,) = kernel._compiled.values()
+    (pack, *first), *rest = compiled._groups
+    within = []
+
+    def pack_and_launch(buffer, place, *values):
+        pack(buffer, place, *values)
+        if not within:
+            within.append(True)
+            kernel.launch(WORK, 1, 32, 7, constants, 7)
+
+    compiled._groups = [(pack_and_launch, *first), *rest]
+    thread = threading.Thread(target=kernel.launch, args=(WORK, 1, 32, 6, constants, 6))
+    thread.daemon = True
+    thread.start()
+    thread.join(10)  # with one lock for both it would wait for ever
+    assert [(values[0], values[-1]) for _, _, values in driver.launches] == [(5, 5), (7, 7), (6, 6)]
+
+
 def test_what_cannot_be_compiled_names_the_remedy(kernel, monkeypatch):
     def refuse(kinds):
         raise ValueError("unsupported PTX version")

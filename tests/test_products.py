@@ -94,6 +94,43 @@ def test_a_refusal_is_an_error(monkeypatch):
         products.multiply(WORK, one, one, described(np.empty((1, 1), np.float32)))
 
 
+class Streams(CuBLAS):
+    """Remembers the stream of each handle; a signal handler multiplies where one has been set."""
+
+    def __init__(self, handler):
+        super().__init__()
+        self.handler, self.created, self.streams, self.used = handler, 0, {}, []
+
+    def cublasCreate_v2(self, handle):  # noqa: N802
+        self.created += 1
+        handle._obj.value = self.created
+        return 0
+
+    def cublasSetStream_v2(self, handle, stream):  # noqa: N802
+        self.streams[handle.value] = stream
+        return 0
+
+    def cublasSetMathMode(self, handle, mode):  # noqa: N802
+        handler, self.handler = self.handler, lambda: None
+        handler()
+        return 0
+
+    def multiply(self, dtype, handle, *arguments):
+        self.used.append(self.streams[handle.value])
+        return super().multiply(dtype, handle, *arguments)
+
+
+def test_a_product_within_a_product_leaves_its_stream_alone(monkeypatch):
+    one, out = (described(np.ones((1, 1), np.float32)) for _ in range(2))
+    own, other = (SimpleNamespace(**vars(WORK) | {"device": 7, "stream": s}) for s in (1, 2))
+    library = Streams(lambda: products.multiply(other, one, one, out))
+    monkeypatch.setattr(products, "_cublas", lambda: library)
+    for _ in range(3):
+        products.multiply(own, one, one, out)
+    assert library.used == [2, 1, 1, 1]
+    assert library.created == 2  # they are given back
+
+
 def test_no_rows_ask_for_nothing(monkeypatch):
     def asked():
         raise AssertionError

@@ -37,6 +37,7 @@ LAYERS = {
     "unsigned": 0,
     "_jit": 0,
     "_lazy": 0,
+    "_locks": 0,
 }
 
 
@@ -63,8 +64,8 @@ def test_imports_point_one_way():
 
 
 def test_the_packages_do_not_know_each_other_but_in_training_and_cli():
-    """Both compile and import lazily in the same way, though."""
-    shared = ("robe_numba._jit", "robe_numba._lazy")
+    """Both compile, import lazily and lock in the same way, though."""
+    shared = ("robe_numba._jit", "robe_numba._lazy", "robe_numba._locks")
     for path in (ROOT / "data_tools").rglob("*.py"):
         ours = [m for m in imported_modules(path) if m.split(".")[0] == "robe_numba"]
         assert all(module.startswith(shared) for module in ours), path

@@ -1,8 +1,6 @@
 """Threads: the same bits from every function for any number of them, and no trouble with others."""
 
 import multiprocessing
-import os
-import signal
 import subprocess
 import sys
 import threading
@@ -15,6 +13,7 @@ import threadpoolctl
 
 import robe_numba as rn
 from robe_numba.cpu import launch, update
+from tests.forking import forks, holds_in_a_child
 from tests.test_dlrm_model import batch_of, tiny_model
 
 SPEC = rn.RobeSpec(3000, 8, 20, 3, sign=True)
@@ -174,7 +173,7 @@ def test_models_of_every_kind_score_where_numba_cannot_be_called_at_once():
 
 def fork_within_kernels():
     """Fork while another thread is within a kernel: all children can run kernels."""
-    expected, stop, failed, forked = results(), threading.Event(), 0, 0
+    expected, stop = results(), threading.Event()
 
     def work():
         while not stop.is_set():
@@ -182,20 +181,13 @@ def fork_within_kernels():
 
     thread = threading.Thread(target=work)
     thread.start()
-    while forked < 10 and not failed:
-        child = os.fork()
-        if child == 0:
-            os._exit(results() != expected)
-        alarm = threading.Timer(20, os.kill, (child, signal.SIGKILL))
-        alarm.start()
-        failed, forked = os.waitpid(child, 0)[1], forked + 1
-        alarm.cancel()
+    held = all(holds_in_a_child(lambda: results() == expected) for _ in range(10))
     stop.set()
     thread.join()
-    assert not failed
+    assert held
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@forks
 def test_a_process_forked_within_a_kernel_runs_kernels():
     run_on_workqueue("from tests.test_threads import fork_within_kernels as check; check()\n")
 

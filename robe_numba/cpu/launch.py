@@ -1,12 +1,13 @@
 """How many threads a call is worth, and where threads cannot be had."""
 
 import os
-import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numba
 from numba.np.ufunc import parallel
+
+from robe_numba._locks import renewed_lock
 
 Result = TypeVar("Result")
 
@@ -20,18 +21,8 @@ ELEMENTS_PER_THREAD = 1 << 16
 if not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}:
     os.environ["GOMP_SPINCOUNT"] = "10000"
 
-_one_at_a_time = threading.RLock()
+_one_at_a_time = renewed_lock()
 _first_process: int | None = None  # the process whose threads Numba started
-
-
-def _begin_process() -> None:
-    """Forget the lock, which a thread may hold that no fork takes along."""
-    global _one_at_a_time
-    _one_at_a_time = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_process)
 
 
 def _threading_layer() -> str | None:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numba
 import numpy as np
 
+from robe_numba._locks import renewed_lock
 from robe_numba.cpu.launch import num_threads, on_threads
 
 try:
@@ -39,20 +40,13 @@ MAX_PARTS = 8
 _quiet = Context()
 _quiet.run(np.seterr, over="ignore", invalid="ignore")
 
-_blas_lock = threading.RLock()
+_blas_lock = renewed_lock()
 _blas_users: set[object] = set()
 _blas_before: list[int] | None = None  # threads of each library before the first of them came
 
 
-def _begin_process() -> None:
-    """Forget the lock and the users of other threads, which no fork takes along."""
-    global _blas_lock
-    _blas_lock = threading.RLock()
-    _blas_users.clear()
-
-
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_process)
+    os.register_at_fork(after_in_child=_blas_users.clear)  # threads that no fork takes along
 
 
 @cache
