@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_tools.completeness import check_complete
 from data_tools.dataset_vocabulary import build, load
 from data_tools.errors import ParseError
 from data_tools.manifest import Manifest, Options, Shard, Source, StoredFile, created_by
@@ -162,7 +163,7 @@ class _Run:
     progress: Progress | None = None
 
     def make(self) -> Manifest:
-        """Write everything, the manifest last, and remove what it replaces."""
+        """Write everything, the manifest last."""
         folder, plan = self.begun.folder, self.plan
         # Beside the output, where there is room for ids; the system's folder may be small.
         near = folder.folder / STATE if isinstance(folder, LocalFolder) else None
@@ -192,9 +193,6 @@ class _Run:
             created_by=created_by(),
         )
         manifest.save(folder)
-        old = self.begun.old
-        if old is not None and old.folder != manifest.folder:
-            folder.remove(old.folder)
         return manifest
 
     def _vocabulary(self, scratch: Path) -> tuple[StoredFile, ...]:
@@ -232,6 +230,7 @@ class _Run:
             address = self.plan.sources[error.source].address
             raise ParseError(address, line, error.reason) from error
         records.refresh()
+        check_complete(self.plan, records, self.begun.shards)
         if self.progress:
             self.progress(before + sizes, total, sum(r.rows for r in records.all()))
         return records

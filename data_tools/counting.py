@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from data_tools.errors import DatasetError
+from data_tools.storage import map_file
 
 DTYPES = (np.dtype(np.uint32), np.dtype(np.uint64))
 MAX_ROWS = 2**32 - 1  # rows and counts of one shard are 32-bit numbers
@@ -200,7 +201,7 @@ class CountsFile:
 
 def mapped(path: str | Path) -> pa.Buffer:
     """The bytes of a file, mapped. The file itself is closed: thousands may be mapped at once."""
-    with pa.memory_map(str(path)) as source:
+    with map_file(path) as source:
         return source.read_buffer()
 
 

@@ -8,9 +8,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
-from data_tools.manifest import Manifest, StoredFile, vocabulary_name
+from data_tools.manifest import Manifest, StoredFile
+from data_tools.names import vocabulary_name
 from data_tools.plan import Plan
-from data_tools.records import COUNTS, STATE, Records
+from data_tools.records import COUNTS, Records, file_path
 from data_tools.shard_files import ChecksummedFile
 from data_tools.storage import Folder, LocalFolder, folder_at, read_bytes
 from data_tools.vocabulary import Vocabulary
@@ -34,8 +35,8 @@ def build(
 
 def _counts(records: Records, folder: Folder) -> Iterator[Path | IO[bytes]]:
     for record in records.all():
-        name = f"{STATE}/{COUNTS}/{record.name}"
-        if record.rows or folder.size(name) is not None:
+        name = file_path(COUNTS, "", record)
+        if name is not None:
             yield folder.folder / name if isinstance(folder, LocalFolder) else folder.open(name)
 
 

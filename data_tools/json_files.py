@@ -8,11 +8,12 @@ remedy.
 import json
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
 T = TypeVar("T")
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]  # of rows, bytes and the like, in a file
 
 
 def parse(content: bytes, path: str, remedy: str, error: type[ValueError] = ValueError) -> Any:

@@ -1,13 +1,14 @@
 """The manifest: the file that makes a folder of shards a finished dataset."""
 
 import json
-import re
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Any
 
 from data_tools.dense_transforms import DENSE_TRANSFORMS
 from data_tools.errors import DatasetError
+from data_tools.json_files import Count, convert, parse
+from data_tools.names import FOLDER, SHARD, VOCABULARY, check_name
 from data_tools.schema import Schema
 from data_tools.storage import Folder, read_bytes, write_bytes
 
@@ -16,19 +17,9 @@ FORMAT_VERSION = 3
 FILE_FORMATS = ("arrow", "parquet")
 CODECS = ("none", "lz4", "zstd")
 IDS = ("raw", "appearance")
-_FOLDER = re.compile(r"shards-[0-9]{1,9}")
-_SHARD = re.compile(r"part-[0-9]{3,9}-[0-9]{5,9}\.(arrow|parquet)")
-_VOCABULARY = re.compile(r"vocabulary-[0-9]{3,9}\.arrow")
-
-
-def shard_name(source: int, number: int, file_format: str) -> str:
-    """File name of a shard: of which source, and which of its shards, both counted from 0."""
-    return f"part-{source:03d}-{number:05d}.{file_format}"
-
-
-def vocabulary_name(column: int) -> str:
-    """File name of the known ids of a categorical column, counted from 0."""
-    return f"vocabulary-{column:03d}.arrow"
+# Rows of each block of a shard but its last: 1.3 MB of Criteo's, and what Parquet reads well.
+BLOCK_ROWS = {"arrow": 8192, "parquet": 1 << 16}
+REMEDY = "ingest the log again"
 
 
 @dataclass(frozen=True)
@@ -36,7 +27,7 @@ class Source:
     """A file that was ingested: its name without the folder, and its size."""
 
     name: str
-    bytes: int
+    bytes: Count
 
 
 @dataclass(frozen=True)
@@ -44,16 +35,16 @@ class StoredFile:
     """One file of the dataset: its name, rows and size, and the CRC-32 of its bytes."""
 
     name: str
-    rows: int
-    bytes: int
-    crc32: int
+    rows: Count
+    bytes: Count
+    crc32: Count
 
 
 @dataclass(frozen=True)
 class Shard(StoredFile):
     """A file of rows, which all come from one source (counted from 0)."""
 
-    source: int
+    source: Count
 
 
 @dataclass(frozen=True)
@@ -128,13 +119,13 @@ class Manifest:
     schema: Schema
     sources: tuple[Source, ...]
     options: Options
-    rows: int
-    positives: int | None
-    rejected: int
+    rows: Count
+    positives: Count | None
+    rejected: Count
     labelled: bool
     index_dtype: str
     folder: str
-    block_rows: int
+    block_rows: Count
     shards: tuple[Shard, ...]
     vocabulary: tuple[StoredFile, ...]
     created_by: str
@@ -151,56 +142,55 @@ class Manifest:
         return {"format_version": FORMAT_VERSION, **asdict(self), "schema": self.schema.to_json()}
 
     @classmethod
-    def from_json(cls, record: dict[str, Any]) -> "Manifest":
+    def from_json(cls, record: Any, path: str = "the manifest") -> "Manifest":
         """Make the manifest that `to_json` described.
+
+        Parameters
+        ----------
+        path : str     Where it was read from; for messages.
 
         Raises
         ------
-        DatasetError : another format version, or a key is missing, unknown or of a wrong value.
+        DatasetError : no object, another format version, or a key is missing, unknown or of a wrong
+            value.
         """
-        fields = dict(record)
-        version = fields.pop("format_version", None)
+        if not isinstance(record, dict):
+            raise DatasetError(f"{path} is not a JSON object; {REMEDY}")
+        version = record.get("format_version")
         if version != FORMAT_VERSION:
             raise DatasetError(
-                f"the manifest's format_version is {version!r}, but this program reads "
-                f"{FORMAT_VERSION}; ingest the log again"
+                f"{path}: format_version is {version!r}, but this program reads {FORMAT_VERSION}; "
+                f"{REMEDY}"
             )
+        fields = {name: value for name, value in record.items() if name != "format_version"}
+        manifest = convert(fields, cls, path, REMEDY, DatasetError)
         try:
-            fields["schema"] = Schema.from_json(fields["schema"])
-            fields["sources"] = tuple(Source(**source) for source in fields["sources"])
-            fields["options"] = Options(**fields["options"])
-            fields["shards"] = tuple(Shard(**shard) for shard in fields["shards"])
-            fields["vocabulary"] = tuple(StoredFile(**file) for file in fields["vocabulary"])
-            manifest = cls(**fields)
             manifest._check()
-        except (KeyError, TypeError, ValueError) as error:
-            raise DatasetError(
-                f"the manifest is not valid ({error}); ingest the log again"
-            ) from None
+        except ValueError as error:
+            raise DatasetError(f"{path} is not valid ({error}); {REMEDY}") from None
         return manifest
 
     def _check(self) -> None:
-        """Refuse numbers that contradict each other, and names that no ingest gives.
-
-        The names are opened, and deleted when the dataset is replaced: they must lead nowhere else.
-        """
-        if not _FOLDER.fullmatch(str(self.folder)):
-            raise ValueError(f"its folder is {self.folder!r}, not shards-NUMBER")
-        _check_count("block_rows", self.block_rows, 2**31)
-        for pattern, files in ((_SHARD, self.shards), (_VOCABULARY, self.vocabulary)):
+        """Refuse numbers that contradict each other, and names that no ingest gives."""
+        check_name(self.folder, FOLDER)
+        _check_count("block_rows", self.block_rows, max(BLOCK_ROWS.values()))
+        for pattern, files in ((SHARD, self.shards), (VOCABULARY, self.vocabulary)):
             for file in files:
-                if not pattern.fullmatch(str(file.name)):
-                    raise ValueError(f"it lists {file.name!r}, which is no name of a file of ours")
-                for value in (file.rows, file.bytes, file.crc32):
-                    if type(value) is not int or value < 0:
-                        raise ValueError(f"{file.name} has the number {value!r}")
+                check_name(file.name, pattern)
         if len({shard.name for shard in self.shards}) < len(self.shards):
             raise ValueError("it lists a shard twice")
-        if any(shard.source not in range(len(self.sources)) for shard in self.shards):
+        if any(shard.source >= len(self.sources) for shard in self.shards):
             raise ValueError("a shard is of a source that it does not list")
         held = sum(shard.rows for shard in self.shards)
         if held != self.rows:
             raise ValueError(f"it counts {self.rows} rows, but its shards hold {held}")
+        if (self.positives or 0) > self.rows:
+            raise ValueError(f"it counts {self.positives} clicks in {self.rows} rows")
+        if len(self.vocabulary) not in (0, self.schema.num_categorical):
+            raise ValueError(
+                f"it lists the known ids of {len(self.vocabulary)} columns, but has "
+                f"{self.schema.num_categorical}"
+            )
         if self.index_dtype not in ("uint32", "uint64"):
             raise ValueError(f"index_dtype is {self.index_dtype!r}; it is uint32 or uint64")
 
@@ -224,13 +214,8 @@ class Manifest:
                 f"{folder.path('')} has no {MANIFEST_NAME}: it is no dataset, or its ingest did "
                 "not finish; run robe ingest, which goes on where it was stopped"
             )
-        try:
-            record = json.loads(read_bytes(folder, MANIFEST_NAME))
-        except ValueError as error:
-            raise DatasetError(f"{path} is not JSON ({error}); ingest the log again") from None
-        if not isinstance(record, dict):
-            raise DatasetError(f"{path} is not a JSON object; ingest the log again")
-        return cls.from_json(record)
+        content = read_bytes(folder, MANIFEST_NAME)
+        return cls.from_json(parse(content, path, REMEDY, DatasetError), path)
 
 
 def created_by() -> str:

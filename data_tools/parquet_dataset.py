@@ -11,6 +11,7 @@ from data_tools.dataset import Dataset
 from data_tools.errors import DatasetError, ParseError
 from data_tools.manifest import Manifest, Options, Shard, Source, created_by
 from data_tools.schema import CRITEO, Schema
+from data_tools.storage import map_file
 from data_tools.tables import convert, find_columns
 from robe_numba._locks import renewed_lock
 
@@ -86,7 +87,7 @@ class _Reader:
         self._schema, self._options = schema, options
         self._lock = renewed_lock()
         try:
-            self._file = pq.ParquetFile(path, memory_map=True)
+            self._file = pq.ParquetFile(map_file(path))
         except (pa.ArrowException, OSError) as error:
             raise ParseError(path, 1, f"the parquet file is not readable ({error})") from error
         arrow = self._file.schema_arrow

@@ -88,17 +88,19 @@ class Plan:
         return json.dumps({**asdict(self), "schema": self.schema.to_json()}, indent=1)
 
 
-def differences(old: str, new: Plan) -> list[str]:
-    """Names of what differs between a plan's text and a plan, so that shards cannot be shared.
+def differences(old: dict[str, Any], new: Plan) -> list[str]:
+    """Names of what differs between a plan that was written down, whatever it is, and a plan.
 
-    A plan that stopped at bad lines may go on by skipping them: its shards have none.
+    Shards of plans that differ cannot be shared. One that stopped at bad lines may go on by
+    skipping them, though: its shards have none.
     """
-    before, now = json.loads(old), json.loads(new.to_json())
-    if before["options"]["on_error"] == "stop":
-        before["options"]["on_error"] = now["options"]["on_error"]
-    for each in (before, now):
-        each |= each.pop("options")
-    return [name for name in now if before.get(name) != now[name]]
+    before, now = dict(old), json.loads(new.to_json())
+    options = before.pop("options", None)
+    before |= options if isinstance(options, dict) else {}
+    now |= now.pop("options")
+    if before.get("on_error") == "stop":
+        before["on_error"] = now["on_error"]
+    return [name for name in now if name not in before or before[name] != now[name]]
 
 
 def make_plan(

@@ -6,20 +6,24 @@ record is made again. Workers tell the coordinator nothing but through these rec
 """
 
 import json
-import os
-import sys
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import IO, Any
 
+from data_tools.json_files import Count, decode
+from data_tools.locking import locked
+from data_tools.manifest import FILE_FORMATS
+from data_tools.names import SHARD, check_name, shard_name
+from data_tools.own_files import check_no_link
+from data_tools.rejects import Reject
 from data_tools.storage import Folder, LocalFolder, read_bytes, write_bytes
 
 STATE = ".ingest"
 PLAN_NAME = f"{STATE}/plan.json"
 LOCK_NAME = f"{STATE}.lock"
 PARTS, COUNTS = "parts", "counts"  # the two kinds of records: of shards, and of their ids' counts
+_RECORD_NAME = re.compile(r"([0-9]{3,9})-([0-9]{5,9})\.json")
 
 
 @dataclass(frozen=True)
@@ -36,20 +40,35 @@ class Record:
     rejects : list        The first of them; lines counted within the shard.
     source_bytes : int    Bytes of the source that this shard took.
     last : bool           Whether the source ends with it.
+
+    Raises
+    ------
+    ValueError : the numbers contradict each other, or the name is of no shard or of another one.
     """
 
     name: str
-    source: int
-    number: int
-    rows: int
-    bytes: int
-    crc32: int
-    positives: int
-    lines: int
-    rejected: int
-    rejects: list[dict[str, Any]]
-    source_bytes: int
+    source: Count
+    number: Count
+    rows: Count
+    bytes: Count
+    crc32: Count
+    positives: Count
+    lines: Count
+    rejected: Count
+    rejects: list[Reject]
+    source_bytes: Count
     last: bool
+
+    def __post_init__(self) -> None:
+        check_name(self.name, SHARD)
+        if self.name not in {shard_name(self.source, self.number, f) for f in FILE_FORMATS}:
+            raise ValueError(f"{self.name} is not shard {self.number} of source {self.source}")
+        # A header is a line, but no row and not bad.
+        if self.lines - self.rows - self.rejected not in (0, 1) or self.positives > self.rows:
+            raise ValueError(
+                f"{self.name} has {self.rows} rows ({self.positives} clicks) and {self.rejected} "
+                f"bad lines of {self.lines} lines"
+            )
 
 
 @dataclass
@@ -68,13 +87,14 @@ class Records:
     def refresh(self) -> None:
         """Read what is new."""
         for name in self.folder.names(f"{STATE}/{self.kind}"):
-            if not name.endswith(".json"):
+            match = _RECORD_NAME.fullmatch(name)
+            if match is None:
                 continue
-            source, number = (int(part) for part in name.removesuffix(".json").split("-"))
-            if (source, number) not in self.found:
-                record = load_record(self.folder, self.kind, source, number)
+            key = int(match[1]), int(match[2])
+            if key not in self.found:
+                record = load_record(self.folder, self.kind, *key)
                 if record:
-                    self.found[source, number] = record
+                    self.found[key] = record
 
     def of(self, source: int) -> list[Record]:
         """Records of one source in the order of its shards."""
@@ -88,15 +108,22 @@ class Records:
 def load_record(folder: Folder, kind: str, source: int, number: int) -> Record | None:
     """The record of a shard, if it is finished.
 
-    One that is not whole is being written, where the folder's system shows such files.
+    One that is not whole is being written, where the folder's system shows such files; one that is
+    damaged counts as not there either, so that the shard is made again.
     """
     name = _record_name(kind, source, number)
     if folder.size(name) is None:
         return None
+    content = read_bytes(folder, name)
     try:
-        return Record(**json.loads(read_bytes(folder, name)))
-    except ValueError:
+        record = decode(content, Record, folder.path(name), "the shard is made again", RecordError)
+    except RecordError:
         return None
+    return record if (record.source, record.number) == (source, number) else None
+
+
+class RecordError(ValueError):
+    """A record is not whole, or damaged."""
 
 
 def save_record(folder: Folder, kind: str, record: Record) -> None:
@@ -109,64 +136,30 @@ def _record_name(kind: str, source: int, number: int) -> str:
     return f"{STATE}/{kind}/{source:03d}-{number:05d}.json"
 
 
+def file_path(kind: str, shards: str, record: Record) -> str | None:
+    """Where the file of a record lies, among the shards or the counts; None where it has none."""
+    if kind == COUNTS:
+        return f"{STATE}/{COUNTS}/{record.name}" if record.bytes else None
+    return f"{shards}/{record.name}" if record.rows else None
+
+
 @contextmanager
-def locked(folder: Folder) -> Iterator[None]:
+def alone_in(folder: Folder) -> Iterator[None]:
     """Keep other ingests of this machine from the folder; one on another machine is not noticed.
 
     Raises
     ------
     FileExistsError : another ingest is writing to it.
+    OSError : a symbolic link has the name of one of our own files there.
     """
     if not isinstance(folder, LocalFolder):
         yield
         return
-    path = folder.folder / LOCK_NAME
-    with _lock_file(path) as file:
-        if file is None:
+    with locked(folder.folder / LOCK_NAME) as held:
+        if not held:
             raise FileExistsError(
                 f"another ingest is writing to {folder.folder}; wait for it, or choose another "
                 "folder"
             )
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-
-
-@contextmanager
-def _lock_file(path: Path) -> Iterator[IO[bytes] | None]:
-    """The locked file, None where another process has it."""
-    while True:
-        with open(path, "wb") as file:
-            try:
-                _lock(file)
-            except BlockingIOError:
-                yield None
-                return
-            # Whoever had it before may have removed it after it was opened here.
-            if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
-                yield file
-                return
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _lock(file: IO[bytes]) -> None:
-        """Lock the file until it is closed or the process ends."""
-        try:
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        except OSError as error:
-            raise BlockingIOError from error
-
-else:
-    import fcntl
-
-    def _lock(file: IO[bytes]) -> None:
-        """Lock the file until it is closed or the process ends.
-
-        Raises
-        ------
-        BlockingIOError : it is locked already.
-        """
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        check_no_link(folder.folder / STATE)
+        yield

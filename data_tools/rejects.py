@@ -1,11 +1,19 @@
 """What happens to bad lines: the first one stops the ingest, or they are counted and shown."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypedDict
 
 REJECTS_NAME = "rejects.jsonl"  # in the folder of the shards
 MAX_KEPT = 100
 MAX_TEXT = 4096  # characters of a kept line
+
+
+class Reject(TypedDict):
+    """A bad line: its number, what is wrong with it, and how it begins."""
+
+    line: int
+    reason: str
+    text: str
 
 
 class BadLineError(Exception):
@@ -37,7 +45,7 @@ class Rejects:
         self.skip = skip
         self.lines = 0
         self.count = 0
-        self.kept: list[dict[str, Any]] = []
+        self.kept: list[Reject] = []
 
     def add(self, line: int, explain: Callable[[], tuple[str, bytes | str]]) -> None:
         """Count the bad line, and keep it if it is among the first.

@@ -1,7 +1,10 @@
 """Which columns a click log has. Everything else asks the schema for names and counts."""
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
+
+from data_tools.json_files import convert
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,11 @@ class Schema:
                 raise TypeError(f"column names are strings, not {name!r}")
             if not name:
                 raise ValueError("a column name is empty; give every column a name")
-        twice = sorted({name for name in names if names.count(name) > 1})
+            try:
+                name.encode()
+            except UnicodeEncodeError:
+                raise ValueError(f"the column name {name!r} is no UTF-8; rename it") from None
+        twice = sorted(name for name, count in Counter(names).items() if count > 1)
         if twice:
             raise ValueError(f"column names must differ, but {', '.join(twice)} occurs twice")
         if len(names) == 1:
@@ -66,17 +73,14 @@ class Schema:
         }
 
     @classmethod
-    def from_json(cls, record: dict[str, Any]) -> "Schema":
+    def from_json(cls, record: Any) -> "Schema":
         """Make the schema that `to_json` described.
 
         Raises
         ------
         ValueError : a key is missing or unknown, or a value breaks the rules of `Schema`.
         """
-        expected = {"label", "dense", "categorical"}
-        if not isinstance(record, dict) or set(record) != expected:
-            raise ValueError(f"a schema has the keys {sorted(expected)}, not {record!r}")
-        return cls(record["label"], tuple(record["dense"]), tuple(record["categorical"]))
+        return convert(record, cls, "the schema", "its keys are label, dense and categorical")
 
 
 CRITEO = Schema(

@@ -1,9 +1,9 @@
 """Writing the files of shards: Arrow, compressed or not, and Parquet.
 
-Arrow: record batches of `BLOCK_ROWS` rows with the columns `label` float32 (where labelled),
-`dense` a list of float32 and `indices` a list of unsigned integers, both of a fixed size, so that
-a mapped file gives rows as they stand in memory. Parquet: a column for each of the log's, and
-row groups of `GROUP_ROWS` rows.
+Arrow: record batches of `BLOCK_ROWS["arrow"]` rows with the columns `label` float32 (where
+labelled), `dense` a list of float32 and `indices` a list of unsigned integers, both of a fixed
+size, so that a mapped file gives rows as they stand in memory. Parquet: a column for each of the
+log's, and row groups of `BLOCK_ROWS["parquet"]` rows.
 """
 
 import io
@@ -17,10 +17,9 @@ import pyarrow as pa
 
 from data_tools.batch import Batch
 from data_tools.checksums import crc32
+from data_tools.manifest import BLOCK_ROWS
 from data_tools.schema import Schema
 
-BLOCK_ROWS = 8192  # 1.3 MB for Criteo
-GROUP_ROWS = 1 << 16
 LEVELS = {"none": None, "lz4": -1, "zstd": 1}  # -1: as small as 0 and a third faster
 
 
@@ -42,7 +41,7 @@ class Layout(NamedTuple):
     @property
     def block_rows(self) -> int:
         """Rows of each block of a shard but its last."""
-        return GROUP_ROWS if self.file_format == "parquet" else BLOCK_ROWS
+        return BLOCK_ROWS[self.file_format]
 
     @property
     def order(self) -> Literal["C", "F"]:

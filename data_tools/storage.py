@@ -13,6 +13,8 @@ from typing import IO, Any, Protocol
 
 import pyarrow as pa
 
+from data_tools.own_files import check_no_link, open_own
+
 TEMPORARY = ".tmp"  # ending of files that are being written
 
 
@@ -32,6 +34,11 @@ def _file_system(address: str) -> tuple[Any, str]:
             name="fsspec",
         ) from error
     return fsspec.core.url_to_fs(address)
+
+
+def map_file(path: str | os.PathLike[str]) -> pa.MemoryMappedFile:
+    """Map a file of this machine into memory, whatever bytes its name has (Arrow wants UTF-8)."""
+    return pa.memory_map(os.fsencode(path))
 
 
 def open_input(address: str) -> IO[bytes]:
@@ -82,11 +89,17 @@ class Folder(Protocol):
     def names(self, name: str) -> list[str]:
         """Files directly in a subfolder, sorted; none where it does not exist."""
 
+    def sizes(self, name: str) -> dict[str, int]:
+        """Bytes of each of these files, by name."""
+
     def open(self, name: str) -> pa.NativeFile:
         """Open a file for reading: mapped into memory where it lies on this machine."""
 
     def writing(self, name: str) -> Any:
-        """Context manager of a binary file to write, which appears on leaving without an error."""
+        """Context manager of a binary file to write, which appears on leaving without an error.
+
+        Here and in `remove`, on this machine: OSError if a subfolder on the way is a symbolic link.
+        """
 
     def remove(self, name: str) -> None:
         """Remove a file or a subfolder with all that is in it, if it is there."""
@@ -114,19 +127,23 @@ class LocalFolder:
             return []
         return sorted(entry.name for entry in os.scandir(folder) if entry.is_file())
 
+    def sizes(self, name: str) -> dict[str, int]:
+        """Bytes of each of these files, by name."""
+        return {file: (self.folder / name / file).stat().st_size for file in self.names(name)}
+
     def open(self, name: str) -> pa.NativeFile:
         """Map a file for reading."""
-        return pa.memory_map(str(self.folder / name))
+        return map_file(self.folder / name)
 
     @contextmanager
     def writing(self, name: str) -> Iterator[IO[bytes]]:
         """Write a file aside; on leaving it is safely on the disk and then gets its name."""
-        path = self.folder / name
+        path = self._own(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         # Of a name of its own: a worker given up for dead may still be writing the same file.
         temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
         try:
-            with open(temporary, "wb") as file:
+            with open_own(temporary, "wb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -137,11 +154,19 @@ class LocalFolder:
 
     def remove(self, name: str) -> None:
         """Remove a file or a subfolder with all that is in it, if it is there."""
-        path = self.folder / name
+        path = self._own(name)
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+    def _own(self, name: str) -> Path:
+        """Path of a file to be written or removed, to which no link within the folder leads."""
+        path = self.folder
+        for part in name.split("/")[:-1]:
+            path /= part
+            check_no_link(path)
+        return self.folder / name
 
 
 def _sync_folder(folder: Path) -> None:
@@ -174,12 +199,16 @@ class RemoteFolder:
 
     def names(self, name: str) -> list[str]:
         """Files directly in a subfolder, sorted; none where it does not exist."""
+        return sorted(self.sizes(name))
+
+    def sizes(self, name: str) -> dict[str, int]:
+        """Bytes of each of these files, by name."""
         self._system.invalidate_cache()
         try:
             entries = self._system.ls(f"{self._root}/{name}", detail=True)
         except FileNotFoundError:
-            return []
-        return sorted(e["name"].rpartition("/")[2] for e in entries if e["type"] == "file")
+            return {}
+        return {e["name"].rpartition("/")[2]: e["size"] for e in entries if e["type"] == "file"}
 
     def open(self, name: str) -> pa.NativeFile:
         """Open a file for reading."""

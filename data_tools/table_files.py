@@ -3,7 +3,7 @@
 import re
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +11,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from data_tools.criteo_parser import MAX_LINE_BYTES, whole_line_error
-from data_tools.storage import is_remote, open_input
+from data_tools.storage import is_remote, map_file, open_input
 from data_tools.text_reader import DamagedFileError, TextBlock, first_lines
 
 BATCH_ROWS = 1 << 16
@@ -195,12 +195,9 @@ def _read_csv(
 @contextmanager
 def _parquet(address: str) -> Iterator[pa.parquet.ParquetFile]:
     """Open a Parquet file, whose path is mapped and whose fsspec address is read."""
-    if is_remote(address):
-        with open_input(address) as source, pa.parquet.ParquetFile(source) as file:
-            yield file
-    else:
-        with pa.parquet.ParquetFile(address, memory_map=True) as file:
-            yield file
+    opened: IO[bytes] = open_input(address) if is_remote(address) else map_file(address)
+    with opened as source, pa.parquet.ParquetFile(source) as file:
+        yield file
 
 
 def group_offsets(address: str) -> list[int]:

@@ -12,9 +12,17 @@ from data_tools.batch import Batch
 from data_tools.counting import ShardCounter, write_counts
 from data_tools.dataset_vocabulary import open_vocabulary
 from data_tools.feeds import Feed, Feeds
-from data_tools.manifest import shard_name
+from data_tools.names import shard_name
 from data_tools.plan import Plan, Task, damage
-from data_tools.records import COUNTS, PARTS, STATE, Record, load_record, save_record
+from data_tools.records import (
+    COUNTS,
+    PARTS,
+    STATE,
+    Record,
+    file_path,
+    load_record,
+    save_record,
+)
 from data_tools.rejects import BadLineError, Rejects
 from data_tools.row_buffer import RowBuffer
 from data_tools.shard_files import ChecksummedFile, Layout, shard_writer
@@ -89,7 +97,7 @@ class Work:
         folder = folder_at(self.address)
         finished = task.first
         while (task.stop is None or finished < task.stop) and (
-            record := load_record(folder, self.kind, task.source, finished)
+            record := self._finished(folder, task.source, finished)
         ):
             if record.last:
                 return
@@ -97,6 +105,12 @@ class Work:
         if task.stop is not None and finished >= task.stop:
             return
         _Maker(self, folder, task, stop, slots).make(finished)
+
+    def _finished(self, folder: Folder, source: int, number: int) -> Record | None:
+        """The record of a shard that need not be made again: its file is there, too."""
+        record = load_record(folder, self.kind, source, number)
+        path = record and file_path(self.kind, self.folder_name, record)
+        return record if record and (not path or folder.size(path) == record.bytes) else None
 
 
 def layout_of(plan: Plan) -> Layout:
@@ -137,6 +151,8 @@ class _Maker:
             for number, feeds in self._feeds.shards(first):
                 if pending:
                     save_record(self._folder, self._work.kind, pending)
+                for skipped in range(pending.number + 1 if pending else first, number):
+                    save_record(self._folder, self._work.kind, self._nothing(skipped))
                 rejects = Rejects(self._plan.options.on_error == "skip")
                 try:
                     pending = self._make_one(number, feeds, rejects)

@@ -196,7 +196,7 @@ def test_broken_manifests(broken):
     with pytest.raises(data_tools.DatasetError, match="counts 49 rows, but its shards hold 50"):
         data_tools.Dataset(broken)
     edit_manifest(broken, **{"rows": 50, "folder": "../log"})
-    with pytest.raises(data_tools.DatasetError, match=r"its folder is '../log'"):
+    with pytest.raises(data_tools.DatasetError, match=r"it names '../log'"):
         data_tools.Dataset(broken)
     edit_manifest(broken, **{"folder": "shards-0", "surprise": 1})
     with pytest.raises(data_tools.DatasetError, match=r"not valid.*surprise"):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import data_tools
+from data_tools.records import save_record
 from tests.test_ingest import SCHEMA, make_lines, shard_bytes, write
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -254,3 +255,54 @@ def test_a_disk_that_takes_no_more_keeps_the_finished_shards(tmp_path):
     assert manifest.rows == 572
     assert kept.items() <= {p: p.stat().st_ino for p in out.glob("shards-0/*")}.items()
     assert shard_bytes(out) == shard_bytes(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name", ["log.tsv", "log.gz"])
+@pytest.mark.parametrize("lost", [0, 3, -1])
+def test_no_dataset_is_finished_while_a_shard_has_no_record(tmp_path, monkeypatch, name, lost):
+    """As where a worker writes to a folder of the same name on another machine."""
+    source = write(tmp_path / name, make_lines(60))
+    out = tmp_path / "out"
+    shards = expected_shards(source, tmp_path / "whole")
+    wanted = sorted(shards)[lost]
+    with monkeypatch.context() as patch:
+
+        def save(folder, kind, record):
+            if record.name != wanted:
+                save_record(folder, kind, record)
+
+        patch.setattr("data_tools.tasks.save_record", save)
+        with pytest.raises(data_tools.DatasetError, match=r"log.*: shard \d+ .* has no record in"):
+            data_tools.ingest(source, out, schema=SCHEMA, shard_bytes=SIZE)
+    assert not (out / "manifest.json").exists()
+    assert len(list((out / ".ingest/parts").iterdir())) == len(shards) - 1
+    data_tools.ingest(source, out, schema=SCHEMA, shard_bytes=SIZE)
+    assert shard_bytes(out) == shards
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, lambda path: os.truncate(path, 50)])
+@pytest.mark.parametrize("options", [{}, {"ids": "appearance"}])
+def test_a_finished_shard_whose_file_is_gone_is_made_again(tmp_path, harm, options):
+    source = write(tmp_path / "log.tsv", [*make_lines(60), "0"])
+    out = tmp_path / "out"
+    shards = expected_shards(source, tmp_path / "whole", on_error="skip", **options)
+    with pytest.raises(data_tools.ParseError):
+        data_tools.ingest(source, out, schema=SCHEMA, shard_bytes=SIZE, **options)
+    files = [*out.glob("shards-0/part-*"), *out.glob(".ingest/counts/*.arrow")]
+    assert files
+    for path in files[:3]:
+        harm(path)
+    data_tools.ingest(source, out, schema=SCHEMA, shard_bytes=SIZE, on_error="skip", **options)
+    assert shard_bytes(out) == shards
+    assert data_tools.verify(out) == []
+
+
+def test_a_line_over_several_shards_of_a_gzipped_log(tmp_path):
+    """No line begins in some shards, which have no file and are not missing."""
+    lines = make_lines(9)
+    lines[4] = lines[4].replace("\t", "\t" + "0" * 200, 1)
+    source = write(tmp_path / "log.gz", lines)
+    manifest = data_tools.ingest(source, tmp_path / "out", schema=SCHEMA, shard_bytes=70)
+    assert manifest.rows == 9
+    numbers = [int(shard.name[9:14]) for shard in manifest.shards]
+    assert max(numbers) >= len(numbers)

@@ -257,7 +257,7 @@ def _logs(
     from robe_numba.training.mlperf_log import MLPerfLog
 
     logs: list[Watcher] = []
-    if tensorboard.installed():
+    if tensorboard.installed() and tensorboard.takes(output):
         logs.append(tensorboard.TensorBoardLog(output))
     if log == "mlperf" and dataset.labelled:
         rows = [

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from data_tools.locking import locked
 from data_tools.own_files import check_no_link
 
 LOCK = ".lock.tmp"  # counts as temporary
@@ -41,29 +42,15 @@ def alone_in(folder: Path) -> Iterator[None]:
     Raises
     ------
     BlockingIOError : another holds it.
+    OSError : its lock file is a symbolic link.
     """
-    try:
-        import fcntl
-    except ModuleNotFoundError:  # of a system without such locks
-        folder.mkdir(parents=True, exist_ok=True)
-        yield
-        return
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / LOCK
-    with open(path, "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held = path.exists() and os.path.samestat(os.fstat(lock.fileno()), path.stat())
-        except BlockingIOError:
-            held = False
-        if not held:  # or its holder has just removed it
+    with locked(folder / LOCK) as held:
+        if not held:
             raise BlockingIOError(
                 f"another process is training in {folder}; wait for it, or choose another output"
             )
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+        yield
 
 
 def remove_temporary(folder: Path) -> None:

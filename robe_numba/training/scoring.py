@@ -88,7 +88,11 @@ def predict(
     split = dataset.split("all")
     fields = [("probability", pa.float32())] + [("label", pa.float32())] * dataset.labelled
     done = 0
-    with replacing(output) as temporary, pq.ParquetWriter(temporary, pa.schema(fields)) as writer:
+    with (
+        replacing(output) as temporary,
+        open(temporary, "wb") as file,  # Arrow takes no path that is not UTF-8
+        pq.ParquetWriter(file, pa.schema(fields)) as writer,
+    ):
         for batch in model.feed(split.batches(SCORING_ROWS)):
             columns = [pa.array(fetched(model.predict(batch.dense, batch.indices)))]
             if batch.labels is not None:

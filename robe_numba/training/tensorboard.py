@@ -18,6 +18,15 @@ def installed() -> bool:
     return importlib.util.find_spec("tensorboard") is not None
 
 
+def takes(folder: Path) -> bool:
+    """Whether TensorBoard can write to a folder: it takes none whose name is not UTF-8."""
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 class TensorBoardLog(Watcher):
     """Writes losses and metrics of a run into its folder, for `tensorboard --logdir RUN`.
 
@@ -28,11 +37,14 @@ class TensorBoardLog(Watcher):
     Raises
     ------
     ImportError : TensorBoard is not installed.
+    ValueError : it does not take the name of the folder.
     """
 
     def __init__(self, folder: Path):
         from tensorboard.summary import Writer
 
+        if not takes(folder):
+            raise ValueError(f"TensorBoard takes only names in UTF-8, not {folder}; rename it")
         self._make, self._path = Writer, folder / NAME
         self._writer: Any = None
         self._step = 0
