@@ -129,7 +129,7 @@ def _begin(folder: Folder, plan: Plan, overwrite: bool) -> Begun:
     folder.remove(STATE)
     replaces = None if old is None else old.folder
     number = 0
-    while folder.names(shards_folder(number)) or shards_folder(number) == replaces:
+    while shards_folder(number) == replaces or not folder.is_free(shards_folder(number)):
         number += 1
     state = State(shards_folder(number), plan.to_json(), replaces)
     state.save(folder, PLAN_NAME)

@@ -92,6 +92,9 @@ class Folder(Protocol):
     def sizes(self, name: str) -> dict[str, int]:
         """Bytes of each of these files, by name."""
 
+    def is_free(self, name: str) -> bool:
+        """Whether a subfolder can be made: there is none, or it is empty."""
+
     def open(self, name: str) -> pa.NativeFile:
         """Open a file for reading: mapped into memory where it lies on this machine."""
 
@@ -130,6 +133,13 @@ class LocalFolder:
     def sizes(self, name: str) -> dict[str, int]:
         """Bytes of each of these files, by name."""
         return {file: (self.folder / name / file).stat().st_size for file in self.names(name)}
+
+    def is_free(self, name: str) -> bool:
+        """Whether a subfolder can be made: there is none, or it is empty."""
+        path = self.folder / name
+        if path.is_dir() and not path.is_symlink():
+            return not os.listdir(path)
+        return not os.path.lexists(path)
 
     def open(self, name: str) -> pa.NativeFile:
         """Map a file for reading."""
@@ -209,6 +219,10 @@ class RemoteFolder:
         except FileNotFoundError:
             return {}
         return {e["name"].rpartition("/")[2]: e["size"] for e in entries if e["type"] == "file"}
+
+    def is_free(self, name: str) -> bool:
+        """Whether a subfolder can be made: there is none, or it is empty."""
+        return not self.names(name)
 
     def open(self, name: str) -> pa.NativeFile:
         """Open a file for reading."""

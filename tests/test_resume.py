@@ -222,6 +222,91 @@ def test_killed_after_the_manifest_it_only_tidies_up(tmp_path, monkeypatch):
     assert files_in(out) == ["manifest.json", "shards-0/part-000-00000.arrow"]
 
 
+KILL_POINTS = """
+import json, os, shutil, signal, sys
+import data_tools
+
+begin, folder, source = sys.argv[1:4]
+schema = data_tools.Schema("y", ("a",), ("p",))
+options = {"schema": schema, "shard_bytes": 60, "threads": 1, **json.loads(sys.argv[4])}
+CALLS = ("fsync", "link", "mkdir", "remove", "rename", "replace", "rmdir", "unlink")
+
+
+def ingest(out):
+    data_tools.ingest(source, out, **options)
+
+
+def killed_ingest(out, left):
+    def counted(function):
+        def call(*arguments, **more):
+            nonlocal left
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*arguments, **more)
+        return call
+
+    for name in CALLS:
+        setattr(os, name, counted(getattr(os, name)))
+    ingest(out)
+
+
+def in_a_process(function, *arguments):
+    child = os.fork()
+    if child == 0:
+        try:
+            function(*arguments)
+            os._exit(0)
+        except BaseException as error:
+            print(repr(error), flush=True)
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+os.fsync = lambda file: None  # a killed process loses nothing that it has written
+ingest(f"{folder}/0")  # so that kernels are loaded once
+calls, status = 0, -signal.SIGKILL
+while status == -signal.SIGKILL:
+    calls += 1
+    out = f"{folder}/{calls}"
+    if os.path.isdir(begin):
+        shutil.copytree(begin, out)
+    status = in_a_process(killed_ingest, out, calls)
+    there = set(os.listdir(out)) if os.path.isdir(out) else set()
+    tidied = "manifest.json" in there and not there & {".ingest", ".ingest.finished"}
+    if tidied and not options.get("overwrite"):
+        continue  # all was done
+    assert in_a_process(ingest, out) == 0, f"killed at call {calls}"
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="forks")
+@pytest.mark.parametrize("options", [{}, {"ids": "appearance"}, {"overwrite": True}])
+def test_killed_at_any_call_the_same_ingest_ends_well(tmp_path, options):
+    """Also within the last ones, when only what is no longer needed must go."""
+    schema = data_tools.Schema("y", ("a",), ("p",))
+    source = write(tmp_path / "log.tsv", make_lines(7, schema=schema))
+    begin = tmp_path / "begin"
+    if "overwrite" in options:
+        old = write(tmp_path / "old.tsv", make_lines(3, schema=schema))
+        data_tools.ingest(old, begin, schema=schema)
+    ended = tmp_path / "ended"
+    ended.mkdir()
+    code = [sys.executable, "-c", KILL_POINTS, str(begin), str(ended), str(source)]
+    done = subprocess.run([*code, json.dumps(options)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    folders = sorted(ended.iterdir(), key=lambda path: int(path.name))
+    assert len(folders) > 30
+    expected = shard_bytes(folders[0])
+    assert len(expected) == 2
+    for folder in folders:
+        assert data_tools.verify(folder) == []
+        assert shard_bytes(folder) == expected
+        (shards,) = folder.glob("shards-*")
+        left = {path.name for path in folder.iterdir()} - {".ingest.lock"}
+        assert left == {"manifest.json", shards.name}, folder
+
+
 FULL_DISK = """
 import resource, signal, sys, data_tools
 from tests.test_ingest import SCHEMA
