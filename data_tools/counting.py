@@ -175,6 +175,8 @@ class CountsFile:
             self.dtype = np.dtype(fields.field("id").type.to_pandas_dtype())
             self.rows = int(fields.metadata[b"rows"])
             good = self.dtype in DTYPES and fields.equals(_fields(self.dtype))
+            if not 0 <= self.rows <= MAX_ROWS:
+                raise ValueError(f"it counts {self.rows} rows")
         except (pa.ArrowException, KeyError, TypeError, ValueError, NotImplementedError) as error:
             raise self._damaged(str(error)) from None
         if not good:

@@ -2,7 +2,9 @@
 
 import math
 import operator
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -74,6 +76,10 @@ class Dataset:
         if self.manifest.positives is None or not self.num_rows:
             return None
         return self.manifest.positives / self.num_rows
+
+    def batches(self, batch_size: int, **options: Any) -> Generator[Batch, None, None]:
+        """Iterate over all rows once: `split("all").batches`, see there."""
+        return self.split("all").batches(batch_size, **options)
 
     def split(
         self,

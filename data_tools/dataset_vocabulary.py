@@ -8,7 +8,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
-from data_tools.manifest import Manifest, StoredFile
+from data_tools.checksums import crc32
+from data_tools.errors import DatasetError
+from data_tools.manifest import REMEDY, Manifest, StoredFile
 from data_tools.names import vocabulary_name
 from data_tools.plan import Plan
 from data_tools.records import COUNTS, Records, file_path
@@ -46,7 +48,7 @@ def load(plan: Plan, folder: Folder, shards: str, scratch: Path) -> tuple[Stored
     Raises
     ------
     ValueError : it has none, or was made with other options or columns.
-    DatasetError : its manifest is damaged.
+    DatasetError : its manifest or a file of known ids is damaged.
     """
     assert plan.vocabulary is not None
     other = folder_at(plan.vocabulary)
@@ -63,7 +65,10 @@ def load(plan: Plan, folder: Folder, shards: str, scratch: Path) -> tuple[Stored
                 f"ingest has {ours[name]}; use the same"
             )
     for file in manifest.vocabulary:
-        content = read_bytes(other, f"{manifest.folder}/{file.name}")
+        name = f"{manifest.folder}/{file.name}"
+        content = read_bytes(other, name)
+        if (len(content), crc32(content)) != (file.bytes, file.crc32):
+            raise DatasetError(f"{other.path(name)} is not as it was written; {REMEDY}")
         (scratch / file.name).write_bytes(content)
     return _store([file.rows for file in manifest.vocabulary], folder, shards, scratch)
 

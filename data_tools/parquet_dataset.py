@@ -15,6 +15,8 @@ from data_tools.storage import map_file
 from data_tools.tables import convert, find_columns
 from robe_numba._locks import renewed_lock
 
+MOST_ROWS_PER_BYTE = 1 << 16  # far more than any encoding has; what is allocated goes by the rows
+
 
 class ParquetDataset(Dataset):
     """Rows of Parquet files as they stand, behind the interface of `Dataset`.
@@ -33,7 +35,7 @@ class ParquetDataset(Dataset):
     Raises
     ------
     FileNotFoundError : there are no Parquet files.
-    ParseError : a file is no Parquet, lacks a column, or has one of a wrong type.
+    ParseError : a file is no Parquet or damaged, lacks a column, or has one of a wrong type.
     DatasetError : when it is read: a value breaks a rule.
     """
 
@@ -96,6 +98,10 @@ class _Reader:
         self.labelled = schema.label in self._wanted
         metadata = self._file.metadata
         rows = [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
+        size = path.stat().st_size
+        if min(rows, default=0) < 0 or sum(rows) > MOST_ROWS_PER_BYTE * size:
+            reason = f"its footer counts {sum(rows):,} rows, but the file has {size:,} bytes"
+            raise ParseError(path, 1, f"the parquet file is damaged: {reason}")
         self._groups = np.flatnonzero(rows)
         self.block_rows = np.array(rows, np.int64)[self._groups]
 

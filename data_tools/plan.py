@@ -24,6 +24,7 @@ from data_tools.text_reader import DamagedFileError, is_gzipped
 GZIP_MAGIC = b"\x1f\x8b"
 LEAST_SHARD_BYTES, MOST_SHARD_BYTES = 1 << 24, 1 << 27
 SHARDS = 64  # of all sources together, as long as they are neither smaller nor larger than that
+MOST_SHARDS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def make_plan(
     ------
     ParseError : a source is empty, damaged, or has not the columns or labels that it should have.
     FileNotFoundError, IsADirectoryError, ValueError : a source is no regular file, there is none,
-        kinds are mixed that make different ids, or shard_bytes is below 1.
+        kinds are mixed that make different ids, or shard_bytes is below 1 or makes too many shards.
     """
     if not addresses:
         raise ValueError("there are no sources; give at least one file")
@@ -147,6 +148,12 @@ def make_plan(
         labelled = _agreed_label(address, kind, schema, labelled)
         num_shards = _num_shards(address, kind, size, shard_bytes)
         sources.append(PlannedSource(address, kind, size, stamp, num_shards))
+    planned = sum(source.num_shards or 1 for source in sources)
+    if planned > MOST_SHARDS:
+        raise ValueError(
+            f"shard_bytes is {shard_bytes}, which makes {planned:,} shards; {MOST_SHARDS:,} is the "
+            "most, so raise it"
+        )
     index_dtype = "uint32" if kinds[0] == "criteo" else "uint64"
     return Plan(
         schema, tuple(sources), options, bool(labelled), index_dtype, shard_bytes, vocabulary
@@ -171,7 +178,10 @@ def _begins_with(address: str, magic: bytes) -> bool:
 
 def _num_shards(address: str, kind: str, size: int, shard_bytes: int) -> int | None:
     if kind == "parquet":
-        begins: Any = group_offsets(address)
+        try:
+            begins = group_offsets(address)
+        except DamagedFileError as error:
+            raise ParseError(address, 1, damage(kind, error)) from error
         return begins[-1] // shard_bytes + 1 if begins else 1
     return None if is_gzipped(address) else max(1, -(-size // shard_bytes))
 

@@ -42,12 +42,17 @@ def open_shard(folder: Folder, manifest: Manifest, number: int) -> "ArrowShard |
     except (pa.ArrowException, OSError) as error:
         raise DatasetError(f"{path} is not a readable shard ({error}); {REMEDY}") from None
     metadata = {key: (found.metadata or {}).get(key) for key in expected.metadata}
+    full, rest = divmod(shard.rows, manifest.block_rows)
     if (
         not found.equals(expected)
         or metadata != expected.metadata
-        or num_blocks != len(reader.block_rows)
+        or num_blocks != full + (rest > 0)
     ):
         raise DatasetError(f"{path} belongs to another dataset; {REMEDY}")
+    # No sooner: the file has as many blocks, so they are no more than its bytes can hold.
+    reader.block_rows = np.full(num_blocks, manifest.block_rows, np.int64)
+    if rest:
+        reader.block_rows[-1] = rest
     return reader
 
 
@@ -56,12 +61,12 @@ class _Shard:
 
     Attributes
     ----------
-    block_rows : int64 (num_blocks,)
+    block_rows : int64 (num_blocks,)     Set once it is known that the file has so many.
     """
 
+    block_rows: np.ndarray
+
     def __init__(self, manifest: Manifest, shard: Shard) -> None:
-        full, rest = divmod(shard.rows, manifest.block_rows)
-        self.block_rows = np.array([manifest.block_rows] * full + [rest] * (rest > 0), np.int64)
         self._schema = manifest.schema
         self._index_dtype = manifest.index_dtype
         self._name = shard.name
@@ -126,6 +131,7 @@ class ParquetShard(_Shard):
 
     def read(self, block: int) -> Batch:
         """Rows of a block, decoded."""
+        self._check(block, self._file.metadata.row_group(block).num_rows)  # it allocates as many
         try:
             with self._lock:
                 table = self._file.read_row_group(block, use_threads=False)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -204,7 +205,9 @@ def group_offsets(address: str) -> list[int]:
     """Where each row group of a Parquet file begins, in bytes of all before it, not compressed."""
     with reading(), _parquet(address) as file:
         sizes = [file.metadata.row_group(n).total_byte_size for n in range(file.num_row_groups)]
-    return [sum(sizes[:n]) for n in range(len(sizes))]
+    if min(sizes, default=0) < 0:
+        raise DamagedFileError(f"a row group has {min(sizes)} bytes")
+    return [0, *accumulate(sizes)][: len(sizes)]
 
 
 def parquet_rows(

@@ -3,6 +3,8 @@
 import json
 import shutil
 import threading
+import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -293,3 +295,55 @@ def test_verify_finds_what_is_wrong_with_each_file(broken, tmp_path):
     data_tools.verify(broken, lambda *call: calls.append(call))
     assert calls == sorted(calls)
     assert calls[-1][0] == calls[-1][1] > 0
+
+
+def test_a_vocabulary_that_was_changed_is_not_taken_over(tmp_path):
+    old = ingest(tmp_path / "old", ids="appearance")
+    options = {"schema": SCHEMA, "dense_transform": "none", "ids": "appearance"}
+    options |= {"vocabulary": tmp_path / "old", "shard_bytes": 20 * LINE_BYTES}
+    path = tmp_path / "old" / old.manifest.folder / "vocabulary-001.arrow"
+    flip_a_bit(path, -500)
+    with pytest.raises(data_tools.DatasetError, match=r"vocabulary-001.arrow is not as it was"):
+        data_tools.ingest(tmp_path / "old.tsv", tmp_path / "new", **options)
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(data_tools.DatasetError, match=r"vocabulary-001.arrow is not as it was"):
+        data_tools.ingest(tmp_path / "old.tsv", tmp_path / "new", **options)
+
+
+@pytest.mark.parametrize("file_format", ["arrow", "parquet"])
+def test_rows_that_a_file_cannot_hold_are_refused_before_there_is_room_for_them(
+    tmp_path, file_format
+):
+    ingest(tmp_path / "log", rows=10, shard_bytes=1000, file_format=file_format)
+    path = tmp_path / "log/manifest.json"
+    record = json.loads(path.read_text())
+    for block_rows, rows in ((1, 2 * 10**9), (1, 2**62), (8192, 2**62), (2**31, 2**31), (1, 10)):
+        (shard,) = record["shards"]
+        changed = {"block_rows": block_rows, "rows": rows, "positives": 5}
+        edit_manifest(tmp_path / "log", **changed, shards=[shard | {"rows": rows}])
+        tracemalloc.start()
+        with pytest.raises(data_tools.DatasetError, match=r"another dataset|block_rows is"):
+            data_tools.Dataset(tmp_path / "log")
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+        tracemalloc.stop()
+
+
+def test_a_manifest_of_very_many_files_or_columns_is_read_at_once(broken):
+    record = json.loads((broken / "manifest.json").read_text())
+    shard = record["shards"][0]
+    many = [shard | {"name": f"part-000-{number:05d}.arrow"} for number in range(50_000)]
+    schema = record["schema"] | {"dense": [f"d{number}" for number in range(50_000)]}
+    rows = 50_000 * shard["rows"]
+    edit_manifest(broken, shards=many, rows=rows, schema=schema)
+    begin = time.monotonic()
+    problems = data_tools.verify(broken)
+    assert time.monotonic() - begin < 20  # comparing all with all takes minutes
+    assert len(problems) > 49_990
+
+
+def test_batches_of_all_rows(dataset):
+    assert row_numbers(dataset.batches(16)) == list(range(ROWS))
+    shuffled = row_numbers(dataset.batches(16, shuffle_seed=3, threads=0))
+    assert shuffled != sorted(shuffled) == list(range(ROWS))
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        next(dataset.batches(0))

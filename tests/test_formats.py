@@ -149,3 +149,59 @@ def test_parquet_of_others_that_breaks_a_rule(tmp_path):
     (tmp_path / "text.parquet").write_text("no parquet")
     with pytest.raises(data_tools.ParseError, match="not readable"):
         data_tools.ParquetDataset(tmp_path / "text.parquet", schema)
+
+
+def zigzag(number):
+    """A number as Thrift's compact protocol writes it."""
+    rest, out = 2 * number if number >= 0 else -2 * number - 1, bytearray()
+    while rest > 127:
+        out.append(rest & 127 | 128)
+        rest >>= 7
+    return bytes([*out, rest])
+
+
+def with_footer(path, old, new):
+    """Change every such number of a Parquet file's footer."""
+    content = path.read_bytes()
+    length = int.from_bytes(content[-8:-4], "little")
+    footer = content[-8 - length : -8]
+    assert b"\x16" + zigzag(old) in footer
+    footer = footer.replace(b"\x16" + zigzag(old), b"\x16" + zigzag(new))
+    path.write_bytes(content[: -8 - length] + footer + len(footer).to_bytes(4, "little") + b"PAR1")
+
+
+@pytest.mark.parametrize("rows", [2**40, 2**62, -1])
+def test_parquet_that_counts_more_rows_than_it_can_hold(tmp_path, rows):
+    path = tmp_path / "log.parquet"
+    table = pa.table({"y": [0.0, 1.0] * 1111, "a": [5.0] * 2222, "p": range(2222)})
+    pq.write_table(table, path)
+    schema = Schema("y", ("a",), ("p",))
+    assert data_tools.ParquetDataset(path, schema).num_rows == 2222
+    with_footer(path, 2222, rows)
+    with pytest.raises(data_tools.ParseError, match=r"log.parquet:1: .*(counts .* rows|readable)"):
+        data_tools.ParquetDataset(path, schema)
+
+
+@pytest.mark.parametrize(
+    ("size", "match"), [(2**60, "makes .* shards; .* is the most"), (-5, "row group has -5 bytes")]
+)
+def test_parquet_that_names_a_size_beyond_all_bounds_is_no_plan(tmp_path, size, match):
+    path = tmp_path / "log.parquet"
+    table = pa.table({"y": [0, 1], "a": [5, 6], "p": [7, 8]})
+    pq.write_table(table, path, row_group_size=1)
+    found = pq.ParquetFile(path).metadata.row_group(0).total_byte_size
+    with_footer(path, found, size)
+    with pytest.raises(ValueError, match=match):
+        data_tools.ingest(path, tmp_path / "out", schema=Schema("y", ("a",), ("p",)))
+    assert not (tmp_path / "out").exists()
+
+
+def test_row_groups_of_our_own_parquet_have_the_rows_of_the_manifest(tmp_path):
+    source = write(tmp_path / "log.tsv", make_lines(3000))
+    data_tools.ingest(source, tmp_path / "out", schema=SCHEMA, file_format="parquet")
+    (shard,) = (tmp_path / "out/shards-0").iterdir()
+    before = shard.stat().st_size
+    with_footer(shard, 3000, 5000)  # of as many digits
+    assert shard.stat().st_size == before
+    with pytest.raises(data_tools.DatasetError, match="has 5000 rows, but should have 3000"):
+        everything(data_tools.Dataset(tmp_path / "out"))
