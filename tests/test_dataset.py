@@ -302,7 +302,8 @@ def test_a_vocabulary_that_was_changed_is_not_taken_over(tmp_path):
     options = {"schema": SCHEMA, "dense_transform": "none", "ids": "appearance"}
     options |= {"vocabulary": tmp_path / "old", "shard_bytes": 20 * LINE_BYTES}
     path = tmp_path / "old" / old.manifest.folder / "vocabulary-001.arrow"
-    flip_a_bit(path, -500)
+    ids = np.arange(ROWS // 10 + 1, dtype=np.uint32).tobytes()
+    flip_a_bit(path, path.read_bytes().index(ids) + len(ids) - 1)  # they still increase
     with pytest.raises(data_tools.DatasetError, match=r"vocabulary-001.arrow is not as it was"):
         data_tools.ingest(tmp_path / "old.tsv", tmp_path / "new", **options)
     path.write_bytes(path.read_bytes()[:-8])
