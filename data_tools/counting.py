@@ -16,6 +16,8 @@ from data_tools.storage import map_file
 
 DTYPES = (np.dtype(np.uint32), np.dtype(np.uint64))
 MAX_ROWS = 2**32 - 1  # rows and counts of one shard are 32-bit numbers
+# What Arrow, and a look at the columns and metadata, raise where a file is not as it should be.
+UNREADABLE = (pa.ArrowException, LookupError, TypeError, ValueError, NotImplementedError)
 _REMEDY = "count the shard again"
 
 
@@ -177,7 +179,7 @@ class CountsFile:
             good = self.dtype in DTYPES and fields.equals(_fields(self.dtype))
             if not 0 <= self.rows <= MAX_ROWS:
                 raise ValueError(f"it counts {self.rows} rows")
-        except (pa.ArrowException, KeyError, TypeError, ValueError, NotImplementedError) as error:
+        except UNREADABLE as error:
             raise self._damaged(str(error)) from None
         if not good:
             raise self._damaged(f"its columns are {fields.names}")
@@ -193,9 +195,9 @@ class CountsFile:
         try:
             batch = self._reader.get_batch(number)
             batch.validate()
+            return ColumnCounts(*(values.to_numpy() for values in batch.columns))
         except (pa.ArrowException, OSError) as error:
             raise self._damaged(str(error)) from None
-        return ColumnCounts(*(values.to_numpy() for values in batch.columns))
 
     def _damaged(self, reason: str) -> DatasetError:
         return DatasetError(f"{self._name} is no readable file of counts ({reason}); {_REMEDY}")

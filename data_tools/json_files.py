@@ -52,7 +52,8 @@ def convert(
     """
     try:
         converted = msgspec.convert(value, kind)
-    except (msgspec.ValidationError, RecursionError) as fault:
+    # A lone surrogate that stands for a number is no ValidationError, but cannot be encoded.
+    except (msgspec.ValidationError, RecursionError, UnicodeError) as fault:
         raise error(f"{path} is not valid ({fault}); {remedy}") from None
     unknown = next(_unknown_keys(value, converted, "$"), None)
     if unknown:

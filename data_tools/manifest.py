@@ -1,6 +1,7 @@
 """The manifest: the file that makes a folder of shards a finished dataset."""
 
 import json
+import reprlib
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Any
@@ -159,8 +160,8 @@ class Manifest:
         version = record.get("format_version")
         if version != FORMAT_VERSION:
             raise DatasetError(
-                f"{path}: format_version is {version!r}, but this program reads {FORMAT_VERSION}; "
-                f"{REMEDY}"
+                f"{path}: format_version is {reprlib.repr(version)}, but this program reads "
+                f"{FORMAT_VERSION}; {REMEDY}"
             )
         fields = {name: value for name, value in record.items() if name != "format_version"}
         manifest = convert(fields, cls, path, REMEDY, DatasetError)

@@ -98,14 +98,14 @@ class ArrowShard(_Shard):
             with self._lock:
                 batch = self._reader.get_batch(block)
             batch.validate()
+            views = {
+                name: getattr(column, "values", column).to_numpy()
+                for name, column in zip(batch.schema.names, batch.columns, strict=True)
+            }
         except (pa.ArrowException, OSError) as error:
             raise DatasetError(f"{self._name} is damaged ({error}); {REMEDY}") from None
         rows = batch.num_rows
         self._check(block, rows)
-        views = {
-            name: getattr(column, "values", column).to_numpy()
-            for name, column in zip(batch.schema.names, batch.columns, strict=True)
-        }
         none = np.empty((rows, 0), np.float32)
         return Batch(
             views.get("label"),

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from data_tools.counting import DTYPES, check_indices, mapped
+from data_tools.counting import DTYPES, UNREADABLE, check_indices, mapped
 from data_tools.errors import DatasetError
 from robe_numba._jit import jit
 
@@ -218,11 +218,12 @@ def _open_column(path: Path, number: int, num_columns: int) -> pa.RecordBatch:
         batch.validate()
         dtype = np.dtype(batch.schema.field("id").type.to_pandas_dtype())
         place = batch.schema.metadata[b"column"].decode()
-        good = dtype in DTYPES and batch.schema.metadata[b"digest"]
-    except (pa.ArrowException, LookupError, TypeError, OSError, NotImplementedError) as error:
+        good = dtype in DTYPES and batch.schema.metadata[b"digest"].decode()
+    except (*UNREADABLE, OSError) as error:
         raise DatasetError(f"{path} is no vocabulary ({error}); {_REMEDY}") from None
     fields = (column_fields(dtype, by_appearance) for by_appearance in (False, True))
-    if not good or batch.schema not in list(fields) or reader.num_record_batches != 1:
+    whole = reader.num_record_batches == 1 and not any(c.null_count for c in batch.columns)
+    if not good or batch.schema not in list(fields) or not whole:
         raise DatasetError(f"{path} is no vocabulary; {_REMEDY}")
     if place != f"{number} of {num_columns}":
         raise DatasetError(

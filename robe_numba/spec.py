@@ -37,7 +37,8 @@ def check_int(name: str, value: Any, low: int, high: int) -> int:
 
 
 def _check_num_embeddings(value: Any) -> tuple[int, ...]:
-    if not isinstance(value, list | tuple | np.ndarray) or np.ndim(value) != 1:
+    is_array = isinstance(value, np.ndarray) and value.ndim == 1
+    if not is_array and not isinstance(value, list | tuple):
         raise TypeError(
             f"num_embeddings must be a list, tuple or array with one size per table, got {value!r}"
         )
@@ -62,10 +63,14 @@ class _Json:
         ValueError : the text is no JSON object of this kind of spec, or a value is out of range.
         TypeError : a field is missing, unknown or of the wrong type.
         """
-        fields = json.loads(text)
-        if not isinstance(fields, dict) or fields.pop("kind", cls.kind) != cls.kind:
-            raise ValueError(f"expected the JSON of a {cls.kind} spec, got {text[:80]!r}")
-        return cls(**fields)
+        wrong = f"expected the JSON of a {cls.kind} spec, got {text[:80]!r}"
+        try:
+            fields = json.loads(text)
+            if not isinstance(fields, dict) or fields.pop("kind", cls.kind) != cls.kind:
+                raise ValueError(wrong)
+            return cls(**fields)
+        except RecursionError:
+            raise ValueError(f"{wrong}, which is nested too deeply") from None
 
 
 @dataclass(frozen=True, repr=True)
