@@ -400,3 +400,48 @@ def test_damaged_vocabularies(tmp_path):
     paths[1].unlink()
     with pytest.raises(FileNotFoundError, match=r"column-1\.arrow is missing"):
         Vocabulary(paths)
+
+
+def rewritten(path, metadata=None, nulls=False):
+    """The same columns with other metadata, or without their first value."""
+    with pa.OSFile(str(path)) as file, pa.ipc.open_file(file) as reader:
+        batches = [reader.get_batch(n) for n in range(reader.num_record_batches)]
+    fields = batches[0].schema
+    fields = fields.with_metadata({**fields.metadata, **(metadata or {})})
+    if nulls:
+        arrays = [pa.array([None, *c.to_pylist()[1:]], c.type) for c in batches[0].columns]
+        batches[0] = pa.record_batch(arrays, pa.schema(fields, metadata=fields.metadata))
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, fields) as writer:
+        for batch in batches:
+            writer.write_batch(batch.replace_schema_metadata(fields.metadata))
+
+
+@pytest.mark.parametrize("rows", [b"", b"x", b"-1", b"4294967296", b"9" * 5000, b"\xff", b"1.0"])
+def test_counts_of_rows_that_cannot_be(tmp_path, rows):
+    (path,) = count_files(tmp_path, [[(1,), (2,)]], 1)
+    rewritten(path)
+    assert read_counts(path).rows == 2
+    rewritten(path, {b"rows": rows})
+    with pytest.raises(DatasetError, match=r"shard-0\.counts is no readable file of counts"):
+        read_counts(path)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [{"metadata": {b"column": b"\xff"}}, {"metadata": {b"digest": b"\xff"}}, {"nulls": True}],
+)
+def test_a_vocabulary_with_damaged_metadata_or_nulls(tmp_path, harm):
+    files = count_files(tmp_path, [[(1,), (2,)]], 1)
+    paths, _ = build(tmp_path, files)
+    rewritten(paths[0])
+    assert Vocabulary(paths).kept == (2,)
+    rewritten(paths[0], **harm)
+    with pytest.raises(DatasetError, match=r"column-0\.arrow is no vocabulary"):
+        Vocabulary(paths)
+
+
+def test_counts_with_nulls(tmp_path):
+    (path,) = count_files(tmp_path, [[(1,), (2,)]], 1)
+    rewritten(path, nulls=True)
+    with pytest.raises(DatasetError, match=r"shard-0\.counts is no readable file of counts"):
+        read_counts(path).column(0)
