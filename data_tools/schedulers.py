@@ -9,12 +9,13 @@ from functools import partial
 from typing import Any
 
 from data_tools.plan import Task
-from data_tools.tasks import StoppedError, Work
+from data_tools.tasks import ShardError, StoppedError, Work
 
 LOCAL, THREADS = "local", "threads"
 LOOK_SECONDS = 0.2  # between two looks at how far everything is
 AT_THE_DISK = 2  # threads that wait until the disk has a shard, beside those that make some
-RETRIES = 3  # of a task whose worker died
+# What says by itself what is wrong. Anything else is a fault of ours, whose traceback is of use.
+EXPECTED = (ShardError, OSError, ValueError, ImportError, MemoryError)
 
 
 def default_threads() -> int:
@@ -56,10 +57,28 @@ def executor(scheduler: str, threads: int) -> Iterator[tuple[Executor, dict[str,
             LocalCluster(n_workers=threads, threads_per_worker=1, dashboard_address=":0") as local,
             Client(local) as client,
         ):
-            yield client.get_executor(pure=False, retries=RETRIES), {}
+            yield client.get_executor(pure=False), {}
     else:
         with Client(scheduler) as client:
-            yield client.get_executor(pure=False, retries=RETRIES), {}
+            yield client.get_executor(pure=False), {}
+
+
+def _run(work: Work, task: Task, **arguments: Any) -> Exception | None:
+    """Run a task; an error that is expected is returned.
+
+    Of one that is raised, Dask would print the traceback, for each of several tries, and it cannot
+    send the name of a file that is not UTF-8.
+    """
+    try:
+        work.run(task, **arguments)
+    except EXPECTED as error:
+        return error
+    return None
+
+
+def _error(future: "Future[Exception | None]") -> BaseException | None:
+    """What a finished task returned or raised."""
+    return None if future.cancelled() else future.exception() or future.result()
 
 
 def run_tasks(
@@ -76,13 +95,13 @@ def run_tasks(
     What a task raised. Of several that fail, the first in order decides, whatever ran when.
     """
     with executor(scheduler, threads) as (pool, arguments):
-        function: Any = partial(work.run, **arguments)
-        futures: list[Future[None]] = [pool.submit(function, task) for task in tasks]
+        function: Any = partial(_run, work, **arguments)
+        futures: list[Future[Exception | None]] = [pool.submit(function, task) for task in tasks]
         waiting = set(futures)
         try:
             while waiting:
                 done, waiting = wait(waiting, LOOK_SECONDS, FIRST_COMPLETED)
-                failed = [f for f in done if not f.cancelled() and f.exception() is not None]
+                failed = [future for future in done if _error(future) is not None]
                 if failed:
                     # Those before it may fail as well, and then they come first.
                     first = min(map(futures.index, failed))
@@ -91,10 +110,9 @@ def run_tasks(
                     waiting -= set(futures[first + 1 :])
                 look()
             for future in futures:
-                if not future.cancelled() and future.done():
-                    error = future.exception()
-                    if error is not None and not isinstance(error, StoppedError):
-                        raise error
+                error = _error(future) if future.done() else None
+                if error is not None and not isinstance(error, StoppedError):
+                    raise error
         finally:
             for future in futures:
                 future.cancel()

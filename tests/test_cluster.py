@@ -2,13 +2,19 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
 
 import data_tools
+from data_tools.manifest import Options
+from data_tools.plan import make_plan
+from data_tools.schedulers import run_tasks
 from data_tools.storage import RemoteFolder, folder_at
+from data_tools.tasks import Work
 from tests.test_ingest import SCHEMA, make_lines, shard_bytes, write
 
 distributed = pytest.importorskip("distributed")
@@ -95,6 +101,34 @@ def test_a_bad_line_on_a_worker_is_the_same_error(tmp_path, cluster):
         messages.append(str(caught.value))
     assert messages[0] == messages[1]
     assert f"{source}:2001: field 2 (a) is 'x" in messages[0]
+
+
+def test_of_a_bad_line_only_the_sentence_is_printed(tmp_path):
+    """Nothing of Dask's, whose workers print by themselves."""
+    lines = make_lines(ROWS, schema=data_tools.CRITEO)
+    lines[1000] = "0"
+    names = [str(write(tmp_path / f"day_{number}", lines)) for number in range(2)]
+    command = [sys.executable, "-m", "robe_numba", "ingest", *names, "-o", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    sentence, *notes = done.stderr.splitlines()
+    assert sentence == f"error: {names[0]}:1001: expected 40 fields (labelled), found 1"
+    assert notes == [note for note in notes if note.startswith("what is finished (")]
+
+
+def test_an_error_that_names_a_file_which_is_not_utf8(tmp_path, cluster):
+    """It comes over the network as it is."""
+    source = write(tmp_path / "log\udce9.tsv", make_lines(ROWS))
+    out = str(tmp_path / "out\udce9")
+    data_tools.ingest(source, out, scheduler=cluster.scheduler_address, **OPTIONS)
+    assert data_tools.verify(out) == []
+    plan = make_plan([str(source)], SCHEMA, Options(), None, 4000, None)
+    source.unlink()
+    work = Work(plan, out, "shards-1", "parts")
+    with pytest.raises(FileNotFoundError) as caught:
+        run_tasks(work, list(plan.tasks()), cluster.scheduler_address, 1, lambda: None)
+    assert caught.value.filename == str(source)
 
 
 @pytest.mark.parametrize("options", [{}, {"ids": "appearance", "min_count": 2}])
