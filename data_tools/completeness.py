@@ -23,7 +23,7 @@ def check_complete(plan: Plan, records: Records, shards: str) -> None:
         count = facts.num_shards
         if count is None:  # only the last record tells
             last = [number for number, record in found.items() if record.last]
-            count = min(last) + 1 if last else max(found, default=-1) + 2
+            count = max(last) + 1 if last else max(found, default=-1) + 2
         missing = [number for number in range(count) if number not in found]
         if missing:
             raise DatasetError(

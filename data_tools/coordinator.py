@@ -117,6 +117,8 @@ def ingest(
     Raises
     ------
     ParseError : a bad line or file.
+    DatasetError : the plan of an unfinished ingest in `output` is damaged; or a finished shard or
+        its record is not there any more, or was written where this process does not see it.
     FileNotFoundError : a source does not exist.
     FileExistsError : `output` holds a dataset, or an unfinished ingest of something else, and
         `overwrite` is false; another ingest is writing to it; or it is a file.

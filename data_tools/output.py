@@ -112,7 +112,7 @@ def _begin(folder: Folder, plan: Plan, overwrite: bool) -> Begun:
         state, differing = _found(folder, name, plan, lenient)
         if state is None:
             continue
-        if old is not None and old.folder == state.folder:
+        if old is not None and old.folder == state.folder:  # killed when it had but to tidy up
             if not differing:
                 return Begun(folder, state, old)
             _tidy_up(folder, state)
@@ -126,7 +126,8 @@ def _begin(folder: Folder, plan: Plan, overwrite: bool) -> Begun:
             f"{folder.path('')} holds a finished dataset; choose another folder, or overwrite it "
             "(overwrite=True, --overwrite)"
         )
-    folder.remove(STATE)
+    for name in (STATE, FINISHED_NAME):  # without a plan that can be read, or of no dataset here
+        folder.remove(name)
     replaces = None if old is None else old.folder
     number = 0
     while shards_folder(number) == replaces or not folder.is_free(shards_folder(number)):

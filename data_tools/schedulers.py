@@ -64,11 +64,7 @@ def executor(scheduler: str, threads: int) -> Iterator[tuple[Executor, dict[str,
 
 
 def _run(work: Work, task: Task, **arguments: Any) -> Exception | None:
-    """Run a task; an error that is expected is returned.
-
-    Of one that is raised, Dask would print the traceback, for each of several tries, and it cannot
-    send the name of a file that is not UTF-8.
-    """
+    """Run a task; an error that is expected is returned. Of raised ones Dask prints tracebacks."""
     try:
         work.run(task, **arguments)
     except EXPECTED as error:

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_tools import synth_kernels as kernels
+from data_tools.own_files import open_own
 from data_tools.synth_presets import PRESETS, Categorical, Preset
 
 __all__ = ["PRESETS", "Generator", "Preset"]
@@ -186,7 +187,7 @@ def _replacing(path: Path) -> Iterator[IO[bytes] | gzip.GzipFile]:
     """A file beside `path` that takes its name at the end, or goes away after an error."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with aside.open("wb") as raw:
+        with open_own(aside, "wb") as raw:
             if path.suffix.lower() == ".gz":
                 # Neither name nor time in the header: the same rows are the same bytes.
                 with gzip.GzipFile("", "wb", GZIP_LEVEL, raw, mtime=0) as packed:

@@ -6,6 +6,7 @@ import os
 import pytest
 
 import data_tools
+from data_tools.synth import Generator
 from robe_numba.training.files import alone_in
 from tests.test_ingest import SCHEMA, make_lines, shard_bytes, write
 
@@ -142,6 +143,12 @@ def test_the_lock_of_a_run_is_no_link(tmp_path, victim, target):
     (run / ".lock.tmp").symlink_to(tmp_path / target)
     with pytest.raises(OSError, match=r"\.lock\.tmp is a symbolic link"), alone_in(run):
         pass
+
+
+def test_a_generated_log_is_written_through_no_link(tmp_path, victim):
+    (tmp_path / f".log.tsv.{os.getpid()}.tmp").symlink_to(victim / "thesis.txt")
+    with pytest.raises(OSError, match=r"\.tmp is a symbolic link"):
+        Generator(scale=0.001).write(tmp_path / "log.tsv", 10)
 
 
 def test_a_file_with_the_name_of_a_lock_keeps_its_content_while_it_is_held(tmp_path):
