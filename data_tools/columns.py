@@ -1,71 +1,95 @@
 """Columns of a table, of whatever Arrow type, as labels, dense values and ids.
 
 A function here returns the converted column and its faults: the rows that break its rule.
+docs/logs.md has the table of types.
 """
-
-import hashlib
-import re
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_tools.criteo_parser import transform_dense
+from data_tools.ids import EXACT_FLOATS, MISSING, are_numbers, uuid_texts, value_ids
 
-_INTEGER = re.compile(rb"0|-?[1-9][0-9]{,19}")
+LABEL_RULE = "the label must be 0 or 1"
+DENSE_RULE = "a dense field must be empty or a finite number"
+ID_RULE = (
+    "an id that is a float must be whole and below 2**53 (of float32 2**24), where floats are "
+    "exact; store ids as integers or texts, and texts that look like floats in Parquet, or name "
+    "the column among the dense ones"
+)
 # What Arrow casts to a number, in the syntax of its own regular expressions.
 _NUMBER = r"^[+-]?(([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?|inf|infinity|nan(\([0-9a-z_]*\))?)$"
-
-
-def text_id(text: bytes) -> int:
-    """64-bit id of a text: an integer is its value, other text is hashed, empty text is 0.
-
-    An integer is written as `str` writes it and fits 64 bits, signed (two's complement) or
-    unsigned; `007` is no integer. The hash is the first eight bytes of BLAKE2b, little-endian.
-    So an id is the same whether a log holds it as a number, as a text, or in a CSV without types.
-    """
-    if not text:
-        return 0
-    if _INTEGER.fullmatch(text):
-        value = int(text)
-        if -(2**63) <= value < 2**64:
-            return value % 2**64
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+_TRUE, _FALSE = ((b"True", b"true", b"TRUE"), (b"False", b"false", b"FALSE"))
 
 
 def _is_text(dtype: pa.DataType) -> bool:
-    return dtype in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
-
-
-def is_categorical(dtype: pa.DataType) -> bool:
-    """Whether a column of this type can hold ids: integers, texts, or nulls alone."""
-    if pa.types.is_dictionary(dtype):
-        dtype = dtype.value_type
-    return pa.types.is_integer(dtype) or pa.types.is_null(dtype) or _is_text(dtype)
+    types = pa.types
+    tests = (
+        types.is_string, types.is_large_string, types.is_string_view,
+        types.is_binary, types.is_large_binary, types.is_binary_view, types.is_fixed_size_binary,
+    )  # fmt: skip
+    return any(test(dtype) for test in tests)
 
 
 def is_number(dtype: pa.DataType) -> bool:
-    """Whether a column of this type can hold dense values or labels: bytes are a CSV's fields."""
-    types = pa.types
+    """Whether a column of this type can hold dense values or labels: numbers, or texts of them."""
+    types, dtype = pa.types, _plain_type(dtype)
     tests = (types.is_integer, types.is_floating, types.is_decimal, types.is_boolean, types.is_null)
-    return dtype == pa.binary() or any(test(dtype) for test in tests)
+    return _is_text(dtype) or any(test(dtype) for test in tests)
+
+
+def is_categorical(dtype: pa.DataType) -> bool:
+    """Whether a column of this type can hold ids."""
+    types = pa.types
+    tests = (types.is_date, types.is_time, types.is_timestamp)
+    dtype = _plain_type(dtype)
+    return is_number(dtype) or dtype == pa.uuid() or any(test(dtype) for test in tests)
+
+
+def _plain_type(dtype: pa.DataType) -> pa.DataType:
+    """Type of the values: of a dictionary or an extension type, what is behind it."""
+    if pa.types.is_dictionary(dtype):
+        return _plain_type(dtype.value_type)
+    if isinstance(dtype, pa.BaseExtensionType) and dtype != pa.uuid():
+        return _plain_type(dtype.storage_type)
+    return dtype
+
+
+def _plain(column: pa.Array) -> pa.Array:
+    """The column in its `_plain_type`."""
+    if pa.types.is_dictionary(column.type):
+        return _plain(column.dictionary_decode())
+    if isinstance(column, pa.ExtensionArray) and column.type != pa.uuid():
+        return _plain(column.storage)
+    return column
 
 
 def numbers(column: pa.Array) -> tuple[np.ndarray, list[int]]:
-    """Numbers, or a CSV's fields, as float64 (n,) with NaN for null; faults are no numbers."""
-    if column.type == pa.binary():
-        texts, faults = pc.cast(column, pa.string()), []
-        try:
-            column = pc.cast(texts, pa.float64())
-        except pa.ArrowInvalid:  # it does not tell which row
-            good = pc.match_substring_regex(texts, _NUMBER, ignore_case=True)
-            column = pc.cast(pc.if_else(good, texts, None), pa.float64())
-            bad = ~pc.fill_null(good, True).to_numpy(zero_copy_only=False)
-            faults = np.flatnonzero(bad).tolist()
-        return column.to_numpy(zero_copy_only=False), faults
-    # Unsafe means: an integer above 2**53 may be rounded.
-    return pc.cast(column, pa.float64(), safe=False).to_numpy(zero_copy_only=False), []
+    """Numbers, or texts of them, as float64 (n,) with NaN for null; faults are no numbers."""
+    column = _plain(column)
+    if not _is_text(column.type):
+        # Unsafe means: an integer above 2**53 may be rounded.
+        return pc.cast(column, pa.float64(), safe=False).to_numpy(zero_copy_only=False), []
+    try:
+        values = pc.cast(pc.cast(column, pa.string()), pa.float64())
+        return values.to_numpy(zero_copy_only=False), []
+    except pa.ArrowInvalid:  # it does not tell which row
+        return _odd_numbers(column.cast(pa.large_binary()))
+
+
+def _odd_numbers(texts: pa.Array) -> tuple[np.ndarray, list[int]]:
+    """`numbers` of bytes that are not all numbers: some are missing, True or False, or faults."""
+    written = pc.match_substring_regex(texts, _NUMBER, ignore_case=True)
+    kept = pc.cast(pc.if_else(written, texts, None), pa.large_string())
+    values = pc.cast(kept, pa.float64()).to_numpy(zero_copy_only=False).copy()
+    good = pc.fill_null(written, True).to_numpy(zero_copy_only=False).copy()
+    for words, value in ((MISSING, np.nan), (_TRUE, 1.0), (_FALSE, 0.0)):
+        among = pc.is_in(texts, pa.array(sorted(words), pa.large_binary()))
+        rows = among.to_numpy(zero_copy_only=False)
+        values[rows] = value
+        good |= rows
+    return values, np.flatnonzero(~good).tolist()
 
 
 def labels(column: pa.Array) -> tuple[np.ndarray, list[int]]:
@@ -83,20 +107,45 @@ def dense(column: pa.Array, transform: str) -> tuple[np.ndarray, list[int]]:
     return out, faults + np.flatnonzero(infinite).tolist()
 
 
-def ids(column: pa.Array) -> np.ndarray:
-    """Ids of a categorical column, uint64 (n,): integers by value, texts by `text_id`, null 0.
+def holds_numbers(texts: pa.Array) -> bool:
+    """Whether some of a CSV's fields, bytes, are numbers, and all others are missing."""
+    return are_numbers(pc.unique(texts.drop_null()).to_pylist())
 
-    Each distinct text is hashed once. A negative integer is its two's complement.
+
+def ids(column: pa.Array, of_numbers: bool = False) -> tuple[np.ndarray, list[int]]:
+    """Ids of a categorical column, uint64 (n,): numbers by value, others by `text_id`, null 0.
+
+    Faults are floats that are no ids; among texts, those of a column `of_numbers` alone. Each
+    distinct text is hashed once. A negative integer is its two's complement.
     """
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    if pa.types.is_null(column.type):
-        return np.zeros(len(column), np.uint64)
-    if pa.types.is_integer(column.type):
+    column = _plain(column)
+    kind = column.type
+    if pa.types.is_null(kind):
+        return np.zeros(len(column), np.uint64), []
+    if pa.types.is_integer(kind):
         values: np.ndarray = pc.fill_null(column, 0).to_numpy()
-        return values.astype(np.uint64)
-    encoded = column.cast(pa.large_binary()).dictionary_encode()
-    distinct: list[Any] = encoded.dictionary.to_pylist()
-    table = np.array([text_id(text) for text in distinct] + [0], np.uint64)
-    codes: np.ndarray = pc.fill_null(encoded.indices, len(distinct)).to_numpy()
-    return table[codes]
+        return values.astype(np.uint64), []
+    if pa.types.is_floating(kind):
+        return _float_ids(column)
+    if pa.types.is_decimal(kind) and kind.bit_width < 128:  # Arrow has no dictionaries of these
+        column = column.cast(pa.decimal128(kind.precision, kind.scale))
+    elif kind == pa.uuid():
+        column = column.storage
+    elif _is_text(kind):
+        column = column.cast(pa.large_binary())
+    encoded = column.dictionary_encode()
+    distinct = uuid_texts(encoded.dictionary) if kind == pa.uuid() else encoded.dictionary
+    found = list(value_ids(distinct, of_numbers))
+    codes: np.ndarray = pc.fill_null(encoded.indices, len(found)).to_numpy()
+    table = np.array([each or 0 for each in found] + [0], np.uint64)
+    bad = np.array([each is None for each in found] + [False])
+    return table[codes], np.flatnonzero(bad[codes]).tolist() if bad.any() else []
+
+
+def _float_ids(column: pa.Array) -> tuple[np.ndarray, list[int]]:
+    limit = {16: 2**11, 32: 2**24, 64: EXACT_FLOATS}[column.type.bit_width]
+    values = pc.fill_null(pc.cast(column, pa.float64()), 0).to_numpy()
+    values = np.where(np.isnan(values), 0, values)
+    good = (np.abs(values) < limit) & (values == np.trunc(values))
+    found = np.where(good, values, 0).astype(np.int64).astype(np.uint64)
+    return found, np.flatnonzero(~good).tolist()

@@ -30,6 +30,7 @@ def ingest(
     *,
     schema: Schema = CRITEO,
     format: str = "auto",
+    separator: str | None = None,
     on_error: str = "stop",
     dense_transform: str = "log1p",
     max_ind_range: int | None = None,
@@ -46,7 +47,7 @@ def ingest(
     overwrite: bool = False,
     block_bytes: int = BLOCK_BYTES,
 ) -> Manifest:
-    """Read click logs, in the order given, into a dataset in the folder `output`.
+    r"""Read click logs, in the order given, into a dataset in the folder `output`.
 
     The same sources and options give the same shards, byte for byte, on any number of threads or
     workers. An ingest that was killed, or stopped by an error, goes on where it was when it is
@@ -55,28 +56,39 @@ def ingest(
     Parameters
     ----------
     sources : path or paths
-        Criteo text, CSV with a header, or Parquet; text and CSV also gzipped (`.gz`); of this
-        machine or, as an address `protocol://...`, of any file system that fsspec knows. All of
-        them labelled or all unlabelled: Criteo text by the number of fields that most of a file's
-        first lines have, the others by whether they have the label column. One line of a CSV is one
-        row: no field may hold a line end. Criteo text cannot be mixed with CSV or Parquet, whose
-        ids are made differently.
+        Criteo text, CSV with a header, or Parquet; text and CSV also compressed by gzip, zstd,
+        bz2, xz or lz4, which their first bytes tell; of this machine or, as an address
+        `protocol://...`, of any file system that fsspec knows. All of them labelled or all
+        unlabelled: Criteo text by the number of fields that most of a file's first lines have, the
+        others by whether they have the label column. One line of a CSV is one row: no field may
+        hold a line end. Criteo text cannot be mixed with CSV or Parquet, whose ids are made
+        differently. Rows come in this order: sort files by their numbers, not by their names as
+        `glob` does, or day_10 comes before day_2.
     output : path or address
         Made if need be; what else lies in it is left alone. One ingest at a time.
     schema : Schema
-        The columns: of Criteo text in their order, of CSV and Parquet by name. The id of a Criteo
-        field is its hexadecimal value. In CSV and Parquet alike the id of an integer is its value
-        modulo 2**64, also where it is written as text in its plain form (`7`, `-1`; not `007`, not
-        `+7`) and fits 64 bits; of other text the first eight bytes of its BLAKE2b hash,
-        little-endian; of an empty field 0.
+        The columns: of Criteo text in their order, of CSV and Parquet by name, in which case and
+        spaces count. The id of a Criteo field is its hexadecimal value. In CSV and Parquet alike
+        the id of an integer is its value modulo 2**64, also where it is written as text in its
+        plain form (`7`, `-1`; not `007`, not `+7`) and fits 64 bits. A whole float has the id of
+        the integer, also as text (`12.0` is 12), as long as floats are exact (below 2**53). Of
+        other text it is the first eight bytes of its BLAKE2b hash, little-endian; of a missing
+        field (empty, `NULL`, `\N`, `NaN`) 0; a value of another type has the id of its text.
+        A float that is not whole is no id: one in a Parquet column of floats is an error, and in a
+        CSV one in a column whose fields in the file's first 64 KiB are all numbers. In any other
+        column it is a text, as all of Parquet's texts are. docs/logs.md has all types.
     format : {"auto", "criteo", "csv", "parquet"}
-        "auto" goes by the name: `.csv`, `.csv.gz`, `.parquet`, and Criteo text for all others.
+        "auto": Parquet by its first bytes or by the name `.parquet`, CSV by the name (`.csv`,
+        `.csv.gz`, ...) or if there is a `separator`, and Criteo text for all others.
+    separator : str, optional
+        One character between the fields of a CSV. None: the only one of comma, TAB, `;` and `|`
+        that a file's header has; the comma if there is not one.
     on_error : {"stop", "skip"}
         With "skip" bad lines are counted, and the first hundred kept in `rejects.jsonl` beside the
         shards. A damaged file, and an empty Criteo text, stop also then.
     dense_transform : {"log1p", "none", "log3", "log-squared"}
-        log(max(x, 0) + 1); x; log(max(x, -2) + 3); floor(log(x)**2) above 2, else x. An empty field
-        (null, NaN) is as 0.
+        log(max(x, 0) + 1); x; log(max(x, -2) + 3); floor(log(x)**2) above 2, else x. A missing
+        field (empty, null, NaN, `NULL`, `\N`) is as 0.
     max_ind_range : int, optional
         Ids are taken modulo this, as published DLRM results do (40,000,000 for Terabyte).
     ids : {"raw", "appearance"}
@@ -127,7 +139,15 @@ def ingest(
         with other formats.
     """
     options = Options(
-        format, dense_transform, on_error, max_ind_range, ids, min_count, file_format, compression
+        format,
+        dense_transform,
+        on_error,
+        max_ind_range,
+        ids,
+        min_count,
+        file_format,
+        compression,
+        separator,
     )
     if threads is not None and threads < 1:
         raise ValueError(f"threads is {threads}; it must be at least 1")

@@ -21,7 +21,7 @@ def is_labelled(address: str, schema: Schema) -> bool:
     Raises
     ------
     ParseError : the file is empty, or none of its first lines fits the schema.
-    DamagedFileError : a .gz file is damaged at its beginning.
+    DamagedFileError : a compressed file is damaged at its beginning.
     """
     lines = first_lines(address, SAMPLE_BYTES).split(b"\n")[:-1]
     if not lines:
@@ -34,8 +34,8 @@ def is_labelled(address: str, schema: Schema) -> bool:
     if not votes:
         reason = (
             f"none of the first {len(lines)} lines has {fields} fields (labelled) or {fields - 1} "
-            f"(unlabelled), the first has {counts[0]}; is it Criteo text with the columns of the "
-            "schema?"
+            f"(unlabelled), the first has {counts[0]}: it is no Criteo text with the columns of "
+            "the schema; read a table with a header with --format csv, and --separator"
         )
         raise ParseError(address, 1, whole_line_error(lines[0]) or reason)
     return 2 * sum(votes) + votes[0] > len(votes)

@@ -54,12 +54,12 @@ class Feeds:
             for number, blocks in self._text(first):
                 yield number, (_partial(read_lines, parser, block) for block in blocks)
             return
-        table = open_table(source.address, source.kind)
+        table = open_table(source.address, source.kind, plan.options.separator)
         wanted = find_columns(source.address, plan.schema, table.columns, plan.labelled)
         if not plan.labelled:
             wanted = [name for name in wanted if name != plan.schema.label]
         if source.kind == "csv":
-            lines = CsvLines(source.address, wanted)
+            lines = CsvLines(source.address, wanted, plan.options.separator)
             for number, blocks in self._text(first):
                 yield number, (self._csv_feed(lines, block) for block in blocks)
             return

@@ -21,6 +21,7 @@ IDS = ("raw", "appearance")
 # Rows of each block of a shard but its last: 1.3 MB of Criteo's, and what Parquet reads well.
 BLOCK_ROWS = {"arrow": 8192, "parquet": 1 << 16}
 REMEDY = "ingest the log again"
+_SEPARATOR = re.compile(r'(?![\w"\r\n\0+\-.])[\0-\x7f]')
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Options:
     min_count: int = 1
     file_format: str = "arrow"
     compression: str = "none"
+    separator: str | None = None  # of a CSV's fields; None is not written: older manifests lack it
 
     def __post_init__(self) -> None:
         choices = {
@@ -75,6 +77,11 @@ class Options:
                 raise ValueError(
                     f"{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}"
                 )
+        if self.separator is not None and not _SEPARATOR.fullmatch(self.separator):
+            raise ValueError(
+                f"separator is {self.separator!r}; it must be one ASCII character, but no letter, "
+                'digit, quote, line end, or one of "+-._"'
+            )
         if self.max_ind_range is not None:
             _check_count("max_ind_range", self.max_ind_range, 2**32 - 1)
         _check_count("min_count", self.min_count, 2**32 - 1)
@@ -140,7 +147,10 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         """Return the manifest as a dict of JSON types, which `from_json` reads."""
-        return {"format_version": FORMAT_VERSION, **asdict(self), "schema": self.schema.to_json()}
+        record = {"format_version": FORMAT_VERSION, **asdict(self)}
+        if self.options.separator is None:
+            del record["options"]["separator"]
+        return {**record, "schema": self.schema.to_json()}
 
     @classmethod
     def from_json(cls, record: Any, path: str = "the manifest") -> "Manifest":

@@ -1,27 +1,27 @@
 """What an ingest will do: its sources, how each is cut into shards, and the tasks that make them.
 
 Shard k of a text holds the lines that begin in its bytes [k * shard_bytes, (k + 1) * shard_bytes),
-of the inflated text where the file is gzipped; of Parquet the row groups that begin there. So the
-shards depend on sources and options alone, each can be made without the others, by any worker, and
-those that are finished need not be made again.
+of the inflated text where the file is compressed; of Parquet the row groups that begin there. So
+the shards depend on sources and options alone, each can be made without the others, by any worker,
+and those that are finished need not be made again.
 """
 
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from data_tools.containers import DamagedFileError, is_parquet, other_than_text, without_ending
 from data_tools.criteo_text import is_labelled
 from data_tools.errors import ParseError
 from data_tools.manifest import Options
 from data_tools.schema import Schema
-from data_tools.storage import input_facts, is_remote, open_input
+from data_tools.storage import input_facts, is_remote
 from data_tools.table_files import group_offsets, open_table
 from data_tools.tables import find_columns
-from data_tools.text_reader import DamagedFileError, is_gzipped
+from data_tools.text_reader import first_bytes, is_compressed
 
-GZIP_MAGIC = b"\x1f\x8b"
 LEAST_SHARD_BYTES, MOST_SHARD_BYTES = 1 << 24, 1 << 27
 SHARDS = 64  # of all sources together, as long as they are neither smaller nor larger than that
 MOST_SHARDS = 1_000_000
@@ -35,7 +35,7 @@ class PlannedSource:
     kind: str  # "criteo", "csv" or "parquet"
     bytes: int
     stamp: str
-    num_shards: int | None  # None: gzipped, so it is known when all was inflated
+    num_shards: int | None  # None: compressed, so it is known when all was inflated
 
     @property
     def name(self) -> str:
@@ -131,7 +131,7 @@ def make_plan(
     if shard_bytes is not None and shard_bytes < 1:
         raise ValueError(f"shard_bytes is {shard_bytes}; it must be at least 1")
     facts = [input_facts(address) for address in addresses]
-    kinds = [_kind(address, options.format) for address in addresses]
+    kinds = [_kind(address, options) for address in addresses]
     if len({kind == "criteo" for kind in kinds}) > 1:
         raise ValueError(
             "Criteo text and tables (CSV, Parquet) are mixed, but make different ids of a text; "
@@ -142,10 +142,7 @@ def make_plan(
         shard_bytes = min(max(wanted, LEAST_SHARD_BYTES), MOST_SHARD_BYTES)
     sources = []
     for address, kind, (size, stamp) in zip(addresses, kinds, facts, strict=True):
-        if kind != "parquet" and not is_gzipped(address) and _begins_with(address, GZIP_MAGIC):
-            name = Path(address).name
-            raise ParseError(address, 1, f"the file is compressed by gzip; rename it to {name}.gz")
-        labelled = _agreed_label(address, kind, schema, labelled)
+        labelled = _agreed_label(address, kind, schema, labelled, options.separator)
         num_shards = _num_shards(address, kind, size, shard_bytes)
         sources.append(PlannedSource(address, kind, size, stamp, num_shards))
     planned = sum(source.num_shards or 1 for source in sources)
@@ -160,20 +157,20 @@ def make_plan(
     )
 
 
-def _kind(address: str, format: str) -> str:
-    """Format of a file: what was said, or by its name."""
-    if format != "auto":
-        return format
-    name = address.lower().removesuffix(".gz")
-    if name.endswith(".csv"):
-        return "csv"
-    return "parquet" if name.endswith(".parquet") else "criteo"
-
-
-def _begins_with(address: str, magic: bytes) -> bool:
-    file: IO[bytes]
-    with open_input(address) as file:
-        return file.read(len(magic)) == magic
+def _kind(address: str, options: Options) -> str:
+    """Format of a file: what was said, or Parquet by its content, or by its name."""
+    head = first_bytes(address)
+    name = without_ending(address)
+    if options.format != "auto":
+        kind = options.format
+    elif is_parquet(head) or name.endswith(".parquet"):
+        kind = "parquet"
+    else:
+        kind = "csv" if options.separator is not None or name.endswith(".csv") else "criteo"
+    other = other_than_text(head)
+    if kind == "parquet" and other and not is_parquet(head):
+        raise ParseError(address, 1, f"the file is no Parquet; it is {other}")
+    return kind
 
 
 def _num_shards(address: str, kind: str, size: int, shard_bytes: int) -> int | None:
@@ -183,24 +180,26 @@ def _num_shards(address: str, kind: str, size: int, shard_bytes: int) -> int | N
         except DamagedFileError as error:
             raise ParseError(address, 1, damage(kind, error)) from error
         return begins[-1] // shard_bytes + 1 if begins else 1
-    return None if is_gzipped(address) else max(1, -(-size // shard_bytes))
+    return None if is_compressed(address) else max(1, -(-size // shard_bytes))
 
 
 def damage(kind: str, error: DamagedFileError) -> str:
     """Say of a source that it cannot be read further."""
-    what = "the .gz file is cut off or corrupt from here on"
+    what = "the compressed file is cut off or corrupt from here on"
     if kind != "criteo":
         what = f"the {kind} file is not readable here or further on"
     return f"{what} ({error})"
 
 
-def _agreed_label(address: str, kind: str, schema: Schema, before: bool | None) -> bool:
+def _agreed_label(
+    address: str, kind: str, schema: Schema, before: bool | None, separator: str | None
+) -> bool:
     """Whether a source is labelled; all must be alike, and as was asked for."""
     try:
         if kind == "criteo":
             labelled = is_labelled(address, schema)
         else:
-            table = open_table(address, kind)
+            table = open_table(address, kind, separator)
             labelled = schema.label in find_columns(address, schema, table.columns, bool(before))
     except DamagedFileError as error:
         raise ParseError(address, 1, damage(kind, error)) from error

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from functools import cache
 from itertools import accumulate
 from typing import IO, Any, NamedTuple
 
@@ -11,16 +12,17 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
+from data_tools.columns import holds_numbers
+from data_tools.containers import DamagedFileError
 from data_tools.criteo_parser import MAX_LINE_BYTES, whole_line_error
 from data_tools.storage import is_remote, map_file, open_input
-from data_tools.text_reader import DamagedFileError, TextBlock, first_lines
+from data_tools.text_reader import TextBlock, first_lines
 
 BATCH_ROWS = 1 << 16
 HEADER_BYTES = 1 << 16
+SEPARATORS = (",", "\t", ";", "|")
 _LONE_CR = re.compile(rb"\r(?!\n)")
-# A field that begins with a quote is quoted, up to a quote that is not doubled.
-_FIELD = rb'(?:"(?:[^"]|"")*+"[^,]*+|[^",][^,]*+|)'
-_CLOSED_LINE = re.compile(_FIELD + rb"(?:," + _FIELD + rb")*+")
+_QUOTED = re.compile(rb'"(?:[^"]|"")*+"')
 
 
 class BadLine(NamedTuple):
@@ -41,6 +43,14 @@ class TableRows(NamedTuple):
     rows: pa.RecordBatch
     lines: np.ndarray  # int64 (num_rows,), the line of each row
     bad: list[BadLine]
+    of_numbers: frozenset[str] = frozenset()  # columns of texts that hold numbers
+
+
+class Header(NamedTuple):
+    """What the first line of a CSV says."""
+
+    names: list[str]
+    separator: str
 
 
 class TableFile(NamedTuple):
@@ -49,7 +59,7 @@ class TableFile(NamedTuple):
     columns: list[tuple[str, pa.DataType]]
 
 
-def open_table(address: str, kind: str) -> TableFile:
+def open_table(address: str, kind: str, separator: str | None = None) -> TableFile:
     """Look at the columns of a table of kind "csv" or "parquet".
 
     Raises
@@ -58,7 +68,8 @@ def open_table(address: str, kind: str) -> TableFile:
     """
     with reading():
         if kind == "csv":
-            return TableFile([(name, pa.binary()) for name in _csv_names(address)])
+            header, _ = _read_header(first_lines(address, HEADER_BYTES), separator)
+            return TableFile([(name, pa.binary()) for name in header.names])
         with _parquet(address) as file:
             schema = file.schema_arrow
         return TableFile(list(zip(schema.names, schema.types, strict=True)))
@@ -73,18 +84,27 @@ def reading() -> Iterator[None]:
         raise DamagedFileError(str(error)) from error
 
 
-def _csv_names(address: str) -> list[str]:
-    """Read the header. Every field is bytes, whatever the first rows look like.
+def _read_header(text: bytes, separator: str | None) -> tuple[Header, bytes]:
+    """Read the header of a CSV; also returns the text after it. Every field is bytes.
 
     Arrow guesses types from the first block, so a later block might not fit, and two files of one
     log might differ; an empty field is null.
     """
-    text = first_lines(address, HEADER_BYTES)
-    header = text[: text.find(b"\n") + 1]
-    spoilt = _spoilt(header[:-1])
+    end = text.find(b"\n") + 1
+    separator = separator or _find_separator(text[:end])
+    spoilt = _spoilt(text[: max(end - 1, 0)], separator)
     if spoilt:
         raise DamagedFileError(f"header: {spoilt}")
-    return pa.csv.read_csv(pa.BufferReader(header)).schema.names
+    options = pa.csv.ParseOptions(delimiter=separator)
+    names = pa.csv.read_csv(pa.BufferReader(text[:end]), parse_options=options).schema.names
+    return Header(names, separator), text[end:]
+
+
+def _find_separator(header: bytes) -> str:
+    """The only one of SEPARATORS outside of the header's quotes; the comma if there is not one."""
+    bare = _QUOTED.sub(b"", header)
+    found = [separator for separator in SEPARATORS if separator.encode() in bare]
+    return found[0] if len(found) == 1 else ","
 
 
 class CsvLines:
@@ -93,13 +113,17 @@ class CsvLines:
     Parameters
     ----------
     address : str
-    wanted : list of str     The columns to read.
+    wanted : list of str       The columns to read.
+    separator : str, optional  Of the fields; None: what the header has.
     """
 
-    def __init__(self, address: str, wanted: list[str]) -> None:
-        with reading():
-            self._names = _csv_names(address)
+    def __init__(self, address: str, wanted: list[str], separator: str | None = None) -> None:
         self._wanted = wanted
+        with reading():
+            text = first_lines(address, HEADER_BYTES)
+            self._header, first = _read_header(text, separator)
+            rows, _, _ = _parse_lines(first, self._header, wanted)
+        self._of_numbers = frozenset(name for name in wanted if holds_numbers(rows.column(name)))
 
     def read(self, block: TextBlock, line: int) -> TableRows:
         """Rows of a block, which has the header where it is the first; its first line is `line`."""
@@ -107,13 +131,13 @@ class CsvLines:
         if block.offset == 0:
             line, text = line + 1, text[text.index(b"\n") + 1 :]
         with reading():
-            rows, lines, bad = _parse_lines(text, self._names, self._wanted)
+            rows, lines, bad = _parse_lines(text, self._header, self._wanted)
         bad = [each._replace(line=each.line + line) for each in bad]
-        return TableRows(rows, lines + line, bad)
+        return TableRows(rows, lines + line, bad, self._of_numbers)
 
 
 def _parse_lines(
-    text: bytes, names: list[str], wanted: list[str]
+    text: bytes, header: Header, wanted: list[str]
 ) -> tuple[pa.RecordBatch, np.ndarray, list[BadLine]]:
     """Rows of whole lines, the line of each row from 0, and the bad lines.
 
@@ -130,12 +154,12 @@ def _parse_lines(
         longest > MAX_LINE_BYTES
         or whole_line_error(text, len(text))
         or _LONE_CR.search(text)
-        or _spoilt(last)
+        or _spoilt(last, header.separator)
     )
-    rows, wrong = _read_csv(b"" if doubtful else text, names, wanted)
+    rows, wrong = _read_csv(b"" if doubtful else text, header, wanted)
     if rows.num_rows + len(wrong) != len(lines):
         every = text.split(b"\n")[:-1]
-        reasons = [_spoilt(each) for each in every]
+        reasons = [_spoilt(each, header.separator) for each in every]
         bad = [
             BadLine(line, reason, every[line][:MAX_LINE_BYTES].decode(errors="replace"))
             for line, reason in enumerate(reasons)
@@ -143,27 +167,35 @@ def _parse_lines(
         ]
         lines = lines[[reason is None for reason in reasons]]
         text = b"".join(every[line] + b"\n" for line in lines)
-        rows, wrong = _read_csv(text, names, wanted)
+        rows, wrong = _read_csv(text, header, wanted)
         if rows.num_rows + len(wrong) != len(lines):
             raise DamagedFileError("rows and lines cannot be told apart; see to the quotes")
     bad += [each._replace(line=int(lines[each.line])) for each in wrong]
     return rows, np.delete(lines, [each.line for each in wrong]), bad
 
 
-def _spoilt(line: bytes) -> str | None:
+def _spoilt(line: bytes, separator: str) -> str | None:
     """Say why `line` (without its LF) is not one row, whatever its fields, or return None."""
     whole = whole_line_error(line)
     if whole:
         return whole
     if _LONE_CR.search(line.removesuffix(b"\r")):
         return "a carriage return inside the line; lines end in LF or CRLF, and no field holds them"
-    if not _CLOSED_LINE.fullmatch(line):
+    if not _closed_line(separator).fullmatch(line):
         return "a quote is not closed on its line; no field may hold a line end"
     return None
 
 
+@cache
+def _closed_line(separator: str) -> re.Pattern[bytes]:
+    """Fields of which each that begins with a quote is quoted, up to a quote not doubled."""
+    between = re.escape(separator).encode()
+    field = rb'(?:"(?:[^"]|"")*+"[^%b]*+|[^"%b][^%b]*+|)' % (between, between, between)
+    return re.compile(field + rb"(?:" + between + field + rb")*+")
+
+
 def _read_csv(
-    text: bytes, names: list[str], wanted: list[str]
+    text: bytes, header: Header, wanted: list[str]
 ) -> tuple[pa.RecordBatch, list[BadLine]]:
     """Columns `wanted` of lines without a header; by row from 0, those of a wrong field count."""
     wrong: list[BadLine] = []
@@ -180,9 +212,11 @@ def _read_csv(
         pa.BufferReader(text),
         # Only a single thread tells the line of a bad row.
         read_options=pa.csv.ReadOptions(
-            use_threads=False, block_size=len(text) + 1, column_names=names
+            use_threads=False, block_size=len(text) + 1, column_names=header.names
         ),
-        parse_options=pa.csv.ParseOptions(invalid_row_handler=skip, ignore_empty_lines=False),
+        parse_options=pa.csv.ParseOptions(
+            delimiter=header.separator, invalid_row_handler=skip, ignore_empty_lines=False
+        ),
         convert_options=pa.csv.ConvertOptions(
             column_types=dict.fromkeys(wanted, pa.binary()),
             include_columns=wanted,

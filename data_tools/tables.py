@@ -13,7 +13,9 @@ from data_tools.errors import ParseError
 from data_tools.rejects import Rejects
 from data_tools.row_buffer import RowBuffer
 from data_tools.schema import Schema
-from data_tools.table_files import TableRows
+from data_tools.table_files import SEPARATORS, TableRows
+
+_REMEDY = "name the columns of the log with Schema (--label, --dense, --categorical)"
 
 
 def read_rows(
@@ -33,7 +35,7 @@ def read_rows(
     transform : str         Of the dense columns, see `Parser`; null is as 0.
     is_csv : bool           Every field is bytes, and a row of nulls is an empty line.
     """
-    batch, faults = convert(table.rows, schema, labelled, is_csv, transform)
+    batch, faults = convert(table.rows, schema, labelled, is_csv, transform, table.of_numbers)
     bad: dict[int, Callable[[], tuple[str, str]]]
     bad = {each.line: each.explain for each in table.bad}
     for row, fault in faults.items():
@@ -54,8 +56,16 @@ def find_columns(
     wanted = [*label, *schema.dense, *schema.categorical]
     there = f"the file has {_some(names, 20)}"
     missing = [name for name in wanted if name not in names]
+    others = [name for name in names if name not in schema.names]
+    for name in (schema.label, *missing):
+        close = [other for other in others if _spelt_alike(other, name) and name not in names]
+        if close:
+            reason = f"no column is named {name!r}, but one is named {close[0]!r}"
+            raise ParseError(path, 1, f"{reason}; case and spaces count: {_REMEDY}")
     if missing:
-        remedy = "name the columns of the log with Schema (--label, --dense, --categorical)"
+        remedy = _REMEDY
+        if any(separator in name for name in names for separator in SEPARATORS):
+            remedy += ", and what separates its fields with --separator"
         raise ParseError(path, 1, f"no column named {_some(missing, 5)}; {there}; {remedy}")
     twice = [name for name in wanted if names.count(name) > 1]
     if twice:
@@ -65,10 +75,16 @@ def find_columns(
         categorical = name in schema.categorical
         suits = columns.is_categorical if categorical else columns.is_number
         if not suits(types[name]):
-            rule = "integers or texts" if categorical else "numbers"
-            reason = f"column {name} is of type {types[name]}, but must hold {rule}; convert it"
+            rule = "numbers, texts or times" if categorical else "numbers, or texts of them"
+            remedy = "convert it, or make a column of each of its parts"
+            reason = f"column {name} is of type {types[name]}, but must hold {rule}; {remedy}"
             raise ParseError(path, 1, reason)
     return wanted
+
+
+def _spelt_alike(name: str, other: str) -> bool:
+    """Whether names differ in case and surrounding spaces alone."""
+    return name.strip().casefold() == other.strip().casefold()
 
 
 def _some(names: list[str], most: int) -> str:
@@ -78,9 +94,17 @@ def _some(names: list[str], most: int) -> str:
 
 
 def convert(
-    columns_read: pa.RecordBatch, schema: Schema, labelled: bool, is_csv: bool, transform: str
+    columns_read: pa.RecordBatch,
+    schema: Schema,
+    labelled: bool,
+    is_csv: bool,
+    transform: str,
+    of_numbers: frozenset[str] = frozenset(),
 ) -> tuple[Batch, dict[int, tuple[str | None, str]]]:
-    """Convert columns to rows; also, by row, the column and the rule that it breaks."""
+    """Convert columns to rows; also, by row, the column and the rule that it breaks.
+
+    `of_numbers` are the columns of texts in which every float must be an id.
+    """
     count = columns_read.num_rows
     broken: dict[int, tuple[str | None, str]] = {}
 
@@ -96,14 +120,15 @@ def convert(
     labels = None
     if labelled:
         labels, faults = columns.labels(columns_read.column(schema.label))
-        note(faults, schema.label, "the label must be 0 or 1")
+        note(faults, schema.label, columns.LABEL_RULE)
     dense = np.empty((count, schema.num_dense), np.float32)
     for i, name in enumerate(schema.dense):
         dense[:, i], faults = columns.dense(columns_read.column(name), transform)
-        note(faults, name, "a dense field must be empty or a finite number")
+        note(faults, name, columns.DENSE_RULE)
     indices = np.empty((count, schema.num_categorical), np.uint64)
     for i, name in enumerate(schema.categorical):
-        indices[:, i] = columns.ids(columns_read.column(name))
+        indices[:, i], faults = columns.ids(columns_read.column(name), name in of_numbers)
+        note(faults, name, columns.ID_RULE)
     return Batch(labels, dense, indices), broken
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from data_tools.batch import Batch
+from data_tools.containers import DamagedFileError
 from data_tools.counting import ShardCounter, write_counts
 from data_tools.dataset_vocabulary import open_vocabulary
 from data_tools.feeds import Feed, Feeds
@@ -27,7 +28,7 @@ from data_tools.rejects import BadLineError, Rejects
 from data_tools.row_buffer import RowBuffer
 from data_tools.shard_files import ChecksummedFile, Layout, shard_writer
 from data_tools.storage import Folder, folder_at
-from data_tools.text_reader import BLOCK_BYTES, DamagedFileError
+from data_tools.text_reader import BLOCK_BYTES
 
 
 class StoppedError(Exception):

@@ -1,26 +1,28 @@
-"""Blocks of whole lines of a text file, plain or gzipped, in constant memory."""
+"""Blocks of whole lines of a text file, plain or compressed, in constant memory."""
 
 import codecs
-import io
 from collections.abc import Generator
 from contextlib import closing
-from gzip import BadGzipFile
 from itertools import islice
-from typing import IO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from data_tools.containers import (
+    HEAD_BYTES,
+    DamagedFileError,
+    OpenText,
+    compression,
+    inflated,
+    other_than_text,
+)
 from data_tools.criteo_parser import MAX_LINE_BYTES
+from data_tools.errors import ParseError
 from data_tools.storage import open_input
 
 BLOCK_BYTES = 1 << 20  # stays in a core's second-level cache from its reading to its parsing
-INFLATE_BYTES = 1 << 20  # of text at a time: so much before a damaged place may be lost
 BOM = codecs.BOM_UTF8
 _LF = b"\n"
-
-
-class DamagedFileError(Exception):
-    """The file's compressed stream is cut off or corrupt."""
 
 
 class TextBlock(NamedTuple):
@@ -30,53 +32,54 @@ class TextBlock(NamedTuple):
     lines: np.ndarray  # uint8 (num_bytes,), ends in LF, never empty; valid until the next block
 
 
-def is_gzipped(address: str) -> bool:
-    """Whether a file is gzipped, by its name."""
-    return address.lower().endswith(".gz")
+def first_bytes(address: str) -> bytes:
+    """The beginning of a file, as it lies on disk."""
+    with open_input(address) as raw:
+        return raw.read(HEAD_BYTES)
 
 
-def open_text(address: str) -> tuple[IO[bytes], IO[bytes]]:
-    """Open a file for reading: its text, and its own bytes, whose `tell` shows the progress.
-
-    The two are the same file unless the name ends in `.gz`; then a thread of its own inflates
-    ahead. Close both.
+def is_compressed(address: str) -> bool:
+    """Whether a file is a compressed stream, which cannot be entered in the middle.
 
     Raises
     ------
-    DamagedFileError : a .gz file is empty, which is no gzip stream.
-    ModuleNotFoundError : a .gz file needs isal, which is not installed.
+    DamagedFileError : its name ends as that of a compressed file, but it is none, nor text.
     """
-    if not is_gzipped(address):
-        raw = open_input(address)
-        return raw, raw
-    try:
-        from isal import igzip_threaded
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"{address} needs isal: pip install 'robe-numba[data]', or decompress it with gunzip",
-            name="isal",
-        ) from error
+    with open_input(address) as raw:
+        return compression(raw, address) is not None
+
+
+def open_text(address: str) -> OpenText:
+    """Open a file for reading: its text, and its own bytes. Close both, which may be the same.
+
+    Raises
+    ------
+    DamagedFileError : see `is_compressed`.
+    ModuleNotFoundError : gzip needs isal, which is not installed.
+    """
     raw = open_input(address)
-    if not raw.seek(0, io.SEEK_END):
+    try:
+        return inflated(raw, compression(raw, address), address)
+    except BaseException:
         raw.close()
-        raise DamagedFileError("the .gz file has 0 bytes")
-    raw.seek(0)
-    return igzip_threaded.open(raw, "rb", block_size=INFLATE_BYTES), raw
-
-
-def _gzip_errors(address: str) -> tuple[type[Exception], ...]:
-    """What reading a file raises where its compressed stream is damaged."""
-    if not is_gzipped(address):
-        return ()
-    from isal import isal_zlib
-
-    return EOFError, BadGzipFile, isal_zlib.error  # type: ignore[return-value]
+        raise
 
 
 def first_lines(address: str, num_bytes: int) -> bytes:
-    """Return the whole lines among the first bytes of a file, as `LineBlocks` hands them out."""
+    """Return the whole lines among the first bytes of a file, as `LineBlocks` hands them out.
+
+    Raises
+    ------
+    ParseError : the file is known to hold something other than text.
+    DamagedFileError : it is damaged before there is a line.
+    """
     with closing(iter(LineBlocks(address, num_bytes))) as blocks:
-        return b"".join(block.lines.tobytes() for block in islice(blocks, 1))
+        text = b"".join(block.lines.tobytes() for block in islice(blocks, 1))
+    other = other_than_text(text[:HEAD_BYTES])
+    if other:
+        inside = ", decompressed," if is_compressed(address) else ""
+        raise ParseError(address, 1, f"the file{inside} is {other}")
+    return text
 
 
 def lines_end(lines: np.ndarray, limit: int) -> int:
@@ -97,11 +100,11 @@ class LineBlocks:
 
     Parameters
     ----------
-    address : str            Read as gzip where the name ends in `.gz`.
+    address : str            A compressed stream is read as what it holds.
     block_bytes : int        Bytes to read at a time, at least 1.
     max_line_bytes : int     Longest line, its LF not counted, that is surely handed out whole.
     begin, end : int         Lines that begin at these bytes of the text, `end` excluded; `begin` is
-                             0 for a gzipped file, which cannot be entered in the middle.
+                             0 for a compressed file, which cannot be entered in the middle.
 
     Attributes
     ----------
@@ -113,7 +116,7 @@ class LineBlocks:
 
     Raises
     ------
-    DamagedFileError : a .gz file is cut off or corrupt; raised after the lines before the damage.
+    DamagedFileError : a compressed file is damaged; raised after the lines before the damage.
     """
 
     def __init__(
@@ -136,9 +139,9 @@ class LineBlocks:
         self._buffer = bytearray(len(BOM) + max_line_bytes + block_bytes + 1)
 
     def __iter__(self) -> Generator[TextBlock, None, None]:
-        text, raw = open_text(self.address)
-        with raw, text:
-            for block in self._blocks(text, raw):
+        opened = open_text(self.address)
+        with opened.raw, opened.text:
+            for block in self._blocks(opened):
                 limit = block.lines.size if self._end is None else self._end - block.offset
                 if limit <= 0:
                     return
@@ -147,19 +150,19 @@ class LineBlocks:
                 if stop < block.lines.size:
                     return
 
-    def _blocks(self, text: IO[bytes], raw: IO[bytes]) -> Generator[TextBlock, None, None]:
+    def _blocks(self, opened: OpenText) -> Generator[TextBlock, None, None]:
         """Blocks of whole lines from `begin` on, perhaps beyond `end`."""
         buffer = self._buffer
         # The line that begins at `begin` follows a line feed, perhaps the byte before it.
         offset = max(self._begin - 1, 0)  # of the buffer's front in the text
         dropping = offset < self._begin  # inside a line that is not handed out
         if offset:
-            text.seek(offset)
+            opened.text.seek(offset)
         kept = 0  # bytes of an unfinished line at the front of the buffer
         while True:
-            end, failure = self._fill(text, kept)
+            end, failure = self._fill(opened, kept)
             ended = failure is None and end < kept + self._block_bytes
-            self.bytes_done = raw.tell()
+            self.bytes_done = opened.raw.tell()
             if ended and end > 0 and buffer[end - 1 : end] != _LF:
                 buffer[end : end + 1] = _LF
                 end += 1
@@ -189,16 +192,19 @@ class LineBlocks:
                 offset += kept
                 kept, dropping = 0, True
 
-    def _fill(self, text: IO[bytes], start: int) -> tuple[int, Exception | None]:
+    def _fill(self, opened: OpenText, start: int) -> tuple[int, Exception | None]:
         """Read up to a block into the buffer from `start`: the end, and what stopped it early."""
         view = memoryview(self._buffer)
         end, limit = start, start + self._block_bytes
         # One read at a time, so that the bytes before a damaged place are not lost.
-        read = getattr(text, "readinto1", None) or text.readinto  # type: ignore[attr-defined]
+        text: Any = opened.text
+        read = getattr(text, "readinto1", None) or text.readinto
         while end < limit:
             try:
                 count = read(view[end:limit])
-            except _gzip_errors(self.address) as error:
+            except opened.errors as error:
+                if getattr(error, "errno", None):  # of the disk or the network, not of the stream
+                    raise
                 return end, error
             if count == 0:
                 break

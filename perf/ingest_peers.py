@@ -188,9 +188,9 @@ def parse_part(parser: Parser, path: Path, begin: int, end: int) -> Batch:
 
 def inflate(path: Path) -> int:
     """Read a gzipped text as ingest does; its bytes."""
-    text, raw = open_text(str(path))
-    with raw, text:
-        return read_through(text)
+    opened = open_text(str(path))
+    with opened.raw, opened.text:
+        return read_through(opened.text)
 
 
 def check_written(path: Path, ours: Batch) -> None:
