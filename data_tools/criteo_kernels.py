@@ -1,11 +1,15 @@
-"""Kernels of the Criteo parser: one pass over the bytes, no string, no Python object per field.
+r"""Kernels of the Criteo parser: one pass over the bytes, no string, no Python object per field.
 
 A line is TAB-separated: the label where there is one, then the dense, then the categorical
 fields. It ends in LF or CRLF.
 
-- label: exactly `0` or `1`.
-- dense: empty, or an optional `-` and decimal digits, a number that fits int64.
-- categorical: empty (id 0), or 1 to 8 hexadecimal digits of either case.
+- label: `0` or `1`.
+- dense: missing, or an optional `-` and decimal digits, a number that fits int64.
+- categorical: missing (id 0), or 1 to 8 hexadecimal digits of either case.
+
+Missing is an empty field, `NULL`, `\N`, `NaN` or `nan`. A label or number may end in `.0`, as pandas
+writes them beside missing ones. All of these but empty fields are odd. A kernel of its own knows
+them, so that the first one, which parses most logs, need not.
 
 Eight bytes of a field are read at a time, as one word whose lowest byte is the first: the machine
 must be little-endian, as all are that Numba is built for. Words, positions and rows are uint64,
@@ -26,7 +30,8 @@ from robe_numba._jit import jit
 OK, BAD_FIELD, LARGE_NUMBER, LONG_LINE = range(4)
 
 _LOG1P, _NONE, _LOG3, _LOG_SQUARED = range(len(DENSE_TRANSFORMS))
-_TAB, _LF, _CR, _MINUS, _ZERO, _ONE = (ord(c) for c in "\t\n\r-01")
+_TAB, _LF, _CR, _MINUS, _ZERO, _ONE, _POINT, _BACKSLASH = (ord(c) for c in "\t\n\r-01.\\")
+_N, _A, _U, _L, _n, _a = (ord(c) for c in "NAULna")
 
 # Value of each byte as a hexadecimal digit, -1 for all others.
 _HEX = np.full(256, -1, np.int64)
@@ -187,12 +192,61 @@ def _read_id(data, position):
     return value, position
 
 
+@_rare
+def _skip_missing(data, position):
+    r"""Where `NULL`, `\N`, `NaN` or `nan` ends, if it stands at `position`; else `position`.
+
+    An LF ends the data and is no part of them, so no byte after it is read.
+    """
+    first = data[position]
+    if first == _BACKSLASH and data[position + u64(1)] == _N:
+        return position + u64(2)
+    if first != _N and first != _n:
+        return position
+    second = data[position + u64(1)]
+    if second == _a and data[position + u64(2)] == first:
+        return position + u64(3)
+    if first == _N and second == _U and data[position + u64(2)] == _L:
+        return position + u64(4) if data[position + u64(3)] == _L else position
+    return position
+
+
+@_rare
+def _skip_zeros(data, position):
+    """Where `.0`, with any number of zeros, ends, if it stands at `position`; else `position`."""
+    if data[position] == _POINT and data[position + u64(1)] == _ZERO:
+        position += u64(2)
+        while data[position] == _ZERO:
+            position += u64(1)
+    return position
+
+
+@_rare
+def _read_odd_number(data, position, small, transform):
+    """`_read_number` of whatever may stand there."""
+    end = _skip_missing(data, position)
+    if end != position:
+        return _transform(0.0, transform), end, OK
+    number, end, code = _read_number(data, position, small, transform)
+    if code == OK and end != position:
+        end = _skip_zeros(data, end)
+    return number, end, code
+
+
+@_rare
+def _read_odd_id(data, position):
+    """`_read_id` of whatever may stand there."""
+    end = _skip_missing(data, position)
+    return (u64(0), end) if end != position else _read_id(data, position)
+
+
 @_inlined
-def _parse_line(data, position, dense, indices, row, labelled, small, transform):
+def _parse_line(data, position, dense, indices, row, labelled, small, transform, odd):
     """Parse one row's features: position after them, an error code, the bad field from 0.
 
     A field is checked to end when the next begins, by the TAB between them: a branch that is never
     taken costs nothing, where a position chosen by the byte found would delay every next field.
+    `odd` is a constant to the compiler, so a line without odd fields costs no test for them.
     """
     field = np.int64(labelled)
     for column in range(u64(dense.shape[1])):
@@ -200,7 +254,10 @@ def _parse_line(data, position, dense, indices, row, labelled, small, transform)
             if data[position] != _TAB:
                 return position, BAD_FIELD, field - 1
             position += u64(1)
-        number, position, code = _read_number(data, position, small, transform)
+        if odd:
+            number, position, code = _read_odd_number(data, position, small, transform)
+        else:
+            number, position, code = _read_number(data, position, small, transform)
         if code != OK:
             return position, code, field
         dense[row, column] = number
@@ -210,7 +267,10 @@ def _parse_line(data, position, dense, indices, row, labelled, small, transform)
             if data[position] != _TAB:
                 return position, BAD_FIELD, field - 1
             position += u64(1)
-        value, position = _read_id(data, position)
+        if odd:
+            value, position = _read_odd_id(data, position)
+        else:
+            value, position = _read_id(data, position)
         indices[row, column] = value
         field += 1
     if data[position] == _CR:
@@ -220,32 +280,42 @@ def _parse_line(data, position, dense, indices, row, labelled, small, transform)
     return position + u64(1), OK, field
 
 
-@jit
-def parse_rows(data, start, labels, dense, indices, row, labelled, small, transform, longest):
-    """Parse lines from `start` into rows from `row` on, until data or room ends or a line is bad.
+def _rows_kernel(odd):
+    """The kernel that parses lines without odd fields, or the one that knows those."""
 
-    Returns the row and the position after them, an error code and the bad field. Every scan stops
-    at a byte that is no digit, so none passes the LF that ends the data.
-    """
-    start, row = u64(start), u64(row)
-    while start < u64(data.size) and row < u64(labels.size):
-        position = start
-        if labelled:
-            byte = data[position]
-            if byte != _ZERO and byte != _ONE:
-                return row, start, BAD_FIELD, 0
-            labels[row] = byte - _ZERO
-            position += u64(1)
-        position, code, field = _parse_line(
-            data, position, dense, indices, row, labelled, small, transform
-        )
-        if code != OK:
-            return row, start, code, field
-        if position - start > u64(longest) + u64(1):  # with its LF
-            return row, start, LONG_LINE, 0
-        start = position
-        row += u64(1)
-    return row, start, OK, 0
+    @jit
+    def parse_rows(data, start, labels, dense, indices, row, labelled, small, transform, longest):
+        """Parse lines from `start` into rows from `row` on, until data or room ends or one is bad.
+
+        Returns the row and the position after them, an error code and the bad field. Every scan
+        stops at a byte that is no digit, so none passes the LF that ends the data.
+        """
+        start, row = u64(start), u64(row)
+        while start < u64(data.size) and row < u64(labels.size):
+            position = start
+            if labelled:
+                byte = data[position]
+                if byte != _ZERO and byte != _ONE:
+                    return row, start, BAD_FIELD, 0
+                labels[row] = byte - _ZERO
+                position += u64(1)
+                if odd:
+                    position = _skip_zeros(data, position)
+            position, code, field = _parse_line(
+                data, position, dense, indices, row, labelled, small, transform, odd
+            )
+            if code != OK:
+                return row, start, code, field
+            if position - start > u64(longest) + u64(1):  # with its LF
+                return row, start, LONG_LINE, 0
+            start = position
+            row += u64(1)
+        return row, start, OK, 0
+
+    return parse_rows
+
+
+parse_rows, parse_odd_rows = _rows_kernel(odd=False), _rows_kernel(odd=True)
 
 
 @jit

@@ -6,7 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_tools.criteo_kernels import LARGE_NUMBER, parse_rows, transform_all
+from data_tools.criteo_kernels import (
+    BAD_FIELD,
+    LARGE_NUMBER,
+    parse_odd_rows,
+    parse_rows,
+    transform_all,
+)
 from data_tools.dense_transforms import DENSE_TRANSFORMS
 from data_tools.schema import Schema
 
@@ -123,18 +129,11 @@ class Parser:
             `start` or `first` is outside.
         """
         self._check(data, start, labels, dense, indices, first)
-        row, *stopped = parse_rows(
-            data,
-            start,
-            labels,
-            dense,
-            indices,
-            first,
-            self.labelled,
-            self._small,
-            self._transform,
-            self.max_line_bytes,
-        )
+        arrays = labels, dense, indices
+        constants = self.labelled, self._small, self._transform, self.max_line_bytes
+        row, *stopped = parse_rows(data, start, *arrays, first, *constants)
+        if stopped[1] in (BAD_FIELD, LARGE_NUMBER):  # or perhaps odd, and so may be those after it
+            row, *stopped = parse_odd_rows(data, stopped[0], *arrays, row, *constants)
         return Parsed(row - first, *stopped)
 
     def _check(
@@ -195,7 +194,7 @@ class Parser:
         if column == 0:
             return "but the label must be 0 or 1"
         if column <= self.schema.num_dense:
-            return "but a dense field must be empty or an integer"
+            return "but a dense field must be empty or an integer, perhaps with .0"
         if _LONG_HEX.match(text):
             return "which has more than 8 hexadecimal digits"
         return "but a categorical field must be empty or hexadecimal"

@@ -1,6 +1,7 @@
 """The manifest: the file that makes a folder of shards a finished dataset."""
 
 import json
+import re
 import reprlib
 from dataclasses import asdict, dataclass
 from importlib import metadata

@@ -7,6 +7,7 @@ import math
 
 DIGITS = b"0123456789"
 HEX_DIGITS = b"0123456789abcdefABCDEF"
+MISSING = (b"", b"NULL", b"\\N", b"NaN", b"nan")
 TRANSFORMS = {
     "log1p": lambda x: math.log(max(x, 0) + 1),
     "none": float,
@@ -64,7 +65,7 @@ def parse_line(line, labelled, num_dense, num_categorical, transform):
         raise BadLineError
     label = None
     if labelled:
-        first = fields.pop(0)
+        first = without_zeros(fields.pop(0))
         if first not in (b"0", b"1"):
             raise BadLineError
         label = int(first)
@@ -73,19 +74,29 @@ def parse_line(line, labelled, num_dense, num_categorical, transform):
     return label, dense, ids
 
 
+def without_zeros(field):
+    """The field without an ending of a point and zeros, where a digit stands before it."""
+    digits, point, zeros = field.rpartition(b".")
+    ends = point and zeros and not zeros.strip(b"0") and digits[-1:].isdigit()
+    return digits if ends else field
+
+
 def parse_dense(field, transform):
-    """Transform an integer field; empty is the number 0."""
+    """Transform an integer field; missing is the number 0."""
+    field = b"0" if field in MISSING else without_zeros(field)
     digits = field[1:] if field[:1] == b"-" else field
     if any(byte not in DIGITS for byte in digits) or field == b"-":
         raise BadLineError
-    number = int(field or b"0")
+    number = int(field)
     if not -(2**63) <= number < 2**63:
         raise BadLineError
     return TRANSFORMS[transform](number)
 
 
 def parse_id(field):
-    """Value of a hexadecimal field; empty is 0."""
+    """Value of a hexadecimal field; missing is 0."""
+    if field in MISSING:
+        return 0
     if len(field) > 8 or any(byte not in HEX_DIGITS for byte in field):
         raise BadLineError
-    return int(field, 16) if field else 0
+    return int(field, 16)

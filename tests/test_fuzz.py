@@ -11,18 +11,35 @@ from tests.fuzz.criteo import BOM, SCHEMAS
 from tests.fuzz.ingest import GZIP_MAGIC, SEEDS, TABLE, Case, case_bytes, check
 
 MEBIBYTE = 1 << 20
+MISSING = (b"NULL", b"\\N", b"NaN", b"nan", b"NUL", b"NULLL", b"Nan", b"\\", b"N")
 
 numbers = st.one_of(
     st.just(b""),
     st.integers(-9, 99).map(lambda number: b"%d" % number),
-    st.sampled_from([b"9" * 40, b"0" * 40, b"-" + b"0" * 38 + b"7", b"-0", b"-", b"1.5", b"+1"]),
+    st.sampled_from(
+        [
+            b"9" * 40,
+            b"0" * 40,
+            b"-" + b"0" * 38 + b"7",
+            b"-0",
+            b"-",
+            b"1.5",
+            b"+1",
+            b"1.0",
+            b"-0.00",
+            b"7.",
+            b".0",
+            b"0.01",
+            *MISSING,
+        ]
+    ),
     st.sampled_from([2**63 - 1, 2**63, -(2**63), -(2**63) - 1]).map(lambda n: b"%d" % n),
 )
 ids = st.one_of(
     st.just(b""),
     st.integers(0, 2**32 - 1).map(lambda number: b"%08X" % number),
     st.integers(0, 2**32 - 1).map(lambda number: b"%x" % number),
-    st.sampled_from([b"aBcDeF09", b"123456789", b"0" * 9, b"fffffffg", b"0x1"]),
+    st.sampled_from([b"aBcDeF09", b"123456789", b"0" * 9, b"fffffffg", b"0x1", *MISSING]),
 )
 junk = st.sampled_from(
     [
@@ -51,7 +68,7 @@ def contents(draw, schema):
     """Lines of the schema, most of them good, some of them spoilt, the last perhaps unfinished."""
     fields = [numbers] * schema.num_dense + [ids] * schema.num_categorical
     if draw(st.booleans()):
-        fields.insert(0, st.sampled_from([b"0", b"1", b"1", b"2", b""]))
+        fields.insert(0, st.sampled_from([b"0", b"1", b"1", b"2", b"", b"1.0"]))
     line = st.tuples(st.tuples(*fields).map(b"\t".join), ends).map(b"".join)
     text = bytearray(draw(beginnings) + b"".join(draw(st.lists(line, max_size=8))))
     for place in draw(st.lists(st.integers(0, len(text)), max_size=3)):

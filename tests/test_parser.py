@@ -29,19 +29,21 @@ SCHEMAS = [
 ]
 SCHEMA_NAMES = ["both", "dense", "categorical"]
 EXACT = ("none", "log-squared")  # a logarithm may differ in its last bit before it is rounded
-INTERESTING = b"\t\n\r\0-+0189afAFgG x\xff\xc3\xa9"
+INTERESTING = b"\t\n\r\0-+.0189afAFgGNUL\\n x\xff\xc3\xa9"
 
 integers = st.one_of(
     st.just(""),
     st.integers(-3, 5000).map(str),
     st.sampled_from([2**63 - 1, 2**63, -(2**63), -(2**63) - 1, 2**64, 10**19, -(10**39)]).map(str),
     st.integers(0, 10**18).map("{:040d}".format),
+    st.sampled_from(["NULL", "\\N", "NaN", "nan", "317.0", "-2.000", "0.0", "12.5", ".0", "1."]),
 )
 hexes = st.one_of(
     st.just(""),
     st.integers(0, 2**32 - 1).map("{:08x}".format),
     st.integers(0, 2**32 - 1).map("{:X}".format),
     st.integers(0, 2**40).map("{:x}".format),
+    st.sampled_from(["NULL", "\\N", "NaN", "nan", "nano", "N", "1.0"]),
 )
 mutations = st.lists(
     st.tuples(
@@ -59,7 +61,7 @@ def texts(draw, schema):
     labelled = draw(st.booleans())
     fields = [integers] * schema.num_dense + [hexes] * schema.num_categorical
     if labelled:
-        fields.insert(0, st.sampled_from("01"))
+        fields.insert(0, st.sampled_from(["0", "1", "0", "1", "1.0"]))
     lines = draw(st.lists(st.tuples(*fields).map("\t".join), max_size=6))
     ends = draw(st.lists(st.sampled_from(["\n", "\r\n"]), min_size=len(lines), max_size=len(lines)))
     text = bytearray("".join(map("".join, zip(lines, ends, strict=True))).encode())
@@ -273,6 +275,7 @@ def parse_between_guards():
 
     digits = [b"1234567890123"[:n] for n in range(14)]
     lasts = digits + [b"-" + number for number in digits] + [b"-", b"g", b"1234567g", b"\t"]
+    lasts += [word[:n] for word in (b"NULL", b"\\N", b"NaN", b"nan", b"7.00") for n in range(1, 5)]
     for guard in (Guard(at_end=True), Guard(at_end=False)):
         for schema in SCHEMAS:
             for labelled in (False, True):

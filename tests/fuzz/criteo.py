@@ -161,6 +161,7 @@ def check(data: bytes) -> None:
 LINES = b"1\t5\t-7\tff\t\t1A\n0\t\t12345678901\t\tFFFFFFFF\t0\r\n"
 SEEDS = [
     case_bytes(LINES),
+    case_bytes(LINES.replace(b"5", b"5.0").replace(b"-7", b"NULL").replace(b"ff", b"\\N")),
     case_bytes(LINES + b"2\tx\n" + LINES.rstrip(), 0, True, 1, 1, 0, 30),
     case_bytes(LINES.replace(b"5", b"9" * 40) + b"\0", 0, False, 7, 16, 20),
     case_bytes(BOM + b"1\t2\n0\t-0\n1\t9223372036854775807\n", 1, True, 3, 5, 12, 4),
@@ -181,8 +182,9 @@ def make_kernels_plain() -> None:
         assert word
         return np.uint64((int(word) & -int(word)).bit_length() - 1)
 
-    parse_rows = criteo_kernels.parse_rows
-    criteo_parser.parse_rows = lambda *args: tuple(map(int, parse_rows(*args)))
+    for name in ("parse_rows", "parse_odd_rows"):
+        kernel = getattr(criteo_kernels, name)
+        setattr(criteo_parser, name, lambda *args, kernel=kernel: tuple(map(int, kernel(*args))))
     criteo_kernels._load_word, criteo_kernels._trailing_zeros = load_word, trailing_zeros
     criteo_parser.SMALL_VALUES = 64
     warnings.filterwarnings("ignore", "overflow encountered", RuntimeWarning)
