@@ -80,10 +80,15 @@ def _names(text: str | None) -> tuple[str, ...]:
 
 def ingest(
     sources: Annotated[
-        list[str], typer.Argument(help="Logs: text, .gz, CSV or Parquet; paths or s3://... .")
+        list[str],
+        typer.Argument(help="Logs: text, CSV (also compressed) or Parquet; paths or s3://..."),
     ],
     output: Annotated[str, typer.Option("--output", "-o", help="Folder of the dataset.")],
     format: Annotated[str, typer.Option(help="auto, criteo, csv or parquet.")] = "auto",
+    separator: Annotated[
+        str | None,
+        typer.Option(help="Of a CSV's fields: a character, or tab; default: what its header has."),
+    ] = None,
     on_error: Annotated[str, typer.Option(help="At a bad line: stop or skip.")] = "stop",
     dense_transform: Annotated[
         str, typer.Option(help="log1p, none, log3 (log(x+3)) or log-squared.")
@@ -99,9 +104,11 @@ def ingest(
         Path | None, typer.Option(help="Dataset whose known ids to use instead of counting.")
     ] = None,
     label: Annotated[
-        str | None, typer.Option(help="Label column of another log; default label.")
+        str | None, typer.Option(help="Label column; default label, which a log may lack.")
     ] = None,
-    dense: Annotated[str | None, typer.Option(help="Its numeric columns, a,b,c.")] = None,
+    dense: Annotated[
+        str | None, typer.Option(help="Numeric columns of another log, a,b,c; default Criteo's.")
+    ] = None,
     categorical: Annotated[str | None, typer.Option(help="Its id columns, a,b,c.")] = None,
     file_format: Annotated[str, typer.Option(help="Of the shards: arrow or parquet.")] = "arrow",
     compression: Annotated[str, typer.Option(help="Of the shards: none, lz4 or zstd.")] = "none",
@@ -121,10 +128,12 @@ def ingest(
 ) -> None:
     """Read click logs into a dataset: a folder of Arrow files with a manifest.
 
-    Criteo's logs (Kaggle and Terabyte, plain or .gz, with or without labels) need no options.
-    Other logs, as CSV or Parquet, are described by their columns. A bad line stops with its file,
-    line number and reason; with --on-error skip it is counted, and the first hundred are kept in
-    rejects.jsonl. Killed or stopped, the same command goes on where it was.
+    Criteo's logs (Kaggle and Terabyte, plain or compressed, with or without labels) need no
+    options. Other logs, as CSV or Parquet, are described by their columns. Files that differ only
+    in their numbers and come as the shell sorts them are taken in the order of the numbers. A bad
+    line stops with its file, line number and reason; with --on-error skip it is counted, and the
+    first hundred are kept in rejects.jsonl. Killed or stopped, the same command goes on where it
+    was.
 
     Examples:
 
@@ -134,23 +143,32 @@ def ingest(
 
         robe ingest log.parquet -o data --label clicked --dense age,price --categorical user,item
 
+        robe ingest log.tsv -o data --separator tab --dense age --categorical user,item
+
         robe ingest day_{0..23}.gz -o s3://bucket/data --scheduler tcp://10.0.0.1:8786
     """
     with loading():
         from data_tools import CRITEO, Schema
         from data_tools import ingest as ingest_logs
+        from data_tools.source_order import in_numeric_order
 
     schema = CRITEO
-    if label or dense or categorical:
+    if dense or categorical:
         schema = Schema(label or "label", _names(dense), _names(categorical))
+    elif label:
+        schema = Schema(label, CRITEO.dense, CRITEO.categorical)
     if ids == "appearance" or min_count > 1:
         console.print(TWO_PASSES if vocabulary is None else "ids become those of the vocabulary")
+    given, sources = sources, in_numeric_order(sources)
+    if sources != given:
+        console.print(f"taken in the order of their numbers: {', '.join(sources)}")
     with _explaining_interrupts(), tracking("reading", quiet, unit="bytes") as progress:
         manifest = ingest_logs(
             sources,
             output,
             schema=schema,
             format=format,
+            separator=SEPARATORS.get(separator, separator) if separator else None,
             on_error=on_error,
             dense_transform=dense_transform,
             max_ind_range=max_ind_range,
@@ -167,6 +185,11 @@ def ingest(
             progress=progress,
         )
     show(output, manifest)
+    if not manifest.rows:
+        typer.echo("warning: the sources hold no rows, so the dataset is empty", err=True)
+
+
+SEPARATORS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|"}
 
 
 @contextmanager
