@@ -1,11 +1,13 @@
 """What a file is by its first bytes: text, a compressed stream of it, Parquet or something else."""
 
+import bz2
 import codecs
 import io
 import lzma
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from gzip import BadGzipFile
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
 
@@ -119,7 +121,7 @@ def compression(raw: IO[bytes], name: str) -> str | None:
     if named and not head:
         raise DamagedFileError(f"the {named} file has 0 bytes")
     stream = _stream(head)
-    if named and not stream and not _is_text(head):
+    if named and not _is_text(head) and not other_than_text(head):
         raise DamagedFileError(f"the {named} file does not begin as one")
     return stream
 
@@ -135,11 +137,12 @@ def inflated(raw: IO[bytes], stream: str | None, name: str) -> OpenText:
     """
     if stream is None:
         return OpenText(raw, raw, ())
-    if stream == "xz":
-        return OpenText(_Chunks(_xz_chunks(raw)), raw, (EOFError, lzma.LZMAError))  # type: ignore[arg-type]
+    if stream in _DECOMPRESSORS:
+        chunks: Any = _Chunks(_inflated_chunks(raw, _DECOMPRESSORS[stream]))
+        return OpenText(chunks, raw, (EOFError, OSError, lzma.LZMAError))
     if stream != "gzip":
         text = pa.CompressedInputStream(pa.PythonFile(raw, "r"), stream)
-        return OpenText(text, raw, (OSError,))
+        return OpenText(text, raw, (OSError, pa.ArrowException))
     try:
         from isal import igzip_threaded, isal_zlib
     except ModuleNotFoundError as error:
@@ -151,14 +154,22 @@ def inflated(raw: IO[bytes], stream: str | None, name: str) -> OpenText:
     return OpenText(text, raw, (EOFError, BadGzipFile, isal_zlib.error))  # type: ignore[arg-type]
 
 
-def _xz_chunks(raw: IO[bytes]) -> Iterator[bytes]:
-    """The text of xz streams. Python's own reader takes what follows a stream for padding."""
+# Python's own readers of files take whatever follows a stream for padding, and Arrow's of bz2 fails
+# at a stream of nothing.
+_DECOMPRESSORS: dict[str, Callable[[], Any]] = {
+    "bz2": bz2.BZ2Decompressor,
+    "xz": partial(lzma.LZMADecompressor, lzma.FORMAT_XZ),
+}
+
+
+def _inflated_chunks(raw: IO[bytes], decompressor: Callable[[], Any]) -> Iterator[bytes]:
+    """The text of streams one after another."""
     stream = None
     while packed := raw.read(INFLATE_BYTES):
         while packed:
             if stream is None:
                 packed = packed.lstrip(b"\0")  # zeros may pad a stream
-                stream = lzma.LZMADecompressor(lzma.FORMAT_XZ) if packed else None
+                stream = decompressor() if packed else None
             if stream is not None:
                 yield stream.decompress(packed, INFLATE_BYTES)
                 while not (stream.eof or stream.needs_input):
@@ -166,7 +177,7 @@ def _xz_chunks(raw: IO[bytes]) -> Iterator[bytes]:
                 packed = stream.unused_data
                 stream = None if stream.eof else stream
     if stream is not None:
-        raise EOFError("the xz stream ends early")
+        raise EOFError("the stream ends early")
 
 
 class _Chunks(io.RawIOBase):

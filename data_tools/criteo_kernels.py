@@ -7,9 +7,9 @@ fields. It ends in LF or CRLF.
 - dense: missing, or an optional `-` and decimal digits, a number that fits int64.
 - categorical: missing (id 0), or 1 to 8 hexadecimal digits of either case.
 
-Missing is an empty field, `NULL`, `\N`, `NaN` or `nan`. A label or number may end in `.0`, as pandas
-writes them beside missing ones. All of these but empty fields are odd. A kernel of its own knows
-them, so that the first one, which parses most logs, need not.
+Missing is an empty field, `NULL`, `\N`, `NaN` or `nan`. A label or number may end in `.0`, as
+pandas writes them beside missing ones. All of these but empty fields are odd. A kernel of its own
+knows them, so that the first one, which parses most logs, need not.
 
 Eight bytes of a field are read at a time, as one word whose lowest byte is the first: the machine
 must be little-endian, as all are that Numba is built for. Words, positions and rows are uint64,

@@ -185,6 +185,11 @@ class Parser:
         column = field + (not self.labelled)
         text = fields[field] if len(fields[field]) <= 60 else fields[field][:60] + "..."
         rule = self._rule(code, column, fields[field])
+        if fields[field].strip().lower() in (name.lower() for name in self.schema.names):
+            rule += (
+                "; where the line names the columns, read the file with --format csv, or leave the "
+                "line out with --on-error skip"
+            )
         return f"field {field + 1} ({self.schema.names[column]}) is {text!r}, {rule}"
 
     def _rule(self, code: int, column: int, text: str) -> str:
@@ -194,7 +199,7 @@ class Parser:
         if column == 0:
             return "but the label must be 0 or 1"
         if column <= self.schema.num_dense:
-            return "but a dense field must be empty or an integer, perhaps with .0"
+            return "but a dense field must be empty or an integer"
         if _LONG_HEX.match(text):
             return "which has more than 8 hexadecimal digits"
         return "but a categorical field must be empty or hexadecimal"

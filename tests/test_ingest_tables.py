@@ -134,10 +134,6 @@ def test_wrong_columns(tmp_path):
         ingest_csv(tmp_path, "y,a,a,p\n1,1,1,1\n")
     with pytest.raises(data_tools.ParseError, match=r"log.csv:1: .*not readable"):
         ingest_csv(tmp_path, b"y,a,\xff,p\n1,1,1,1\n")
-    with pytest.raises(data_tools.ParseError, match=r"column p is of type double, but must hold"):
-        ingest_parquet(tmp_path, {"y": [1], "a": [1], "p": [1.0]})
-    with pytest.raises(data_tools.ParseError, match=r"column a is of type string, but must hold"):
-        ingest_parquet(tmp_path, {"y": [1], "a": ["1"], "p": [1]})
 
 
 # Lines 3, 5, 6, 8, 9, 10, 12 and 13 are bad.
@@ -267,7 +263,7 @@ def test_a_csv_may_begin_with_a_byte_order_mark(tmp_path):
 
 
 def test_csv_and_parquet_give_a_text_the_same_id(tmp_path):
-    texts = ["7", "-1", "0", "007", "+7", "7.0", "-0", "", "a", "Zürich", " 7"]
+    texts = ["7", "-1", "0", "7.0", "007", "+7", "-0", "1e3", "", "a", "Zürich", " 7"]
     texts += [str(2**64 - 1), str(2**64), str(-(2**63)), str(-(2**63) - 1), "9" * 30]
     ingest_csv(tmp_path, "y,a,p\n" + "".join(f"1,1,{text}\n" for text in texts))
     ids = read_all(tmp_path / "out").indices
@@ -276,8 +272,8 @@ def test_csv_and_parquet_give_a_text_the_same_id(tmp_path):
     for column in (plain, plain.cast(pa.large_binary()), plain.dictionary_encode()):
         ingest_parquet(tmp_path, columns | {"p": column}, overwrite=True)
         np.testing.assert_array_equal(read_all(tmp_path / "out").indices, ids)
-    assert ids[:3, 0].tolist() == [7, 2**64 - 1, 0]
-    assert ids[3:7, 0].tolist() == [text_id(text) for text in texts[3:7]]
+    assert ids[:4, 0].tolist() == [7, 2**64 - 1, 0, 7]
+    assert ids[4:8, 0].tolist() == [text_id(text) for text in texts[4:8]]
 
 
 def test_labels_that_are_asked_for(tmp_path):
@@ -289,6 +285,63 @@ def test_labels_that_are_asked_for(tmp_path):
     with pytest.raises(data_tools.ParseError, match=r"log.csv:1: this file has labels"):
         ingest_csv(tmp_path, "y,a,p\n1,1,1\n", overwrite=True, labelled=False)
     assert ingest_csv(tmp_path, "y,a,p\n1,1,1\n", overwrite=True, labelled=True).labelled
+
+
+@pytest.mark.parametrize(("asked", "there"), [("y", "Y"), ("y", " y "), ("a", "A"), ("p", "p ")])
+def test_names_that_differ_in_case_or_spaces_alone_are_an_error(tmp_path, asked, there):
+    names = [there if name == asked else name for name in ("y", "a", "p")]
+    for labelled in (None, True):
+        with pytest.raises(data_tools.ParseError) as caught:
+            ingest_csv(tmp_path, ",".join(names) + "\n1,1,1\n", labelled=labelled)
+        assert f"no column is named {asked!r}, but one is named {there!r}" in caught.value.reason
+        with pytest.raises(data_tools.ParseError, match="case and spaces count"):
+            ingest_parquet(tmp_path, {key: [1] for key in names}, labelled=labelled)
+    # A column that was asked for by its own name is no other one misspelt.
+    schema = Schema("label", ("Label",), ("p",))
+    assert not ingest_csv(tmp_path, "Label,p\n1,1\n", schema).labelled
+
+
+@pytest.mark.parametrize("separator", [",", "\t", ";", "|"])
+@pytest.mark.parametrize("name", ["log.csv", "log.csv.gz"])
+def test_the_header_tells_the_separator(tmp_path, separator, name):
+    text = CSV.replace('"x, y"', "{}").replace(",", separator).replace("{}", f'"x{separator} y"')
+    options = {"dense_transform": "none", "block_bytes": 20, "shard_bytes": 70}
+    manifest = ingest_csv(tmp_path, text, SCHEMA, name, **options)
+    assert manifest.rows == 3
+    batch = read_all(tmp_path / "out")
+    np.testing.assert_array_equal(batch.dense[0], [30, 2.5, -4])
+    site, city = batch.indices[0, 2:4].tolist()
+    assert (site, city) == (text_id("a b"), text_id(f"x{separator} y"))
+    # What was found is not an option, and manifests of before have none.
+    assert "separator" not in (tmp_path / "out" / "manifest.json").read_text()
+
+
+def test_a_quoted_separator_leaves_no_doubt(tmp_path):
+    assert ingest_csv(tmp_path, 'y;"b|c, d";a;p\n1;x;1;1\n').rows == 1
+
+
+@pytest.mark.parametrize("separator", ["\t", "\x01", " "])
+def test_a_separator_that_is_asked_for(tmp_path, separator):
+    text = CSV.replace(",", separator).replace("a b", "a,b")
+    options = {"separator": separator, "dense_transform": "none"}
+    # Under any name but that of Parquet, such a file is a table.
+    manifest = ingest_csv(tmp_path, text, SCHEMA, "log.tsv", **options)
+    assert data_tools.Dataset(tmp_path / "out").manifest == manifest
+    assert manifest.options.separator == separator
+    np.testing.assert_array_equal(read_all(tmp_path / "out").dense[0], [30, 2.5, -4])
+
+
+def test_a_wrong_separator_and_an_unknown_layout(tmp_path):
+    for separator in ("", "ab", '"', "\n", "x", "7", ".", "\0", "é"):
+        with pytest.raises(ValueError, match=r"separator is .* one ASCII character"):
+            ingest_csv(tmp_path, CSV, SCHEMA, separator=separator)
+    with pytest.raises(data_tools.ParseError, match=r"the file has y;a, b;p; .*--separator"):
+        ingest_csv(tmp_path, "y;a,b;p\n1;1;1\n", Schema("y", ("a,b",), ("p",)))
+    with pytest.raises(data_tools.ParseError, match=r"log.txt:1: .*--format csv, and --separator"):
+        ingest_csv(tmp_path, "y;a;p\n1;1;1\n", name="log.txt")
+    with pytest.raises(data_tools.ParseError, match=r"log.tsv:1: field 1 .*--format csv, or leave"):
+        ingest_csv(tmp_path, "y\ta\tp\n1\t1\t1\n", name="log.tsv")
+    assert ingest_csv(tmp_path, "y\ta\tp\n1\t1\t1\n", name="log.tsv", format="csv").rows == 1
 
 
 def test_many_missing_columns_are_not_all_listed(tmp_path):
