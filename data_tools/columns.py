@@ -9,14 +9,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_tools.criteo_parser import transform_dense
-from data_tools.ids import EXACT_FLOATS, MISSING, are_numbers, uuid_texts, value_ids
+from data_tools.ids import EXACT_FLOATS, MISSING, content, uuid_texts, value_ids
 
 LABEL_RULE = "the label must be 0 or 1"
 DENSE_RULE = "a dense field must be empty or a finite number"
 ID_RULE = (
-    "an id that is a float must be whole and below 2**53 (of float32 2**24), where floats are "
-    "exact; store ids as integers or texts, and texts that look like floats in Parquet, or name "
-    "the column among the dense ones"
+    "an id that is a float must be whole, and in a column of floats below 2**53 (of float32 "
+    "2**24), from where on they are rounded; store ids as integers or texts, and texts that look "
+    "like floats in Parquet, or name the column among the dense ones"
 )
 # What Arrow casts to a number, in the syntax of its own regular expressions.
 _NUMBER = r"^[+-]?(([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?|inf|infinity|nan(\([0-9a-z_]*\))?)$"
@@ -107,15 +107,15 @@ def dense(column: pa.Array, transform: str) -> tuple[np.ndarray, list[int]]:
     return out, faults + np.flatnonzero(infinite).tolist()
 
 
-def holds_numbers(texts: pa.Array) -> bool:
-    """Whether some of a CSV's fields, bytes, are numbers, and all others are missing."""
-    return are_numbers(pc.unique(texts.drop_null()).to_pylist())
+def fields_hold(fields: pa.Array) -> str | None:
+    """What some fields of a CSV's column, bytes, are, see `ids.content`."""
+    return content(pc.unique(fields.drop_null()).to_pylist())
 
 
-def ids(column: pa.Array, of_numbers: bool = False) -> tuple[np.ndarray, list[int]]:
+def ids(column: pa.Array, holds: str | None = None) -> tuple[np.ndarray, list[int]]:
     """Ids of a categorical column, uint64 (n,): numbers by value, others by `text_id`, null 0.
 
-    Faults are floats that are no ids; among texts, those of a column `of_numbers` alone. Each
+    Faults are floats that are no ids; among texts, only if the column `holds` numbers. Each
     distinct text is hashed once. A negative integer is its two's complement.
     """
     column = _plain(column)
@@ -135,11 +135,10 @@ def ids(column: pa.Array, of_numbers: bool = False) -> tuple[np.ndarray, list[in
         column = column.cast(pa.large_binary())
     encoded = column.dictionary_encode()
     distinct = uuid_texts(encoded.dictionary) if kind == pa.uuid() else encoded.dictionary
-    found = list(value_ids(distinct, of_numbers))
+    found, faults = value_ids(distinct, holds)
     codes: np.ndarray = pc.fill_null(encoded.indices, len(found)).to_numpy()
-    table = np.array([each or 0 for each in found] + [0], np.uint64)
-    bad = np.array([each is None for each in found] + [False])
-    return table[codes], np.flatnonzero(bad[codes]).tolist() if bad.any() else []
+    table = np.array([*found, 0], np.uint64)
+    return table[codes], np.flatnonzero(np.isin(codes, faults)).tolist() if faults else []
 
 
 def _float_ids(column: pa.Array) -> tuple[np.ndarray, list[int]]:

@@ -71,12 +71,12 @@ def ingest(
         spaces count. The id of a Criteo field is its hexadecimal value. In CSV and Parquet alike
         the id of an integer is its value modulo 2**64, also where it is written as text in its
         plain form (`7`, `-1`; not `007`, not `+7`) and fits 64 bits. A whole float has the id of
-        the integer, also as text (`12.0` is 12), as long as floats are exact (below 2**53). Of
-        other text it is the first eight bytes of its BLAKE2b hash, little-endian; of a missing
-        field (empty, `NULL`, `\N`, `NaN`) 0; a value of another type has the id of its text.
-        A float that is not whole is no id: one in a Parquet column of floats is an error, and in a
-        CSV one in a column whose fields in the file's first 64 KiB are all numbers. In any other
-        column it is a text, as all of Parquet's texts are. docs/logs.md has all types.
+        the integer, also as text (`12.0` is 12). Of other text it is the first eight bytes of its
+        BLAKE2b hash, little-endian; of a missing field (empty, `NULL`, `\N`, `NaN`) 0; a value of
+        another type has the id of its text. A float that is not whole, or that was rounded, is an
+        error in a column of numbers: in Parquet one of floats, in a CSV one whose fields in the
+        file's first 64 KiB are all numbers. Elsewhere it is a text. docs/logs.md has the rules for
+        every type.
     format : {"auto", "criteo", "csv", "parquet"}
         "auto": Parquet by its first bytes or by the name `.parquet`, CSV by the name (`.csv`,
         `.csv.gz`, ...) or if there is a `separator`, and Criteo text for all others.

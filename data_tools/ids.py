@@ -3,73 +3,108 @@
 docs/logs.md has the table of types.
 """
 
-import hashlib
+import math
 import re
 from collections.abc import Iterable, Iterator
-from decimal import Decimal
+from hashlib import blake2b
 from uuid import UUID
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-MISSING = frozenset([b"", b"NULL", b"\\N", b"NaN", b"nan"])  # fields that stand for no value
+MISSING = (b"", b"NULL", b"\\N", b"NaN", b"nan")  # fields that stand for no value
 EXACT_FLOATS = 2**53  # from here on float64 rounds whole numbers
+NUMBERS, FLOATS = "numbers", "floats"  # what a column of a CSV holds, where not texts
 _INTEGER = re.compile(rb"0|-?[1-9][0-9]{,19}")
 # Floats as programs write them. `12e5` is none of them: hexadecimal ids look like that.
 _FLOAT = re.compile(rb"-?(0|[1-9][0-9]*)(\.[0-9]+([eE][+-]?[0-9]{1,4})?|[eE][+-][0-9]{1,4})|-?inf")
+# To Arrow: what is neither an integer nor hashed.
+_ODD = "^(" + b"|".join([_FLOAT.pattern, *map(re.escape, MISSING)]).decode() + ")$"
 
 
 def text_id(text: bytes) -> int:
     """64-bit id of a text: a whole number is its value, other text is hashed, missing text is 0.
 
-    An integer is written as `str` writes it and fits 64 bits, signed (two's complement) or
-    unsigned; `007` is no integer. `12.0` is the integer 12, below 2**53 in magnitude. The hash is
-    the first eight bytes of BLAKE2b, little-endian. So an id is the same whether a log holds it as
-    a number, as a text, or in a CSV without types.
+    A whole number fits 64 bits, signed (two's complement) or unsigned. An integer is written as
+    `str` writes it; `007` is none. A float is taken for its float64: `12.0` is 12. The hash is the
+    first eight bytes of BLAKE2b, little-endian. So an id is the same whether a log holds it as a
+    number, as a text, or in a CSV without types.
     """
     if text in MISSING:
         return 0
-    if text[0] in b"-0123456789":
-        value = int(text) if _INTEGER.fullmatch(text) else _whole(text)
-        if value is not None and -(2**63) <= value < 2**64:
+    whole = _whole(text)
+    if whole is not None and -(2**63) <= whole < 2**64:
+        return whole % 2**64
+    return _plain_id(text)
+
+
+def _plain_id(text: bytes) -> int:
+    """`text_id` of what is neither missing nor a float."""
+    if _INTEGER.fullmatch(text):
+        value = int(text)
+        if -(2**63) <= value < 2**64:
             return value % 2**64
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+    return int.from_bytes(blake2b(text, digest_size=8).digest(), "little")
 
 
 def _whole(text: bytes) -> int | None:
-    """Value of a float that is whole, and that no other whole number was rounded to."""
-    if not _FLOAT.fullmatch(text):
-        return None
-    value = Decimal(text.decode())
-    return int(value) if abs(value) < EXACT_FLOATS and value == int(value) else None
+    """Value of a float that is whole, else None."""
+    value = float(text) if _FLOAT.fullmatch(text) else math.nan
+    return int(value) if value.is_integer() else None
 
 
-def are_numbers(texts: Iterable[bytes]) -> bool:
-    """Whether some of the texts are numbers, and all others are missing."""
-    present = [text for text in texts if text not in MISSING]
-    return bool(present) and all(_INTEGER.fullmatch(t) or _FLOAT.fullmatch(t) for t in present)
+def content(texts: Iterable[bytes]) -> str | None:
+    """What a CSV's column of these texts holds: NUMBERS, FLOATS if all of them are, None for texts.
+
+    pandas writes a column that it holds as floats as floats; other programs write those that are
+    whole as integers, if that is shorter.
+    """
+    kinds = set()
+    for text in texts:
+        if _INTEGER.fullmatch(text):
+            kinds.add(NUMBERS)
+        elif _FLOAT.fullmatch(text):
+            kinds.add(FLOATS)
+        elif text not in MISSING:
+            return None
+    if NUMBERS in kinds:
+        return NUMBERS
+    return FLOATS if kinds else None
 
 
-def value_ids(values: pa.Array, numbers: bool) -> Iterator[int | None]:
-    """Id of each value, which is neither an integer nor a float nor null; None where it has none.
+def _may_be_id(text: bytes, holds: str | None) -> bool:
+    """Whether a text, if it is a float in a column of numbers, is whole and surely not rounded."""
+    if holds is None or not _FLOAT.fullmatch(text):
+        return True
+    whole = _whole(text)
+    return whole is not None and (holds == NUMBERS or abs(whole) < EXACT_FLOATS)
+
+
+def value_ids(values: pa.Array, holds: str | None) -> tuple[list[int], list[int]]:
+    """Id of each value, which is neither an integer nor a float nor null, and those that have none.
 
     Parameters
     ----------
-    values : Array      Texts, or of another type that a CSV can hold.
-    numbers : bool      The texts are numbers, so a float among them must be an id.
+    values : Array         Texts, or of another type that a CSV can hold.
+    holds : str or None    What the texts are, see `content`.
     """
     kind = values.type
     if pa.types.is_decimal(kind):
-        return (text_id(b"%d" % int(v)) if v == int(v) else None for v in values.to_pylist())
+        found = [(number, int(number)) for number in values.to_pylist()]
+        faults = [place for place, (number, whole) in enumerate(found) if number != whole]
+        return [text_id(b"%d" % whole) for _, whole in found], faults
     if pa.types.is_temporal(kind):
-        return map(text_id, _times(values))
+        return [text_id(text) for text in _times(values)], []
     if pa.types.is_boolean(kind):
-        return (text_id(str(value).encode()) for value in values.to_pylist())
+        return [text_id(str(value).encode()) for value in values.to_pylist()], []
     texts: list[bytes] = values.to_pylist()
-    if not numbers:
-        return map(text_id, texts)
-    return (
-        None if _FLOAT.fullmatch(text) and _whole(text) is None else text_id(text) for text in texts
-    )
+    ids = [_plain_id(text) for text in texts]  # most are nothing else
+    odd = pc.match_substring_regex(values, _ODD).to_numpy(zero_copy_only=False)
+    places = np.flatnonzero(odd).tolist()
+    for place in places:
+        ids[place] = text_id(texts[place])
+    return ids, [place for place in places if not _may_be_id(texts[place], holds)]
 
 
 def uuid_texts(values: pa.Array) -> pa.Array:

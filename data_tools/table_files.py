@@ -1,10 +1,11 @@
 """CSV and Parquet files as Arrow columns, with the line of each row."""
 
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from itertools import accumulate
+from types import MappingProxyType
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from data_tools.columns import holds_numbers
+from data_tools.columns import fields_hold
 from data_tools.containers import DamagedFileError
 from data_tools.criteo_parser import MAX_LINE_BYTES, whole_line_error
 from data_tools.storage import is_remote, map_file, open_input
@@ -43,7 +44,7 @@ class TableRows(NamedTuple):
     rows: pa.RecordBatch
     lines: np.ndarray  # int64 (num_rows,), the line of each row
     bad: list[BadLine]
-    of_numbers: frozenset[str] = frozenset()  # columns of texts that hold numbers
+    holds: Mapping[str, str | None] = MappingProxyType({})  # what texts are, by column
 
 
 class Header(NamedTuple):
@@ -123,7 +124,7 @@ class CsvLines:
             text = first_lines(address, HEADER_BYTES)
             self._header, first = _read_header(text, separator)
             rows, _, _ = _parse_lines(first, self._header, wanted)
-        self._of_numbers = frozenset(name for name in wanted if holds_numbers(rows.column(name)))
+        self._holds = {name: fields_hold(rows.column(name)) for name in wanted}
 
     def read(self, block: TextBlock, line: int) -> TableRows:
         """Rows of a block, which has the header where it is the first; its first line is `line`."""
@@ -133,7 +134,7 @@ class CsvLines:
         with reading():
             rows, lines, bad = _parse_lines(text, self._header, self._wanted)
         bad = [each._replace(line=each.line + line) for each in bad]
-        return TableRows(rows, lines + line, bad, self._of_numbers)
+        return TableRows(rows, lines + line, bad, self._holds)
 
 
 def _parse_lines(

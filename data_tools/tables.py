@@ -1,8 +1,9 @@
 """Rows of CSV and Parquet, their columns found by name, into a RowBuffer."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
@@ -35,7 +36,7 @@ def read_rows(
     transform : str         Of the dense columns, see `Parser`; null is as 0.
     is_csv : bool           Every field is bytes, and a row of nulls is an empty line.
     """
-    batch, faults = convert(table.rows, schema, labelled, is_csv, transform, table.of_numbers)
+    batch, faults = convert(table.rows, schema, labelled, is_csv, transform, table.holds)
     bad: dict[int, Callable[[], tuple[str, str]]]
     bad = {each.line: each.explain for each in table.bad}
     for row, fault in faults.items():
@@ -99,11 +100,11 @@ def convert(
     labelled: bool,
     is_csv: bool,
     transform: str,
-    of_numbers: frozenset[str] = frozenset(),
+    holds: Mapping[str, str | None] = MappingProxyType({}),
 ) -> tuple[Batch, dict[int, tuple[str | None, str]]]:
     """Convert columns to rows; also, by row, the column and the rule that it breaks.
 
-    `of_numbers` are the columns of texts in which every float must be an id.
+    `holds` says of columns of texts what the texts are, see `ids.content`.
     """
     count = columns_read.num_rows
     broken: dict[int, tuple[str | None, str]] = {}
@@ -127,7 +128,7 @@ def convert(
         note(faults, name, columns.DENSE_RULE)
     indices = np.empty((count, schema.num_categorical), np.uint64)
     for i, name in enumerate(schema.categorical):
-        indices[:, i], faults = columns.ids(columns_read.column(name), name in of_numbers)
+        indices[:, i], faults = columns.ids(columns_read.column(name), holds.get(name))
         note(faults, name, columns.ID_RULE)
     return Batch(labels, dense, indices), broken
 

@@ -154,6 +154,46 @@ def test_other_logs_are_described_by_their_columns(work):
     assert "trained with dense = ['age']" in text
 
 
+def test_a_label_alone_keeps_the_other_columns(work, tmp_path):
+    rows = (work / "log.tsv").read_text().splitlines()[:50]
+    (tmp_path / "log.tsv").write_text("\n".join(rows) + "\n")
+    robe("ingest", tmp_path / "log.tsv", "-o", tmp_path / "data", "--label", "clicked")
+    text = robe("data", "info", tmp_path / "data")
+    assert "13 dense columns (I1, " in text
+    assert "26 categorical (C1, " in text
+
+
+def test_numbered_files_are_read_in_the_order_of_their_numbers(work, tmp_path):
+    rows = (work / "log.tsv").read_text().splitlines(keepends=True)
+    for day in (1, 2, 10):
+        (tmp_path / f"day_{day}").write_text("".join(rows[:day]))
+    names = ("day_1", "day_10", "day_2")
+    text = robe("ingest", *names, "-o", "out", "--scheduler", "threads", cwd=tmp_path)
+    assert "taken in the order of their numbers: day_1, day_2, day_10" in text
+    text = robe("data", "info", "out", cwd=tmp_path)
+    assert text.index("day_2,") < text.index("day_10,")
+    # Any other order was chosen.
+    names = ("day_10", "day_1", "day_2")
+    text = robe("ingest", *names, "-o", "other", "--scheduler", "threads", cwd=tmp_path)
+    assert "order of their numbers" not in text
+    text = robe("data", "info", "other", cwd=tmp_path)
+    assert text.index("day_10,") < text.index("day_1,") < text.index("day_2,")
+
+
+def test_a_dataset_without_rows_is_told_on_stderr(tmp_path):
+    (tmp_path / "log.tsv").write_text("clicked\tage\tuser\n")
+    columns = ("--label", "clicked", "--dense", "age", "--categorical", "user")
+    command = ("ingest", tmp_path / "log.tsv", "-o", tmp_path / "out", "--separator", "tab")
+    finished = subprocess.run(
+        [sys.executable, "-m", "robe_numba", *map(str, command), *columns],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "warning: the sources hold no rows" in finished.stderr
+    assert "0 rows" in finished.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
