@@ -1,0 +1,114 @@
+"""Any bytes as a CSV in memory: the rows and bad lines of the slow parser, whatever the sizes.
+
+python -m tests.fuzz.csv -runs=1000000 CORPUS
+"""
+
+import io
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+
+from tests import slow_csv
+from tests.fuzz import harness
+
+with harness.guided(__name__):
+    from data_tools import rejects, text_reader
+    from data_tools.batch import Batch
+    from data_tools.containers import DamagedFileError
+    from data_tools.row_buffer import RowBuffer
+    from data_tools.schema import Schema
+    from data_tools.table_files import SEPARATORS, CsvLines
+    from data_tools.tables import read_rows
+    from data_tools.text_reader import LineBlocks
+
+SCHEMA = Schema("y", ("a",), ("p",))
+ADDRESS = "log.csv"
+HEAD = 4  # bytes of a case that are not its lines
+
+Rows = list[tuple[Any, ...]]  # label, dense value, id
+
+
+def case_bytes(
+    lines: bytes, skip: bool = False, blocks: int = 1, block_rows: int = 1, separator: str = ","
+) -> bytes:
+    """Make the bytes of a case; each of its blocks costs a call of Arrow, so there are few."""
+    return bytes([skip, blocks - 1, block_rows - 1, SEPARATORS.index(separator)]) + lines
+
+
+def read(text: bytes, skip: bool, block_bytes: int, block_rows: int) -> tuple[Rows, list[int]]:
+    """Rows and bad lines of a file.
+
+    Raises
+    ------
+    BadLineError : a bad line that is not tolerated.
+    DamagedFileError : rows and lines cannot be told apart.
+    """
+    found: Rows = []
+
+    def write(batch: Batch) -> None:
+        assert batch.labels is not None
+        columns = (batch.labels, batch.dense[:, 0], batch.indices[:, 0])
+        found.extend(zip(*(column.tolist() for column in columns), strict=True))
+
+    rejected = rejects.Rejects(skip)
+    rows = RowBuffer(SCHEMA, "uint64", True, block_rows, "C", write)
+    with (
+        patch.object(text_reader, "open_input", lambda address: io.BytesIO(text)),
+        patch.object(rejects, "MAX_KEPT", len(text)),
+    ):
+        lines = CsvLines(ADDRESS, list(SCHEMA.names))
+        for block in LineBlocks(ADDRESS, block_bytes):
+            table = lines.read(block, rejected.lines + 1)
+            read_rows(table, SCHEMA, True, "none", True, rows, rejected)
+            rejected.lines += int(np.count_nonzero(block.lines == ord("\n")))
+    rows.flush()
+    assert rejected.count == len(rejected.kept)
+    assert all(reject["reason"].strip() for reject in rejected.kept)
+    return found, [reject["line"] for reject in rejected.kept]
+
+
+def check(data: bytes) -> None:
+    """Read the case and compare; raises AssertionError, or what reading should not raise."""
+    head, lines = data[:HEAD].ljust(HEAD, b"\0"), data[HEAD:]
+    separator = SEPARATORS[head[3] % len(SEPARATORS)].encode()
+    text = separator.join([b"y", b"a", b"p"]) + b"\n" + lines
+    sizes = len(text) // (head[1] % 4 + 1) + 1, head[2] % 16 + 1
+    try:
+        rows, bad = slow_csv.parse(lines, separator)
+    except slow_csv.UnstatedError:
+        check_sizes(text, *sizes)
+        return
+    if bad and not head[0] % 2:
+        with pytest.raises(rejects.BadLineError) as stopped:
+            read(text, False, *sizes)
+        assert stopped.value.line == bad[0], f"{stopped.value}, expected line {bad[0]}"
+        return
+    found = read(text, True, *sizes)
+    assert found == (rows, bad), f"{found}, expected {rows}, {bad}"
+
+
+def check_sizes(text: bytes, *sizes: int) -> None:
+    """The sizes of blocks change nothing."""
+    found = []
+    for block_bytes, block_rows in (sizes, (len(text) + 1, 1)):
+        try:
+            found.append(read(text, True, block_bytes, block_rows))
+        except DamagedFileError as error:
+            found.append(str(error))
+    assert found[0] == found[1], f"{found[0]}, but with other sizes {found[1]}"
+
+
+SEEDS = [
+    case_bytes(b'1,2,"a""b"\r\n0,,x\n1,1e3\n', True, 4, 6),
+    case_bytes(b"1,2.0,12.0\n0,NULL,\n1,\\N,7\n"),
+    case_bytes(b"1;2;12\n0;3;12.5\n", True, 1, 1, ";"),
+    case_bytes(b"1\t2\t12.0\n0\t3\t9007199254740992.0\n", True, 9, 3, "\t"),
+    case_bytes(b"True|2|0001\nfalse|-1|v1.5\nx|1|1\n\n||\n", True, 1, 1, "|"),
+    case_bytes(b'"\n1,1,1\n1,2,"\n', False, 3, 6),
+    case_bytes(b"1,1,18446744073709551615\n1,1,-9223372036854775809\n1,1e39,1e+3\n", True),
+]
+
+if __name__ == "__main__":
+    harness.fuzz(check, SEEDS)
