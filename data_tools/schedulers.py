@@ -1,5 +1,6 @@
 """Run tasks on threads of this process, or on a Dask cluster."""
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -53,10 +54,13 @@ def executor(scheduler: str, threads: int) -> Iterator[tuple[Executor, dict[str,
             name=error.name,
         ) from error
     if scheduler == LOCAL:
-        with (
-            LocalCluster(n_workers=threads, threads_per_worker=1, dashboard_address=":0") as local,
-            Client(local) as client,
-        ):
+        cluster = LocalCluster(
+            n_workers=threads,
+            threads_per_worker=1,
+            dashboard_address=":0",
+            silence_logs=logging.ERROR,  # no warnings of workers that are stopped at work
+        )
+        with cluster as local, Client(local) as client:
             yield client.get_executor(pure=False), {}
     else:
         with Client(scheduler) as client:
