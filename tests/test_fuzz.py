@@ -119,6 +119,7 @@ def test_spoilt_text_gives_the_rows_and_errors_of_the_slow_parser(case):
 
 @settings(max_examples=100)
 @given(case=cases(forms=("cut gzip", "flipped gzip")))
+@example(case=case_bytes(GZIP_MAGIC, "flipped gzip", 1, True, 1, 2, 0, 29))  # gzip twice, intact
 def test_damaged_gzip_is_an_error_or_the_rows(case):
     check(case)
 
