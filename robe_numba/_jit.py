@@ -11,13 +11,18 @@ import hashlib
 import os
 import re
 import shutil
+import sys
 import tempfile
+import uuid
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numba
+from numba.core.caching import FunctionCache
 
 ROOT = Path(__file__).parents[1]
 _IMPORT = re.compile(
@@ -40,14 +45,19 @@ def sources(path: Path) -> set[Path]:
     waiting = {path}
     while waiting:
         found |= waiting
-        imported = {each for file in waiting for each in _imports_of(file) if each.is_file()}
+        imported = {each for file in waiting for each in _imports_of(file)}
         waiting = imported - found
     return found
 
 
 @cache
 def _imports_of(path: Path) -> tuple[Path, ...]:
-    return tuple(_imported(path.read_text(encoding="utf-8")))
+    return tuple(file for file in _imported(path.read_text(encoding="utf-8")) if file.is_file())
+
+
+@cache
+def _file_digest(path: Path) -> bytes:
+    return hashlib.sha256(path.read_bytes()).digest()
 
 
 @cache
@@ -55,7 +65,7 @@ def source_digest(path: Path) -> str:
     """Digest of the path and content of every file in `sources(path)`."""
     digest = hashlib.sha256()
     for file in sorted(sources(path)):
-        digest.update(os.fsencode(file) + b"\0" + file.read_bytes() + b"\0")
+        digest.update(os.fsencode(file) + b"\0" + _file_digest(file))
     return digest.hexdigest()[:16]
 
 
@@ -78,19 +88,94 @@ def _cache_root() -> Path | None:
         temporary = tempfile.mkdtemp(prefix="robe_numba-")
     except OSError:
         return None
-    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+    atexit.register(_remove, temporary, os.getpid())
     return Path(temporary)
+
+
+def _remove(folder: str, process: int) -> None:
+    if os.getpid() == process:  # not in its forked children
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 _CACHE_ROOT = _cache_root()
 
 
-def cache_dir(function: Callable) -> str | None:
-    """Folder for the compiled forms of `function`; None where there can be none."""
-    if _CACHE_ROOT is None:
-        return None
-    digest = source_digest(Path(function.__code__.co_filename))
-    return str(_CACHE_ROOT / "robe_numba" / digest)
+class _Place:
+    """Where the compiled forms of a function are kept, in the terms of Numba's caches."""
+
+    def __init__(self, function: Callable, root: Path):
+        self._py_file, self._line = function.__code__.co_filename, function.__code__.co_firstlineno
+        self._digest = source_digest(Path(self._py_file))
+        self._folder = str(root / "robe_numba" / self._digest)
+
+    def get_cache_path(self) -> str:
+        return self._folder
+
+    def get_source_stamp(self) -> str:
+        return self._digest
+
+    def get_disambiguator(self) -> str:
+        return str(self._line)
+
+    def ensure_cache_path(self) -> None:
+        os.makedirs(self._folder, exist_ok=True)
+
+
+@cache
+def _kept(kind: Any) -> Any:
+    """One of Numba's kinds of cache, in our folders, where it may fail without harm.
+
+    Numba would choose the folder itself, by a setting that all threads share, and raise whatever
+    keeps it from reading or writing there.
+    """
+
+    class Implementation(kind._impl_class):
+        def __init__(self, function: Callable):
+            assert _CACHE_ROOT is not None
+            self._lineno = function.__code__.co_firstlineno
+            self._locator = _Place(function, _CACHE_ROOT)
+            name = f"{Path(function.__code__.co_filename).stem}.{function.__qualname__}"
+            self._filename_base = self.get_filename_base(name, getattr(sys, "abiflags", ""))
+
+    class Kept(kind):
+        _impl_class = Implementation
+
+        def __init__(self, function: Callable):
+            super().__init__(function)
+            # Numba numbers files without a lock: two processes that compile a function for other
+            # types at once could give theirs one name, and read each other's for their own.
+            base = self._impl.filename_base
+            self._cache_file._data_name_pattern = f"{base}.{{number}}-{uuid.uuid4().hex[:8]}.nbc"
+
+        def load_overload(self, *arguments: Any) -> Any:
+            try:
+                return super().load_overload(*arguments)
+            except Exception:  # whatever a damaged file leads to: the function is compiled anew
+                with suppress(OSError):
+                    self.flush()
+                return None
+
+        def save_overload(self, *arguments: Any) -> None:
+            try:
+                super().save_overload(*arguments)
+            except OSError as error:
+                warnings.warn(
+                    f"compiled functions cannot be kept in {_CACHE_ROOT} ({error.strerror}), so "
+                    f"each process compiles them again; make room there, or set NUMBA_CACHE_DIR to "
+                    f"a folder that can be written",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+
+    return Kept
+
+
+def keep(compiled: Any, function: Callable, kind: Any = FunctionCache) -> Any:
+    """Let what Numba made of a function keep its compiled forms on disk, where that is possible."""
+    if _CACHE_ROOT is not None and hasattr(compiled, "_cache"):  # it has none if Numba is disabled
+        with suppress(OSError):  # of reading sources, as in a zip file: no edit would be noticed
+            compiled._cache = _kept(kind)(function)
+    return compiled
 
 
 def jit(function: Callable | None = None, **options: Any) -> Any:
@@ -100,15 +185,7 @@ def jit(function: Callable | None = None, **options: Any) -> Any:
     """
     if function is None:
         return lambda inner: jit(inner, **options)
-    # Numba reads the folder when it decorates; it is put back for the caller's own functions.
-    folder = cache_dir(function)
-    previous = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = folder or ""
-    try:
-        compiler = numba.njit(cache=bool(folder), nogil=True, error_model="numpy", **options)
-        return compiler(function)
-    finally:
-        numba.config.CACHE_DIR = previous
+    return keep(numba.njit(nogil=True, error_model="numpy", **options)(function), function)
 
 
 def scalar(function: Callable) -> Any:

@@ -15,7 +15,7 @@ if SIMULATED:
     from numba import types
 else:
     from numba.cuda import cgutils, types
-    from numba.cuda.core import config
+    from numba.cuda.dispatcher import CUDACache
     from numba.cuda.extending import intrinsic
     from numba.cuda.np.numpy_support import from_dtype
 
@@ -60,10 +60,4 @@ def jit(python: Callable, max_registers: int | None = None) -> Any:
     """
     if SIMULATED:
         return cuda.jit(python)
-    folder = _jit.cache_dir(python)
-    previous = config.CACHE_DIR
-    config.CACHE_DIR = folder or ""
-    try:
-        return cuda.jit(cache=bool(folder), max_registers=max_registers)(python)
-    finally:
-        config.CACHE_DIR = previous
+    return _jit.keep(cuda.jit(max_registers=max_registers)(python), python, CUDACache)
