@@ -21,8 +21,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numba
-from numba.core.caching import FunctionCache
+from robe_numba._environment import check_environment
+
+check_environment()
+
+import numba  # noqa: E402
+from numba.core.caching import FunctionCache  # noqa: E402
+
+# Where it simulates a GPU Numba has to be disabled, and no function of the host's is called.
+if numba.config.DISABLE_JIT and not numba.config.ENABLE_CUDASIM:
+    raise ImportError(
+        "NUMBA_DISABLE_JIT is set, but kernels on vectors run only when they are compiled; unset it"
+    )
 
 ROOT = Path(__file__).parents[1]
 _IMPORT = re.compile(

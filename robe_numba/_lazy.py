@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
+from robe_numba._environment import check_environment
+
 
 def attributes(
     package: str, homes: Mapping[str, str]
@@ -23,6 +25,7 @@ def attributes(
     def get(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        check_environment()
         value = getattr(import_module(homes[name]), name)
         setattr(sys.modules[package], name, value)  # found at once from now on
         return value

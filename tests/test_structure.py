@@ -35,6 +35,7 @@ LAYERS = {
     "searching": 0,
     "state_blocks": 0,
     "unsigned": 0,
+    "_environment": 0,
     "_jit": 0,
     "_lazy": 0,
     "_locks": 0,
@@ -65,7 +66,7 @@ def test_imports_point_one_way():
 
 def test_the_packages_do_not_know_each_other_but_in_training_and_cli():
     """Both compile, import lazily and lock in the same way, though."""
-    shared = ("robe_numba._jit", "robe_numba._lazy", "robe_numba._locks")
+    shared = tuple(f"robe_numba._{name}" for name in ("environment", "jit", "lazy", "locks"))
     for path in (ROOT / "data_tools").rglob("*.py"):
         ours = [m for m in imported_modules(path) if m.split(".")[0] == "robe_numba"]
         assert all(module.startswith(shared) for module in ours), path
@@ -175,6 +176,40 @@ def test_showing_a_dataset_waits_for_no_kernels(dataset):
     found = imported_by(ROBE, "data", "info", str(dataset.path))
     assert "pyarrow" in found
     assert not found & {"numba", "pyarrow.parquet", "pyarrow.dataset", "matplotlib", "distributed"}
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        *((f"NUMBA_NUM_THREADS={value}", "at least 1") for value in ("0", "-1", "abc", "1.5")),
+        ("NUMBA_DISABLE_JIT=1", "run only when they are compiled"),
+    ],
+)
+@pytest.mark.parametrize(
+    "start",
+    [
+        ["-c", "from robe_numba import lookup"],
+        ["-c", "import robe_numba.dlrm"],
+        ["-c", "from robe_numba.training import train"],
+        ["-c", "from data_tools import ingest"],
+        ["-m", "robe_numba", "plan"],
+    ],
+    ids=lambda start: start[-1],
+)
+def test_what_numba_cannot_be_told_is_one_sentence(start, setting, words):
+    variable, value = setting.split("=")
+    finished = subprocess.run(
+        [sys.executable, *start],
+        cwd=ROOT,
+        env=os.environ | {variable: value},
+        capture_output=True,
+        text=True,
+    )
+    *before, sentence = finished.stderr.splitlines()
+    assert finished.returncode == 1
+    assert variable in sentence
+    assert words in sentence
+    assert before == [] or start[0] == "-c"  # Python's own traceback
 
 
 def sources_of_kernels():
