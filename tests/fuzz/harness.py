@@ -9,8 +9,8 @@ The options are libFuzzer's. CORPUS is a folder for the cases that found somethi
 are put there first, and without one it is a temporary folder. A case that fails is left in a file
 `crash-*`, `timeout-*` or `oom-*`; give that file as the only argument to see it again.
 
-With NUMBA_DISABLE_JIT=1 before it the kernels are plain Python, so that their branches guide as
-well. Otherwise they are compiled, as users run them, and all else guides.
+With NUMBA_DISABLE_JIT=1 NUMBA_ENABLE_CUDASIM=1 before it the kernels are plain Python, so that
+their branches guide as well. Otherwise they are compiled, as users run them, and all else guides.
 """
 
 import gc

@@ -44,7 +44,8 @@ def edited(document: Any, data: bytes) -> bytes:
         what, place = data[start] % 8, int.from_bytes(data[start + 1 : start + 3], "big")
         value = data[start + 3]
         if what < 5 and text is None:
-            document = _edit_value(document, what, place, VALUES[value % len(VALUES)])
+            chosen = copy.deepcopy(VALUES[value % len(VALUES)])
+            document = _edit_value(document, what, place, chosen)
             continue
         text = bytearray(json.dumps(document).encode()) if text is None else text
         place %= len(text) + 1
