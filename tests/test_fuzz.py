@@ -1,4 +1,4 @@
-"""Files of structured junk against the slow parser, by the same `check` that atheris runs."""
+"""Structured junk against the slow parsers, by the same checks that atheris runs."""
 
 import sys
 
@@ -6,9 +6,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.fuzz import ingest
+from tests.fuzz import containers, criteo, csv, ingest, json_files
 from tests.fuzz.criteo import BOM, SCHEMAS
-from tests.fuzz.ingest import GZIP_MAGIC, SEEDS, TABLE, Case, case_bytes, check
+from tests.fuzz.ingest import GZIP_MAGIC, TABLE, Case, case_bytes, check
 
 MEBIBYTE = 1 << 20
 MISSING = (b"NULL", b"\\N", b"NaN", b"nan", b"NUL", b"NULLL", b"Nan", b"\\", b"N")
@@ -103,12 +103,27 @@ def digits_without_limit():
     sys.set_int_max_str_digits(before)
 
 
-@pytest.mark.parametrize("number", range(len(SEEDS)))
-def test_the_seeds_of_the_fuzzer(number):
-    check(SEEDS[number])
+@pytest.mark.parametrize("target", [containers, criteo, csv, ingest, json_files])
+def test_the_seeds_of_the_fuzzers(target):
+    for seed in target.SEEDS:
+        target.check(seed)
 
 
-@settings(max_examples=300)
+@st.composite
+def cases_in_memory(draw):
+    """The bytes of a case of Criteo text."""
+    schema = draw(st.sampled_from([0, 0, 1, 1, 2, 3]))
+    options = draw(st.tuples(st.booleans(), sizes, st.integers(1, 16), sizes, sizes))
+    return criteo.case_bytes(draw(contents(SCHEMAS[schema])), schema, *options)
+
+
+@settings(max_examples=400)
+@given(case=cases_in_memory())
+def test_spoilt_text_in_memory_gives_the_rows_and_errors_of_the_slow_parser(case):
+    criteo.check(case)
+
+
+@settings(max_examples=80)
 @given(case=cases())
 # A byte order mark before a line that is too long, or just not.
 @example(case=case_bytes(BOM + b"0" * 50 + b"7\n1\n", "text", 1, False, 1, 256, 20))
@@ -130,9 +145,21 @@ csv_texts = st.sampled_from(
 )
 
 
-@settings(max_examples=100)
+csv_content = st.lists(csv_bytes | csv_texts, max_size=30).map(b"".join)
+
+
+@settings(max_examples=150)
+@given(csv_content, st.booleans(), st.integers(1, 4), st.integers(1, 16), st.sampled_from(",\t;|"))
+def test_spoilt_csv_gives_the_rows_and_errors_of_the_slow_parser(
+    content, skip, blocks, block_rows, separator
+):
+    lines = content.replace(b",", separator.encode())
+    csv.check(csv.case_bytes(lines, skip, blocks, block_rows, separator))
+
+
+@settings(max_examples=40)
 @given(
-    content=st.lists(csv_bytes | csv_texts, max_size=30).map(b"".join),
+    content=csv_content,
     skip=st.booleans(),
     block_bytes=sizes,
     shard_bytes=sizes,
@@ -140,6 +167,29 @@ csv_texts = st.sampled_from(
 )
 def test_sizes_change_nothing_in_spoilt_csv(content, skip, block_bytes, shard_bytes, place):
     check(case_bytes(content, "csv", 0, skip, block_bytes, shard_bytes + 1, 0, place))
+
+
+streams = st.builds(
+    containers.case_bytes,
+    contents(SCHEMAS[1]) | st.binary(max_size=40),
+    st.sampled_from(["", *containers.STREAMS]),
+    st.sampled_from(containers.DAMAGES),
+    st.integers(0, 2**16 - 1),
+    st.integers(0, 2),
+    st.booleans(),
+)
+
+
+@settings(max_examples=300)
+@given(streams)
+def test_streams_are_read_whole_or_not_at_all(case):
+    containers.check(case)
+
+
+@settings(max_examples=400)
+@given(st.binary(min_size=5, max_size=60))
+def test_edited_json_is_read_or_its_file_is_named(case):
+    json_files.check(case)
 
 
 TRICKY = (
