@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 CACHE_LINE = 64  # bytes
-UNUSED = 3  # references to memory that is taken: of what is kept, of what is taken, and the count's
 
 _kept = threading.local()  # of each Python thread its own: threads may call kernels at once
 
@@ -20,6 +19,16 @@ def aligned_empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     buffer = np.empty(num_bytes + CACHE_LINE, dtype=np.uint8)
     begin = -buffer.__array_interface__["data"][0] % CACHE_LINE
     return buffer[begin : begin + num_bytes].view(dtype).reshape(shape)
+
+
+def _unused() -> int:
+    """How many references Python counts to memory that is kept and was taken once, just now."""
+    kept = aligned_empty((1,), np.uint8)
+    array = kept[:1].view(np.uint8).reshape((1,))
+    return sys.getrefcount(kept.base) + 0 * array.size
+
+
+UNUSED = _unused()  # it may differ between Python's versions
 
 
 def scratch(name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
