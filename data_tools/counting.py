@@ -93,7 +93,10 @@ def check_indices(name: str, indices: np.ndarray, num_columns: int, dtype: np.dt
     """Refuse what is not an array of `dtype`, (rows, num_columns), with TypeError or ValueError."""
     if not isinstance(indices, np.ndarray) or indices.dtype != dtype:
         kind = getattr(indices, "dtype", type(indices).__name__)
-        raise TypeError(f"{name} is {kind} but must be an array of {dtype}; convert the ids first")
+        raise TypeError(
+            f"{name} is {kind} but must be an array of {dtype}; convert the ids, of which those "
+            f"that {dtype} cannot hold would become others"
+        )
     if indices.ndim != 2 or indices.shape[1] != num_columns:
         raise ValueError(
             f"{name} has the shape {indices.shape} but must be (rows, {num_columns}), one column "

@@ -73,7 +73,7 @@ def check_array(
     if array.dtype not in dtypes:
         raise TypeError(
             f"{name} has dtype {array.dtype}; it must be {names_of(dtypes)}: use "
-            f"{name}.astype(numpy.{dtypes[0]})"
+            f"{name}.astype(numpy.{_holding(array.dtype, dtypes)})"
         )
     if shape is not None and array.shape != shape:
         raise ValueError(f"{name} has shape {array.shape}; expected {shape}")
@@ -82,6 +82,12 @@ def check_array(
     if not array.flags.aligned:
         raise ValueError(f"{name} is not aligned in memory; use {name}.copy()")
     return array
+
+
+def _holding(dtype: np.dtype, dtypes: tuple[np.dtype, ...]) -> np.dtype:
+    """Which of the dtypes to convert to: the first that holds every value, else a wide one."""
+    widest = max(dtypes, key=lambda wanted: wanted.itemsize)
+    return next((wanted for wanted in dtypes if np.can_cast(dtype, wanted)), widest)
 
 
 def _remedy(array: Any) -> str:

@@ -590,3 +590,46 @@ def test_init_array_is_seeded_uniform_and_scaled():
     assert rn.init_array(spec, dtype=np.float64).dtype == np.float64
     with pytest.raises(TypeError, match="float32 or float64"):
         rn.init_array(spec, dtype=np.float16)
+
+
+def advised(name, values, refuse):
+    """The array that a message says to use instead of one of a wrong dtype."""
+    with pytest.raises(TypeError, match=f"{name} has dtype") as caught:
+        refuse(values)
+    _, advice = str(caught.value).split(": use ")
+    return eval(advice, {name: values, "numpy": np})
+
+
+@pytest.mark.parametrize(
+    ("dtype", "ids"),
+    [
+        (np.float64, [3_000_000_000, -1, 2**53]),
+        (np.longdouble, [3_000_000_000, -1, 2**62]),
+        (object, [3_000_000_000, -1, 2**62]),
+        (">i8", [3_000_000_000, -1, 2**62]),
+        (">u8", [3_000_000_000, 2**64 - 1]),
+        (">u4", [3_000_000_000, 1]),
+        (np.uint16, [65_535, 1]),
+        (np.int8, [-128, 127]),
+        (np.bool_, [False, True]),
+    ],
+)
+def test_ids_stay_the_same_as_advised(dtype, ids):
+    spec, wrong = RobeSpec(100, 4, 8, 1), np.array(ids, dtype)[:, None]
+    words = np.array([[value % 2**64] for value in ids], np.uint64)
+    right = advised("indices", wrong, lambda indices: rn.lookup(array(), indices, spec))
+    np.testing.assert_array_equal(rn.block_starts(right, spec), rn.block_starts(words, spec))
+    bags = wrong[:, 0], np.array([0, len(ids)]), spec
+    right = advised("indices", bags[0], lambda ids: rn.embedding_bag(array(), ids, *bags[1:]))
+    assert [value % 2**64 for value in right.tolist()] == words[:, 0].tolist()
+    offsets = np.array([0.0, len(ids)])
+    right = advised("offsets", offsets, lambda b: rn.embedding_bag(array(), right, b, spec))
+    assert right.tolist() == [0, len(ids)]
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">f8", np.int32])
+def test_values_stay_the_same_as_advised(dtype):
+    wrong = (np.arange(100) / 7).astype(dtype)
+    right = advised("array", wrong, lambda array: rn.lookup(array, INDICES, SPEC))
+    np.testing.assert_array_equal(right, wrong)
+    rn.lookup(right, INDICES, SPEC)
