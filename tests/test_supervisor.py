@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,21 @@ def count():
 """
 
 
+@contextmanager
+def nothing_ignored():
+    """Within the block, processes begin as in a terminal. These tests may run under nohup, or in
+    the background, where a signal is ignored, and so it is in whatever they start.
+    """
+    ignored = [n for n in supervisor._FORWARDED if signal.getsignal(n) is signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number in ignored:
+            signal.signal(number, signal.SIG_IGN)
+
+
 @pytest.fixture
 def start(tmp_path):
     """Call it with a script to start, by default as a launcher starts rank 1 of 8."""
@@ -49,15 +65,16 @@ def start(tmp_path):
         script = tmp_path / "worker.py"
         script.write_text(BEGIN + code)
         environment = {k: v for k, v in os.environ.items() if k not in VARIABLES}
-        process = subprocess.Popen(
-            [*launcher, sys.executable, script, *arguments],
-            env=environment | variables,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            **options,
-        )
+        with nothing_ignored():
+            process = subprocess.Popen(
+                [*launcher, sys.executable, script, *arguments],
+                env=environment | variables,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+                **options,
+            )
         alarm = threading.Timer(60, process.kill)  # nothing that a test reads lasts longer
         alarm.start()
         started.append((process, alarm))
@@ -182,6 +199,20 @@ def test_a_signal_that_the_launcher_sends_ends_both_silently(start, number):
     process.send_signal(number)
     assert finish(process) == ("", "")
     assert process.returncode == -number
+
+
+@pytest.mark.parametrize("name", ["HUP", "INT", "QUIT"])
+def test_a_signal_that_is_ignored_at_the_start_stays_ignored(start, name):
+    """As under nohup, or in the background of a shell, also where it comes to the whole group."""
+    launcher = ["sh", "-c", f"trap '' {name}; exec \"$@\"", "sh"]
+    code = "say('ready')\nfor line in sys.stdin:\n    say(line)"
+    process = start(code, launcher=launcher, stdin=subprocess.PIPE)
+    assert process.stdout.readline() == "ready\n"
+    for send in (os.kill, os.killpg):
+        send(process.pid, signal.Signals[f"SIG{name}"])
+        time.sleep(0.1)
+    output, errors = process.communicate("on", timeout=30)
+    assert (output, errors, process.returncode) == ("on\n", "", 0)
 
 
 def test_the_worker_stops_and_goes_on_as_asked(start):
