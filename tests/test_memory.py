@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 import robe_numba as rn
+from robe_numba import memory
 from robe_numba.cpu import update
 from robe_numba.memory import aligned_empty, scratch
+from tests.test_dlrm_model import batch_of, tiny_model
 
 
 def address(array):
@@ -117,6 +119,40 @@ def test_an_update_allocates_little_and_nothing_the_second_time(
         found.append(first)
     if sort:  # a few ranges' counts
         assert found[2] - found[1] < SMALL
+
+
+def test_a_model_finds_its_memory_again(monkeypatch):
+    """Nothing refers to a step's memory once it is over."""
+    model, batch = tiny_model("robe", optimizer="adagrad", threads=1), batch_of(1000)
+    made = []
+
+    def counted(*arguments):
+        made.append(arguments)
+        return aligned_empty(*arguments)
+
+    def step():
+        model.train_step(*batch, 0.1)
+        model.logits(*batch[:2])
+
+    def steps():
+        step()
+        assert made != []
+        made.clear()
+        for _ in range(3):
+            step()
+        return made
+
+    monkeypatch.setattr(memory, "aligned_empty", counted)
+    assert in_new_thread(steps) == []
+
+
+def test_gradients_stay_as_they_are_while_they_are_held():
+    model, batch = tiny_model("robe", threads=1), batch_of(600)
+    first = model.backpropagate(*batch)
+    expected = first.dense.copy(), first.embeddings.copy()
+    model.backpropagate(*batch_of(600, seed=1))
+    np.testing.assert_array_equal(first.dense, expected[0])
+    np.testing.assert_array_equal(first.embeddings, expected[1])
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="protects pages of memory")
