@@ -14,9 +14,8 @@ from data_tools.ids import EXACT_FLOATS, MISSING, content, uuid_texts, value_ids
 LABEL_RULE = "the label must be 0 or 1"
 DENSE_RULE = "a dense field must be empty or a finite number"
 ID_RULE = (
-    "an id that is a float must be whole, and in a column of floats below 2**53 (of float32 "
-    "2**24), from where on they are rounded; store ids as integers or texts, and texts that look "
-    "like floats in Parquet, or name the column among the dense ones"
+    "a column of numbers must hold whole ids (floats below 2**53, float32 below 2**24, as larger "
+    "ones are rounded); store ids as integers or as text in Parquet, or name the column as dense"
 )
 # What Arrow casts to a number, in the syntax of its own regular expressions.
 _NUMBER = r"^[+-]?(([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?|inf|infinity|nan(\([0-9a-z_]*\))?)$"

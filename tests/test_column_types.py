@@ -80,7 +80,7 @@ def test_a_csv_column_of_numbers_has_no_fractions(tmp_path, bad, place):
         with pytest.raises(data_tools.ParseError) as caught:
             csv_ids(tmp_path, numbers, **sizes)
         assert caught.value.line == place + 2
-        reason = f"column p is '{bad}', but an id that is a float must be whole, and in a column"
+        reason = f"column p is '{bad}', but a column of numbers must hold whole ids"
         assert caught.value.reason.startswith(reason)
         assert "in Parquet, or name the column among the dense ones" in caught.value.reason
     ids = csv_ids(tmp_path, numbers, on_error="skip")
@@ -102,10 +102,10 @@ def test_a_csv_column_of_numbers_has_no_fractions(tmp_path, bad, place):
 )
 def test_a_parquet_column_of_numbers_has_no_fractions(tmp_path, value, kind):
     column = pa.array([1, value, None, 2], kind)
-    with pytest.raises(data_tools.ParseError, match=r"log.parquet:2: column p is .*must be whole"):
+    with pytest.raises(data_tools.ParseError, match=r"log.parquet:2: column p is .*must hold whole ids"):
         parquet_ids(tmp_path, column)
     assert parquet_ids(tmp_path, column, on_error="skip") == [1, 0, 2]
-    with pytest.raises(data_tools.DatasetError, match="must be whole"):
+    with pytest.raises(data_tools.DatasetError, match="must hold whole ids"):
         list(data_tools.ParquetDataset(tmp_path / "log.parquet", SMALL).split("all").batches(9))
 
 
