@@ -82,7 +82,7 @@ def test_a_csv_column_of_numbers_has_no_fractions(tmp_path, bad, place):
         assert caught.value.line == place + 2
         reason = f"column p is '{bad}', but a column of numbers must hold whole ids"
         assert caught.value.reason.startswith(reason)
-        assert "in Parquet, or name the column among the dense ones" in caught.value.reason
+        assert "in Parquet, or name the column as dense" in caught.value.reason
     ids = csv_ids(tmp_path, numbers, on_error="skip")
     assert ids == [12, 12, 0] * 12_000
 
@@ -102,7 +102,7 @@ def test_a_csv_column_of_numbers_has_no_fractions(tmp_path, bad, place):
 )
 def test_a_parquet_column_of_numbers_has_no_fractions(tmp_path, value, kind):
     column = pa.array([1, value, None, 2], kind)
-    with pytest.raises(data_tools.ParseError, match=r"log.parquet:2: column p is .*must hold whole ids"):
+    with pytest.raises(data_tools.ParseError, match=r"parquet:2: column p is .*must hold whole ids"):
         parquet_ids(tmp_path, column)
     assert parquet_ids(tmp_path, column, on_error="skip") == [1, 0, 2]
     with pytest.raises(data_tools.DatasetError, match="must hold whole ids"):
