@@ -102,7 +102,9 @@ def test_a_csv_column_of_numbers_has_no_fractions(tmp_path, bad, place):
 )
 def test_a_parquet_column_of_numbers_has_no_fractions(tmp_path, value, kind):
     column = pa.array([1, value, None, 2], kind)
-    with pytest.raises(data_tools.ParseError, match=r"parquet:2: column p is .*must hold whole ids"):
+    with pytest.raises(
+        data_tools.ParseError, match=r"parquet:2: column p is .*must hold whole ids"
+    ):
         parquet_ids(tmp_path, column)
     assert parquet_ids(tmp_path, column, on_error="skip") == [1, 0, 2]
     with pytest.raises(data_tools.DatasetError, match="must hold whole ids"):
