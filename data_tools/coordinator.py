@@ -79,7 +79,8 @@ def ingest(
         every type.
     format : {"auto", "criteo", "csv", "parquet"}
         "auto": Parquet by its first bytes or by the name `.parquet`, CSV by the name (`.csv`,
-        `.csv.gz`, ...) or if there is a `separator`, and Criteo text for all others.
+        `.csv.gz`, ...), if there is a `separator`, or if the first line names all columns of a
+        `schema` other than Criteo's, and Criteo text for all others.
     separator : str, optional
         One character between the fields of a CSV. None: the only one of comma, TAB, `;` and `|`
         that a file's header has; the comma if there is not one.

@@ -16,9 +16,9 @@ from data_tools.containers import DamagedFileError, is_parquet, other_than_text,
 from data_tools.criteo_text import is_labelled
 from data_tools.errors import ParseError
 from data_tools.manifest import Options
-from data_tools.schema import Schema
+from data_tools.schema import CRITEO, Schema
 from data_tools.storage import input_facts, is_remote
-from data_tools.table_files import group_offsets, open_table
+from data_tools.table_files import group_offsets, has_header, open_table
 from data_tools.tables import find_columns
 from data_tools.text_reader import first_bytes, is_compressed
 
@@ -131,7 +131,7 @@ def make_plan(
     if shard_bytes is not None and shard_bytes < 1:
         raise ValueError(f"shard_bytes is {shard_bytes}; it must be at least 1")
     facts = [input_facts(address) for address in addresses]
-    kinds = [_kind(address, options) for address in addresses]
+    kinds = [_kind(address, options, schema) for address in addresses]
     if len({kind == "criteo" for kind in kinds}) > 1:
         raise ValueError(
             "Criteo text and tables (CSV, Parquet) are mixed, but make different ids of a text; "
@@ -157,16 +157,21 @@ def make_plan(
     )
 
 
-def _kind(address: str, options: Options) -> str:
-    """Format of a file: what was said, or Parquet by its content, or by its name."""
+def _kind(address: str, options: Options, schema: Schema) -> str:
+    """Format of a file: what was said, or what its content or name tells.
+
+    Criteo's own columns in a first line tell nothing: as a CSV the log would have other ids.
+    """
     head = first_bytes(address)
     name = without_ending(address)
     if options.format != "auto":
         kind = options.format
     elif is_parquet(head) or name.endswith(".parquet"):
         kind = "parquet"
+    elif options.separator is not None or name.endswith(".csv"):
+        kind = "csv"
     else:
-        kind = "csv" if options.separator is not None or name.endswith(".csv") else "criteo"
+        kind = "csv" if schema != CRITEO and has_header(address, schema) else "criteo"
     other = other_than_text(head)
     if kind == "parquet" and other and not is_parquet(head):
         raise ParseError(address, 1, f"the file is no Parquet; it is {other}")

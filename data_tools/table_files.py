@@ -16,6 +16,8 @@ import pyarrow.parquet
 from data_tools.columns import fields_hold
 from data_tools.containers import DamagedFileError
 from data_tools.criteo_parser import MAX_LINE_BYTES, whole_line_error
+from data_tools.errors import ParseError
+from data_tools.schema import Schema
 from data_tools.storage import is_remote, map_file, open_input
 from data_tools.text_reader import TextBlock, first_lines
 
@@ -74,6 +76,16 @@ def open_table(address: str, kind: str, separator: str | None = None) -> TableFi
         with _parquet(address) as file:
             schema = file.schema_arrow
         return TableFile(list(zip(schema.names, schema.types, strict=True)))
+
+
+def has_header(address: str, schema: Schema) -> bool:
+    """Whether the first line of a text names all feature columns of a schema, by any separator."""
+    try:
+        with reading():
+            header, _ = _read_header(first_lines(address, HEADER_BYTES), None)
+    except (DamagedFileError, ParseError):
+        return False
+    return {*schema.dense, *schema.categorical} <= set(header.names)
 
 
 @contextmanager

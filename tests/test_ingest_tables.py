@@ -338,10 +338,24 @@ def test_a_wrong_separator_and_an_unknown_layout(tmp_path):
     with pytest.raises(data_tools.ParseError, match=r"the file has y;a, b;p; .*--separator"):
         ingest_csv(tmp_path, "y;a,b;p\n1;1;1\n", Schema("y", ("a,b",), ("p",)))
     with pytest.raises(data_tools.ParseError, match=r"log.txt:1: .*--format csv, and --separator"):
-        ingest_csv(tmp_path, "y;a;p\n1;1;1\n", name="log.txt")
+        ingest_csv(tmp_path, "y;b;q\n1;1;1\n", name="log.txt")
+    # As a CSV a log of Criteo's would have other ids, so that must be said.
+    names, schema = data_tools.CRITEO.names, data_tools.CRITEO
+    text = "\t".join(names) + "\n" + "\t".join("1" * len(names)) + "\n"
     with pytest.raises(data_tools.ParseError, match=r"log.tsv:1: field 1 .*--format csv, or leave"):
-        ingest_csv(tmp_path, "y\ta\tp\n1\t1\t1\n", name="log.tsv")
-    assert ingest_csv(tmp_path, "y\ta\tp\n1\t1\t1\n", name="log.tsv", format="csv").rows == 1
+        ingest_csv(tmp_path, text, schema, "log.tsv")
+    assert ingest_csv(tmp_path, text, schema, "log.tsv", format="csv").rows == 1
+
+
+@pytest.mark.parametrize("separator", [",", "\t", ";", "|"])
+@pytest.mark.parametrize("name", ["log.tsv", "log.txt.gz", "part-00000"])
+def test_a_first_line_that_names_all_columns_makes_a_text_a_table(tmp_path, separator, name):
+    text = "a,more,p,y\n2,x,7,1\n3,,b,0\n".replace(",", separator)
+    assert ingest_csv(tmp_path, text, name=name, dense_transform="none").rows == 2
+    batch = read_all(tmp_path / "out")
+    assert batch.dense[:, 0].tolist() == [2, 3]
+    assert batch.indices[:, 0].tolist() == [7, text_id("b")]
+    assert not ingest_csv(tmp_path, text.replace("y", "z"), name=name, overwrite=True).labelled
 
 
 def test_many_missing_columns_are_not_all_listed(tmp_path):
