@@ -12,6 +12,7 @@ from data_tools.dataset_vocabulary import build, load
 from data_tools.errors import ParseError
 from data_tools.manifest import Manifest, Options, Shard, Source, StoredFile, created_by
 from data_tools.output import Begun, begun_ingest
+from data_tools.paths import check_room_for_folder
 from data_tools.plan import Plan, make_plan
 from data_tools.records import COUNTS, PARTS, STATE, Records
 from data_tools.rejects import MAX_KEPT, REJECTS_NAME
@@ -157,8 +158,8 @@ def ingest(
     addresses = [_absolute(source) for source in sources]
     known = _absolute(vocabulary) if vocabulary is not None else None
     output = _absolute(output)
-    if not is_remote(output) and os.path.lexists(output) and not os.path.isdir(output):
-        raise FileExistsError(f"{output} is a file; name a folder for the dataset")
+    if not is_remote(output):
+        check_room_for_folder(output)
     plan = make_plan(addresses, schema, options, labelled, shard_bytes, known)
     with begun_ingest(output, plan, overwrite) as begun:
         if begun.finished:

@@ -6,9 +6,10 @@ from pathlib import Path
 from data_tools.checksums import crc32
 from data_tools.errors import DatasetError
 from data_tools.manifest import Manifest, Shard, StoredFile
+from data_tools.paths import check_folder
 from data_tools.rejects import REJECTS_NAME
 from data_tools.shards import open_shard
-from data_tools.storage import TEMPORARY, Folder, folder_at
+from data_tools.storage import TEMPORARY, Folder, folder_at, is_remote
 
 CHUNK_BYTES = 1 << 22
 
@@ -28,8 +29,11 @@ def verify(path: str | Path, progress: Callable[[int, int], None] | None = None)
 
     Raises
     ------
-    FileNotFoundError, DatasetError : the manifest is missing or damaged.
+    FileNotFoundError, NotADirectoryError, DatasetError : the folder or its manifest is missing, or
+        the manifest is damaged.
     """
+    if not is_remote(path):
+        check_folder(path, "make a dataset with robe ingest")
     folder = folder_at(path)
     manifest = Manifest.load(folder)
     files = [*manifest.shards, *manifest.vocabulary]

@@ -50,6 +50,8 @@ def test_what_is_no_run_or_dataset_is_said(dataset, run, places, robe, place):
         ("train", place, "-o", "out", *SMALL),
         ("sweep", place, "-o", "out", "num_parameters=3000"),
         ("plan", "--data", place, "--compression", 10),
+        ("data", "info", place),
+        ("data", "verify", place),
     ):
         remedy = "--output of robe train" if place == str(command[1]) and command[0] in (
             "evaluate", "predict") else "robe ingest"  # fmt: skip
@@ -66,6 +68,7 @@ def test_what_is_in_the_way_of_a_folder_is_said(dataset, places, robe, place):
         ("train", dataset.path, "-o", place, *SMALL, "--resume"),
         ("sweep", dataset.path, "-o", place, "num_parameters=3000"),
         ("demo", "-o", place),
+        ("ingest", "log.tsv", "-o", place),
     ):
         result = robe(*command)
         assert_refused(result, f"{place} cannot be a folder", words, "choose another output")
