@@ -6,6 +6,7 @@ tables in deep learning recommendation systems*, MLSys 2022.
 
 from typing import TYPE_CHECKING
 
+from robe_numba._environment import limit_spinning
 from robe_numba._lazy import attributes
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
         sgd_update,
     )
     from robe_numba.spec import RobeSpec, TableSpec
+
+limit_spinning()
 
 __version__ = "0.1.0"
 

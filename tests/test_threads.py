@@ -1,6 +1,7 @@
 """Threads: the same bits from every function for any number of them, and no trouble with others."""
 
 import multiprocessing
+import os
 import subprocess
 import sys
 import threading
@@ -231,3 +232,21 @@ def test_a_forked_process_is_told_what_to_do(task):
     child.join()
     wanted = 'get_context("spawn")' if numba.threading_layer() == "omp" else "done"
     assert wanted in answer
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")],
+)
+def test_importing_the_package_limits_spinning_before_any_kernel_starts(given, expected):
+    """Threads that spin between kernels would slow down whatever else runs on the machine."""
+    names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    code = (
+        "import robe_numba, os, sys\n"
+        "assert 'numba' not in sys.modules\n"
+        "print(os.environ.get('GOMP_SPINCOUNT'))"
+    )
+    command = [sys.executable, "-c", code]
+    found = subprocess.run(command, env=environment | given, capture_output=True, text=True)
+    assert found.stdout.strip() == expected, found.stderr

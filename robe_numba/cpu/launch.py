@@ -14,13 +14,6 @@ Result = TypeVar("Result")
 # Waking a thread takes tens of microseconds, in which another copies about so many elements.
 ELEMENTS_PER_THREAD = 1 << 16
 
-# Between two kernels GNU OpenMP's threads would spin for milliseconds, on cores that others could
-# use: matrix products, data loaders, other programs. Not to spin at all costs a wake-up of 70
-# microseconds per kernel. So many turns take about 0.2 milliseconds. OpenMP reads this when its
-# first kernel starts.
-if not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}:
-    os.environ["GOMP_SPINCOUNT"] = "10000"
-
 _one_at_a_time = renewed_lock()
 _first_process: int | None = None  # the process whose threads Numba started
 
