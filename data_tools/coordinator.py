@@ -135,7 +135,9 @@ def ingest(
         its record is not there any more, or was written where this process does not see it.
     FileNotFoundError : a source does not exist.
     FileExistsError : `output` holds a dataset, or an unfinished ingest of something else, and
-        `overwrite` is false; another ingest is writing to it; or it is a file.
+        `overwrite` is false; another ingest is writing to it; or it, or a folder above it, is a
+        file.
+    PermissionError : `output` must not be written to.
     OSError : the disk is full, or the like; finished shards stay for the next call.
     ValueError : no sources, one that is no regular file, an unknown option, or Criteo text mixed
         with other formats.
@@ -253,6 +255,7 @@ class _Run:
             line = sum(record.lines for record in before_it) + error.line
             address = self.plan.sources[error.source].address
             raise ParseError(address, line, error.reason) from error
+        records.found.clear()  # one that was not true may have been made again
         records.refresh()
         check_complete(self.plan, records, self.begun.shards)
         if self.progress:

@@ -54,6 +54,7 @@ class ChecksummedFile(io.RawIOBase):
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
+        self._given_up = False
         self.size = 0
         self.crc32 = 0
 
@@ -64,6 +65,8 @@ class ChecksummedFile(io.RawIOBase):
     def write(self, data: Any) -> int:
         """Write all of `data`."""
         view = memoryview(data).cast("B")
+        if self._given_up:
+            return view.nbytes
         self._file.write(view)
         self.crc32 = crc32(view, self.crc32)
         self.size += view.nbytes
@@ -72,6 +75,10 @@ class ChecksummedFile(io.RawIOBase):
     def tell(self) -> int:
         """Bytes written."""
         return self.size
+
+    def give_up(self) -> None:
+        """Drop what is still written."""
+        self._given_up = True
 
 
 def arrow_fields(schema: Schema, labelled: bool, index_dtype: str, name: str) -> pa.Schema:
@@ -156,12 +163,32 @@ class _ParquetWriter:
         self._writer.close()
 
 
+def count_rows(file: pa.NativeFile, layout: Layout) -> int:
+    """Rows of a shard's file, which has them written down but for those of Arrow's last block.
+
+    Raises
+    ------
+    ArrowException, OSError : it is no such file, or damaged.
+    """
+    if layout.file_format == "parquet":
+        import pyarrow.parquet as pq  # other datasets need not wait for it
+
+        return int(pq.ParquetFile(file).metadata.num_rows)
+    reader = pa.ipc.open_file(file)
+    full = reader.num_record_batches - 1
+    return full * layout.block_rows + reader.get_batch(full).num_rows if full >= 0 else 0
+
+
 @contextmanager
 def shard_writer(
     sink: ChecksummedFile, layout: Layout, name: str
 ) -> Iterator[_ArrowWriter | _ParquetWriter]:
-    """A writer of a shard's blocks, whose file is complete on leaving."""
+    """A writer of a shard's blocks, whose file is complete on leaving without an error."""
     make = _ParquetWriter if layout.file_format == "parquet" else _ArrowWriter
     writer = make(sink, layout, name)
-    yield writer
+    try:
+        yield writer
+    except BaseException:
+        sink.give_up()  # Arrow's writer of Parquet closes itself later, and then there is no file
+        raise
     writer.close()

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
 
 from data_tools.batch import Batch
 from data_tools.containers import DamagedFileError
@@ -26,7 +27,7 @@ from data_tools.records import (
 )
 from data_tools.rejects import BadLineError, Rejects
 from data_tools.row_buffer import RowBuffer
-from data_tools.shard_files import ChecksummedFile, Layout, shard_writer
+from data_tools.shard_files import ChecksummedFile, Layout, count_rows, shard_writer
 from data_tools.storage import Folder, folder_at
 from data_tools.text_reader import BLOCK_BYTES
 
@@ -108,10 +109,25 @@ class Work:
         _Maker(self, folder, task, stop, slots).make(finished)
 
     def _finished(self, folder: Folder, source: int, number: int) -> Record | None:
-        """The record of a shard that need not be made again: its file is there, too."""
+        """The record of a shard that need not be made again: its file is there, with its rows."""
         record = load_record(folder, self.kind, source, number)
-        path = record and file_path(self.kind, self.folder_name, record)
-        return record if record and (not path or folder.size(path) == record.bytes) else None
+        layout = layout_of(self.plan)
+        if record is None or record.name != shard_name(source, number, layout.file_format):
+            return None
+        path = file_path(self.kind, self.folder_name, record)
+        if path is None:
+            return record
+        if folder.size(path) != record.bytes:
+            return None
+        if self.kind == PARTS:
+            try:
+                with folder.open(path) as file:
+                    rows = count_rows(file, layout)
+            except (pa.ArrowException, OSError):
+                return None
+            if rows != record.rows:
+                return None
+        return record
 
 
 def layout_of(plan: Plan) -> Layout:

@@ -25,7 +25,7 @@ def verify(path: str | Path, progress: Callable[[int, int], None] | None = None)
     Returns
     -------
     What is wrong, a sentence for each file: missing, cut off, changed (a flipped bit), of another
-    dataset, or not listed. Empty where all is well.
+    dataset or not as the manifest says, or not listed. Empty where all is well.
 
     Raises
     ------
@@ -53,6 +53,8 @@ def verify(path: str | Path, progress: Callable[[int, int], None] | None = None)
             found = _checksum(folder, name)
             if found != file.crc32:
                 problems.append(_changed(folder, manifest, file, number, found))
+            elif isinstance(file, Shard):
+                problems += _unlike_manifest(folder, manifest, number)
         done += file.bytes
         if progress:
             progress(done, total)
@@ -80,6 +82,17 @@ def _changed(folder: Folder, manifest: Manifest, file: StoredFile, number: int, 
         f"{where} was changed: its CRC-32 is {found:08x}, but {file.crc32:08x} was written; a bit "
         "flipped, or it is of another dataset"
     )
+
+
+def _unlike_manifest(folder: Folder, manifest: Manifest, number: int) -> list[str]:
+    """What the manifest says wrongly of a shard that is as it was written."""
+    try:
+        shard = open_shard(folder, manifest, number)
+        if shard.block_rows.size:
+            shard.read(shard.block_rows.size - 1)
+    except DatasetError as error:
+        return [str(error)]
+    return []
 
 
 def _foreign(folder: Folder, manifest: Manifest) -> Iterator[str]:

@@ -297,6 +297,28 @@ def test_verify_finds_what_is_wrong_with_each_file(broken, tmp_path):
     assert calls[-1][0] == calls[-1][1] > 0
 
 
+@pytest.mark.parametrize("file_format", ["arrow", "parquet"])
+def test_verify_finds_a_manifest_of_which_the_files_know_nothing(tmp_path, file_format):
+    """Every file is as it was written, but what the manifest says of them is not true."""
+    out = tmp_path / "out"
+    ingest(out, file_format=file_format)
+    good = json.loads((out / "manifest.json").read_text())
+    last = good["shards"][-1]
+    fewer = [*good["shards"][:-1], last | {"rows": last["rows"] - 1}]
+    for changes in (
+        {"block_rows": 1},
+        {"labelled": False},
+        {"index_dtype": "uint64"},
+        {"shards": fewer, "rows": good["rows"] - 1},
+    ):
+        (out / "manifest.json").write_text(json.dumps(good | changes))
+        problems = data_tools.verify(out)
+        assert problems, changes
+        assert "belongs to another dataset" in problems[-1] or "should have" in problems[-1]
+    (out / "manifest.json").write_text(json.dumps(good))
+    assert data_tools.verify(out) == []
+
+
 def test_a_vocabulary_that_was_changed_is_not_taken_over(tmp_path):
     old = ingest(tmp_path / "old", ids="appearance")
     options = {"schema": SCHEMA, "dense_transform": "none", "ids": "appearance"}

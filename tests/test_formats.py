@@ -1,5 +1,7 @@
 """The formats of a dataset's files, and Parquet that others wrote: the same rows from all."""
 
+import gc
+import sys
 from contextlib import suppress
 
 import numpy as np
@@ -93,6 +95,21 @@ def test_a_damaged_block_is_no_crash_and_verify_tells(folder, tmp_path, name):
     with suppress(data_tools.DatasetError):  # but no crash: zeros may also be decoded
         everything(dataset)
     assert len(data_tools.verify(tmp_path / "out")) == 1
+
+
+@pytest.mark.parametrize("file_format", ["arrow", "parquet"])
+def test_nothing_is_written_to_the_file_of_a_shard_that_a_bad_line_ended(
+    tmp_path, monkeypatch, file_format
+):
+    """Arrow's writer closes itself when it is collected; that would print a traceback."""
+    unraisable = []
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+    source = write(tmp_path / "log.tsv", [*make_lines(ROWS), "bad"])
+    with pytest.raises(data_tools.ParseError):
+        data_tools.ingest(source, tmp_path / "out", schema=SCHEMA, file_format=file_format)
+    gc.collect()
+    assert unraisable == []
+    assert not (tmp_path / "out").exists()
 
 
 def write_as_others_do(folder):

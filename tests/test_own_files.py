@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import pytest
 
@@ -63,6 +64,27 @@ def test_a_record_cannot_name_another_file(tmp_path, victim, name):
     data_tools.ingest(bad, tmp_path / "whole", on_error="skip", **OPTIONS)
     assert shard_bytes(out) == shard_bytes(tmp_path / "whole")
     assert data_tools.verify(out) == []
+
+
+@pytest.mark.parametrize("file_format", ["arrow", "parquet"])
+@pytest.mark.parametrize("rows", [10**12, -1, 1])
+def test_a_record_cannot_count_other_rows_than_the_file_has(tmp_path, file_format, rows):
+    """Nor name another format, or another size: the shard is made again at once."""
+    out, bad = unfinished(tmp_path, file_format=file_format)
+    path = out / ".ingest/parts/000-00000.json"
+    record = json.loads(path.read_text())
+    other = {"arrow": "parquet", "parquet": "arrow"}[file_format]
+    for changes in (
+        {"rows": record["rows"] + rows, "lines": record["lines"] + rows},
+        {"bytes": record["bytes"] + 1},
+        {"name": f"part-000-00000.{other}"},
+    ):
+        edit(path, **(record | changes))
+        shutil.copytree(out, tmp_path / "copy")
+        options = OPTIONS | {"on_error": "skip", "file_format": file_format}
+        assert data_tools.ingest(bad, tmp_path / "copy", **options).rows == 60
+        assert data_tools.verify(tmp_path / "copy") == []
+        shutil.rmtree(tmp_path / "copy")
 
 
 def test_records_that_nobody_planned_count_nothing(tmp_path):
@@ -159,3 +181,19 @@ def test_a_file_with_the_name_of_a_lock_keeps_its_content_while_it_is_held(tmp_p
             pass
         assert (tmp_path / ".lock.tmp").exists()
     assert (tmp_path / "mine").read_text() == "mine"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
+def test_a_pipe_or_folder_with_the_name_of_a_lock_is_not_waited_for(tmp_path, source):
+    out = tmp_path / "out"
+    out.mkdir()
+    os.mkfifo(out / ".ingest.lock")
+    with pytest.raises(OSError, match=r"\.ingest\.lock is a pipe or a device .*; move it away"):
+        data_tools.ingest(source, out, **OPTIONS)
+    os.mkfifo(out / ".lock.tmp")
+    with pytest.raises(OSError, match=r"\.lock\.tmp is a pipe"), alone_in(out):
+        pass
+    (out / ".ingest.lock").unlink()
+    (out / ".ingest.lock").mkdir()
+    with pytest.raises(OSError, match=r"\.ingest\.lock is a folder .*; move it away"):
+        data_tools.ingest(source, out, **OPTIONS)

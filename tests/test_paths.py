@@ -67,6 +67,7 @@ def test_what_is_in_the_way_of_a_folder_is_said(dataset, places, robe, place):
         ("train", dataset.path, "-o", place, *SMALL, "--overwrite"),
         ("train", dataset.path, "-o", place, *SMALL, "--resume"),
         ("sweep", dataset.path, "-o", place, "num_parameters=3000"),
+        ("ingest", dataset.path.parent / "clicks.tsv", "-o", place, "--overwrite"),
         ("demo", "-o", place),
         ("ingest", "log.tsv", "-o", place),
     ):
