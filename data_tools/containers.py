@@ -49,6 +49,8 @@ _OTHERS = (
     (0, b"\x93NUMPY", "a NumPy array", _AS_TABLE),
     (0, b"\x80\x04\x95", "a Python pickle", _AS_TABLE),
     (0, b"\x80\x05\x95", "a Python pickle", _AS_TABLE),
+    (0, codecs.BOM_UTF32_LE, "text in UTF-32", "convert it with iconv -f UTF-32 -t UTF-8"),
+    (0, codecs.BOM_UTF32_BE, "text in UTF-32", "convert it with iconv -f UTF-32 -t UTF-8"),
     (0, codecs.BOM_UTF16_LE, "text in UTF-16", "convert it with iconv -f UTF-16 -t UTF-8"),
     (0, codecs.BOM_UTF16_BE, "text in UTF-16", "convert it with iconv -f UTF-16 -t UTF-8"),
 )

@@ -19,7 +19,7 @@ from data_tools.criteo_parser import MAX_LINE_BYTES, whole_line_error
 from data_tools.errors import ParseError
 from data_tools.schema import Schema
 from data_tools.storage import is_remote, map_file, open_input
-from data_tools.text_reader import TextBlock, first_lines
+from data_tools.text_reader import BOM, TextBlock, first_lines
 
 BATCH_ROWS = 1 << 16
 HEADER_BYTES = 1 << 16
@@ -104,6 +104,8 @@ def _read_header(text: bytes, separator: str | None) -> tuple[Header, bytes]:
     log might differ; an empty field is null.
     """
     end = text.find(b"\n") + 1
+    if not text[:end].removeprefix(BOM).strip():
+        raise DamagedFileError("the first line is empty, but must name the columns")
     separator = separator or _find_separator(text[:end])
     spoilt = _spoilt(text[: max(end - 1, 0)], separator)
     if spoilt:

@@ -1,6 +1,7 @@
 """Rows of CSV and Parquet, their columns found by name, into a RowBuffer."""
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
@@ -16,6 +17,7 @@ from data_tools.row_buffer import RowBuffer
 from data_tools.schema import Schema
 from data_tools.table_files import SEPARATORS, TableRows
 
+_AROUND = re.compile(r"^\W+|\W+$")
 _REMEDY = "name the columns of the log with Schema (--label, --dense, --categorical)"
 
 
@@ -65,7 +67,7 @@ def find_columns(
             raise ParseError(path, 1, f"{reason}; case and spaces count: {_REMEDY}")
     if missing:
         remedy = _REMEDY
-        if any(separator in name for name in names for separator in SEPARATORS):
+        if len(names) == 1 or any(mark in name for name in names for mark in SEPARATORS):
             remedy += ", and what separates its fields with --separator"
         raise ParseError(path, 1, f"no column named {_some(missing, 5)}; {there}; {remedy}")
     twice = [name for name in wanted if names.count(name) > 1]
@@ -84,8 +86,16 @@ def find_columns(
 
 
 def _spelt_alike(name: str, other: str) -> bool:
-    """Whether names differ in case and surrounding spaces alone."""
-    return name.strip().casefold() == other.strip().casefold()
+    """Whether names differ in case and in what surrounds them alone.
+
+    Around them are spaces, and what some programs leave there: `#`, single quotes, a second byte
+    order mark.
+    """
+    return _bare(name) == _bare(other)
+
+
+def _bare(name: str) -> str:
+    return _AROUND.sub("", name).casefold() or name
 
 
 def _some(names: list[str], most: int) -> str:

@@ -180,6 +180,7 @@ OTHERS = {
     "hdf5": (b"\x89HDF\r\n\x1a\n\0\0\0", "an HDF5 file"),
     "xls": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1\0\0", "an old Excel workbook"),
     "npy": (numpy_file(), "a NumPy array"),
+    "utf-32": ("y,a,p\n1,1,1\n".encode("utf-32"), "text in UTF-32; convert it with iconv"),
     "utf-16": ("y,a,p\n1,1,1\n".encode("utf-16"), "text in UTF-16; convert it with iconv"),
 }
 

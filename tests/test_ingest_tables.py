@@ -287,12 +287,21 @@ def test_labels_that_are_asked_for(tmp_path):
     assert ingest_csv(tmp_path, "y,a,p\n1,1,1\n", overwrite=True, labelled=True).labelled
 
 
-@pytest.mark.parametrize(("asked", "there"), [("y", "Y"), ("y", " y "), ("a", "A"), ("p", "p ")])
-def test_names_that_differ_in_case_or_spaces_alone_are_an_error(tmp_path, asked, there):
+@pytest.mark.parametrize(
+    ("asked", "there"),
+    [
+        ("y", "Y"), ("y", " y "), ("a", "A"), ("p", "p "),
+        ("y", "#y"), ("y", "'y'"), ("y", "\ufeffy"), ("y", "\u200by"), ("a", "(a)"),
+    ],
+)  # fmt: skip
+def test_names_that_differ_in_case_or_what_is_around_them_alone_are_an_error(
+    tmp_path, asked, there
+):
     names = [there if name == asked else name for name in ("y", "a", "p")]
     for labelled in (None, True):
         with pytest.raises(data_tools.ParseError) as caught:
-            ingest_csv(tmp_path, ",".join(names) + "\n1,1,1\n", labelled=labelled)
+            # A first byte order mark is none of the name.
+            ingest_csv(tmp_path, "\ufeff" + ",".join(names) + "\n1,1,1\n", labelled=labelled)
         assert f"no column is named {asked!r}, but one is named {there!r}" in caught.value.reason
         with pytest.raises(data_tools.ParseError, match="case and spaces count"):
             ingest_parquet(tmp_path, {key: [1] for key in names}, labelled=labelled)
@@ -314,6 +323,20 @@ def test_the_header_tells_the_separator(tmp_path, separator, name):
     assert (site, city) == (text_id("a b"), text_id(f"x{separator} y"))
     # What was found is not an option, and manifests of before have none.
     assert "separator" not in (tmp_path / "out" / "manifest.json").read_text()
+
+
+@pytest.mark.parametrize("separator", [":", " ", "\x01"])
+def test_a_header_of_one_name_may_have_another_separator(tmp_path, separator):
+    text = "y,a,p\n1,1,1\n".replace(",", separator)
+    with pytest.raises(data_tools.ParseError, match=r"no column named .*with --separator"):
+        ingest_csv(tmp_path, text)
+    assert ingest_csv(tmp_path, text, separator=separator).rows == 1
+
+
+@pytest.mark.parametrize("text", ["", "\n", "\ufeff", "\ufeff\r\n", "\ny,a,p\n1,1,1\n"])
+def test_a_csv_without_a_header_is_an_error_that_says_so(tmp_path, text):
+    with pytest.raises(data_tools.ParseError, match=r"log.csv:1: .*the first line is empty"):
+        ingest_csv(tmp_path, text, on_error="skip")
 
 
 def test_a_quoted_separator_leaves_no_doubt(tmp_path):
