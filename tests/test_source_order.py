@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_tools.source_order import in_numeric_order
+from robe_numba.training.days import latest_by_number
 
 
 @given(days=st.lists(st.integers(0, 10**6), unique=True, min_size=1))
@@ -41,3 +42,11 @@ def test_all_numbers_count():
     random.Random(0).shuffle(names)
     expected = [f"{year}/{day}.gz" for year in (2023, 2024) for day in range(12)]
     assert in_numeric_order(sorted(names)) == expected
+
+
+def test_files_of_which_some_are_unpacked_are_put_in_order():
+    names = ["day_0", "day_1.gz", "day_10", "day_2.bz2", "day_3.lz4"]
+    expected = ["day_0", "day_1.gz", "day_2.bz2", "day_3.lz4", "day_10"]
+    assert in_numeric_order(names) == expected
+    assert latest_by_number(names) == "day_10"
+    assert latest_by_number(expected) is None

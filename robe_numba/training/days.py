@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 
 from data_tools import Dataset
+from data_tools.containers import without_ending
 from data_tools.split import DAYS
 
 
@@ -35,7 +36,7 @@ def latest_by_number(names: Sequence[str]) -> str | None:
 
     None where they are in this order, or differ in more than numbers.
     """
-    words = [re.split(r"(\d+)", name) for name in names]
+    words = [re.split(r"(\d+)", without_ending(name)) for name in names]
     if len({tuple(word[::2]) for word in words}) > 1:
         return None
     numbers = [tuple(map(int, word[1::2])) for word in words]
