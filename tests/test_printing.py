@@ -1,5 +1,6 @@
 """Names are printed as they are, wherever output goes and whatever it can encode."""
 
+import json
 import os
 import shlex
 import shutil
@@ -110,3 +111,18 @@ def test_names_that_are_no_text_are_escaped(tmp_path, environment):
 def test_reports_escape_names_that_are_no_text(tmp_path):
     write_text(tmp_path / "report.html", page("robe on \udcff ±.tsv", ""))
     assert "robe on \\udcff ±.tsv" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_names_cannot_speak_to_the_terminal(work, tmp_path):
+    """As a dataset of somebody else's may try."""
+    data = tmp_path / "data"
+    shutil.copytree(work / "data", data)
+    record = json.loads((data / "manifest.json").read_text())
+    record["created_by"] = "\x1b]52;c;bXluZQ==\x07 me"
+    record["sources"][0]["name"] = "log\x1b[31m\r\x9b2J.tsv"
+    (data / "manifest.json").write_text(json.dumps(record))
+    output, _ = robe("data", "info", str(data))
+    assert r"by \x1b]52;c;bXluZQ==\x07 me" in output
+    assert r"from log\x1b[31m\x0d\x9b2J.tsv, " in output
+    _, errors = robe("data", "info", "\x1b[2J", code=1)
+    assert errors.startswith(r"error: \x1b[2J is not a folder")

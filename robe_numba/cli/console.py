@@ -1,18 +1,35 @@
 """Where commands print their results, and how: words as they are, whatever a folder is called."""
 
 import io
+import re
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.text import Text
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
+class PlainConsole(Console):
+    """A console to which no text speaks: control characters in names are escaped."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Make what Rich prints of a string."""
+        return super().render_str(_CONTROL.sub(_escaped, text), **options)
+
+
+_CONTROL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def _escaped(character: re.Match[str]) -> str:
+    return f"\\x{ord(character[0]):02x}"
+
+
 def make_console(width: int | None = None, stderr: bool = False) -> Console:
     """A console without markup: `a[b]` and `run:x:` may be names of folders."""
-    return Console(
+    return PlainConsole(
         width=width, stderr=stderr, soft_wrap=True, markup=False, emoji=False, highlight=False
     )
 
