@@ -16,7 +16,7 @@ from data_tools.paths import check_room_for_folder
 from data_tools.plan import Plan, make_plan
 from data_tools.records import COUNTS, PARTS, STATE, Records
 from data_tools.rejects import MAX_KEPT, REJECTS_NAME
-from data_tools.schedulers import THREADS, default_threads, run_tasks
+from data_tools.schedulers import LOCAL, THREADS, default_threads, run_tasks
 from data_tools.schema import CRITEO, Schema
 from data_tools.storage import TEMPORARY, LocalFolder, is_remote, write_bytes
 from data_tools.tasks import ShardError, Work, layout_of
@@ -155,6 +155,11 @@ def ingest(
     )
     if threads is not None and threads < 1:
         raise ValueError(f"threads is {threads}; it must be at least 1")
+    if scheduler not in (THREADS, LOCAL) and ":" not in scheduler:
+        raise ValueError(
+            f"scheduler is {scheduler!r}; choose {THREADS}, {LOCAL}, or the address of a Dask "
+            "scheduler, tcp://HOST:PORT"
+        )
     if isinstance(sources, str | os.PathLike):
         sources = [sources]
     addresses = [_absolute(source) for source in sources]

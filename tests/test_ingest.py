@@ -309,6 +309,9 @@ def test_wrong_arguments(tmp_path):
     for options in ({"format": "tsv"}, {"on_error": "warn"}, {"dense_transform": "log"}):
         with pytest.raises(ValueError, match=f"{next(iter(options))} is .* choose one of"):
             data_tools.ingest(source, out, schema=SCHEMA, **options)
+    for scheduler in ("dask", ""):
+        with pytest.raises(ValueError, match=r"scheduler is .*; choose threads, local, or .*tcp:"):
+            data_tools.ingest(source, out, schema=SCHEMA, scheduler=scheduler)
     table = tmp_path / "log.csv"
     table.write_text("a\n1\n")
     with pytest.raises(ValueError, match="mixed"):
