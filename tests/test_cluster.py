@@ -108,7 +108,7 @@ def test_of_a_bad_line_only_the_sentence_is_printed(tmp_path):
     lines = make_lines(ROWS, schema=data_tools.CRITEO)
     lines[1000] = "0"
     names = [str(write(tmp_path / f"day_{number}", lines)) for number in range(2)]
-    command = [sys.executable, "-m", "robe_numba", "ingest", *names, "-o", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "robe_numba", "ingest", "-q", *names, "-o", f"{tmp_path}/out"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stdout == ""
