@@ -111,6 +111,22 @@ def test_rows_are_shared_out_as_gradients_are(count, size, data):
     assert carrier.share_of(count, rank, size) == sharing.share_of(count, rank, size)
 
 
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("NUMBA_NUM_THREADS=0", "NUMBA_NUM_THREADS is '0'; it must be"),
+        ("NUMBA_DISABLE_JIT=1", "NUMBA_DISABLE_JIT is set, but"),
+    ],
+)
+def test_what_numba_cannot_be_told_is_no_fault_of_mpi(setting, sentence):
+    name, value = setting.split("=")
+    job = Job(2, ROBE, "evaluate", "run", "data", **{name: value})
+    assert job.end() != 0
+    errors = [line for line in job.errors.splitlines() if line.startswith("error: ")]
+    assert errors
+    assert all(line.startswith(f"error: {sentence}") for line in errors), job
+
+
 OPTIONS = ("--compression", "20", "--batch-size", "256", "--epochs", "2", "--evaluations", "2",
            "--bottom", "32", "--top", "32", "--checkpoint-minutes", "0",
            "--log", "mlperf")  # fmt: skip

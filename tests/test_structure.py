@@ -193,6 +193,9 @@ def test_showing_a_dataset_waits_for_no_kernels(dataset):
         ["-c", "from robe_numba.training import train"],
         ["-c", "from data_tools import ingest"],
         ["-m", "robe_numba", "plan"],
+        ["-m", "robe_numba", "evaluate", "run", "data"],
+        ["-m", "robe_numba", "sweep", "data", "lr=1"],
+        ["-m", "robe_numba", "ingest", "log", "-o", "data"],
     ],
     ids=lambda start: start[-1],
 )

@@ -49,8 +49,6 @@ def evaluate(
         robe evaluate run data --part validation
     """
     with loading():
-        import numba
-
         from data_tools import Dataset
         from robe_numba.training import check_alike, computing
         from robe_numba.training import evaluate as measure
@@ -70,8 +68,8 @@ def evaluate(
         )
     settings = folder.config["training"]
     split = dataset.split(part, settings["fractions"], settings["split_by"], settings["seed"])
-    with tracking("scoring", quiet) as progress, computing(device, threads, group):
-        model = folder.load_model(numba.get_num_threads(), device, group)
+    with tracking("scoring", quiet) as progress, computing(device, threads, group) as number:
+        model = folder.load_model(number, device, group)
         result = measure(model, split, progress, group)
     show_metrics(result, part)
 

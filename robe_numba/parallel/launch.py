@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from robe_numba._environment import check_environment
 from robe_numba.parallel.group import Alone, Group, this_process
 from robe_numba.parallel.supervisor import joined, launched
 
@@ -34,7 +35,8 @@ def processes() -> Iterator[Group]:
 
     Raises
     ------
-    ImportError : started as one of several, without mpi4py.
+    ImportError : started as one of several, without mpi4py or Numba's compiler.
+    ValueError : NUMBA_NUM_THREADS is no number of threads.
     OSError : the launcher is another MPI's than mpi4py's.
     """
     started = launched()
@@ -42,18 +44,19 @@ def processes() -> Iterator[Group]:
         yield Alone()
         return
     rank, size = started
+    check_environment()
     try:
-        from robe_numba.parallel.mpi import MPIGroup
+        from mpi4py import MPI
     except (ImportError, RuntimeError) as error:  # mpi4py raises the latter without an MPI
         raise ImportError(
             f"rank {rank} of {size} needs mpi4py and an MPI to train with the others ({error}); "
             f"pip install 'robe_numba[mpi]'"
         ) from error
+    from robe_numba.parallel.mpi import MPIGroup
+
     group = MPIGroup()
     joined()
     if group.size != size:
-        from mpi4py import MPI
-
         library = MPI.Get_library_version().splitlines()[0]
         if rank > 0:
             sys.exit(1)

@@ -48,12 +48,10 @@ class TrainingInterrupted(KeyboardInterrupt):
 
 
 @contextmanager
-def computing(
-    device: str, threads: int | None = None, group: Group | None = None
-) -> Iterator[None]:
+def computing(device: str, threads: int | None = None, group: Group | None = None) -> Iterator[int]:
     """Within the block, run a device's models: "cpu" on at most so many threads, None changing
     nothing; "cuda" on a stream of their own. Processes of a group that are on one machine share its
-    cores out, where `threads` is None, and its GPUs.
+    cores out, where `threads` is None, and its GPUs. Yields the number of threads.
 
     Raises
     ------
@@ -68,7 +66,7 @@ def computing(
         if threads is not None:
             numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
         with place.stream():
-            yield
+            yield numba.get_num_threads()
     finally:
         numba.set_num_threads(before)
 
@@ -141,8 +139,7 @@ def train(
         group.at_root(resumed.checkpoints.remove)
         return resumed
     group.at_root(lambda: check_stopping(dataset, config, resumed))
-    with computing(config.device, threads, group):
-        threads = numba.get_num_threads()
+    with computing(config.device, threads, group) as threads:
         # All count if one has to.
         if needs_vocabulary(config) and group.highest(vocabulary is None):
             vocabulary = training_vocabulary(dataset, config, watcher.counting, group)
