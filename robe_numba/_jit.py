@@ -169,15 +169,19 @@ def _kept(kind: Any) -> Any:
             try:
                 super().save_overload(*arguments)
             except OSError as error:
-                warnings.warn(
-                    f"compiled functions cannot be kept in {_CACHE_ROOT} ({error.strerror}), so "
-                    f"each process compiles them again; make room there, or set NUMBA_CACHE_DIR to "
-                    f"a folder that can be written",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
+                _warn_not_kept(error.strerror)
 
     return Kept
+
+
+@cache  # once: every function would say the same
+def _warn_not_kept(reason: str | None) -> None:
+    warnings.warn(
+        f"compiled functions cannot be kept in {_CACHE_ROOT} ({reason}), so each process compiles "
+        f"them again; make room there, or set NUMBA_CACHE_DIR to a folder that can be written",
+        RuntimeWarning,
+        stacklevel=3,
+    )
 
 
 def keep(compiled: Any, function: Callable, kind: Any = FunctionCache) -> Any:

@@ -102,7 +102,8 @@ UNUSABLE = {
 def test_a_folder_that_cannot_be_written_is_a_warning_that_names_the_remedy(copies, where):
     environment, before = UNUSABLE[where]
     (copies / "file").write_text("")
-    output, errors = run(before + FUNCTION, copies, **environment)
+    code = FUNCTION + "; mix(np.uint32(5)); mix(np.uint16(5))"
+    output, errors = run(before + code, copies, **environment)
     assert output == run(FUNCTION, ROOT)[0]
     assert errors.count("RuntimeWarning") == 1
     assert "compiled functions cannot be kept in " in errors
