@@ -184,6 +184,28 @@ if __name__ == "__main__":
 """
 
 
+BEGIN = """
+import os, signal
+from multiprocessing import Pipe
+from robe_numba.training.processes import _begin, _deaf
+with _deaf():
+    os.kill(os.getpid(), signal.SIGINT)
+    here, there = Pipe()
+    _begin(there)
+    print("begun")
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    print("heard")
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="signals cannot be held back")
+def test_ctrl_c_while_a_process_begins_is_left_to_its_parent():
+    child = subprocess.run([sys.executable, "-c", BEGIN], capture_output=True, text=True)
+    assert (child.stdout, child.stderr) == ("begun\nheard\n", "")
+
+
 def test_no_process_outlives_its_parent(tmp_path):
     parent = subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path)])
     while not (tmp_path / "7").is_file() or not (tmp_path / "7").read_text():

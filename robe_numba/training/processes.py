@@ -83,12 +83,14 @@ def _begin(line: Connection) -> None:
         listen()
 
     threading.Thread(target=listen, daemon=True).start()
-    # A shell starts what it puts in the background with Ctrl-C ignored.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(os, "setsid"):
         os.setsid()
+    # One that came while we were deaf was for the parent, who has it too: ignoring it drops it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    # A shell starts what it puts in the background with Ctrl-C ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _call(function: Callable[..., Any], *arguments: Any) -> Any:
