@@ -175,8 +175,23 @@ def test_a_damaged_run_may_be_overwritten_and_nothing_else(dataset, finished, tm
         train(dataset, config(), run.path)
     assert weights(train(dataset, config(), run.path, overwrite=True)) == weights(run)
     path.write_text(path.read_text()[:-5])  # whose it is cannot be told
-    with pytest.raises(ValueError, match=r"config\.json is not JSON"):
+    with pytest.raises(ValueError, match=r"config\.json is not JSON.*choose another output$"):
         train(dataset, config(), run.path, overwrite=True)
+
+
+@pytest.mark.parametrize("stands", ["does not exist", "is a folder", "is a symbolic link to gone"])
+def test_a_model_that_is_no_file_any_more_is_named(dataset, finished, tmp_path, robe, stands):
+    run = shutil.copytree(finished, tmp_path / "run")
+    model = run / "model.safetensors"
+    model.unlink()
+    if stands == "is a folder":
+        model.mkdir()
+    elif "link" in stands:
+        model.symlink_to("gone")
+    words = f"{model} {stands}", "restore it from a copy, or train again"
+    assert_refused(robe("evaluate", run, dataset.path), *words)
+    if "link" not in stands:  # which is refused as one
+        assert_refused(robe("train", dataset.path, "-o", run, "--resume"), *words)
 
 
 def test_a_run_of_an_earlier_version_is_scored_with_a_word_of_warning(

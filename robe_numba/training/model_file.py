@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from data_tools.paths import what_stands_at
 from robe_numba.training.files import digest_of, readable, replacing_own
 from robe_numba.training.run_config import REMEDY, DamagedRunError, read_config, write_config
 
@@ -35,6 +36,10 @@ def check_model(path: Path, config_path: Path) -> None:
     DamagedRunError : it is another.
     OSError : it cannot be read.
     """
+    if not path.is_file():
+        raise DamagedRunError(
+            f"{what_stands_at(path)}, but the run is finished and had a model there; {REMEDY}"
+        )
     with readable(path):
         digest = digest_of(path)
     # Read only now: the process that trains may just have replaced the file.

@@ -167,7 +167,8 @@ def read_config(path: Path) -> dict[str, Any]:
     ValueError : it is not JSON.
     OSError : it cannot be read.
     """
-    config = parse(read_bytes(path), str(path), REMEDY)
+    # Whose it was cannot be told, so --overwrite does not replace it.
+    config = parse(read_bytes(path), str(path), "restore it from a copy, or choose another output")
     known = isinstance(config, dict) and config.get("format") in (FORMAT, WITHOUT_DIGESTS)
     if not known:
         raise NotARunError(

@@ -274,14 +274,14 @@ class RunFolder:
         return "digests" in self.config
 
     def check_model(self) -> None:
-        """Require that model.safetensors, if there is one, is as this run wrote it.
+        """Require that model.safetensors is as this run wrote it, if it has come to that.
 
         Raises
         ------
         DamagedRunError : it is not.
         OSError : it cannot be read.
         """
-        if self.has_digests and self.has_model:
+        if self.has_digests and (self.has_model or self.finished):
             check_model(self.model_path, self.path / CONFIG)
 
     def load_model(

@@ -8,6 +8,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from data_tools.paths import what_stands_at
 from robe_numba.dlrm import DLRM, DLRMConfig, embedding_from
 from robe_numba.dlrm.placement import fetched
 from robe_numba.parallel.group import Group
@@ -91,7 +92,10 @@ def _check_shapes(config: DLRMConfig, arrays: Mapping[str, np.ndarray]) -> None:
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: the run stopped before it was saved")
+        raise FileNotFoundError(
+            f"{what_stands_at(path)}: the run stopped before its model was saved; go on with "
+            f"--resume"
+        )
     try:
         with readable(path), open(path, "rb"):  # safetensors does not say why it cannot
             return load_file(path)
