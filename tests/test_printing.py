@@ -86,6 +86,32 @@ def test_a_suggested_command_can_be_pasted(work, tmp_path):
     assert shlex.split(command)[:3] == ["robe", "train", str(work / "data")]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are Unicode")
+def test_a_suggested_command_names_a_folder_that_is_no_text(dataset, tmp_path):
+    data = os.fsdecode(os.fsencode(tmp_path) + b"/it's \xff\n\x1b[31m")
+    shutil.copytree(dataset.path, data)
+    output, _ = robe("plan", "--data", data, "--compression", "10")
+    command = next(line for line in output.splitlines() if line.startswith("  robe train"))
+    echo = f'robe() {{ printf %s "$2"; }}; {command}'
+    named = subprocess.run(["bash", "-c", echo], capture_output=True, check=True).stdout
+    assert named == os.fsencode(data)
+
+
+def test_what_a_terminal_would_obey_is_escaped(dataset, tmp_path):
+    obeyed = "\x1b]0;title\x07\x1b[2J\r\x9b1m"
+    shown = r"\x1b]0;title\x07\x1b[2J\x0d\x9b1m"
+    data = str(tmp_path / f"data{obeyed}")
+    shutil.copytree(dataset.path, data)
+    for command in (("info",), ("verify",)):
+        output, _ = robe("data", *command, data, PYTHONIOENCODING="utf-8")
+        assert f"data{shown}" in output
+        assert obeyed[0] not in output
+    _, errors = robe("data", "info", f"{data}x", code=1)
+    assert f"data{shown}x is not a folder" in errors
+    swept, _ = robe("sweep", str(dataset.path), "-o", f"{tmp_path}/{obeyed}", *SMALL)
+    assert f"{tmp_path}/{shown}/report.html" in swept
+
+
 def test_what_cannot_be_encoded_is_escaped(dataset, tmp_path):
     data, swept = str(dataset.path), tmp_path / "swept"
     output, _ = robe("sweep", data, "-o", str(swept), "seed=0,1", *SMALL, **C_LOCALE)

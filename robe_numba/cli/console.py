@@ -11,25 +11,25 @@ from rich.text import Text
 if TYPE_CHECKING:
     from rich.table import Table
 
+# All but TAB and the end of a line; a terminal would obey them.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
-class PlainConsole(Console):
-    """A console to which no text speaks: control characters in names are escaped."""
+
+def escaped(text: str) -> str:
+    """A text whose control characters, which names may have too, are shown and not obeyed."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+class _Console(Console):
+    """A console whose texts hold no commands to a terminal."""
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Make what Rich prints of a string."""
-        return super().render_str(_CONTROL.sub(_escaped, text), **options)
-
-
-_CONTROL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f]")
-
-
-def _escaped(character: re.Match[str]) -> str:
-    return f"\\x{ord(character[0]):02x}"
+        return super().render_str(escaped(text), **options)
 
 
 def make_console(width: int | None = None, stderr: bool = False) -> Console:
     """A console without markup: `a[b]` and `run:x:` may be names of folders."""
-    return PlainConsole(
+    return _Console(
         width=width, stderr=stderr, soft_wrap=True, markup=False, emoji=False, highlight=False
     )
 

@@ -1,6 +1,8 @@
 """`robe plan`: how large an array, and how to read it, before anything is trained."""
 
 import json
+import os
+import re
 import shlex
 from typing import Annotated, Any
 
@@ -81,8 +83,12 @@ def _given(first: Any, second: Any) -> str:
 
 
 def _quoted(path: str) -> str:
-    """A path as a shell takes it, and not as an option."""
-    return shlex.quote(f"./{path}" if path.startswith("-") else path)
+    """A path as a shell takes it, and not as an option; bytes that are no text as Bash's \\xff."""
+    path = f"./{path}" if path.startswith("-") else path
+    if path.isprintable():
+        return shlex.quote(path)
+    escaped = re.sub(rb"[^ -~]|['\\]", lambda byte: b"\\x%02x" % ord(byte[0]), os.fsencode(path))
+    return f"$'{escaped.decode()}'"
 
 
 def _table_sizes(cardinalities: str | None, data: str | None, quiet: bool) -> tuple[int, ...]:
