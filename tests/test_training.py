@@ -235,7 +235,7 @@ def test_damaged_weights_are_refused(dataset, tmp_path):
     with pytest.raises(ValueError, match=r"model\.safetensors does not hold the model"):
         run.load_model()
     weights.unlink()
-    with pytest.raises(FileNotFoundError, match="before it was saved"):
+    with pytest.raises(FileNotFoundError, match="does not exist, but the run is finished"):
         run.load_model()
 
 

@@ -34,10 +34,11 @@ def check_model(path: Path, config_path: Path) -> None:
     Raises
     ------
     DamagedRunError : it is another.
+    FileNotFoundError : it is no file any more.
     OSError : it cannot be read.
     """
     if not path.is_file():
-        raise DamagedRunError(
+        raise FileNotFoundError(
             f"{what_stands_at(path)}, but the run is finished and had a model there; {REMEDY}"
         )
     with readable(path):

@@ -279,7 +279,7 @@ class RunFolder:
         Raises
         ------
         DamagedRunError : it is not.
-        OSError : it cannot be read.
+        OSError : it is gone or cannot be read.
         """
         if self.has_digests and (self.has_model or self.finished):
             check_model(self.model_path, self.path / CONFIG)
