@@ -35,7 +35,7 @@ def parse(content: bytes, path: str, remedy: str, error: type[ValueError] = Valu
 
 
 def _refuse(word: str) -> None:
-    raise ValueError(f"{word} is no number of JSON")
+    raise ValueError(f"{word} is not a JSON number")
 
 
 def convert(

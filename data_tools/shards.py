@@ -61,7 +61,7 @@ class _Shard:
 
     Attributes
     ----------
-    block_rows : int64 (num_blocks,)     Set once it is known that the file has so many.
+    block_rows : int64 (num_blocks,)     Set once the number of blocks in the file is checked.
     """
 
     block_rows: np.ndarray

@@ -132,8 +132,8 @@ def ingest(
     options. Other logs, as CSV or Parquet, are described by their columns. Files that differ only
     in their numbers and come as the shell sorts them are taken in the order of the numbers. A bad
     line stops with its file, line number and reason; with --on-error skip it is counted, and the
-    first hundred are kept in rejects.jsonl. Killed or stopped, the same command goes on where it
-    was.
+    first hundred are kept in rejects.jsonl. Killed or stopped, the same command resumes
+    where it was.
 
     Examples:
 

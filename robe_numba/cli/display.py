@@ -124,7 +124,7 @@ def line(task: Task) -> str:
 
 
 def amount(number: float, unit: str) -> str:
-    """So many units, bytes as MB."""
+    """Format an amount with its unit; bytes are shown as MB."""
     return f"{number / 1e6:,.1f} MB" if unit == "bytes" else f"{number:,.0f} {unit}"
 
 

@@ -39,7 +39,7 @@ def sweep(
     Names are the options of robe train (embedding, compression, block_size, hash, sign, alignment,
     scale, optimizer, lr, embedding_lr, epochs, seed, ...); cardinalities are named or in a file.
     Runs that differ in their seed alone become one line, mean ± standard deviation. Stopped or
-    killed, the same command goes on; runs that are finished are not trained again, and a second
+    killed, the same command resumes; runs that are finished are not trained again, and a second
     grid in the same folder joins the table. Without a grid the table is made anew.
 
     Leaves table.md, results.json, report.html and pictures: AUC against memory, block size and
@@ -116,7 +116,7 @@ def _run(
                 progress=lambda done, total: display.update(task, completed=done, total=total),
             )
     except KeyboardInterrupt:
-        console.print(f"interrupted; the same command goes on with {output}")
+        console.print(f"interrupted; run the same command again to resume {output}")
         raise typer.Exit(130) from None
 
 

@@ -62,7 +62,7 @@ def threads_for(elements: int) -> int:
 
 
 def launch(num_workers: int, kernel: Callable[..., Result], *arguments: Any) -> Result:
-    """Run a parallel kernel that shares its work out among so many workers, and give its result.
+    """Run a parallel kernel on `num_workers` workers and return its result.
 
     Python threads may launch kernels at once; under Numba's "workqueue" layer, which cannot do
     that, they take turns.

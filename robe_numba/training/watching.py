@@ -21,7 +21,7 @@ class Watcher:
         """What processes that train together will bring each other."""
 
     def epoch(self, epoch: int) -> None:
-        """An epoch begins or is gone on with, counted from 0."""
+        """An epoch begins or resumes; epochs count from 0."""
 
     def step(self, step: int, loss: float) -> None:
         """Step number `step`, counted from 1, is done; on a GPU it is begun, and the loss an array
