@@ -46,6 +46,24 @@ class Stop(Watcher):
             signal.raise_signal(signal.SIGINT)
 
 
+def die_at_call(patch, calls, names):
+    """Let these functions of `os` end the process as a kill would, after so many calls."""
+    left = calls
+
+    def counted(function):
+        def call(*arguments, **options):
+            nonlocal left
+            if left == 0:
+                raise SystemExit  # nothing of it is caught on the way
+            left -= 1
+            return function(*arguments, **options)
+
+        return call
+
+    for name in names:
+        patch.setattr(os, name, counted(getattr(os, name)))
+
+
 def stopped(dataset, settings, folder, at, **options):
     """A run that Ctrl-C ended after so many steps."""
     with pytest.raises(TrainingInterrupted):
@@ -371,21 +389,8 @@ def test_overwriting_may_be_interrupted_anywhere(dataset, tmp_path, monkeypatch,
     refusals = []
     for calls in range(20):
         folder = shutil.copytree(old, tmp_path / f"{finished}-{calls}")
-        left = calls
-
-        def counted(function):
-            def call(*arguments, **options):
-                nonlocal left
-                if left == 0:
-                    raise SystemExit  # nothing of it is caught on the way
-                left -= 1
-                return function(*arguments, **options)
-
-            return call
-
         with monkeypatch.context() as patch:
-            for name in ("rename", "unlink", "replace"):
-                patch.setattr(os, name, counted(getattr(os, name)))
+            die_at_call(patch, calls, ("rename", "unlink", "replace"))
             try:
                 run = train(dataset, new, folder, overwrite=True)
             except SystemExit:

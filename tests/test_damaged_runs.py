@@ -22,7 +22,7 @@ from robe_numba.training import (
 )
 from robe_numba.training.comparison import compare
 from robe_numba.training.weights import load_weights, save_weights
-from tests.test_checkpoints import SIZES, records, stopped, weights
+from tests.test_checkpoints import SIZES, die_at_call, records, stopped, weights
 
 SMALL = {"lr": 0.02, "batch_size": 256, "evaluations": 2, "bottom": (8,), "top": (8,)}
 
@@ -263,21 +263,8 @@ def test_a_model_is_known_at_every_moment_of_a_run(dataset, tmp_path, monkeypatc
             folder = tmp_path / f"{resume}-{calls}"
             if start:
                 shutil.copytree(start, folder)
-            left = calls
-
-            def counted(function):
-                def call(*arguments, **options):
-                    nonlocal left
-                    if left == 0:
-                        raise SystemExit  # nothing of it is caught on the way
-                    left -= 1
-                    return function(*arguments, **options)
-
-                return call
-
             with monkeypatch.context() as patch:
-                for name in ("rename", "unlink", "replace", "mkdir"):
-                    patch.setattr(os, name, counted(getattr(os, name)))
+                die_at_call(patch, calls, ("rename", "unlink", "replace", "mkdir"))
                 try:
                     train(dataset, settings, folder, resume=resume)
                     ended = True
