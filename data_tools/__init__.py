@@ -6,16 +6,16 @@ from robe_numba._lazy import attributes
 
 if TYPE_CHECKING:
     from data_tools.batch import Batch
-    from data_tools.coordinator import ingest
-    from data_tools.dataset import Dataset
     from data_tools.errors import DatasetError, ParseError
-    from data_tools.manifest import Manifest
-    from data_tools.parquet_dataset import ParquetDataset
+    from data_tools.format.manifest import Manifest
+    from data_tools.format.verification import verify
+    from data_tools.ingestion.coordinator import ingest
+    from data_tools.loader.dataset import Dataset
+    from data_tools.loader.parquet_dataset import ParquetDataset
+    from data_tools.loader.peers import Peers, share_of
+    from data_tools.loader.split import Split
     from data_tools.schema import CRITEO, Schema
-    from data_tools.sharing import Peers, share_of
-    from data_tools.split import Split
-    from data_tools.synth_presets import cardinalities
-    from data_tools.verification import verify
+    from data_tools.synthetic.presets import cardinalities
 
 __all__ = [
     "CRITEO",
@@ -39,17 +39,17 @@ __getattr__, __dir__ = attributes(
     {
         "CRITEO": "data_tools.schema",
         "Batch": "data_tools.batch",
-        "Dataset": "data_tools.dataset",
+        "Dataset": "data_tools.loader.dataset",
         "DatasetError": "data_tools.errors",
-        "Manifest": "data_tools.manifest",
-        "ParquetDataset": "data_tools.parquet_dataset",
+        "Manifest": "data_tools.format.manifest",
+        "ParquetDataset": "data_tools.loader.parquet_dataset",
         "ParseError": "data_tools.errors",
-        "Peers": "data_tools.sharing",
+        "Peers": "data_tools.loader.peers",
         "Schema": "data_tools.schema",
-        "Split": "data_tools.split",
-        "cardinalities": "data_tools.synth_presets",
-        "ingest": "data_tools.coordinator",
-        "share_of": "data_tools.sharing",
-        "verify": "data_tools.verification",
+        "Split": "data_tools.loader.split",
+        "cardinalities": "data_tools.synthetic.presets",
+        "ingest": "data_tools.ingestion.coordinator",
+        "share_of": "data_tools.loader.peers",
+        "verify": "data_tools.format.verification",
     },
 )

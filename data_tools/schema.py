@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from data_tools.json_files import convert
+from data_tools.storage.json_files import convert
 
 
 @dataclass(frozen=True)

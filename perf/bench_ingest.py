@@ -31,7 +31,7 @@ from ingest_peers import Log
 from timing import PAUSE, Contender, Row, Work, keep_busy
 
 from data_tools import Batch, Dataset, ingest
-from data_tools.synth import Generator
+from data_tools.synthetic.generator import Generator
 
 PACKAGES = ("numba", "numpy", "pyarrow", "isal", "polars", "duckdb")
 NOTES = """\

@@ -24,7 +24,7 @@ from shapes import Shape, make_batch
 from timing import PAUSE, keep_busy, keep_memory, no_garbage_collection
 
 import robe_numba as rn
-from data_tools.synth_presets import PRESETS as LOGS
+from data_tools.synthetic.presets import PRESETS as LOGS
 from robe_numba.dlrm import DLRM, KINDS, PRESETS, DLRMConfig, Embedding, Vocabulary
 from robe_numba.dlrm.trained_array import TrainedArray
 

@@ -19,11 +19,11 @@ from timing import Contender
 
 from data_tools import ingest
 from data_tools.batch import Batch
-from data_tools.criteo_kernels import OK
-from data_tools.criteo_parser import Parser, transform_dense
 from data_tools.schema import CRITEO
-from data_tools.synth import Generator
-from data_tools.text_reader import LineBlocks, open_text
+from data_tools.sources.criteo.kernels import OK
+from data_tools.sources.criteo.parser import Parser, transform_dense
+from data_tools.sources.lines import LineBlocks, open_text
+from data_tools.synthetic.generator import Generator
 
 LEVEL = 1  # of zstd, everybody's
 READ_BYTES = 1 << 20

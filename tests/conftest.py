@@ -72,7 +72,7 @@ def no_waiting_for_the_disk():
 def dataset(tmp_path_factory):
     """2500 generated clicks, of which 2000 train: 8 steps of 256 rows."""
     from data_tools import Dataset, ingest
-    from data_tools.synth import Generator
+    from data_tools.synthetic.generator import Generator
 
     folder = tmp_path_factory.mktemp("log")
     Generator(seed=5, scale=0.001).write(folder / "clicks.tsv", 2500)
@@ -84,7 +84,7 @@ def dataset(tmp_path_factory):
 def small_windows():
     """Windows of 20 rows, so that small splits have many."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("data_tools.shuffling.WINDOW_ROWS", 20)
+        patch.setattr("data_tools.loader.shuffle.WINDOW_ROWS", 20)
         yield
 
 
@@ -106,7 +106,7 @@ def robe(capsys, monkeypatch):
 
 def readers_running():
     """Threads that read ahead."""
-    from data_tools.streaming import THREAD_NAME
+    from data_tools.loader.read_ahead import THREAD_NAME
 
     return [t for t in threading.enumerate() if t.name.startswith(THREAD_NAME)]
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_tools import shuffling, split
 from data_tools.batch import Batch
-from data_tools.split import Split, day_rows, permutation
+from data_tools.loader import shuffle, split
+from data_tools.loader.split import Split, day_rows, permutation
 from tests.conftest import readers_running
 from tests.forking import forks, holds_in_a_child
 
@@ -206,9 +206,9 @@ def test_rows_of_one_window_are_permuted_freely():
 
 
 def test_windows_are_of_nearly_equal_size():
-    rows = shuffling.Shuffle(np.full(21, 5), 0, 0).window_rows  # 105 rows would be 20, ..., 5
+    rows = shuffle.Shuffle(np.full(21, 5), 0, 0).window_rows  # 105 rows would be 20, ..., 5
     assert sorted(rows.tolist()) == [15, 15, 15, 20, 20, 20]
-    assert shuffling.Shuffle(np.array([50, 50]), 0, 0).window_rows.tolist() == [50, 50]
+    assert shuffle.Shuffle(np.array([50, 50]), 0, 0).window_rows.tolist() == [50, 50]
 
 
 def test_batches_within_a_block_are_views():

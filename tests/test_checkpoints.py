@@ -13,7 +13,8 @@ from safetensors.numpy import load_file
 
 import data_tools
 from data_tools import Dataset
-from data_tools.synth import Generator
+from data_tools.storage.atomic import alone_in
+from data_tools.synthetic.generator import Generator
 from robe_numba.training import (
     CheckpointError,
     RunFolder,
@@ -24,7 +25,6 @@ from robe_numba.training import (
     checkpoints,
     train,
 )
-from robe_numba.training.files import alone_in
 
 FAST = {"lr": 0.02, "batch_size": 256, "evaluations": 2, "epochs": 2}  # 8 steps per epoch
 SIZES = {"robe": {"compression": 20}, "full": {}, "hashed": {"compression": 20},

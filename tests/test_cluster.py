@@ -10,11 +10,11 @@ import time
 import pytest
 
 import data_tools
-from data_tools.manifest import Options
-from data_tools.plan import make_plan
-from data_tools.schedulers import run_tasks
-from data_tools.storage import RemoteFolder, folder_at
-from data_tools.tasks import Work
+from data_tools.format.manifest import Options
+from data_tools.ingestion.plan import make_plan
+from data_tools.ingestion.schedulers import run_tasks
+from data_tools.ingestion.worker import Work
+from data_tools.storage.folders import RemoteFolder, folder_at
 from tests.test_ingest import SCHEMA, make_lines, shard_bytes, write
 
 distributed = pytest.importorskip("distributed")

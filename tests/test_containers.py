@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import data_tools
-from data_tools.containers import HEAD_BYTES, other_than_text
 from data_tools.schema import Schema
+from data_tools.sources.containers import HEAD_BYTES, other_than_text
 from tests.test_ingest import SCHEMA, make_lines, shard_bytes
 from tests.test_ingest_tables import SMALL, read_all
 

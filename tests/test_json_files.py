@@ -6,9 +6,9 @@ import shutil
 import pytest
 
 import data_tools
-from data_tools.manifest import Manifest
-from data_tools.records import load_record
-from data_tools.storage import folder_at
+from data_tools.format.manifest import Manifest
+from data_tools.ingestion.shard_records import load_record
+from data_tools.storage.folders import folder_at
 from robe_numba.spec import RobeSpec, TableSpec
 from tests.test_ingest import SCHEMA, make_lines, shard_bytes, write
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
-from data_tools import sharing
+from data_tools.loader import peers
 from robe_numba.cli.app import app
 from robe_numba.parallel import carrier
 from robe_numba.training import RunFolder
@@ -108,7 +108,7 @@ def test_everything_of_the_gpu_passes_in_the_simulator():
 @given(st.integers(0, 10**13), st.integers(1, 3000), st.data())
 def test_rows_are_shared_out_as_gradients_are(count, size, data):
     rank = data.draw(st.integers(0, size - 1))
-    assert carrier.share_of(count, rank, size) == sharing.share_of(count, rank, size)
+    assert carrier.share_of(count, rank, size) == peers.share_of(count, rank, size)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ CHILD = """
 import os, signal, sys, threading, time
 from robe_numba.parallel.supervisor import launched, supervise_if_launched
 supervise_if_launched()
-import data_tools.split
+import data_tools.loader.split
 from robe_numba.cli import main
 from robe_numba.dlrm import DLRM
 from robe_numba.parallel.data_parallel import DataParallel
@@ -173,7 +173,7 @@ def unreadable():
         raise OSError("shard 7 cannot be read")
 
     if rank == 1:
-        data_tools.split.Split._stretch = fail
+        data_tools.loader.split.Split._stretch = fail
 
 
 def interrupted():

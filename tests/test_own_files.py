@@ -7,8 +7,8 @@ import shutil
 import pytest
 
 import data_tools
-from data_tools.synth import Generator
-from robe_numba.training.files import alone_in
+from data_tools.storage.atomic import alone_in
+from data_tools.synthetic.generator import Generator
 from tests.test_ingest import SCHEMA, make_lines, shard_bytes, write
 
 OPTIONS = {"schema": SCHEMA, "shard_bytes": 300, "threads": 1}

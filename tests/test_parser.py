@@ -12,13 +12,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import data_tools
-from data_tools import criteo_kernels
-from data_tools.criteo_kernels import OK
-from data_tools.criteo_parser import Parser, transform_dense
-from data_tools.dense_transforms import DENSE_TRANSFORMS
-from data_tools.manifest import MANIFEST_NAME
+from data_tools.format.manifest import MANIFEST_NAME
+from data_tools.options import DENSE_TRANSFORMS
 from data_tools.schema import Schema
-from data_tools.text_reader import LineBlocks
+from data_tools.sources.criteo import kernels
+from data_tools.sources.criteo.kernels import OK
+from data_tools.sources.criteo.parser import Parser, transform_dense
+from data_tools.sources.lines import LineBlocks
 from tests import slow_parser
 
 # Dense and categorical alone, each last in its line, and both.
@@ -233,7 +233,7 @@ def test_every_byte_at_every_place_of_eight_hexadecimal_digits():
                 except slow_parser.BadLineError:
                     expected = (None, False)
                 word = np.uint64(int.from_bytes(field, "little"))
-                value, good = criteo_kernels._hex_word(word)
+                value, good = kernels._hex_word(word)
                 assert (value if good else None, good) == expected, field
 
 
@@ -317,7 +317,7 @@ def test_a_call_begins_at_the_row_first_and_fills_the_room(order):
 
 def test_integers_stay_unsigned():
     compare(GOOD, SCHEMAS[0], True, "log1p")
-    for signature in criteo_kernels.parse_rows.nopython_signatures:
+    for signature in kernels.parse_rows.nopython_signatures:
         assert [str(kind) for kind in signature.return_type][:2] == ["uint64", "uint64"]
 
 

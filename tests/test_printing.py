@@ -9,9 +9,9 @@ import sys
 
 import pytest
 
+from data_tools.storage.atomic import write_text
 from robe_numba.cli.console import make_console
 from robe_numba.cli.display import Display
-from robe_numba.training.files import write_text
 from robe_numba.training.report import page
 
 ODD = "it's [a] [/b] :smile: run:x: [red]"

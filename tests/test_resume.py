@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import data_tools
-from data_tools.records import save_record
+from data_tools.ingestion.shard_records import save_record
 from tests.test_ingest import SCHEMA, make_lines, shard_bytes, write
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -213,7 +213,7 @@ def test_killed_after_the_manifest_it_only_tidies_up(tmp_path, monkeypatch):
     source = write(tmp_path / "log.tsv", make_lines(9))
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr("data_tools.storage.LocalFolder.remove", lambda self, name: None)
+        patch.setattr("data_tools.storage.folders.LocalFolder.remove", lambda self, name: None)
         data_tools.ingest(source, out, schema=SCHEMA)
     assert (out / ".ingest").exists()
     before = (out / "manifest.json").stat().st_mtime_ns
@@ -356,7 +356,7 @@ def test_no_dataset_is_finished_while_a_shard_has_no_record(tmp_path, monkeypatc
             if record.name != wanted:
                 save_record(folder, kind, record)
 
-        patch.setattr("data_tools.tasks.save_record", save)
+        patch.setattr("data_tools.ingestion.worker.save_record", save)
         with pytest.raises(data_tools.DatasetError, match=r"log.*: shard \d+ .* has no record in"):
             data_tools.ingest(source, out, schema=SCHEMA, shard_bytes=SIZE)
     assert not (out / "manifest.json").exists()

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_tools import Dataset, ingest
-from data_tools.synth import Generator
+from data_tools.synthetic.generator import Generator
 from robe_numba.dlrm import DLRM, DLRMConfig, Schedule, make_embedding
 from robe_numba.training import (
     RunFolder,

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_tools import Dataset, ingest, shuffling
-from data_tools.sharing import share_edges, share_of
-from data_tools.synth import Generator
+from data_tools import Dataset, ingest
+from data_tools.loader import shuffle as shuffling
+from data_tools.loader.peers import share_edges, share_of
+from data_tools.synthetic.generator import Generator
 from tests.conftest import readers_running
 from tests.test_batches import UNEVEN, make, row_numbers, splits
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_tools.source_order import in_numeric_order
+from data_tools.sources.source_order import in_numeric_order
 from robe_numba.training.days import latest_by_number
 
 

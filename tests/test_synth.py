@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from data_tools import synth, synth_kernels
+from data_tools.synthetic import generator as synth
+from data_tools.synthetic import kernels
 
 LINE = re.compile(
     rb"[01](\t(-?[1-9][0-9]*|0)?){13}(\t([0-9a-f]{8})?){26}\n",
@@ -92,7 +93,7 @@ def test_a_scaled_log_shows_no_more_ids_than_its_cardinalities() -> None:
 def test_ids_are_a_bijection_of_the_ranks(column: int, rank: int) -> None:
     """The id is turned back into its rank, step by step, in Python's integers."""
     mask = 2**32 - 1
-    word = int(synth_kernels.id_of(column, rank))
+    word = int(kernels.id_of(column, rank))
     assert 0 <= word <= mask
     word ^= word >> 16
     word = word * pow(0xC2B2AE35, -1, 2**32) & mask
@@ -103,11 +104,11 @@ def test_ids_are_a_bijection_of_the_ranks(column: int, rank: int) -> None:
 
 
 def test_hash_words_stay_unsigned() -> None:
-    synth_kernels.mix(np.uint64(1))
-    assert all(str(s.return_type) == "uint64" for s in synth_kernels.mix.nopython_signatures)
+    kernels.mix(np.uint64(1))
+    assert all(str(s.return_type) == "uint64" for s in kernels.mix.nopython_signatures)
     # First outputs of SplitMix64 from the seed 0, as its authors' C code prints them.
     golden = 0x9E3779B97F4A7C15
-    words = [int(synth_kernels.mix(np.uint64(golden * i % 2**64))) for i in (1, 2)]
+    words = [int(kernels.mix(np.uint64(golden * i % 2**64))) for i in (1, 2)]
     assert words == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4]
 
 

@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
 
-from data_tools import synth
+from data_tools.synthetic import generator as synth
 
 TRAIN, LINES, SEEDS = 8_000, 10_000, 6
 

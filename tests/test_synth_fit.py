@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from data_tools import synth
-from data_tools.synth_fit import RankLaw, fit_column, fit_dense, fit_effect
+from data_tools.synthetic import generator as synth
+from data_tools.synthetic.fitting import RankLaw, fit_column, fit_dense, fit_effect
 
 LAW = RankLaw(head=0.1, exponent=1.3, shift=5.0, common=2000)
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from data_tools import synth
+from data_tools.synthetic import generator
 
 LINES = 10_000
 BLOCKS = 4
@@ -81,7 +81,7 @@ class Lines(NamedTuple):
 
 @pytest.fixture(scope="module", params=sorted(FACTS))
 def lines(request: pytest.FixtureRequest) -> Lines:
-    text = synth.Generator(request.param).text(0, BLOCKS * LINES).decode("ascii")
+    text = generator.Generator(request.param).text(0, BLOCKS * LINES).decode("ascii")
     rows = [line.split("\t") for line in text.splitlines()]
     dense = np.array([[float(field or "nan") for field in row[1:14]] for row in rows])
     return Lines(FACTS[request.param], dense, np.array([row[14:] for row in rows]))
@@ -94,7 +94,7 @@ def share_error(percent: np.ndarray) -> np.ndarray:
 
 def test_cardinalities_are_those_of_the_real_logs() -> None:
     for preset, facts in FACTS.items():
-        assert synth.Generator(preset).cardinalities == tuple(facts.cardinality.astype(int))
+        assert generator.Generator(preset).cardinalities == tuple(facts.cardinality.astype(int))
 
 
 def test_empty_shares(lines: Lines) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 import data_tools
 from data_tools import Dataset
-from data_tools.synth import Generator
+from data_tools.synthetic.generator import Generator
 from robe_numba.training import (
     RunFolder,
     TrainingConfig,

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_tools import DatasetError
-from data_tools.counting import ShardCounter, read_counts, write_counts
-from data_tools.vocabulary import Vocabulary
-from data_tools.vocabulary_build import build_vocabulary
+from data_tools.vocabulary.build import build_vocabulary
+from data_tools.vocabulary.counts import ShardCounter, read_counts, write_counts
+from data_tools.vocabulary.id_map import Vocabulary
 
 LARGEST = {"uint32": 2**32 - 1, "uint64": 2**64 - 1}
 

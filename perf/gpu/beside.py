@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from checkout import ROOT
-
 from gpu import counters, training
 from gpu.background import Program
 from gpu.report import Report

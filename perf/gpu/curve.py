@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-
 from gpu.report import read
 
 # Titles of `gpu.inference`, and how they are drawn.

@@ -10,11 +10,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from gpu import large
+from gpu.report import Report
 from places import here
 
 import robe_numba as rn
-from gpu import large
-from gpu.report import Report
 from robe_numba.dlrm import DLRM, DLRMConfig, make_embedding
 from tests import naive
 

@@ -3,7 +3,6 @@
 from typing import Any
 
 import bench_launch
-
 from gpu.report import Report
 
 

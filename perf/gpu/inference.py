@@ -13,12 +13,12 @@ import bench_inference
 import numpy as np
 from bench_dlrm import Data, Model
 from device_times import device_times, wall_times
+from gpu.report import Report
+from gpu.work import options as for_benchmarks
 from libraries import torch
 from places import here
 from timing import Contender
 
-from gpu.report import Report
-from gpu.work import options as for_benchmarks
 from robe_numba.dlrm import capture_logits, linear
 
 BATCHES = (1, 8, 64, 512, 2048, 8192, 32_768, 65_536)

@@ -11,9 +11,8 @@ from dataclasses import replace
 import bench_dlrm
 import places
 from device_times import wait
-from places import here
-
 from gpu import work
+from places import here
 
 PROFILED = (
     "lookup S1 Z=128 alignment 32",

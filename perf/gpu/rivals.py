@@ -8,10 +8,9 @@ import numpy as np
 import peers
 from bench_bag import shape_for
 from device_times import device_times
-from places import here
-
 from gpu.report import Report
 from gpu.work import batch_of, shape_of
+from places import here
 
 # Shape, ids, optimizer or None for the forward pass.
 RACES = (

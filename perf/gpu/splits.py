@@ -4,11 +4,10 @@ from dataclasses import replace
 from typing import Any
 
 import bench_dlrm
-from kernels import kernels_of
-from places import here
-
 from gpu import work
 from gpu.report import Report
+from kernels import kernels_of
+from places import here
 
 SHOWN = 12  # kernels of each call
 SPLIT = (

@@ -3,10 +3,9 @@
 from typing import Any
 
 from device_times import device_times
-from places import here
-
 from gpu import work
 from gpu.report import Report
+from places import here
 
 COPY_BYTES = 4 << 30  # of an array that is copied
 

@@ -7,11 +7,10 @@ import subprocess
 from typing import Any
 
 import numpy as np
-from numba import cuda, types
-from places import here
-
 from gpu.report import Report
 from gpu.times import copy_ceiling
+from numba import cuda, types
+from places import here
 
 PACKAGES = (
     *("numba", "numba-cuda", "numpy", "llvmlite", "cupy-cuda13x", "torch", "cuda-core"),

@@ -9,9 +9,8 @@ import bench_dlrm
 from bench_bag import shape_for
 from bench_dlrm import Data, Model
 from device_times import device_times, wall_times
-from places import here
-
 from gpu.report import Report
+from places import here
 
 Call = Callable[[], object]
 BATCHES = (2048, 65_536)

@@ -12,7 +12,6 @@ from argparse import Namespace
 from importlib import import_module
 
 import places
-
 from gpu.report import Report
 
 BEGINS, ENDS = "@begins", "@ends"  # lines for `gpu_check.py`, followed by a section's name

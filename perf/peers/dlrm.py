@@ -6,11 +6,11 @@ from itertools import pairwise
 import numpy as np
 import torch
 from checks import dlrm_logits
+from peers.tables import TorchTable, make_optimizer
 from places import here
 from shapes import Batch
 from torch import nn
 
-from peers.tables import TorchTable, make_optimizer
 from robe_numba.dlrm import DLRMConfig
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from data_tools.rejects import REJECTS_NAME
+from data_tools.sources.rejects import REJECTS_NAME
 from robe_numba.cli import loading
 from robe_numba.cli.console import console
 from robe_numba.cli.outputs import Overwrite, check_output_file
@@ -17,7 +17,7 @@ from robe_numba.cli.progress import Quiet, tracking
 
 if TYPE_CHECKING:
     from data_tools import Manifest
-    from data_tools.synth import Generator
+    from data_tools.synthetic.generator import Generator
 
 CEILING_ROWS = 2_000_000  # of a generated log, whose true probabilities are compared
 
@@ -59,7 +59,7 @@ def synth(
         robe synth new.tsv --rows 1000 --start 1000000 --unlabelled
     """
     with loading():
-        from data_tools.synth import Generator
+        from data_tools.synthetic.generator import Generator
 
     check_output_file(output, overwrite)
     generator = Generator(preset=preset, scale=scale, seed=seed)
@@ -150,7 +150,7 @@ def ingest(
     with loading():
         from data_tools import CRITEO, Schema
         from data_tools import ingest as ingest_logs
-        from data_tools.source_order import in_numeric_order
+        from data_tools.sources.source_order import in_numeric_order
 
     schema = CRITEO
     if dense or categorical:

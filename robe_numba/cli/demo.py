@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from data_tools.own_files import open_own
-from data_tools.paths import check_room_for_folder
+from data_tools.storage.own_files import open_own
+from data_tools.storage.paths import check_room_for_folder
 from robe_numba.cli import loading
 from robe_numba.cli.console import console
 from robe_numba.cli.data import ceiling
@@ -42,7 +42,7 @@ def demo(
     """
     with loading():
         from data_tools import Dataset, ingest
-        from data_tools.synth import Generator
+        from data_tools.synthetic.generator import Generator
         from robe_numba.cli.demo_page import show
 
     begun = time.perf_counter()
@@ -70,7 +70,7 @@ def model_name(kind: str, compression: int | None) -> str:
 def _clear(output: Path) -> None:
     """Make the folder, or remove what an earlier demo left in it, and nothing else."""
     with loading():
-        from robe_numba.training.files import remove
+        from data_tools.storage.atomic import remove
 
     check_room_for_folder(output)
     made = {MARKER, LOG, DATA, PAGE, PICTURE, *(model_name(*model) for model in MODELS)}

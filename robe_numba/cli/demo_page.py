@@ -5,8 +5,8 @@ from pathlib import Path
 
 from rich.table import Table
 
+from data_tools.storage.atomic import write_text
 from robe_numba.cli.console import console
-from robe_numba.training.files import write_text
 from robe_numba.training.pictures import Point, auc_against_memory, save_png, svg
 from robe_numba.training.report import html_table, page
 

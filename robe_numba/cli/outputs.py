@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from data_tools.paths import check_folder, check_writable
+from data_tools.storage.paths import check_folder, check_writable
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what stands there.")]
 

@@ -5,7 +5,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import data_tools
-from data_tools.synth_presets import LOGS
+from data_tools.synthetic.presets import LOGS
 from robe_numba.spec import MAX_SIZE, check_int
 
 UNITS = {"": 1, "B": 1}

@@ -20,12 +20,12 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from data_tools.json_files import convert, parse
-from data_tools.own_files import make_own_folder
+from data_tools.storage.atomic import digest as _digest
+from data_tools.storage.atomic import digest_of, flush, remove
+from data_tools.storage.json_files import convert, parse
+from data_tools.storage.own_files import make_own_folder
 from robe_numba.dlrm import DLRM
 from robe_numba.dlrm.placement import fetched
-from robe_numba.training.files import digest as _digest
-from robe_numba.training.files import digest_of, flush, remove
 
 FORMAT = "robe checkpoint 1"
 OTHERWISE = "it is no state of a run"

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_tools.own_files import check_no_link
+from data_tools.storage.atomic import write_text
+from data_tools.storage.own_files import check_no_link
 from robe_numba.training import pictures
-from robe_numba.training.files import write_text
 from robe_numba.training.report import html_table, page
 from robe_numba.training.run_folder import RunFolder
 from robe_numba.training.sweep import RUNS, WITHOUT

@@ -4,8 +4,8 @@ import re
 from collections.abc import Sequence
 
 from data_tools import Dataset
-from data_tools.containers import without_ending
-from data_tools.split import DAYS
+from data_tools.loader.split import DAYS
+from data_tools.sources.containers import without_ending
 
 
 def last_day(names: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ import numba
 import numpy as np
 
 from data_tools import Dataset, Split
+from data_tools.storage.atomic import alone_in, remove_temporary
 from robe_numba import __version__
 from robe_numba.dlrm import DLRM
 from robe_numba.dlrm.placement import placement
@@ -21,7 +22,6 @@ from robe_numba.training.building import build_model, needs_vocabulary, training
 from robe_numba.training.checkpoints import Standing
 from robe_numba.training.config import TrainingConfig
 from robe_numba.training.dataset_facts import dataset_facts
-from robe_numba.training.files import alone_in, remove_temporary
 from robe_numba.training.interrupts import deferred_interrupt
 from robe_numba.training.learner import AgreedStop, Learner
 from robe_numba.training.run_folder import RunFolder

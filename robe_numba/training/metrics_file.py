@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_tools.json_files import convert, parse
-from data_tools.own_files import open_own
-from robe_numba.training.files import read_bytes, write_text
+from data_tools.storage.atomic import read_bytes, write_text
+from data_tools.storage.json_files import convert, parse
+from data_tools.storage.own_files import open_own
 from robe_numba.training.run_config import Change, DamagedRunError
 
 REMEDY = (

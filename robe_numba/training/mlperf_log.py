@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data_tools.own_files import open_own
+from data_tools.storage.own_files import open_own
 from robe_numba import __version__
 from robe_numba.dlrm import DLRM
 from robe_numba.training.config import TrainingConfig

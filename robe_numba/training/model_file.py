@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from data_tools.paths import what_stands_at
-from robe_numba.training.files import digest_of, readable, replacing_own
+from data_tools.storage.atomic import digest_of, readable, replacing_own
+from data_tools.storage.paths import what_stands_at
 from robe_numba.training.run_config import REMEDY, DamagedRunError, read_config, write_config
 
 

@@ -9,7 +9,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from robe_numba.training.files import replacing_own
+from data_tools.storage.atomic import replacing_own
 
 COLOURS = {"full": "#444444", "robe": "#0b6e99", "hashed": "#d9730d", "qr": "#6f4e9c"}
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from rich.filesize import decimal
 
+from data_tools.storage.atomic import write_text
 from robe_numba.training.days import last_day
-from robe_numba.training.files import write_text
 from robe_numba.training.pictures import curves, svg
 from robe_numba.training.run_folder import REPORT, RunFolder
 

@@ -14,12 +14,12 @@ from typing import Annotated, Any, Literal, get_type_hints
 from msgspec import Meta
 
 from data_tools import Dataset
-from data_tools.json_files import convert, parse
+from data_tools.storage.atomic import digest, read_bytes, write_text
+from data_tools.storage.json_files import convert, parse
 from robe_numba.dlrm import DLRM, KINDS, DLRMConfig
 from robe_numba.dlrm.embeddings import specs_from
 from robe_numba.training.config import SPLIT_ORDERS, TrainingConfig
 from robe_numba.training.dataset_facts import dataset_facts
-from robe_numba.training.files import digest, read_bytes, write_text
 from robe_numba.training.weights import PREFIX
 
 CONFIG = "config.json"

@@ -13,20 +13,15 @@ from pathlib import Path
 from typing import Any, Self
 
 from data_tools import Dataset
-from data_tools.own_files import check_no_link
-from data_tools.paths import check_folder, check_room_for_folder
+from data_tools.storage.atomic import digest_of, is_temporary, remove, remove_temporary
+from data_tools.storage.own_files import check_no_link
+from data_tools.storage.paths import check_folder, check_room_for_folder
 from robe_numba.dlrm import DLRM
 from robe_numba.parallel.group import Alone, Group
 from robe_numba.training import mlperf_log, tensorboard
 from robe_numba.training.checkpoints import BEST, Checkpoints, Standing, link
 from robe_numba.training.config import TrainingConfig
 from robe_numba.training.dataset_facts import PREPARATION, dataset_facts
-from robe_numba.training.files import (
-    digest_of,
-    is_temporary,
-    remove,
-    remove_temporary,
-)
 from robe_numba.training.metrics_file import append_record, read_records, write_records
 from robe_numba.training.model_file import check_model, replacing_model
 from robe_numba.training.run_config import (

@@ -8,13 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_tools import Dataset, Split
+from data_tools.storage.atomic import replacing
 from robe_numba import metrics
 from robe_numba.dlrm import DLRM
 from robe_numba.dlrm.placement import fetched
 from robe_numba.parallel.group import Alone, Group
 from robe_numba.parallel.ranking import ranking
 from robe_numba.training.building import Progress
-from robe_numba.training.files import replacing
 
 SCORING_ROWS = 8192
 

@@ -43,7 +43,7 @@ class Settings:
     scale : half-width of the initial values of the embedding; None is 0.001.
     fractions : shares of train, validation and test rows. Not for a split by "day".
     split_by : "order" (time order, as the rows stand), "random" (seeded), or "day" (the last day
-        validates and tests, see `data_tools.split.day_rows`).
+        validates and tests, see `data_tools.loader.split.day_rows`).
     seed : of initial values, hashes, split and shuffles.
     device : "cpu" or "cuda", one GPU for each process.
     exchange : how processes that train together exchange the embedding's gradient: "gather",

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from data_tools import Dataset
-from data_tools.own_files import check_no_link
-from data_tools.paths import check_room_for_folder
+from data_tools.storage.own_files import check_no_link
+from data_tools.storage.paths import check_room_for_folder
 from robe_numba.training.building import needs_vocabulary, training_vocabulary
 from robe_numba.training.config import TrainingConfig
 from robe_numba.training.learner import TrainingError

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data_tools.own_files import make_own_folder
+from data_tools.storage.own_files import make_own_folder
 from robe_numba.dlrm import DLRM
 from robe_numba.training.watching import Watcher
 

@@ -8,11 +8,11 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from data_tools.paths import what_stands_at
+from data_tools.storage.atomic import readable, replacing
+from data_tools.storage.paths import what_stands_at
 from robe_numba.dlrm import DLRM, DLRMConfig, embedding_from
 from robe_numba.dlrm.placement import fetched
 from robe_numba.parallel.group import Group
-from robe_numba.training.files import readable, replacing
 
 PREFIX = "embedding."
 

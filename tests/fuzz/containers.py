@@ -16,10 +16,10 @@ import pyarrow as pa
 from tests.fuzz import harness
 
 with harness.guided(__name__):
-    from data_tools import containers, text_reader
-    from data_tools.containers import DamagedFileError
     from data_tools.errors import ParseError
-    from data_tools.text_reader import LineBlocks
+    from data_tools.sources import containers, lines
+    from data_tools.sources.containers import DamagedFileError
+    from data_tools.sources.lines import LineBlocks
 
 # How the streams are made, by the ending of their files; none of them is empty.
 STREAMS: dict[str, Callable[[bytes], bytes]] = {
@@ -51,9 +51,9 @@ def case_bytes(
 
 def read(name: str, stored: bytes) -> bytes | None:
     """The text of a file as the reader of lines gives it; None where it says why it cannot."""
-    with patch.object(text_reader, "open_input", lambda address: io.BytesIO(stored)):
+    with patch.object(lines, "open_input", lambda address: io.BytesIO(stored)):
         try:
-            text_reader.first_lines(name, 1 << 20)
+            lines.first_lines(name, 1 << 20)
             return b"".join(block.lines.tobytes() for block in LineBlocks(name, 64))
         except (DamagedFileError, ParseError) as error:
             if not str(error).strip():

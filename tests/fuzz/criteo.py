@@ -17,15 +17,18 @@ import pytest
 from tests.fuzz import harness
 
 with harness.guided(__name__):
-    from data_tools import criteo_kernels, criteo_parser, rejects, text_reader
     from data_tools.batch import Batch
-    from data_tools.containers import HEAD_BYTES, DamagedFileError, other_than_text
-    from data_tools.criteo_parser import MAX_LINE_BYTES, Parser
-    from data_tools.criteo_text import is_labelled, read_lines
     from data_tools.errors import ParseError
-    from data_tools.row_buffer import RowBuffer
     from data_tools.schema import CRITEO, Schema
-    from data_tools.text_reader import LineBlocks
+    from data_tools.sources import lines as text_reader
+    from data_tools.sources import rejects
+    from data_tools.sources.containers import HEAD_BYTES, DamagedFileError, other_than_text
+    from data_tools.sources.criteo import kernels
+    from data_tools.sources.criteo import parser as criteo_parser
+    from data_tools.sources.criteo.parser import MAX_LINE_BYTES, Parser
+    from data_tools.sources.criteo.reader import is_labelled, read_lines
+    from data_tools.sources.lines import LineBlocks
+    from data_tools.sources.row_buffer import RowBuffer
     from tests import slow_parser
 
 SCHEMAS = [
@@ -186,9 +189,9 @@ def make_kernels_plain() -> None:
         return np.uint64((int(word) & -int(word)).bit_length() - 1)
 
     for name in ("parse_rows", "parse_odd_rows"):
-        kernel = getattr(criteo_kernels, name)
+        kernel = getattr(kernels, name)
         setattr(criteo_parser, name, lambda *args, kernel=kernel: tuple(map(int, kernel(*args))))
-    criteo_kernels._load_word, criteo_kernels._trailing_zeros = load_word, trailing_zeros
+    kernels._load_word, kernels._trailing_zeros = load_word, trailing_zeros
     criteo_parser.SMALL_VALUES = 64
     warnings.filterwarnings("ignore", "overflow encountered", RuntimeWarning)
 

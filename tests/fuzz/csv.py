@@ -14,14 +14,15 @@ from tests import slow_csv
 from tests.fuzz import harness
 
 with harness.guided(__name__):
-    from data_tools import rejects, text_reader
     from data_tools.batch import Batch
-    from data_tools.containers import DamagedFileError
-    from data_tools.row_buffer import RowBuffer
     from data_tools.schema import Schema
-    from data_tools.table_files import SEPARATORS, CsvLines
-    from data_tools.tables import read_rows
-    from data_tools.text_reader import LineBlocks
+    from data_tools.sources import lines as text_reader
+    from data_tools.sources import rejects
+    from data_tools.sources.containers import DamagedFileError
+    from data_tools.sources.lines import LineBlocks
+    from data_tools.sources.row_buffer import RowBuffer
+    from data_tools.sources.table_files import SEPARATORS, CsvLines
+    from data_tools.sources.table_rows import read_rows
 
 SCHEMA = Schema("y", ("a",), ("p",))
 ADDRESS = "log.csv"

@@ -24,7 +24,11 @@ from unittest.mock import patch
 
 MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None  # a folder that lies in memory
 # Numba cannot compile functions with the calls that atheris adds to them.
-COMPILED = ["data_tools.criteo_kernels", "data_tools.synth_kernels", "data_tools.vocabulary"]
+COMPILED = [
+    "data_tools.sources.criteo.kernels",
+    "data_tools.synthetic.kernels",
+    "data_tools.vocabulary.id_map",
+]
 
 
 def guided(name: str) -> AbstractContextManager:

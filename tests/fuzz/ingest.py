@@ -27,9 +27,9 @@ from tests.fuzz import harness
 
 with harness.guided(__name__):
     import data_tools
-    from data_tools import coordinator, feeds
-    from data_tools.criteo_parser import MAX_LINE_BYTES
+    from data_tools.ingestion import coordinator, source_shards
     from data_tools.schema import Schema
+    from data_tools.sources.criteo.parser import MAX_LINE_BYTES
     from tests.fuzz.criteo import BOM, LINES, SCHEMAS, slow_rows
 
 TABLE = Schema("y", ("a",), ("p",))
@@ -114,8 +114,8 @@ def ingest(source: Path, content: bytes, schema: Schema, longest: int, **options
     output = source.with_name("out")
     with ExitStack() as stack:
         for name in ("LineBlocks", "Parser"):
-            limited = partial(getattr(feeds, name), max_line_bytes=longest)
-            stack.enter_context(patch.object(feeds, name, limited))
+            limited = partial(getattr(source_shards, name), max_line_bytes=longest)
+            stack.enter_context(patch.object(source_shards, name, limited))
         try:
             manifest = coordinator.ingest(
                 source,

@@ -16,13 +16,13 @@ from tests.fuzz import harness
 from tests.fuzz.json_edits import edited
 
 with harness.guided(__name__):
-    from data_tools.coordinator import ingest
-    from data_tools.dataset import Dataset
     from data_tools.errors import DatasetError
-    from data_tools.manifest import MANIFEST_NAME, Manifest
-    from data_tools.output import State, _found
-    from data_tools.plan import Plan, make_plan
-    from data_tools.records import PARTS, PLAN_NAME, Record, load_record
+    from data_tools.format.manifest import MANIFEST_NAME, Manifest
+    from data_tools.ingestion.coordinator import ingest
+    from data_tools.ingestion.output_folder import State, _found
+    from data_tools.ingestion.plan import Plan, make_plan
+    from data_tools.ingestion.shard_records import PARTS, PLAN_NAME, Record, load_record
+    from data_tools.loader.dataset import Dataset
     from data_tools.schema import Schema
     from robe_numba.dlrm import DLRM, DLRMConfig, make_embedding
     from robe_numba.spec import RobeSpec, TableSpec

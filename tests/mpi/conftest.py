@@ -13,7 +13,7 @@ import pytest
 
 import data_tools
 from data_tools import Dataset
-from data_tools.synth import Generator
+from data_tools.synthetic.generator import Generator
 from robe_numba.parallel.supervisor import launched
 
 STARTED = launched()

@@ -14,7 +14,8 @@ from mpi4py import MPI
 from safetensors.numpy import load_file
 
 import data_tools
-from data_tools import Dataset, shuffling
+from data_tools import Dataset
+from data_tools.loader import shuffle
 from robe_numba import metrics
 from robe_numba.parallel.carrier import share_of
 from robe_numba.parallel.data_parallel import DataParallel
@@ -56,7 +57,7 @@ def groups(group):
 @pytest.fixture(autouse=True)
 def small_windows(monkeypatch):
     """Several windows in an epoch, each of several shards."""
-    monkeypatch.setattr(shuffling, "WINDOW_ROWS", 600)
+    monkeypatch.setattr(shuffle, "WINDOW_ROWS", 600)
 
 
 def weights(run):

@@ -1,0 +1,239 @@
+"""The manifest: the file that makes a folder of shards a finished dataset."""
+
+import json
+import re
+import reprlib
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from typing import Any
+
+from data_tools.errors import DatasetError
+from data_tools.format.names import FOLDER, SHARD, VOCABULARY, check_name
+from data_tools.options import DENSE_TRANSFORMS
+from data_tools.schema import Schema
+from data_tools.storage.folders import Folder, read_bytes, write_bytes
+from data_tools.storage.json_files import Count, convert, parse
+
+MANIFEST_NAME = "manifest.json"
+FORMAT_VERSION = 3
+FILE_FORMATS = ("arrow", "parquet")
+CODECS = ("none", "lz4", "zstd")
+IDS = ("raw", "appearance")
+# Rows of each block of a shard but its last: 1.3 MB of Criteo's, and what Parquet reads well.
+BLOCK_ROWS = {"arrow": 8192, "parquet": 1 << 16}
+REMEDY = "ingest the log again"
+_SEPARATOR = re.compile(r'(?![\w"\r\n\0+\-.])[\0-\x7f]')
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file that was ingested: its name without the folder, and its size."""
+
+    name: str
+    bytes: Count
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """One file of the dataset: its name, rows and size, and the CRC-32 of its bytes."""
+
+    name: str
+    rows: Count
+    bytes: Count
+    crc32: Count
+
+
+@dataclass(frozen=True)
+class Shard(StoredFile):
+    """A file of rows, which all come from one source (counted from 0)."""
+
+    source: Count
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the sources were read; the values are those that `ingest` takes."""
+
+    format: str = "auto"
+    dense_transform: str = "log1p"
+    on_error: str = "stop"
+    max_ind_range: int | None = None
+    ids: str = "raw"
+    min_count: int = 1
+    file_format: str = "arrow"
+    compression: str = "none"
+    separator: str | None = None  # of a CSV's fields; None is not written: older manifests lack it
+
+    def __post_init__(self) -> None:
+        choices = {
+            "format": ("auto", "criteo", "csv", "parquet"),
+            "dense_transform": DENSE_TRANSFORMS,
+            "on_error": ("stop", "skip"),
+            "ids": IDS,
+            "file_format": FILE_FORMATS,
+            "compression": CODECS,
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}"
+                )
+        if self.separator is not None and not _SEPARATOR.fullmatch(self.separator):
+            raise ValueError(
+                f"separator is {self.separator!r}; it must be one ASCII character, but no letter, "
+                'digit, quote, line end, or one of "+-._"'
+            )
+        if self.max_ind_range is not None:
+            _check_count("max_ind_range", self.max_ind_range, 2**32 - 1)
+        _check_count("min_count", self.min_count, 2**32 - 1)
+
+    @property
+    def counts_ids(self) -> bool:
+        """Whether the ids must be counted before the rows are written: two passes, not one."""
+        return self.ids == "appearance" or self.min_count > 1
+
+    def preparation(self) -> dict[str, Any]:
+        """What a model must find again in rows that it scores."""
+        names = ("dense_transform", "max_ind_range", "ids", "min_count")
+        return {name: getattr(self, name) for name in names}
+
+
+def _check_count(name: str, value: Any, most: int) -> None:
+    if type(value) is not int or not 1 <= value <= most:
+        raise ValueError(f"{name} is {value!r}; it must be a whole number from 1 to {most:,}")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a dataset holds and where it came from.
+
+    Attributes
+    ----------
+    schema : Schema
+    sources : tuple of Source
+    options : Options
+    rows : int                       In all shards.
+    positives : int or None          Clicks; None where unlabelled or not counted.
+    rejected : int                   Bad lines left out, only with on_error="skip".
+    labelled : bool
+    index_dtype : str                "uint32" for Criteo text, "uint64" for other logs.
+    folder : str                     Subfolder of the shards.
+    block_rows : int                 Rows of each block of a shard but its last.
+    shards : tuple of Shard          In the order of their rows.
+    vocabulary : tuple of StoredFile For each categorical column its known ids, where the options
+                                     number or count them.
+    created_by : str                 The program and its version.
+    """
+
+    schema: Schema
+    sources: tuple[Source, ...]
+    options: Options
+    rows: Count
+    positives: Count | None
+    rejected: Count
+    labelled: bool
+    index_dtype: str
+    folder: str
+    block_rows: Count
+    shards: tuple[Shard, ...]
+    vocabulary: tuple[StoredFile, ...]
+    created_by: str
+
+    def rows_per_source(self) -> list[int]:
+        """Rows that came from each source."""
+        rows = [0] * len(self.sources)
+        for shard in self.shards:
+            rows[shard.source] += shard.rows
+        return rows
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the manifest as a dict of JSON types, which `from_json` reads."""
+        record = {"format_version": FORMAT_VERSION, **asdict(self)}
+        if self.options.separator is None:
+            del record["options"]["separator"]
+        return {**record, "schema": self.schema.to_json()}
+
+    @classmethod
+    def from_json(cls, record: Any, path: str = "the manifest") -> "Manifest":
+        """Make the manifest that `to_json` described.
+
+        Parameters
+        ----------
+        path : str     Where it was read from; for messages.
+
+        Raises
+        ------
+        DatasetError : no object, another format version, or a key is missing, unknown or of a wrong
+            value.
+        """
+        if not isinstance(record, dict):
+            raise DatasetError(f"{path} is not a JSON object; {REMEDY}")
+        version = record.get("format_version")
+        if version != FORMAT_VERSION:
+            raise DatasetError(
+                f"{path}: format_version is {reprlib.repr(version)}, but this program reads "
+                f"{FORMAT_VERSION}; {REMEDY}"
+            )
+        fields = {name: value for name, value in record.items() if name != "format_version"}
+        manifest = convert(fields, cls, path, REMEDY, DatasetError)
+        try:
+            manifest._check()
+        except ValueError as error:
+            raise DatasetError(f"{path} is not valid ({error}); {REMEDY}") from None
+        return manifest
+
+    def _check(self) -> None:
+        """Refuse numbers that contradict each other, and names that no ingest gives."""
+        check_name(self.folder, FOLDER)
+        _check_count("block_rows", self.block_rows, max(BLOCK_ROWS.values()))
+        for pattern, files in ((SHARD, self.shards), (VOCABULARY, self.vocabulary)):
+            for file in files:
+                check_name(file.name, pattern)
+        if len({shard.name for shard in self.shards}) < len(self.shards):
+            raise ValueError("it lists a shard twice")
+        if any(shard.source >= len(self.sources) for shard in self.shards):
+            raise ValueError("a shard is of a source that it does not list")
+        held = sum(shard.rows for shard in self.shards)
+        if held != self.rows:
+            raise ValueError(f"it counts {self.rows} rows, but its shards hold {held}")
+        if (self.positives or 0) > self.rows:
+            raise ValueError(f"it counts {self.positives} clicks in {self.rows} rows")
+        if len(self.vocabulary) not in (0, self.schema.num_categorical):
+            raise ValueError(
+                f"it lists the known ids of {len(self.vocabulary)} columns, but has "
+                f"{self.schema.num_categorical}"
+            )
+        if self.index_dtype not in ("uint32", "uint64"):
+            raise ValueError(f"index_dtype is {self.index_dtype!r}; it is uint32 or uint64")
+
+    def save(self, folder: Folder) -> None:
+        """Write the manifest into `folder` at once: it is there whole, or not at all."""
+        text = json.dumps(self.to_json(), indent=2) + "\n"
+        write_bytes(folder, MANIFEST_NAME, text.encode())
+
+    @classmethod
+    def load(cls, folder: Folder) -> "Manifest":
+        """Read the manifest of the dataset in `folder`.
+
+        Raises
+        ------
+        FileNotFoundError : it has none.
+        DatasetError : the manifest is damaged.
+        """
+        path = folder.path(MANIFEST_NAME)
+        if folder.size(MANIFEST_NAME) is None:
+            raise FileNotFoundError(
+                f"{folder.path('')} has no {MANIFEST_NAME}: it is no dataset, or its ingest did "
+                "not finish; run robe ingest, which goes on where it was stopped"
+            )
+        content = read_bytes(folder, MANIFEST_NAME)
+        return cls.from_json(parse(content, path, REMEDY, DatasetError), path)
+
+
+def created_by() -> str:
+    """Name this program and its version."""
+    try:
+        version = metadata.version("robe-numba")
+    except metadata.PackageNotFoundError:  # run from a source tree
+        version = "unknown version"
+    return f"robe-numba {version}"

@@ -1,0 +1,106 @@
+"""Whether a dataset is as it was written."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from data_tools.errors import DatasetError
+from data_tools.format.manifest import Manifest, Shard, StoredFile
+from data_tools.format.shard_reader import open_shard
+from data_tools.sources.rejects import REJECTS_NAME
+from data_tools.storage.checksums import crc32
+from data_tools.storage.folders import TEMPORARY, Folder, folder_at, is_remote
+from data_tools.storage.paths import check_folder
+
+CHUNK_BYTES = 1 << 22
+
+
+def verify(path: str | Path, progress: Callable[[int, int], None] | None = None) -> list[str]:
+    """Read every file of a dataset and compare it with the manifest.
+
+    Parameters
+    ----------
+    path : path or fsspec address
+    progress : callable(bytes_done, bytes_total), optional
+
+    Returns
+    -------
+    What is wrong, a sentence for each file: missing, cut off, changed (a flipped bit), of another
+    dataset or not as the manifest says, or not listed. Empty where all is well.
+
+    Raises
+    ------
+    FileNotFoundError, NotADirectoryError, DatasetError : the folder or its manifest is missing, or
+        the manifest is damaged.
+    """
+    if not is_remote(path):
+        check_folder(path, "make a dataset with robe ingest")
+    folder = folder_at(path)
+    manifest = Manifest.load(folder)
+    files = [*manifest.shards, *manifest.vocabulary]
+    total, done = sum(file.bytes for file in files), 0
+    problems = []
+    for number, file in enumerate(files):
+        name = f"{manifest.folder}/{file.name}"
+        size = folder.size(name)
+        where = folder.path(name)
+        if size is None:
+            problems.append(f"{where} is missing")
+        elif size < file.bytes:
+            problems.append(f"{where} is cut off: it has {size} of {file.bytes} bytes")
+        elif size > file.bytes:
+            problems.append(f"{where} has {size} bytes, but {file.bytes} were written")
+        else:
+            found = _checksum(folder, name)
+            if found != file.crc32:
+                problems.append(_changed(folder, manifest, file, number, found))
+            elif isinstance(file, Shard):
+                problems += _unlike_manifest(folder, manifest, number)
+        done += file.bytes
+        if progress:
+            progress(done, total)
+    return problems + list(_foreign(folder, manifest))
+
+
+def _checksum(folder: Folder, name: str) -> int:
+    found = 0
+    with folder.open(name) as file:
+        while chunk := file.read_buffer(CHUNK_BYTES):
+            found = crc32(chunk, found)
+    return found
+
+
+def _changed(folder: Folder, manifest: Manifest, file: StoredFile, number: int, found: int) -> str:
+    """Say what is wrong with a file of the right size and the wrong checksum."""
+    where = folder.path(f"{manifest.folder}/{file.name}")
+    if isinstance(file, Shard):
+        try:
+            open_shard(folder, manifest, number)
+        except DatasetError as error:
+            if "another dataset" in str(error):
+                return f"{where} is a shard of another dataset"
+    return (
+        f"{where} was changed: its CRC-32 is {found:08x}, but {file.crc32:08x} was written; a bit "
+        "flipped, or it is of another dataset"
+    )
+
+
+def _unlike_manifest(folder: Folder, manifest: Manifest, number: int) -> list[str]:
+    """What the manifest says wrongly of a shard that is as it was written."""
+    try:
+        shard = open_shard(folder, manifest, number)
+        if shard.block_rows.size:
+            shard.read(shard.block_rows.size - 1)
+    except DatasetError as error:
+        return [str(error)]
+    return []
+
+
+def _foreign(folder: Folder, manifest: Manifest) -> Iterator[str]:
+    """Files among the shards that the manifest does not list."""
+    listed = {file.name for file in (*manifest.shards, *manifest.vocabulary)} | {REJECTS_NAME}
+    for name in folder.names(manifest.folder):
+        where = folder.path(f"{manifest.folder}/{name}")
+        if name.endswith(TEMPORARY):
+            yield f"{where} was left by a killed worker and may be removed"
+        elif name not in listed:
+            yield f"{where} is no file of this dataset; it is not read, move it away"

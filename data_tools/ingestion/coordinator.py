@@ -1,0 +1,282 @@
+"""From click logs to a dataset: a folder of shards that a manifest makes complete."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_tools.errors import ParseError
+from data_tools.format.manifest import Manifest, Options, Shard, Source, StoredFile, created_by
+from data_tools.ingestion.completeness import check_complete
+from data_tools.ingestion.output_folder import Begun, begun_ingest
+from data_tools.ingestion.plan import Plan, make_plan
+from data_tools.ingestion.schedulers import LOCAL, THREADS, default_threads, run_tasks
+from data_tools.ingestion.shard_records import COUNTS, PARTS, STATE, Records
+from data_tools.ingestion.vocabulary_files import build, load
+from data_tools.ingestion.worker import ShardError, Work, layout_of
+from data_tools.schema import CRITEO, Schema
+from data_tools.sources.lines import BLOCK_BYTES
+from data_tools.sources.rejects import MAX_KEPT, REJECTS_NAME
+from data_tools.storage.folders import TEMPORARY, LocalFolder, is_remote, write_bytes
+from data_tools.storage.paths import check_room_for_folder
+
+Progress = Callable[[int, int, int], None]
+
+
+def ingest(
+    sources: str | Path | Sequence[str | Path],
+    output: str | Path,
+    *,
+    schema: Schema = CRITEO,
+    format: str = "auto",
+    separator: str | None = None,
+    on_error: str = "stop",
+    dense_transform: str = "log1p",
+    max_ind_range: int | None = None,
+    ids: str = "raw",
+    min_count: int = 1,
+    vocabulary: str | Path | None = None,
+    labelled: bool | None = None,
+    file_format: str = "arrow",
+    compression: str = "none",
+    shard_bytes: int | None = None,
+    threads: int | None = None,
+    scheduler: str = THREADS,
+    progress: Progress | None = None,
+    overwrite: bool = False,
+    block_bytes: int = BLOCK_BYTES,
+) -> Manifest:
+    r"""Read click logs, in the order given, into a dataset in the folder `output`.
+
+    The same sources and options give the same shards, byte for byte, on any number of threads or
+    workers. An ingest that was killed, or stopped by an error, goes on where it was when it is
+    called again: finished shards are kept.
+
+    Parameters
+    ----------
+    sources : path or paths
+        Criteo text, CSV with a header, or Parquet; text and CSV also compressed by gzip, zstd,
+        bz2, xz or lz4, which their first bytes tell; of this machine or, as an address
+        `protocol://...`, of any file system that fsspec knows. All of them labelled or all
+        unlabelled: Criteo text by the number of fields that most of a file's first lines have, the
+        others by whether they have the label column. One line of a CSV is one row: no field may
+        hold a line end. Criteo text cannot be mixed with CSV or Parquet, whose ids are made
+        differently. Rows come in this order: sort files by their numbers, not by their names as
+        `glob` does, or day_10 comes before day_2.
+    output : path or address
+        Made if need be; what else lies in it is left alone. One ingest at a time.
+    schema : Schema
+        The columns: of Criteo text in their order, of CSV and Parquet by name, in which case and
+        spaces count. The id of a Criteo field is its hexadecimal value. In CSV and Parquet alike
+        the id of an integer is its value modulo 2**64, also where it is written as text in its
+        plain form (`7`, `-1`; not `007`, not `+7`) and fits 64 bits. A whole float has the id of
+        the integer, also as text (`12.0` is 12). Of other text it is the first eight bytes of its
+        BLAKE2b hash, little-endian; of a missing field (empty, `NULL`, `\N`, `NaN`) 0; a value of
+        another type has the id of its text. A float that is not whole, or that was rounded, is an
+        error in a column of numbers: in Parquet one of floats, in a CSV one whose fields in the
+        file's first 64 KiB are all numbers. Elsewhere it is a text. docs/logs.md has the rules for
+        every type.
+    format : {"auto", "criteo", "csv", "parquet"}
+        "auto": Parquet by its first bytes or by the name `.parquet`, CSV by the name (`.csv`,
+        `.csv.gz`, ...), if there is a `separator`, or if the first line names all columns of a
+        `schema` other than Criteo's, and Criteo text for all others.
+    separator : str, optional
+        One character between the fields of a CSV. None: the only one of comma, TAB, `;` and `|`
+        that a file's header has; the comma if there is not one.
+    on_error : {"stop", "skip"}
+        With "skip" bad lines are counted, and the first hundred kept in `rejects.jsonl` beside the
+        shards. A damaged file, and an empty Criteo text, stop also then.
+    dense_transform : {"log1p", "none", "log3", "log-squared"}
+        log(max(x, 0) + 1); x; log(max(x, -2) + 3); floor(log(x)**2) above 2, else x. A missing
+        field (empty, null, NaN, `NULL`, `\N`) is as 0.
+    max_ind_range : int, optional
+        Ids are taken modulo this, as published DLRM results do (40,000,000 for Terabyte).
+    ids : {"raw", "appearance"}
+        As they are, or numbered per column from 0 in the order of their first appearance. That
+        takes two passes over the sources.
+    min_count : int
+        Ids that occur in fewer rows all become one, see `Vocabulary`; above 1 it takes two passes.
+    vocabulary : path, optional
+        A dataset whose known ids are used instead of those of these sources, with its options `ids`
+        and `min_count`; for rows to be scored by a model that was trained on it.
+    labelled : bool, optional
+        True or False: every source must have labels, or none may; another one is an error. None:
+        the first source decides.
+    file_format : {"arrow", "parquet"}
+        Of the shards. Arrow without compression is mapped into memory and read without copying.
+    compression : {"none", "lz4", "zstd"}
+        Of the shards.
+    shard_bytes : int, optional
+        Bytes of text per shard. None: about 64 shards in all, of 16 to 128 MiB each.
+    threads : int, optional
+        None: all processors of this process.
+    scheduler : str
+        "threads"; "local", a Dask cluster of `threads` processes on this machine; or the address of
+        a Dask scheduler, whose workers reach sources and output by the same names.
+    progress : callable(bytes_done, bytes_total, rows), optional
+        Called again and again with the bytes of all sources as they lie on disk, times two where
+        two passes are made.
+    overwrite : bool
+        Replace a dataset in `output`, which stays until the new one is complete; also discard an
+        unfinished ingest of other sources or options.
+    block_bytes : int
+        Bytes of text to read at a time; the result does not depend on it.
+
+    Returns
+    -------
+    Manifest : what was written.
+
+    Raises
+    ------
+    ParseError : a bad line or file.
+    DatasetError : the plan of an unfinished ingest in `output` is damaged; or a finished shard or
+        its record is not there any more, or was written where this process does not see it.
+    FileNotFoundError : a source does not exist.
+    FileExistsError : `output` holds a dataset, or an unfinished ingest of something else, and
+        `overwrite` is false; another ingest is writing to it; or it, or a folder above it, is a
+        file.
+    PermissionError : `output` must not be written to.
+    OSError : the disk is full, or the like; finished shards stay for the next call.
+    ValueError : no sources, one that is no regular file, an unknown option, or Criteo text mixed
+        with other formats.
+    """
+    options = Options(
+        format,
+        dense_transform,
+        on_error,
+        max_ind_range,
+        ids,
+        min_count,
+        file_format,
+        compression,
+        separator,
+    )
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads is {threads}; it must be at least 1")
+    if scheduler not in (THREADS, LOCAL) and ":" not in scheduler:
+        raise ValueError(
+            f"scheduler is {scheduler!r}; choose {THREADS}, {LOCAL}, or the address of a Dask "
+            "scheduler, tcp://HOST:PORT"
+        )
+    if isinstance(sources, str | os.PathLike):
+        sources = [sources]
+    addresses = [_absolute(source) for source in sources]
+    known = _absolute(vocabulary) if vocabulary is not None else None
+    output = _absolute(output)
+    if not is_remote(output):
+        check_room_for_folder(output)
+    plan = make_plan(addresses, schema, options, labelled, shard_bytes, known)
+    with begun_ingest(output, plan, overwrite) as begun:
+        if begun.finished:
+            return begun.finished
+        run = _Run(plan, begun, output, scheduler, threads or default_threads(), block_bytes)
+        run.progress = progress
+        return run.make()
+
+
+def _absolute(address: str | Path) -> str:
+    """Workers may be in another folder."""
+    return str(address) if is_remote(address) else os.path.abspath(address)
+
+
+@dataclass
+class _Run:
+    """An ingest at work."""
+
+    plan: Plan
+    begun: Begun
+    output: str
+    scheduler: str
+    threads: int
+    block_bytes: int
+    progress: Progress | None = None
+
+    def make(self) -> Manifest:
+        """Write everything, the manifest last."""
+        folder, plan = self.begun.folder, self.plan
+        # Beside the output, where there is room for ids; the system's folder may be small.
+        near = folder.folder / STATE if isinstance(folder, LocalFolder) else None
+        with tempfile.TemporaryDirectory(prefix="scratch-", dir=near) as scratch:
+            files = self._vocabulary(Path(scratch))
+        records = self._pass(PARTS, tuple(file.name for file in files))
+        shards = [
+            Shard(r.name, r.rows, r.bytes, r.crc32, r.source) for r in records.all() if r.rows
+        ]
+        for name in folder.names(self.begun.shards):
+            if name.endswith(TEMPORARY):  # of a worker that was killed
+                folder.remove(f"{self.begun.shards}/{name}")
+        self._save_rejects(records)
+        manifest = Manifest(
+            schema=plan.schema,
+            sources=tuple(Source(source.name, source.bytes) for source in plan.sources),
+            options=plan.options,
+            rows=sum(shard.rows for shard in shards),
+            positives=sum(r.positives for r in records.all()) if plan.labelled else None,
+            rejected=sum(r.rejected for r in records.all()),
+            labelled=plan.labelled,
+            index_dtype=plan.index_dtype,
+            folder=self.begun.shards,
+            block_rows=layout_of(plan).block_rows,
+            shards=tuple(shards),
+            vocabulary=files,
+            created_by=created_by(),
+        )
+        manifest.save(folder)
+        return manifest
+
+    def _vocabulary(self, scratch: Path) -> tuple[StoredFile, ...]:
+        """The known ids, where the options need them: counted, or of another dataset."""
+        plan = self.plan
+        if plan.vocabulary is not None:
+            return load(plan, self.begun.folder, self.begun.shards, scratch)
+        if not plan.options.counts_ids:
+            return ()
+        records = self._pass(COUNTS)
+        return build(plan, records, self.begun.folder, self.begun.shards, scratch)
+
+    def _pass(self, kind: str, vocabulary: tuple[str, ...] = ()) -> Records:
+        """Make the shards, or count their ids; returns the records of all."""
+        records = Records(self.begun.folder, kind)
+        sizes = sum(source.bytes for source in self.plan.sources)
+        two = self.plan.options.counts_ids and self.plan.vocabulary is None
+        total = sizes * (1 + two)
+        before = sizes if two and kind == PARTS else 0
+
+        def look() -> None:
+            records.refresh()
+            done = min(sum(r.source_bytes for r in records.found.values()), sizes)
+            if self.progress:
+                rows = sum(record.rows for record in records.found.values())
+                self.progress(before + done, total, rows)
+
+        work = Work(self.plan, self.output, self.begun.shards, kind, vocabulary, self.block_bytes)
+        try:
+            run_tasks(work, list(self.plan.tasks()), self.scheduler, self.threads, look)
+        except ShardError as error:
+            records.refresh()
+            before_it = [r for r in records.of(error.source) if r.number < error.number]
+            line = sum(record.lines for record in before_it) + error.line
+            address = self.plan.sources[error.source].address
+            raise ParseError(address, line, error.reason) from error
+        records.found.clear()  # one that was not true may have been made again
+        records.refresh()
+        check_complete(self.plan, records, self.begun.shards)
+        if self.progress:
+            self.progress(before + sizes, total, sum(r.rows for r in records.all()))
+        return records
+
+    def _save_rejects(self, records: Records) -> None:
+        """Write the first bad lines of all as JSON lines, if there are any."""
+        kept = []
+        for number, source in enumerate(self.plan.sources):
+            before = 0
+            for record in records.of(number):
+                for reject in record.rejects:
+                    line = before + reject["line"]
+                    kept.append({"file": source.address, **reject, "line": line})
+                before += record.lines
+        if kept:
+            text = "".join(json.dumps(reject) + "\n" for reject in kept[:MAX_KEPT])
+            write_bytes(self.begun.folder, f"{self.begun.shards}/{REJECTS_NAME}", text.encode())

@@ -1,0 +1,105 @@
+"""The known ids of a dataset: counted from its sources, or taken over from another dataset."""
+
+import os
+import tempfile
+import weakref
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import IO
+
+from data_tools.errors import DatasetError
+from data_tools.format.manifest import REMEDY, Manifest, StoredFile
+from data_tools.format.names import vocabulary_name
+from data_tools.format.shard_writer import ChecksummedFile
+from data_tools.ingestion.plan import Plan
+from data_tools.ingestion.shard_records import COUNTS, Records, file_path
+from data_tools.storage.checksums import crc32
+from data_tools.storage.folders import Folder, LocalFolder, folder_at, read_bytes
+from data_tools.vocabulary.build import build_vocabulary
+from data_tools.vocabulary.id_map import Vocabulary
+
+
+def build(
+    plan: Plan, records: Records, folder: Folder, shards: str, scratch: Path
+) -> tuple[StoredFile, ...]:
+    """Merge the counts of all shards, and write the known ids beside the shards."""
+    options = plan.options
+    built = build_vocabulary(
+        _counts(records, folder),
+        lambda column: open(scratch / vocabulary_name(column), "wb"),  # noqa: SIM115 - it closes them
+        scratch_folder=scratch,
+        by_appearance=options.ids == "appearance",
+        min_count=options.min_count,
+    )
+    return _store([size.kept for size in built.columns], folder, shards, scratch)
+
+
+def _counts(records: Records, folder: Folder) -> Iterator[Path | IO[bytes]]:
+    for record in records.all():
+        name = file_path(COUNTS, "", record)
+        if name is not None:
+            yield folder.folder / name if isinstance(folder, LocalFolder) else folder.open(name)
+
+
+def load(plan: Plan, folder: Folder, shards: str, scratch: Path) -> tuple[StoredFile, ...]:
+    """Copy the known ids of the dataset that the plan names.
+
+    Raises
+    ------
+    ValueError : it has none, or was made with other options or columns.
+    DatasetError : its manifest or a file of known ids is damaged.
+    """
+    assert plan.vocabulary is not None
+    other = folder_at(plan.vocabulary)
+    manifest = Manifest.load(other)
+    if not manifest.vocabulary:
+        raise ValueError(f"{plan.vocabulary} has no vocabulary: its ids are raw, leave it away")
+    theirs, ours = manifest.options.preparation(), plan.options.preparation()
+    theirs |= {"categorical": manifest.schema.categorical, "index_dtype": manifest.index_dtype}
+    ours |= {"categorical": plan.schema.categorical, "index_dtype": plan.index_dtype}
+    for name, value in theirs.items():
+        if ours[name] != value:
+            raise ValueError(
+                f"the vocabulary of {plan.vocabulary} was made with {name} = {value}, but this "
+                f"ingest has {ours[name]}; use the same"
+            )
+    for file in manifest.vocabulary:
+        name = f"{manifest.folder}/{file.name}"
+        content = read_bytes(other, name)
+        if (len(content), crc32(content)) != (file.bytes, file.crc32):
+            raise DatasetError(f"{other.path(name)} is not as it was written; {REMEDY}")
+        (scratch / file.name).write_bytes(content)
+    return _store([file.rows for file in manifest.vocabulary], folder, shards, scratch)
+
+
+@lru_cache(maxsize=2)
+def open_vocabulary(
+    address: str, shards: str, names: tuple[str, ...], max_ind_range: int | None
+) -> Vocabulary:
+    """Open the known ids of a dataset, once per process; remote files are copied first."""
+    folder = folder_at(address)
+    if isinstance(folder, LocalFolder):
+        files = [folder.folder / shards / name for name in names]
+        return Vocabulary(files, max_ind_range=max_ind_range)
+    copies = tempfile.TemporaryDirectory(prefix="robe-vocabulary-")
+    files = [Path(copies.name) / name for name in names]
+    for file in files:
+        file.write_bytes(read_bytes(folder, f"{shards}/{file.name}"))
+    vocabulary = Vocabulary(files, max_ind_range=max_ind_range)
+    weakref.finalize(vocabulary, copies.cleanup)
+    return vocabulary
+
+
+def _store(kept: list[int], folder: Folder, shards: str, scratch: Path) -> tuple[StoredFile, ...]:
+    """Move the files of all columns from `scratch` to the shards."""
+    files = []
+    for column, rows in enumerate(kept):
+        name = vocabulary_name(column)
+        with folder.writing(f"{shards}/{name}") as target, open(scratch / name, "rb") as source:
+            sink = ChecksummedFile(target)
+            while chunk := source.read(1 << 20):
+                sink.write(chunk)
+        files.append(StoredFile(name, rows, sink.size, sink.crc32))
+        os.unlink(scratch / name)
+    return tuple(files)

@@ -1,0 +1,189 @@
+"""Mini-batches of an epoch, and the share of them that each of several processes has.
+
+Each process (a rank, as in MPI) trains on its share of every mini-batch. Rows lie in batches at
+random, so a rank that read its own alone would read every block, of each a few rows. Instead a
+window of a shuffled epoch (`data_tools.loader.shuffle`) is divided evenly, each rank reads one stretch
+of it, and sends every row to the rank that it belongs to. All ranks draw the same permutation, so
+each knows without asking what goes where. The mini-batches are those of a single process.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+
+from data_tools.batch import Batch, concatenate, take
+from data_tools.loader.shuffle import Shuffle
+
+
+class Peers(Protocol):
+    """The processes that share mini-batches, as one of them sees them.
+
+    Attributes
+    ----------
+    rank : int     Of this one, counted from 0.
+    size : int     Number of them.
+    """
+
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def size(self) -> int: ...
+
+    def exchange(self, parts: list[Batch]) -> list[Batch]:
+        """Send `parts[r]` to rank r, and return what each rank sent here, in the order of ranks.
+
+        All ranks call it alike, for windows in the same order, on the thread that reads ahead:
+        the caller's own may use the same network meanwhile. Parts may have no rows. They follow
+        one another in memory, and neither they nor what is returned are written to.
+        """
+
+
+def share_of(count: int, rank: int, size: int) -> range:
+    """Rows of a mini-batch of `count` rows that are a rank's; shares differ by one row at most."""
+    return range(rank * count // size, (rank + 1) * count // size)
+
+
+def share_edges(counts: int | np.ndarray, size: int) -> np.ndarray:
+    """Where the shares of all ranks begin and the last ends, int64 (..., size + 1)."""
+    return np.multiply.outer(counts, np.arange(size + 1)) // size
+
+
+class Cuts:
+    """How consecutive parts of an epoch (windows or blocks) are cut into mini-batches and shares.
+
+    Parameters
+    ----------
+    ends : int64 (num_parts,)     Of each part, in rows of the epoch.
+    batch_size : int              Rows of every batch but the last, which may have fewer.
+    start, stop : int             Rows of the epoch that the batches have; one begins at `start`.
+    rank, size : int              Whose share of each batch is wanted.
+
+    Attributes
+    ----------
+    parts : range                 Those that have any of the rows.
+    rank, size : int              As given.
+    """
+
+    def __init__(
+        self, ends: np.ndarray, batch_size: int, start: int, stop: int, rank: int = 0, size: int = 1
+    ) -> None:
+        self.rank, self.size = rank, size
+        self._batch_size = max(min(batch_size, stop), 1)  # no more, or it might need 65 bits
+        self._ends, self._start, self._stop = ends, start, stop
+        first = int(np.searchsorted(ends, start, side="right"))
+        last = int(np.searchsorted(ends, stop)) if start < stop else first - 1
+        self.parts = range(first, last + 1)
+
+    def wanted(self, part: int) -> slice:
+        """Which rows of a part any batch has."""
+        before = int(self._ends[part - 1]) if part else 0
+        begin, end = self._span(part)
+        return slice(begin - before, end - before)
+
+    def shares(self, part: int) -> np.ndarray:
+        """How many rows of each batch a part has for each rank, int64 (num_batches, size).
+
+        Batches and ranks follow one another as their rows do.
+        """
+        begin, end = self._span(part)
+        batch = np.arange(begin // self._batch_size, -(-end // self._batch_size))
+        starts = batch * self._batch_size
+        rows = np.minimum(starts + self._batch_size, self._stop) - starts
+        edges = starts[:, None] + share_edges(rows, self.size)
+        return np.diff(np.clip(edges, begin, end))
+
+    def ends_batch(self, part: int) -> bool:
+        """Whether the last batch of which a part has rows ends within it."""
+        _, end = self._span(part)
+        return end == self._stop or end % self._batch_size == 0
+
+    def _span(self, part: int) -> tuple[int, int]:
+        """The rows of the epoch that a part has and any batch."""
+        before = int(self._ends[part - 1]) if part else 0
+        return max(before, self._start), min(int(self._ends[part]), self._stop)
+
+
+class SharedWindows:
+    """Windows of a shuffled epoch, of which each rank reads a stretch and is sent its own rows.
+
+    Parameters
+    ----------
+    peers : Peers
+    shuffle : Shuffle
+    cuts : Cuts              Of the windows, for this rank.
+    stretch : function       Of a window and a range of its rows before they are mixed: returns
+                             these, one or more batches.
+    empty : Batch            No rows, of the widths and types of the dataset.
+    """
+
+    def __init__(
+        self,
+        peers: Peers,
+        shuffle: Shuffle,
+        cuts: Cuts,
+        stretch: Callable[[int, range], list[Batch]],
+        empty: Batch,
+    ) -> None:
+        self._peers, self._shuffle, self._cuts = peers, shuffle, cuts
+        self._stretch, self._empty = stretch, empty
+
+    def read(self, window: int) -> Batch:
+        """This rank's rows of all batches in a window, in their order. All ranks call it alike.
+
+        Raises
+        ------
+        RuntimeError : another rank could not read its rows, or has other data or arguments.
+        """
+        shares = self._cuts.shares(window)
+        rank, size = self._cuts.rank, self._cuts.size
+        # At each place of the epoch: the row of the window that comes there, and whose it is.
+        rows = self._shuffle.order(window)[self._cuts.wanted(window)]
+        ranks = np.tile(np.arange(size, dtype=np.min_scalar_type(size)), len(shares))
+        owners = np.repeat(ranks, shares.ravel())
+        try:
+            parts = self._outgoing(window, rows, owners)
+        except Exception:
+            # The others would wait for ever; so they miss rows, and fail as well.
+            self._peers.exchange([self._empty] * size)
+            raise
+        received = self._peers.exchange(parts)
+        del parts
+        return self._arranged(window, rows[owners == rank], received)
+
+    def _outgoing(self, window: int, rows: np.ndarray, owners: np.ndarray) -> list[Batch]:
+        """What this rank reads, for each rank its rows in the order of its batches."""
+        count, size = int(self._shuffle.window_rows[window]), self._cuts.size
+        mine = share_of(count, self._cuts.rank, size)
+        read_here = np.flatnonzero((rows >= mine.start) & (rows < mine.stop))
+        receivers = owners[read_here]
+        order = rows[read_here[_grouped(receivers)]] - mine.start
+        together = concatenate(self._stretch(window, mine), order)
+        ends = np.cumsum(np.bincount(receivers, minlength=size)).tolist()
+        return [
+            take(together, slice(begin, end))
+            for begin, end in zip([0, *ends[:-1]], ends, strict=True)
+        ]
+
+    def _arranged(self, window: int, rows: np.ndarray, received: list[Batch]) -> Batch:
+        """Put what all ranks sent into the order of `rows`, numbers of rows of the window."""
+        size = self._cuts.size
+        edges = share_edges(int(self._shuffle.window_rows[window]), size)
+        senders = np.searchsorted(edges[1:-1], rows, side="right").astype(np.min_scalar_type(size))
+        expected = np.bincount(senders, minlength=size).tolist()
+        for rank, (part, count) in enumerate(zip(received, expected, strict=True)):
+            if len(part.dense) != count:
+                raise RuntimeError(
+                    f"rank {rank} sent {len(part.dense)} rows of window {window}, but should have "
+                    f"sent {count}; its own error says why, or give all ranks the same dataset "
+                    f"and arguments"
+                )
+        places = np.empty(len(rows), np.intp)
+        places[_grouped(senders)] = np.arange(len(rows))
+        return concatenate(received, places)
+
+
+def _grouped(ranks: np.ndarray) -> np.ndarray:
+    """An order in which the same ranks lie together, and else nothing changes."""
+    return np.argsort(ranks, kind="stable")  # of 8 or 16 bits a radix sort

@@ -1,0 +1,76 @@
+"""Parts of a log read ahead by threads, and cut into mini-batches."""
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from itertools import islice
+
+from data_tools.batch import Batch, concatenate, take
+from data_tools.loader.peers import Cuts
+
+THREAD_NAME = "read-ahead"
+
+
+def stream(read: Callable[[int], Batch], cuts: Cuts, threads: int) -> Generator[Batch, None, None]:
+    """Cut the rows of consecutive parts into mini-batches, or a rank's share of each.
+
+    Parameters
+    ----------
+    read : function of a part's number  Returns the rows that the batches have of it; called by the
+                                        threads.
+    cuts : Cuts                         Into which batches.
+    threads : int                       See `read_ahead`.
+
+    Yields
+    ------
+    Batch     Views of a part where it lies within one, else copies. It comes when the part has been
+              taken in which the whole batch ends, also where the rank's share ends in one before:
+              so which parts have been read depends on the number of batches that were taken, alike
+              on all ranks.
+    """
+    collected: list[Batch] = []  # of one batch
+    with closing(read_ahead(read, cuts.parts, threads)) as parts:
+        for number in cuts.parts:
+            part, start = next(parts), 0
+            counts = cuts.shares(number)[:, cuts.rank].tolist()
+            for batch, count in enumerate(counts, 1):
+                collected.append(take(part, slice(start, start + count)))
+                start += count
+                if batch < len(counts) or cuts.ends_batch(number):
+                    yield collected[0] if len(collected) == 1 else concatenate(collected)
+                    collected = []
+            del part  # or its memory would be kept until the next part is there
+
+
+def read_ahead(
+    read: Callable[[int], Batch], numbers: range, threads: int
+) -> Generator[Batch, None, None]:
+    """Yield `read(number)` for each number, in order, while `threads` threads read what follows.
+
+    At most `threads` + 1 results exist at a time: the yielded one, and one for each thread. An
+    error of `read` is raised in place of its result. No thread outlives the iterator. With 0
+    threads the caller's own thread reads, and nothing is read ahead.
+    """
+    if not threads:
+        yield from map(read, numbers)
+        return
+    pool, process = ThreadPoolExecutor(threads, thread_name_prefix=THREAD_NAME), os.getpid()
+    try:
+        following = iter(numbers)
+        reading: deque[Future[Batch]] = deque(
+            pool.submit(read, number) for number in islice(following, threads)
+        )
+        for place in range(len(numbers)):
+            if os.getpid() != process:  # which alone has the threads: no fork takes them along
+                yield from map(read, numbers[place:])
+                return
+            result = reading.popleft().result()
+            reading.extend(pool.submit(read, number) for number in islice(following, 1))
+            yield result
+    finally:
+        # The garbage collector may bring a thread of the pool here, which cannot wait for itself.
+        own = threading.current_thread().name.startswith(THREAD_NAME)
+        pool.shutdown(wait=not own)

@@ -1,0 +1,275 @@
+"""Known ids of a log, each with its number: from raw ids to those that a published model reads.
+
+The ids of a column lie sorted in a mapped file. A directory in memory tells, for the upper bits of
+an id, which few of them to search; so an id costs two or three reads of memory, and the memory of a
+process does not grow with the vocabulary.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from data_tools.errors import DatasetError
+from data_tools.vocabulary.counts import DTYPES, UNREADABLE, check_indices, mapped
+from robe_numba._jit import jit
+
+DIRECTORY_BYTES = 1 << 28
+BLOCK_ROWS = 8192  # mapped at a time column by column, so that they stay in the cache
+OUTLIERS = 64  # one in so many ids, at either end, is not considered when a directory is laid out
+
+DIGEST_BYTES = 16
+_REMEDY = "ingest the log again"
+
+
+class Column(NamedTuple):
+    """One column of a vocabulary, as the search reads it.
+
+    Attributes
+    ----------
+    ids : uint32 or uint64 (n,)       Strictly increasing.
+    numbers : uint32 (n,)             Of each id; empty where ids stay as they are.
+    starts : uint32 (buckets + 1,)    Bucket b is ids[starts[b]:starts[b + 1]].
+    base, shift : uint64              Id i is in bucket (i - base) >> shift, or in the nearest one.
+    rare : uint64                     What an unknown id becomes.
+    """
+
+    ids: np.ndarray
+    numbers: np.ndarray
+    starts: np.ndarray
+    base: np.uint64
+    shift: np.uint64
+    rare: np.uint64
+
+
+@jit
+def _bucket(wanted: Any, base: Any, shift: Any, buckets: Any) -> Any:
+    """The bucket of an id; all are uint64."""
+    return np.uint64(0) if wanted < base else min((wanted - base) >> shift, buckets - np.uint64(1))
+
+
+@jit
+def _fill_starts(ids: Any, starts: Any, base: Any, shift: Any) -> Any:
+    """Fill the directory of sorted ids; False where they are not strictly increasing."""
+    buckets = np.uint64(len(starts) - 1)
+    one, filled, last = np.uint64(1), np.uint64(0), np.uint64(0)
+    starts[filled] = 0
+    for place in range(np.uint64(len(ids))):
+        wanted = np.uint64(ids[place])
+        if place > np.uint64(0) and wanted <= last:
+            return False
+        last = wanted
+        bucket = _bucket(wanted, base, shift, buckets)
+        while filled < bucket:
+            filled += one
+            starts[filled] = place
+    while filled < buckets:
+        filled += one
+        starts[filled] = len(ids)
+    return True
+
+
+@jit
+def _map_column(indices: Any, out: Any, column: Any) -> None:
+    """Map one categorical column of a block of rows; `out` may be `indices`."""
+    ids, numbers, starts, base, shift, rare = column
+    buckets = np.uint64(len(starts) - 1)
+    one = np.uint64(1)
+    for row in range(np.uint64(len(indices))):
+        wanted = np.uint64(indices[row])
+        bucket = _bucket(wanted, base, shift, buckets)
+        low, end = np.uint64(starts[bucket]), np.uint64(starts[bucket + one])
+        high = end
+        while low < high:
+            middle = (low + high) >> one
+            if np.uint64(ids[middle]) < wanted:
+                low = middle + one
+            else:
+                high = middle
+        if low == end or np.uint64(ids[low]) != wanted:
+            out[row] = rare
+        elif len(numbers) > 0:
+            out[row] = numbers[low]
+        else:
+            out[row] = wanted
+
+
+class Vocabulary:
+    """The known ids of every categorical column, opened from the files of `build_vocabulary`.
+
+    It is never changed, so any number of threads may use it. Opening reads all ids once.
+
+    Parameters
+    ----------
+    files : sequence of path    One per categorical column, in their order.
+    max_ind_range : int         What ids were reduced modulo, if they were. It is what an unknown
+                                id becomes where ids keep their values; None: the largest value of
+                                the dtype, which is then no id.
+    directory_bytes : int       Memory for the directories of all columns.
+
+    Attributes
+    ----------
+    dtype : numpy dtype         Of the ids, uint32 or uint64.
+    num_columns : int
+    by_appearance : bool        Whether ids become numbers, or keep their values.
+    kept : tuple of int         Known ids of each column.
+    rare_ids : tuple of int     What an unknown id of each column becomes: where ids become numbers
+                                the one after the last, `kept`.
+    digest : str                Equal for two vocabularies if, and only if, they map all ids alike.
+
+    Raises
+    ------
+    FileNotFoundError : a file is missing.
+    DatasetError : one is cut off, damaged, of another vocabulary, or not where it belongs.
+    ValueError : there are no files, or max_ind_range or directory_bytes cannot be.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[str | Path],
+        *,
+        max_ind_range: int | None = None,
+        directory_bytes: int = DIRECTORY_BYTES,
+    ) -> None:
+        if not files:
+            raise ValueError("there are no files; give one per categorical column")
+        if directory_bytes < 1:
+            raise ValueError(f"directory_bytes is {directory_bytes}; it must be at least 1")
+        paths = [Path(file) for file in files]
+        batches = [_open_column(path, number, len(paths)) for number, path in enumerate(paths)]
+        fields = batches[0].schema
+        for path, batch in zip(paths, batches, strict=True):
+            if batch.schema != fields:
+                raise DatasetError(f"{path} and {paths[0]} are of two vocabularies; {_REMEDY}")
+        self.dtype = np.dtype(fields.field("id").type.to_pandas_dtype())
+        self.num_columns = len(batches)
+        self.by_appearance = "number" in fields.names
+        self.kept = tuple(batch.num_rows for batch in batches)
+        rare = _rare_id(self.dtype, max_ind_range)
+        self.rare_ids = self.kept if self.by_appearance else (rare,) * len(batches)
+        most = _most_buckets(self.kept, directory_bytes)
+        self._columns = [
+            _lay_out(path, batch, rare, most)
+            for path, batch, rare in zip(paths, batches, self.rare_ids, strict=True)
+        ]
+        if max_ind_range is not None:
+            self._check_reduced(max_ind_range)
+        about = [(batch.schema.metadata[b"digest"].decode(), self.rare_ids) for batch in batches]
+        self.digest = hashlib.blake2b(repr(about).encode(), digest_size=DIGEST_BYTES).hexdigest()
+
+    def map(self, indices: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Replace known ids by their numbers, or keep them, and all others by `rare_ids`.
+
+        Parameters
+        ----------
+        indices : uint (rows, num_columns)   Of the vocabulary's dtype, reduced as its ids were.
+        out : as indices, optional           Where the result goes; it may be `indices`.
+
+        Returns
+        -------
+        As indices: `out`, or a new array.
+
+        Raises
+        ------
+        TypeError, ValueError : another dtype or shape, or `out` cannot be written.
+        """
+        check_indices("indices", indices, self.num_columns, self.dtype)
+        if out is None:
+            out = np.empty(indices.shape, self.dtype)
+        check_indices("out", out, self.num_columns, self.dtype)
+        if out.shape != indices.shape:
+            raise ValueError(f"out has the shape {out.shape} but must have that of indices")
+        if not out.flags.writeable:
+            raise ValueError("out is read-only; leave it away, or give a copy")
+        source = indices.view()
+        source.flags.writeable = False  # as mapped shards are, so that one kernel serves all
+        for begin in range(0, len(source), BLOCK_ROWS):
+            block = slice(begin, begin + BLOCK_ROWS)
+            for number, column in enumerate(self._columns):
+                _map_column(source[block, number], out[block, number], column)
+        return out
+
+    def _check_reduced(self, max_ind_range: int) -> None:
+        """Refuse a vocabulary of ids that were not reduced modulo `max_ind_range`."""
+        for number, column in enumerate(self._columns):
+            if len(column.ids) and column.ids[-1] >= max_ind_range:
+                raise ValueError(
+                    f"max_ind_range is {max_ind_range}, but column {number} of the vocabulary has "
+                    f"the id {column.ids[-1]}; reduce the ids before they are counted"
+                )
+
+
+def column_fields(dtype: np.dtype, by_appearance: bool) -> pa.Schema:
+    """Columns of a vocabulary's file, without its metadata."""
+    types = {"id": pa.from_numpy_dtype(dtype)} | ({"number": pa.uint32()} if by_appearance else {})
+    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in types.items()])
+
+
+def _open_column(path: Path, number: int, num_columns: int) -> pa.RecordBatch:
+    """Map the file of column `number`; nothing is read but its footer."""
+    if not path.is_file():
+        raise FileNotFoundError(f"the vocabulary's file {path} is missing; {_REMEDY}")
+    try:
+        reader = pa.ipc.open_file(mapped(path))
+        batch = reader.get_batch(0)
+        batch.validate()
+        dtype = np.dtype(batch.schema.field("id").type.to_pandas_dtype())
+        place = batch.schema.metadata[b"column"].decode()
+        good = dtype in DTYPES and batch.schema.metadata[b"digest"].decode()
+    except (*UNREADABLE, OSError) as error:
+        raise DatasetError(f"{path} is no vocabulary ({error}); {_REMEDY}") from None
+    fields = (column_fields(dtype, by_appearance) for by_appearance in (False, True))
+    whole = reader.num_record_batches == 1 and not any(c.null_count for c in batch.columns)
+    if not good or batch.schema not in list(fields) or not whole:
+        raise DatasetError(f"{path} is no vocabulary; {_REMEDY}")
+    if place != f"{number} of {num_columns}":
+        raise DatasetError(
+            f"{path} is column {place} of its vocabulary, but stands here as column {number} of "
+            f"{num_columns} (from 0); give all its files in their order"
+        )
+    return batch
+
+
+def _rare_id(dtype: np.dtype, max_ind_range: int | None) -> int:
+    """What an unknown id becomes where known ones keep their values."""
+    largest = int(np.iinfo(dtype).max)
+    if max_ind_range is None:
+        return largest
+    if not 1 <= max_ind_range <= largest:
+        raise ValueError(f"max_ind_range is {max_ind_range}; it must be from 1 to {largest}")
+    return max_ind_range
+
+
+def _most_buckets(kept: tuple[int, ...], directory_bytes: int) -> int:
+    """Most buckets that a column may have, so that the directories of all fit the memory."""
+    most = 1 << 31
+    while most > 1 and sum(4 * min(most, 2 * size) for size in kept) > directory_bytes:
+        most //= 2
+    return most
+
+
+def _lay_out(path: Path, batch: pa.RecordBatch, rare: int, most_buckets: int) -> Column:
+    """Make the directory of one column, about one id to a bucket where the memory allows it.
+
+    The buckets share the range of all ids but the outermost, so that a null that became 0 or a -1
+    that became 2**64 - 1 does not push all others into one bucket.
+    """
+    ids = batch.column(0).to_numpy()
+    numbers = np.empty(0, np.uint32)
+    numbers.flags.writeable = False
+    if batch.num_columns > 1:
+        numbers = batch.column(1).to_numpy()
+    outside = len(ids) // OUTLIERS
+    base, top = (int(ids[outside]), int(ids[-1 - outside])) if len(ids) else (0, 0)
+    most = max(1, min(most_buckets, 2 * len(ids)))
+    shift = 0
+    while (top - base) >> shift >= most:
+        shift += 1
+    starts = np.empty((max(0, top - base) >> shift) + 2, np.uint32)
+    column = Column(ids, numbers, starts, np.uint64(base), np.uint64(shift), np.uint64(rare))
+    if not _fill_starts(ids, starts, column.base, column.shift):
+        raise DatasetError(f"the ids in {path} are not strictly increasing; {_REMEDY}")
+    return column
