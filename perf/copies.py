@@ -11,7 +11,7 @@ from places import here
 from timing import Contender
 
 from robe_numba._jit import jit
-from robe_numba.cpu.vector import fence, load16, stream
+from robe_numba.kernels.cpu.simd.types import fence, load16, stream
 from robe_numba.memory import aligned_empty
 
 LANES = 16  # of load16

@@ -13,9 +13,11 @@ import numpy as np
 
 from robe_numba import RobeSpec
 from robe_numba.coefficients import hash_spec
-from robe_numba.gpu import gather, launch, segment_kernels, segments
-from robe_numba.gpu.arrays import DeviceArray
-from robe_numba.gpu.launch import Kernel, Prepared
+from robe_numba.kernels.gpu import launch, lookup
+from robe_numba.kernels.gpu.arrays import DeviceArray
+from robe_numba.kernels.gpu.launch import Kernel, Prepared
+from robe_numba.kernels.gpu.update import driver
+from robe_numba.kernels.gpu.update import segments as segment_kernels
 
 CALLS, ROUNDS = 2000, 7
 WORK: Any = SimpleNamespace(device=0, stream=0)
@@ -32,12 +34,12 @@ def main() -> None:
     one = np.uint64(1)
     report(
         "gather",
-        gather.gather_kernel(False, False, 32),
+        lookup.gather_kernel(False, False, 32),
         (floats, numbers, spec, True, words, floats, one),
     )
-    reads = segments.Reads(numbers, words, words, numbers, floats, numbers, floats)
-    ranges = segments.Ranges(words, words, words, one)
-    heavy = segments.Heavy(numbers, words, words, words, words, floats)
+    reads = driver.Reads(numbers, words, words, numbers, floats, numbers, floats)
+    ranges = driver.Ranges(words, words, words, one)
+    heavy = driver.Heavy(numbers, words, words, words, words, floats)
     update = segment_kernels.kernels(segment_kernels.Form(False, False, False, False))
     rate = (np.float32(0.1),)
     report(

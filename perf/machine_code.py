@@ -22,7 +22,7 @@ import checkout  # noqa: F401  (first; see there)
 import nvidia
 from numba.cuda import dispatcher
 
-from robe_numba.gpu import elementwise
+from robe_numba.kernels.gpu import layers
 from tests.test_gpu import compile_to_ptx, kernels
 
 CAPABILITY = (9, 0)
@@ -68,7 +68,7 @@ def figures(name: str) -> dict[str, int | None]:
     registers = number(r"Used (\d+) registers", report)
     shared = number(r"(\d+) bytes smem", report)
     module = sys.modules[kernel.py_func.__module__]
-    threads = getattr(module, "THREADS", elementwise.THREADS)
+    threads = getattr(module, "THREADS", layers.THREADS)
     stretches = re.split(r"\n\$L\w+:|\bbra\b", ptx)
     return {
         "registers": registers,

@@ -9,7 +9,7 @@ from itertools import accumulate
 
 import numpy as np
 
-from robe_numba.hashing import HashSpec
+from robe_numba.kernels.scalar.hashing import HashSpec
 from robe_numba.spec import PAPER_PRIME, UMA_PRIME, RobeSpec, Spec, TableSpec
 
 # The second word of the key: tables count from here, so that the streams never meet.

@@ -45,7 +45,7 @@ def pytest_configure(config):
 @pytest.fixture
 def threads_for_everything(monkeypatch):
     """Let the smallest call use all threads."""
-    monkeypatch.setattr("robe_numba.cpu.launch.ELEMENTS_PER_THREAD", 1)
+    monkeypatch.setattr("robe_numba.kernels.cpu.launch.ELEMENTS_PER_THREAD", 1)
 
 
 @pytest.fixture

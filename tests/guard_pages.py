@@ -12,13 +12,13 @@ import numpy as np
 
 import robe_numba as rn
 from robe_numba import coefficients
-from robe_numba.cpu import update
+from robe_numba.kernels.cpu.update import driver
 from robe_numba.ops import bags, interaction, rows, updating
 from tests.strategies import HALF_DTYPES, dtype_of
 
 C_LIBRARY = ctypes.CDLL(None, use_errno=True)
 NO_ACCESS = 0
-MODULES: tuple[ModuleType, ...] = (bags, interaction, rows, updating, update)
+MODULES: tuple[ModuleType, ...] = (bags, interaction, rows, updating, driver)
 
 
 class Guard:
@@ -127,7 +127,7 @@ def main():
             if hasattr(module, "hash_spec"):
                 module.hash_spec = guard.hash_spec
         for max_scans in (0, 8):
-            update.MAX_SCANS, update.SUMS_PER_OUTPUT = max_scans, 1e12
+            driver.MAX_SCANS, driver.SUMS_PER_OUTPUT = max_scans, 1e12
             found = [
                 [part.tobytes() for part in calls(spec, batch, guard.copy, guard.empty)]
                 for spec in SPECS

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 import robe_numba as rn
 from robe_numba import RobeSpec, TableSpec
-from robe_numba.cpu import dense as kernels
 from robe_numba.dlrm.optimizers import DenseOptimizer
+from robe_numba.kernels.cpu.update import dense as kernels
 from robe_numba.ops import dense
 from robe_numba.ops.dense import apply_gradient
 from tests import naive

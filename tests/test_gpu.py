@@ -26,24 +26,15 @@ from data_tools import ingest
 from robe_numba import RobeSpec, TableSpec
 from robe_numba.coefficients import hash_spec
 from robe_numba.dlrm import PRESETS
-from robe_numba.gpu import (
-    arrays,
-    bag_reads,
-    dense,
-    dot,
-    dot_backward,
-    dot_tiles,
-    elementwise,
-    gather,
-    launch,
-    pool,
-    segment_kernels,
-    segments,
-    starts,
-    state_blocks,
-    stretches,
-    vocabulary,
-)
+from robe_numba.kernels.gpu import arrays, bag_reads, bag_stretches, launch, starts
+from robe_numba.kernels.gpu import bags as pool
+from robe_numba.kernels.gpu import layers as elementwise
+from robe_numba.kernels.gpu import lookup as gather
+from robe_numba.kernels.gpu.interaction import backward as dot_backward
+from robe_numba.kernels.gpu.interaction import forward, tiles
+from robe_numba.kernels.gpu.update import driver, state_blocks
+from robe_numba.kernels.gpu.update import segments as segment_kernels
+from robe_numba.ops.gpu import dense, vocabulary
 from robe_numba.training import RunFolder
 from tests.gpu import tiny_training
 
@@ -104,7 +95,7 @@ SPEC = typeof(
 )
 WORD, NUMBER, FLAG = types.uint64, types.int64, types.boolean
 WORDS, NUMBERS = flat(WORD), flat(NUMBER)
-RANGES = types.NamedTuple([WORDS, WORDS, WORDS, WORD], segments.Ranges)
+RANGES = types.NamedTuple([WORDS, WORDS, WORDS, WORD], driver.Ranges)
 
 
 class Dtypes(NamedTuple):
@@ -143,11 +134,11 @@ def sorting():
     """The kernels that sort blocks by segment."""
     bounds = (WORDS, WORD, WORD)
     return {
-        "number_segments": (segments.number_segments, (WORDS, WORD, flat(types.uint32))),
-        "arrange": (segments.arrange, (NUMBERS, WORDS, NUMBERS, SPEC, WORDS, WORDS)),
-        "count_reached": (segments.count_reached, (*bounds, NUMBERS)),
-        "list_reached": (segments.list_reached, (*bounds, NUMBERS, WORDS)),
-        "fill_ranges": (segments.fill_ranges, (*bounds, RANGES)),
+        "number_segments": (driver.number_segments, (WORDS, WORD, flat(types.uint32))),
+        "arrange": (driver.arrange, (NUMBERS, WORDS, NUMBERS, SPEC, WORDS, WORDS)),
+        "count_reached": (driver.count_reached, (*bounds, NUMBERS)),
+        "list_reached": (driver.list_reached, (*bounds, NUMBERS, WORDS)),
+        "fill_ranges": (driver.fill_ranges, (*bounds, RANGES)),
     }
 
 
@@ -155,8 +146,8 @@ def updating(dtypes):
     """The kernels that go through segments, and those that move what has a gradient."""
     real, ids, moved = flat(dtypes.real), flat(dtypes.ids), dtypes.moved()
     fields = [NUMBERS, WORDS, WORDS, ids, real, NUMBERS, real]
-    reads = types.NamedTuple(fields, segments.Reads)
-    heavy = types.NamedTuple([NUMBERS, WORDS, WORDS, WORDS, WORDS, real], segments.Heavy)
+    reads = types.NamedTuple(fields, driver.Reads)
+    heavy = types.NamedTuple([NUMBERS, WORDS, WORDS, WORDS, WORDS, real], driver.Heavy)
     found = {
         "move_state_blocks": (state_blocks.move_state_blocks, (real, NUMBER, NUMBER, *moved)),
         "move_each": (dense.move_each, (NUMBER, real, *moved)),
@@ -181,7 +172,7 @@ def updating(dtypes):
 def interacting(dtypes):
     """The kernels of the dot interaction."""
     real, ids = flat(dtypes.real), flat(dtypes.ids)
-    shape = types.NamedTuple([WORD] * 4, dot_tiles.Shape)
+    shape = types.NamedTuple([WORD] * 4, tiles.Shape)
     fields = [flat(dtypes.stored or dtypes.real), ids, WORDS, SPEC]
     rest = (real, shape, WORD, real)
     found = {}
@@ -191,10 +182,13 @@ def interacting(dtypes):
         (True, True, True, True),
     ]:
         name = named("lookup_dot", flags, "signed kept fours split")
-        lookup = types.NamedTuple(fields, dot.Lookup)
-        found[name] = (dot.lookup_kernel(*flags), (lookup, *rest))
+        lookup = types.NamedTuple(fields, forward.Lookup)
+        found[name] = (forward.lookup_kernel(*flags), (lookup, *rest))
     for flags in [(False, False), (True, True)]:
-        found[named("given_dot", flags, "fours split")] = (dot.given_kernel(*flags), (real, *rest))
+        found[named("given_dot", flags, "fours split")] = (
+            forward.given_kernel(*flags),
+            (real, *rest),
+        )
     for fours in (False, True):
         backward = (real, real, real, shape, WORD, real, real)
         name = named("dot_backward", [fours], "fours")
@@ -217,7 +211,7 @@ def pooling(dtypes):
         (False, False, True, True, True, False, 8, 1, 8),
         (True, True, False, False, False, False, 16, 4, 1),
     ]:
-        form = stretches.Form(*flags, lanes=lanes, columns=columns, step=step)
+        form = bag_stretches.Form(*flags, lanes=lanes, columns=columns, step=step)
         wide = (*flags[:-1], not form.narrow)
         name = named("pool_bags", wide, "largest vectors signed weighted padded wide")
         found[name] = (pool.pool_kernel(form), arguments)
@@ -551,7 +545,7 @@ def test_rows_of_tables_are_aligned_if_their_length_is():
 
 @pytest.mark.parametrize("num_segments", [1, 2**16 - 1, 2**16, 2**32 - 1, 2**32])
 def test_one_more_than_the_last_segment_fits_what_is_sorted(num_segments):
-    info = np.iinfo(segments.number_dtype(num_segments))
+    info = np.iinfo(driver.number_dtype(num_segments))
     assert num_segments <= info.max
     assert info.bits == 16 or num_segments > np.iinfo(f"uint{info.bits // 2}").max
 

@@ -13,9 +13,9 @@ import pytest
 if sys.platform != "linux":
     pytest.skip("NVIDIA's compilers are installed on Linux alone", allow_module_level=True)
 
-from robe_numba.gpu import launch
-from robe_numba.gpu.arrays import DeviceArray
-from robe_numba.gpu.launch import Kernel, Prepared
+from robe_numba.kernels.gpu import launch
+from robe_numba.kernels.gpu.arrays import DeviceArray
+from robe_numba.kernels.gpu.launch import Kernel, Prepared
 
 WORK = SimpleNamespace(device=0, stream=0xABC)
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robe_numba import RobeSpec, TableSpec, block_starts, embedding_bag, lookup
-from robe_numba.cpu import lookup as cpu_lookup
+from robe_numba.kernels.cpu import lookup as cpu_lookup
 from robe_numba.memory import aligned_empty
 from tests import naive
 from tests.strategies import (

@@ -10,7 +10,7 @@ import pytest
 
 import robe_numba as rn
 from robe_numba import memory
-from robe_numba.cpu import update
+from robe_numba.kernels.cpu.update import driver
 from robe_numba.memory import aligned_empty, scratch
 from tests.test_dlrm_model import batch_of, tiny_model
 
@@ -104,15 +104,15 @@ def test_an_update_allocates_little_and_nothing_the_second_time(
     workers = 2
     set_workers(workers)
     if sort:
-        monkeypatch.setattr(update, "MAX_SCANS", 0)
+        monkeypatch.setattr(driver, "MAX_SCANS", 0)
     found = []
     for array_size in (1 << 18, 1 << 21, 1 << 24):
-        sums = 4 * workers * min(array_size // workers, 1 << update.MAX_SHIFT)
+        sums = 4 * workers * min(array_size // workers, 1 << driver.MAX_SHIFT)
         bound = START_BYTES + SMALL
         if sort or (adagrad and array_size > GRAD_BYTES // 4):
             bound += START_BYTES * 9 // 8 + 8 * workers * (array_size >> 14) + sums * adagrad
         else:
-            bound += 3 * 8 * workers * (update.SCAN_ROOM + 64) + 4 * array_size * adagrad
+            bound += 3 * 8 * workers * (driver.SCAN_ROOM + 64) + 4 * array_size * adagrad
         first, second = peaks(adagrad, array_size)
         assert START_BYTES < first < bound < 2 * GRAD_BYTES
         assert second < SMALL

@@ -17,7 +17,7 @@ from robe_numba import RobeSpec, block_starts, lookup, lookup_backward
 from robe_numba.cli import app as cli
 from robe_numba.cli.plan_tables import size
 from robe_numba.cli.sizes import parse_cardinalities, parse_memory
-from robe_numba.planning import (
+from robe_numba.planning.plan import (
     IDENTICAL_SHARE,
     expected_identical_rows,
     lines_touched,

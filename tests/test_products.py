@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 if sys.platform != "linux":
     pytest.skip("NVIDIA's compilers are installed on Linux alone", allow_module_level=True)
 
-from robe_numba.gpu import products
-from robe_numba.gpu.arrays import DeviceArray
+from robe_numba.kernels.gpu.arrays import DeviceArray
+from robe_numba.ops.gpu import products
 
 WORK = SimpleNamespace(device=0, stream=0x123, begin_thread=lambda: None)
 

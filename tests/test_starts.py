@@ -6,7 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from robe_numba import RobeSpec, block_starts, embedding_bag, lookup_backward
-from robe_numba.hashing import block_start, high_product, mix, row_key, sign_word
+from robe_numba.kernels.scalar.hashing import block_start, high_product, mix, row_key, sign_word
 from tests import naive
 from tests.strategies import indices_for, specs
 

@@ -219,7 +219,9 @@ def sources_of_kernels():
     """Files that compile functions, but for the ways to compile themselves."""
     for package in ("robe_numba", "data_tools"):
         for path in (ROOT / package).rglob("*.py"):
-            ways = {"robe_numba._jit", "robe_numba.gpu.compiler"} & set(imported_modules(path))
+            ways = {"robe_numba._jit", "robe_numba.kernels.gpu.compiler"} & set(
+                imported_modules(path)
+            )
             if ways and path.name != "compiler.py":
                 yield path
 

@@ -13,7 +13,8 @@ import pytest
 import threadpoolctl
 
 import robe_numba as rn
-from robe_numba.cpu import launch, update
+from robe_numba.kernels.cpu import launch
+from robe_numba.kernels.cpu.update import driver
 from tests.forking import forks, holds_in_a_child
 from tests.test_dlrm_model import batch_of, tiny_model
 
@@ -57,16 +58,16 @@ def test_every_function_gives_the_same_bits_on_any_number_of_threads():
 
 
 @pytest.mark.parametrize(
-    ("scans", "claimed"), [(0, 0), (update.MAX_SCANS, 0), (update.MAX_SCANS, 1 << 40)]
+    ("scans", "claimed"), [(0, 0), (driver.MAX_SCANS, 0), (driver.MAX_SCANS, 1 << 40)]
 )
 def test_every_function_gives_the_same_bits_for_any_number_of_workers(
     scans, claimed, set_workers, monkeypatch
 ):
     """Also more workers than this machine has threads; by sorting and by scanning."""
     expected = results()
-    monkeypatch.setattr(update, "MAX_SCANS", scans)
-    monkeypatch.setattr(update, "MAX_CLAIMED", claimed)
-    monkeypatch.setattr(update, "SUMS_PER_OUTPUT", 1e12)
+    monkeypatch.setattr(driver, "MAX_SCANS", scans)
+    monkeypatch.setattr(driver, "MAX_CLAIMED", claimed)
+    monkeypatch.setattr(driver, "SUMS_PER_OUTPUT", 1e12)
     for workers in (1, 2, 3, 7, 2 * ROWS):
         set_workers(workers)
         assert results() == expected

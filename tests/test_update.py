@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import robe_numba as rn
 from robe_numba import RobeSpec, TableSpec
 from robe_numba.coefficients import hash_spec
-from robe_numba.cpu import update
+from robe_numba.kernels.cpu.update import driver
 from tests import naive
 from tests.strategies import REAL_DTYPES, array_for, bags_for, indices_for, specs
 
@@ -154,10 +154,10 @@ def test_updates_are_bit_identical_for_any_thread_count(rule, spec):
 
 
 def update_with(
-    spec, grad_out, indices, rule=update.ADAGRAD, workers=1, array=None, state_block=1, **settings
+    spec, grad_out, indices, rule=driver.ADAGRAD, workers=1, array=None, state_block=1, **settings
 ):
     """Bytes of array and state after the kernel ran with so many workers, and settings of it."""
-    reads = update.Reads(
+    reads = driver.Reads(
         indices=indices.view(np.uint64).reshape(-1),
         starts=rn.block_starts(indices, spec).view(np.uint64).reshape(-1),
         rows=np.empty(0, np.uint64),
@@ -169,9 +169,9 @@ def update_with(
     state = np.zeros(-(-array.size // state_block), array.dtype)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in settings.items():
-            patch.setattr(update, name, value)
+            patch.setattr(driver, name, value)
         constants = (rule, reads, hash_spec(spec), array, state, 0.1, 0.0, workers, state_block)
-        update.update(*constants)
+        driver.update(*constants)
     return array.tobytes(), state.tobytes()
 
 
@@ -182,7 +182,7 @@ SORT_SMALL = {**SORT, "MIN_SHIFT": 0, "MAX_SHIFT": 5}  # the smallest ranges tha
 SORT_LARGE = {**SORT, "MIN_SHIFT": 20}  # one range
 
 
-@pytest.mark.parametrize("rule", [update.GRADIENT, update.SGD, update.ADAGRAD])
+@pytest.mark.parametrize("rule", [driver.GRADIENT, driver.SGD, driver.ADAGRAD])
 @pytest.mark.parametrize(
     "spec",
     [
@@ -199,7 +199,7 @@ def test_the_same_bits_by_scanning_and_by_sorting(rule, spec):
     generator = np.random.default_rng(11)
     indices = (generator.zipf(1.2, (90, 3)) % 5000).astype(np.uint64)  # many duplicates
     grad_out = generator.standard_normal((90, 3, spec.embedding_dim)).astype(np.float32)
-    array = np.zeros(spec.array_size, np.float32) if rule == update.GRADIENT else None
+    array = np.zeros(spec.array_size, np.float32) if rule == driver.GRADIENT else None
     expected = update_with(spec, grad_out, indices, rule, array=array, **SCAN)
     for settings in (SCAN, SCAN_LITTLE, SORT, SORT_SMALL, SORT_LARGE):
         for workers in (1, 2, 3, 7):

@@ -90,7 +90,7 @@ def products_in(precision: str) -> Iterator[None]:
     if here().simulated:
         yield
         return
-    from robe_numba.gpu import products
+    from robe_numba.ops.gpu import products
 
     before, tf32 = products.tf32, precision == "TF32"
     products.tf32 = tf32

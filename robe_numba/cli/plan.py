@@ -54,9 +54,9 @@ def plan(
         robe plan --data data --compression 1000
     """
     with loading():
-        from robe_numba import planning
         from robe_numba.cli.plan_tables import facts, show, train_options
         from robe_numba.cli.sizes import parse_memory
+        from robe_numba.planning import plan as planning
 
     num_bytes = None if memory is None else parse_memory(memory)
     if (num_bytes is None) == (compression is None):

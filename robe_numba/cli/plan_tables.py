@@ -7,7 +7,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from robe_numba.cli.console import console
-from robe_numba.planning import Choice, Lines, Memory, Plan
+from robe_numba.planning.plan import Choice, Lines, Memory, Plan
 
 LEGEND = """\
 lines      cache lines that a row touches, average / most: of 64 bytes on CPUs, of 128 on GPUs

@@ -8,11 +8,11 @@ import numpy as np
 from numba import prange
 
 from robe_numba._jit import inner, jit
-from robe_numba.cpu.launch import launch, threads_for
-from robe_numba.cpu.starts import share
-from robe_numba.cpu.vector import load1, load16, store
 from robe_numba.dlrm.linear import GradPair
-from robe_numba.unsigned import ONE, U16
+from robe_numba.kernels.cpu.launch import launch, threads_for
+from robe_numba.kernels.cpu.simd.types import load1, load16, store
+from robe_numba.kernels.cpu.starts import share
+from robe_numba.kernels.scalar.unsigned import ONE, U16
 
 
 class Gradients(NamedTuple):

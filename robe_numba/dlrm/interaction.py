@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from robe_numba.checks import ARRAY_DTYPES, check_array
-from robe_numba.cpu.interaction import (
+from robe_numba.checks.arrays import ARRAY_DTYPES, check_array
+from robe_numba.kernels.cpu.interaction import (
     dot_backward,
     dot_forward,
     padded,

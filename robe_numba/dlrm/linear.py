@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from robe_numba._jit import jit
-from robe_numba.checks import ARRAY_DTYPES, check_array
+from robe_numba.checks.arrays import ARRAY_DTYPES, check_array
 from robe_numba.ops.devices import on_any_device
 
 # Where a layer writes the gradients of its (weight, bias); None allocates them.

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from robe_numba.checks import ARRAY_DTYPES, check_array
+from robe_numba.checks.arrays import ARRAY_DTYPES, check_array
 from robe_numba.ops.devices import on_any_device
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from robe_numba.checks import INDEX_DTYPES, check_scalar
+from robe_numba.checks.arrays import INDEX_DTYPES, check_scalar
 from robe_numba.dlrm.embeddings import Embedding
 from robe_numba.dlrm.gradients import Gradients, layers_of, named_views, sum_rows
 from robe_numba.dlrm.interaction import INTERACTIONS, cat_interaction

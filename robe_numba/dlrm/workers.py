@@ -17,7 +17,7 @@ import numba
 import numpy as np
 
 from robe_numba._locks import renewed_lock
-from robe_numba.cpu.launch import num_threads, on_threads
+from robe_numba.kernels.cpu.launch import num_threads, on_threads
 
 try:
     import threadpoolctl

@@ -6,12 +6,12 @@ num_tables, d (embedding_dim), n (ids of all bags) and blocks (ceil(d / Z)).
 
 import numpy as np
 
-from robe_numba import checks
+from robe_numba.checks import arrays
 from robe_numba.coefficients import hash_spec
-from robe_numba.cpu import bag as cpu_bag
-from robe_numba.cpu.bag_max import pool_max
-from robe_numba.cpu.launch import launch, threads_for
-from robe_numba.cpu.update import Reads
+from robe_numba.kernels.cpu import bags as cpu_bag
+from robe_numba.kernels.cpu.bags_max import pool_max
+from robe_numba.kernels.cpu.launch import launch, threads_for
+from robe_numba.kernels.cpu.update.driver import Reads
 from robe_numba.memory import scratch
 from robe_numba.ops.devices import on_any_device
 from robe_numba.ops.updating import (
@@ -66,17 +66,17 @@ def embedding_bag(
     TypeError, ValueError : an argument of another type, shape, dtype or order, offsets that fall
         or do not span the indices, or an index outside its table.
     """
-    checks.check_spec(spec)
-    stored = checks.check_stored_array(array, spec)
-    real = checks.real_dtype(stored)
+    arrays.check_spec(spec)
+    stored = arrays.check_stored_array(array, spec)
+    real = arrays.real_dtype(stored)
     bags = _check_bags(indices, offsets, spec, mode, per_sample_weights, padding_idx, real)
     read = {"array": array, "indices": indices, "offsets": offsets}
     if per_sample_weights is not None:
         read["per_sample_weights"] = per_sample_weights
     shape = (bags.batch, spec.num_tables, spec.embedding_dim)
-    out = checks.check_out("out", out, shape, real, read)
+    out = arrays.check_out("out", out, shape, real, read)
     places = (bags.indices.size, spec.num_blocks)
-    flat, keep = checks.check_kept_starts(starts, places, read | {"out": out})
+    flat, keep = arrays.check_kept_starts(starts, places, read | {"out": out})
     if not keep:
         flat = scratch("starts", places, np.uint64).reshape(-1)
     _pool(stored, bags, spec, flat, out)
@@ -114,12 +114,12 @@ def embedding_bag_backward(
     ------
     TypeError, ValueError : as `embedding_bag`, or "max" without `array`.
     """
-    checks.check_spec(spec)
-    checks.check_mode(mode)
+    arrays.check_spec(spec)
+    arrays.check_mode(mode)
     if mode == "max" and array is None:
-        raise ValueError(checks.MAX_NEEDS_ARRAY)
+        raise ValueError(arrays.MAX_NEEDS_ARRAY)
     if array is not None:
-        checks.check_shared_array(array, spec)
+        arrays.check_shared_array(array, spec)
     bags, grads = _check_step_bags(
         grad_out, indices, offsets, spec, mode, per_sample_weights, padding_idx, array
     )
@@ -184,7 +184,7 @@ def embedding_bag_adagrad_update(
     read = {"grad_out": grad_out, "indices": indices, "offsets": offsets, "starts": starts}
     read["per_sample_weights"] = per_sample_weights
     lr = check_step(spec, lr, written, read, state_block)
-    eps = checks.check_scalar("eps", eps, 0, array.dtype)
+    eps = arrays.check_scalar("eps", eps, 0, array.dtype)
     bags, grads = _check_step_bags(
         grad_out, indices, offsets, spec, mode, per_sample_weights, padding_idx, array
     )
@@ -203,12 +203,12 @@ def _check_bags(
     dtype: np.dtype,
 ) -> cpu_bag.Bags:
     """The bags of a call, checked; `dtype` is the array's."""
-    offsets = checks.check_offsets(offsets, spec)
-    num_indices = checks.check_bag_shape(indices)
-    weights = checks.check_pooling(mode, per_sample_weights, num_indices, dtype)
-    padding = checks.check_padding(padding_idx)
+    offsets = arrays.check_offsets(offsets, spec)
+    num_indices = arrays.check_bag_shape(indices)
+    weights = arrays.check_pooling(mode, per_sample_weights, num_indices, dtype)
+    padding = arrays.check_padding(padding_idx)
     return cpu_bag.Bags(
-        indices=checks.check_bag_indices(indices, offsets, spec, padding),
+        indices=arrays.check_bag_indices(indices, offsets, spec, padding),
         offsets=offsets,
         weights=weights,
         batch=(offsets.size - 1) // spec.num_tables,
@@ -229,8 +229,8 @@ def _check_step_bags(
     array: np.ndarray | None,
 ) -> tuple[cpu_bag.Bags, np.ndarray]:
     """The bags of a backward pass and the flat gradient, checked."""
-    dtypes = checks.ARRAY_DTYPES if array is None else (array.dtype,)
-    batch = (checks.check_offsets(offsets, spec).size - 1) // spec.num_tables
+    dtypes = arrays.ARRAY_DTYPES if array is None else (array.dtype,)
+    batch = (arrays.check_offsets(offsets, spec).size - 1) // spec.num_tables
     grads = check_grad_out(grad_out, batch, spec, dtypes)
     bags = _check_bags(indices, offsets, spec, mode, per_sample_weights, padding_idx, grads.dtype)
     return bags, grads

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from robe_numba import checks
-from robe_numba.cpu import dense as cpu_dense
-from robe_numba.cpu.launch import threads_for
+from robe_numba.checks import arrays
+from robe_numba.kernels.cpu.launch import threads_for
+from robe_numba.kernels.cpu.update import dense as cpu_dense
 from robe_numba.ops.devices import on_any_device
 from robe_numba.state_blocks import check_state_block, check_state_shape
 
@@ -40,18 +40,18 @@ def apply_gradient(
         or arrays that share memory. Nothing was written then.
     """
     check_state_block(state_block)
-    checks.check_array("array", array, None, checks.ARRAY_DTYPES)
+    arrays.check_array("array", array, None, arrays.ARRAY_DTYPES)
     written = {"array": array}
     if state_sum is not None:
-        checks.check_array("state_sum", state_sum, None, (array.dtype,))
+        arrays.check_array("state_sum", state_sum, None, (array.dtype,))
         check_state_shape(state_sum, array.size, state_block)
         written["state_sum"] = state_sum
-    checks.check_written(**written)
-    checks.check_array("gradient", gradient, array.shape, (array.dtype,))
+    arrays.check_written(**written)
+    arrays.check_array("gradient", gradient, array.shape, (array.dtype,))
     for name, target in written.items():
-        checks.check_apart(name, target, "gradient", gradient)
-    lr = checks.check_scalar("lr", lr, 0, array.dtype)
-    eps = checks.check_scalar("eps", eps, 0, array.dtype)
+        arrays.check_apart(name, target, "gradient", gradient)
+    lr = arrays.check_scalar("lr", lr, 0, array.dtype)
+    eps = arrays.check_scalar("eps", eps, 0, array.dtype)
     dense_update(array, state_sum, gradient, lr, eps, int(state_block))
 
 

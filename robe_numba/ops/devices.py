@@ -9,14 +9,14 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
-from robe_numba.checks import GPU_NEEDS, check_array, check_written, is_on_device
+from robe_numba.checks.arrays import GPU_NEEDS, check_array, check_written, is_on_device
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
 
 
 def on_any_device(gpu: str) -> Callable[[Callable[P, Result]], Callable[P, Result]]:
-    """Send calls with an array on a GPU to the function of that name in `robe_numba.gpu.<gpu>`.
+    """Send calls with an array on a GPU to the function of that name in `robe_numba.kernels.gpu.<gpu>`.
 
     The module is imported by the first such call: without a GPU nothing of it is.
     """
@@ -43,14 +43,14 @@ def on_any_device(gpu: str) -> Callable[[Callable[P, Result]], Callable[P, Resul
 
 @functools.cache
 def gpu_module(name: str) -> ModuleType:
-    """The module `robe_numba.gpu.<name>`.
+    """The module `robe_numba.kernels.gpu.<name>`.
 
     Raises
     ------
     ImportError : what it needs is not installed; the message names it.
     """
     try:
-        return import_module(f"robe_numba.gpu.{name}")
+        return import_module(f"robe_numba.kernels.gpu.{name}")
     except ImportError as error:  # plain Numba has another numba.cuda, or none
         raise ImportError(f"{GPU_NEEDS} ({error})") from error
 

@@ -5,10 +5,10 @@ Source: Naumov et al., Deep Learning Recommendation Model, 2019, arXiv 1906.0009
 
 import numpy as np
 
-from robe_numba import checks
+from robe_numba.checks import arrays
 from robe_numba.coefficients import hash_spec
-from robe_numba.cpu.interaction import lookup_dot, padded, padded_width, products_size
-from robe_numba.cpu.launch import launch, threads_for
+from robe_numba.kernels.cpu.interaction import lookup_dot, padded, padded_width, products_size
+from robe_numba.kernels.cpu.launch import launch, threads_for
 from robe_numba.memory import scratch
 from robe_numba.ops.devices import on_any_device
 from robe_numba.spec import Spec
@@ -48,15 +48,15 @@ def lookup_dot_interaction(
     TypeError, ValueError : an argument of another type, shape, dtype or order, an index outside
         its table, or `out` or `starts` read-only or in the memory of another argument.
     """
-    checks.check_spec(spec)
-    stored = checks.check_stored_array(array, spec)
-    ids = checks.check_indices(indices, spec)
+    arrays.check_spec(spec)
+    stored = arrays.check_stored_array(array, spec)
+    ids = arrays.check_indices(indices, spec)
     batch, tables, dim = len(indices), spec.num_tables, spec.embedding_dim
-    real = checks.real_dtype(stored)
-    checks.check_array("dense", dense, (batch, dim), (real,))
+    real = arrays.real_dtype(stored)
+    arrays.check_array("dense", dense, (batch, dim), (real,))
     read = {"array": array, "indices": indices, "dense": dense}
-    out = checks.check_out("out", out, (batch, dim + (tables + 1) * tables // 2), real, read)
-    flat, keep = checks.check_kept_starts(
+    out = arrays.check_out("out", out, (batch, dim + (tables + 1) * tables // 2), real, read)
+    flat, keep = arrays.check_kept_starts(
         starts, (batch, tables, spec.num_blocks), read | {"out": out}
     )
     width = padded_width(dim)

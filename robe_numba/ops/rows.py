@@ -6,12 +6,12 @@ formulas are in docs/design.md.
 
 import numpy as np
 
-from robe_numba import checks
+from robe_numba.checks import arrays
 from robe_numba.coefficients import hash_spec
-from robe_numba.cpu import lookup as cpu_lookup
-from robe_numba.cpu import starts as cpu_starts
-from robe_numba.cpu.launch import launch, threads_for
-from robe_numba.cpu.update import Reads
+from robe_numba.kernels.cpu import lookup as cpu_lookup
+from robe_numba.kernels.cpu import starts as cpu_starts
+from robe_numba.kernels.cpu.launch import launch, threads_for
+from robe_numba.kernels.cpu.update.driver import Reads
 from robe_numba.memory import scratch
 from robe_numba.ops.devices import on_any_device
 from robe_numba.ops.updating import (
@@ -43,8 +43,8 @@ def block_starts(indices: np.ndarray, spec: Spec) -> np.ndarray:
     ------
     TypeError, ValueError : indices of another type, shape, order, or outside their table.
     """
-    checks.check_spec(spec)
-    ids = checks.check_indices(indices, spec)
+    arrays.check_spec(spec)
+    ids = arrays.check_indices(indices, spec)
     starts = np.empty((len(indices), spec.num_tables, spec.num_blocks), dtype=np.int64)
     flat, threads = starts.view(np.uint64).reshape(-1), threads_for(starts.size)
     launch(threads, cpu_starts.block_starts, ids, hash_spec(spec), flat, threads)
@@ -82,14 +82,14 @@ def lookup(
 
     Source: Desai, Chou, Shrivastava, ROBE, MLSys 2022.
     """
-    checks.check_spec(spec)
-    stored = checks.check_stored_array(array, spec)
-    ids = checks.check_indices(indices, spec)
+    arrays.check_spec(spec)
+    stored = arrays.check_stored_array(array, spec)
+    ids = arrays.check_indices(indices, spec)
     read = {"array": array, "indices": indices}
     shape = (len(indices), spec.num_tables, spec.embedding_dim)
-    out = checks.check_out("out", out, shape, checks.real_dtype(stored), read)
+    out = arrays.check_out("out", out, shape, arrays.real_dtype(stored), read)
     shape = (len(indices), spec.num_tables, spec.num_blocks)
-    flat, keep = checks.check_kept_starts(starts, shape, read | {"out": out})
+    flat, keep = arrays.check_kept_starts(starts, shape, read | {"out": out})
     tile = cpu_lookup.tile_rows(spec.embedding_dim * out.itemsize)
     threads = threads_for(out.size)
     if not keep:
@@ -138,14 +138,14 @@ def lookup_backward(
     TypeError, ValueError : an argument of another type, shape, dtype or order, an index outside
         its table, or `out` read-only or in the memory of another argument.
     """
-    checks.check_spec(spec)
-    ids = checks.check_indices(indices, spec)
-    grads = check_grad_out(grad_out, len(indices), spec, checks.ARRAY_DTYPES)
+    arrays.check_spec(spec)
+    ids = arrays.check_indices(indices, spec)
+    grads = check_grad_out(grad_out, len(indices), spec, arrays.ARRAY_DTYPES)
     if out is not None:
         read = {"grad_out": grad_out, "indices": indices}
         if isinstance(starts, np.ndarray):
             read["starts"] = starts
-        checks.check_out("out", out, (spec.array_size,), grads.dtype, read)
+        arrays.check_out("out", out, (spec.array_size,), grads.dtype, read)
     threads = threads_for(grads.size)
     return dense_gradient(_reads(ids, grads, spec, starts, threads), spec, threads, out)
 
@@ -182,7 +182,7 @@ def sgd_update(
     """
     read = {"grad_out": grad_out, "indices": indices, "starts": starts}
     lr = check_step(spec, lr, {"array": array}, read)
-    ids = checks.check_indices(indices, spec)
+    ids = arrays.check_indices(indices, spec)
     grads = check_grad_out(grad_out, len(indices), spec, (array.dtype,))
     threads = threads_for(grads.size)
     sgd_step(array, _reads(ids, grads, spec, starts, threads), spec, lr, threads)
@@ -230,8 +230,8 @@ def adagrad_update(
     written = {"array": array, "state_sum": state_sum}
     read = {"grad_out": grad_out, "indices": indices, "starts": starts}
     lr = check_step(spec, lr, written, read, state_block)
-    eps = checks.check_scalar("eps", eps, 0, array.dtype)
-    ids = checks.check_indices(indices, spec)
+    eps = arrays.check_scalar("eps", eps, 0, array.dtype)
+    ids = arrays.check_indices(indices, spec)
     grads = check_grad_out(grad_out, len(indices), spec, (array.dtype,))
     threads = threads_for(grads.size)
     reads = _reads(ids, grads, spec, starts, threads)

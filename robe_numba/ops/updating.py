@@ -4,11 +4,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from robe_numba import checks, update_rules
+from robe_numba.checks import arrays
 from robe_numba.coefficients import hash_spec
-from robe_numba.cpu.inspect import starts_inside
-from robe_numba.cpu.launch import launch
-from robe_numba.cpu.update import Reads, update
+from robe_numba.kernels.cpu.inspect import starts_inside
+from robe_numba.kernels.cpu.launch import launch
+from robe_numba.kernels.cpu.update.driver import Reads, update
+from robe_numba.kernels.scalar import update_rules
 from robe_numba.memory import scratch
 from robe_numba.spec import Spec
 from robe_numba.state_blocks import check_state_block, check_state_shape
@@ -27,18 +28,18 @@ def check_step(
     elements. `read` are the arrays that the kernels read while they write; their own checks come
     later.
     """
-    checks.check_spec(spec)
+    arrays.check_spec(spec)
     check_state_block(state_block)
-    array = checks.check_shared_array(written["array"], spec)
+    array = arrays.check_shared_array(written["array"], spec)
     if "state_sum" in written:
-        state_sum = checks.check_array("state_sum", written["state_sum"], None, (array.dtype,))
+        state_sum = arrays.check_array("state_sum", written["state_sum"], None, (array.dtype,))
         check_state_shape(state_sum, spec.array_size, state_block)
-    checks.check_written(**written)
+    arrays.check_written(**written)
     for name, target in written.items():
         for other_name, other in read.items():
             if isinstance(other, np.ndarray):
-                checks.check_apart(name, target, other_name, other)
-    return checks.check_scalar("lr", lr, 0, array.dtype)
+                arrays.check_apart(name, target, other_name, other)
+    return arrays.check_scalar("lr", lr, 0, array.dtype)
 
 
 def check_grad_out(
@@ -46,7 +47,7 @@ def check_grad_out(
 ) -> np.ndarray:
     """The gradient of an output (batch, num_tables, d), flat."""
     shape = (batch, spec.num_tables, spec.embedding_dim)
-    return checks.check_array("grad_out", grad_out, shape, dtypes).reshape(-1)
+    return arrays.check_array("grad_out", grad_out, shape, dtypes).reshape(-1)
 
 
 def read_starts(
@@ -61,8 +62,8 @@ def read_starts(
         starts = scratch("starts", shape, np.uint64).reshape(-1)
         hash_into(starts)
         return starts
-    checks.check_array("starts", given, shape, (np.dtype(np.int64),))
-    starts = checks.as_uint64(given).reshape(-1)
+    arrays.check_array("starts", given, shape, (np.dtype(np.int64),))
+    starts = arrays.as_uint64(given).reshape(-1)
     if not launch(num_workers, starts_inside, starts, np.uint64(spec.array_size)):
         raise ValueError(
             f"starts has a value outside the array, which has {spec.array_size} elements; pass "

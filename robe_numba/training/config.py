@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from robe_numba.checks import check_scalar
+from robe_numba.checks.arrays import check_scalar
 from robe_numba.dlrm import DEVICES, KINDS, OPTIMIZERS, PRESETS, Schedule
 from robe_numba.parallel.exchange import AUTO, EXCHANGES
 from robe_numba.spec import HASHES, MAX_SIZE, check_int

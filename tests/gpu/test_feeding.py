@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from robe_numba.gpu import feeding
-from robe_numba.gpu.device import Work, array_library
+from robe_numba.kernels.gpu.device import Work, array_library
+from robe_numba.ops.gpu import feeding
 from tests.gpu.conftest import SIMULATED, to_cpu
 
 

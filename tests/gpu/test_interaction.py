@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import robe_numba as rn
-from robe_numba.gpu import dot_tiles
+from robe_numba.kernels.gpu.interaction import tiles
 from tests import naive
 from tests.gpu.conftest import to_cpu, to_gpu
 from tests.gpu.examples import few_examples, indices_for, real_dtypes
@@ -39,12 +39,12 @@ def test_it_equals_the_oracle(data, dtype):
 
 @pytest.mark.parametrize("room", [300, 150, 100])
 def test_vectors_that_do_not_fit_shared_memory_are_multiplied_in_parts(monkeypatch, room):
-    monkeypatch.setattr(dot_tiles, "SHARED_BYTES", room)
+    monkeypatch.setattr(tiles, "SHARED_BYTES", room)
     check(rn.RobeSpec(50, 4, 13, 3, sign=True), np.arange(9).reshape(3, 3), "float32")
 
 
 def test_too_many_tables_are_refused(monkeypatch):
-    monkeypatch.setattr(dot_tiles, "SHARED_BYTES", 160)
+    monkeypatch.setattr(tiles, "SHARED_BYTES", 160)
     spec = rn.RobeSpec(50, 4, 4, 9)
     arrays = np.zeros(50, np.float32), np.zeros((2, 9), np.int64), np.zeros((2, 4), np.float32)
     with pytest.raises(ValueError, match=r"num_tables is 9; .* at most 7"):

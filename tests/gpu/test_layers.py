@@ -5,7 +5,7 @@ import pytest
 
 from robe_numba.dlrm import bce_with_logits, cat_interaction, dot_interaction, linear, sigmoid
 from robe_numba.dlrm.optimizers import DenseOptimizer
-from robe_numba.gpu import dot_tiles
+from robe_numba.kernels.gpu.interaction import tiles
 from tests import naive
 from tests.gpu.conftest import to_cpu, to_gpu
 from tests.strategies import REAL_DTYPES
@@ -66,7 +66,7 @@ def test_a_nan_goes_through_the_rectifier():
     ("batch", "tables", "dim"), [(2, 3, 5), (2, 5, 37), (1, 11, 6), (1, 1, 1), (0, 2, 3)]
 )
 def test_dot_interaction(batch, tables, dim, room, dtype, monkeypatch):
-    monkeypatch.setattr(dot_tiles, "SHARED_BYTES", room)  # all at once, and in parts
+    monkeypatch.setattr(tiles, "SHARED_BYTES", room)  # all at once, and in parts
     dense, embeddings = normal(dtype, (batch, dim), (batch, tables, dim))
     out, backward = dot_interaction(to_gpu(dense), to_gpu(embeddings))
     assert_close(out, naive.interaction(embeddings, dense)[0], dim)
@@ -81,7 +81,7 @@ def test_dot_interaction(batch, tables, dim, room, dtype, monkeypatch):
 
 
 def test_too_many_tables_are_refused(monkeypatch):
-    monkeypatch.setattr(dot_tiles, "SHARED_BYTES", 208)
+    monkeypatch.setattr(tiles, "SHARED_BYTES", 208)
     dense, embeddings = map(to_gpu, normal(np.float32, (2, 2), (2, 4, 2)))
     _, backward = dot_interaction(dense, embeddings)
     with pytest.raises(ValueError, match=r"num_tables is 4; .* at most 3"):

@@ -9,7 +9,7 @@ import pytest
 from mpi4py import MPI
 
 from robe_numba.dlrm import DLRM
-from robe_numba.gpu import simulated
+from robe_numba.kernels.gpu import simulated
 from robe_numba.parallel import gpu_carrier
 from robe_numba.parallel.carrier import share_of
 from robe_numba.parallel.data_parallel import DataParallel

@@ -1,3 +1,0 @@
-"""The kernels on NumPy arrays. They trust: `robe_numba.checks` has seen every argument."""
-
-import robe_numba._jit  # noqa: F401 - before Numba, which knows less about what is wrong

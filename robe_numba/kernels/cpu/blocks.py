@@ -1,0 +1,157 @@
+"""What kernels do with one block: copy it, add it, prefetch it.
+
+Blocks are of any length; they are taken in vectors as long as these fit. Arrays are indexed flat.
+The circular end is the callers' affair: a piece here never leaves the array.
+"""
+
+import numpy as np
+
+from robe_numba._jit import inlined
+from robe_numba.kernels.cpu.simd.types import (
+    claim,
+    flip,
+    load1,
+    load4,
+    load8,
+    load16,
+    prefetch,
+    store,
+    stream,
+)
+from robe_numba.kernels.scalar import update_rules
+from robe_numba.kernels.scalar.hashing import sign_word
+from robe_numba.kernels.scalar.unsigned import ONE, U4, U8, U15, U16, U63, ZERO
+
+GROUP = np.uint64(64)  # elements that share a sign word
+
+
+@inlined
+def block_length(block, spec):
+    """Elements of a row's block; the last may be partial."""
+    first = block * spec.block_size
+    return min(spec.block_size, spec.embedding_dim - first)
+
+
+@inlined
+def sign_bits(key, table, element, spec):
+    """Signs of `element` and of the 15 after it, from bit 0 on; 1 is minus."""
+    shift = element & U63
+    bits = sign_word(key, table, element, spec) >> shift
+    following = element + GROUP - shift  # the first element of the next group
+    if shift > GROUP - U16 and following < spec.embedding_dim:
+        bits |= sign_word(key, table, following, spec) << (GROUP - shift)
+    return bits
+
+
+@inlined
+def prefetch_block(array, start, length):
+    """Ask for the cache lines of array[start:start + length]."""
+    for j in range(ZERO, length, U16):
+        prefetch(array, start + j)
+    prefetch(array, start + length - ONE)
+
+
+@inlined
+def claim_block(array, start, length):
+    """As `prefetch_block`, for elements that are about to be written."""
+    for j in range(ZERO, length, U16):
+        claim(array, start + j)
+    claim(array, start + length - ONE)
+
+
+@inlined
+def copy_block(out, o, array, start, length):
+    """out[o:o + length] = array[start:start + length]."""
+    # The last vector overlaps the one before it instead of leaving a rest.
+    if length >= U16:
+        for j in range(ZERO, length - U15, U16):
+            store(out, o + j, load16(array, start + j))
+        rest = length - U16
+        if length & U15:
+            store(out, o + rest, load16(array, start + rest))
+    elif length >= U8:
+        rest = length - U8
+        store(out, o, load8(array, start))
+        store(out, o + rest, load8(array, start + rest))
+    elif length >= U4:
+        rest = length - U4
+        store(out, o, load4(array, start))
+        store(out, o + rest, load4(array, start + rest))
+    else:
+        for j in range(length):
+            store(out, o + j, load1(array, start + j))
+
+
+@inlined
+def stream_block(out, o, array, start, length):
+    """As `copy_block`, past the caches, for lengths and addresses that `streams` allows."""
+    if length == U8:
+        stream(out, o, load8(array, start))
+    else:
+        for j in range(ZERO, length, U16):
+            stream(out, o + j, load16(array, start + j))
+
+
+@inlined
+def copy_signed(out, o, array, start, length, key, table, element, spec):
+    """As `copy_block`, with the signs of the row's elements from `element` on."""
+    j = ZERO
+    while j + U16 <= length:
+        bits = sign_bits(key, table, element + j, spec)
+        store(out, o + j, flip(load16(array, start + j), bits))
+        j += U16
+    if j < length:
+        bits = sign_bits(key, table, element + j, spec)
+        while j + U4 <= length:
+            store(out, o + j, flip(load4(array, start + j), bits))
+            bits >>= U4
+            j += U4
+        while j < length:
+            store(out, o + j, flip(load1(array, start + j), bits))
+            bits >>= ONE
+            j += ONE
+
+
+@inlined
+def move_block(target, t, source, s, length, scale, lr):
+    """target[t:t + length] moved by the SGD rule against scale * source[s:s + length]."""
+    j = ZERO
+    while j + U16 <= length:
+        grad = scale * load16(source, s + j)
+        store(target, t + j, update_rules.sgd(load16(target, t + j), grad, lr))
+        j += U16
+    if j + U8 <= length:
+        grad = scale * load8(source, s + j)
+        store(target, t + j, update_rules.sgd(load8(target, t + j), grad, lr))
+        j += U8
+    if j + U4 <= length:
+        grad = scale * load4(source, s + j)
+        store(target, t + j, update_rules.sgd(load4(target, t + j), grad, lr))
+        j += U4
+    while j < length:
+        grad = scale * load1(source, s + j)
+        target[t + j] = update_rules.sgd(target[t + j], grad, lr)
+        j += ONE
+
+
+@inlined
+def move_signed(target, t, source, s, length, scale, lr, key, table, element, spec):
+    """As `move_block`, with the signs of the row's elements from `element` on."""
+    j = ZERO
+    while j + U16 <= length:
+        bits = sign_bits(key, table, element + j, spec)
+        grad = scale * flip(load16(source, s + j), bits)
+        store(target, t + j, update_rules.sgd(load16(target, t + j), grad, lr))
+        j += U16
+    if j < length:
+        bits = sign_bits(key, table, element + j, spec)
+        while j + U4 <= length:
+            grad = scale * flip(load4(source, s + j), bits)
+            store(target, t + j, update_rules.sgd(load4(target, t + j), grad, lr))
+            bits >>= U4
+            j += U4
+        while j < length:
+            grad = scale * flip(load1(source, s + j), bits)
+            target[t + j] = update_rules.sgd(target[t + j], grad, lr)
+            bits >>= ONE
+            j += ONE

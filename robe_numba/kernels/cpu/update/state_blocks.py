@@ -1,0 +1,91 @@
+"""Adagrad with one sum of squares for each block of neighbouring elements.
+
+A block's sum is made from its gradients in an order that its length alone decides, so that it has
+the same bits whichever range of the array the block lies in and whatever led to it.
+"""
+
+from robe_numba._jit import inlined, inner
+from robe_numba.kernels.cpu.simd.reductions import any_moved, sum_of
+from robe_numba.kernels.cpu.simd.types import load1, load4, load16, store, where_moved, zero_like
+from robe_numba.kernels.scalar import update_rules
+from robe_numba.kernels.scalar.unsigned import ONE, U4, U16, ZERO
+
+
+@inlined
+def has_moved(sums, s, length):
+    """Whether one of sums[s:s + length] is not 0."""
+    j = ZERO
+    while j + U16 <= length:
+        if any_moved(load16(sums, s + j)):
+            return True
+        j += U16
+    while j < length:
+        if sums[s + j] != 0:
+            return True
+        j += ONE
+    return False
+
+
+@inlined
+def sum_of_squares(sums, s, length):
+    """Of sums[s:s + length]: sixteen partial sums, then what is left by fours and ones."""
+    total, j = sums.dtype.type(0), ZERO
+    if length >= U16:
+        grad = load16(sums, s)
+        squares, j = grad * grad, U16
+        while j + U16 <= length:
+            grad = load16(sums, s + j)
+            squares = squares + grad * grad
+            j += U16
+        total += sum_of(squares)
+    while j + U4 <= length:
+        grads = load4(sums, s + j)
+        total += sum_of(grads * grads)
+        j += U4
+    while j < length:
+        total += sums[s + j] * sums[s + j]
+        j += ONE
+    return total
+
+
+@inlined
+def move_state_block(array, state_sum, block, p, sums, s, length, rates):
+    """Move array[p:p + length], a whole state block, by the sums from s on, which become 0."""
+    squares, count = sum_of_squares(sums, s, length), sums.dtype.type(length)
+    state_sum[block] = update_rules.add_mean(state_sum[block], squares, count)
+    rate = update_rules.adagrad_rate(state_sum[block], rates.lr, rates.eps)
+    j = ZERO
+    while j + U16 <= length:
+        grad = load16(sums, s + j)
+        if any_moved(grad):  # or cache lines of the array would be fetched for nothing
+            old = load16(array, p + j)
+            store(array, p + j, where_moved(grad, update_rules.sgd(old, grad, rate), old))
+            store(sums, s + j, zero_like(grad))
+        j += U16
+    while j + U4 <= length:
+        grads, olds = load4(sums, s + j), load4(array, p + j)
+        store(array, p + j, where_moved(grads, update_rules.sgd(olds, grads, rate), olds))
+        store(sums, s + j, zero_like(grads))
+        j += U4
+    while j < length:
+        one, value = load1(sums, s + j), load1(array, p + j)
+        store(array, p + j, where_moved(one, update_rules.sgd(value, one, rate), value))
+        store(sums, s + j, zero_like(one))
+        j += ONE
+
+
+@inner
+def move_state_blocks(array, state_sum, low, size, sums, begin, end, rates):
+    """Move the state blocks in which one of sums[begin:end] is not 0, and make their sums 0.
+
+    The range array[low:low + size] begins with a block and divides none. Where these sums are all
+    0 a block has moved already, or another piece that touches it will find what is not.
+    """
+    shift = rates.state_shift
+    while begin < end:
+        block = (low + begin) >> shift
+        first, following = (block << shift) - low, ((block + ONE) << shift) - low
+        if has_moved(sums, begin, min(following, end) - begin):
+            length = min(following, size) - first
+            move_state_block(array, state_sum, block, low + first, sums, first, length, rates)
+        begin = following

@@ -1,0 +1,130 @@
+"""The reads of bags on the GPU: whose they are, and what the backward pass must know of each.
+
+Bags are CSR and table-major: bag t * batch + b holds indices[offsets[bag]:offsets[bag + 1]] and is
+pooled into out[b, t], which is row b * num_tables + t of the flat output.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from robe_numba.kernels.gpu import arrays
+from robe_numba.kernels.gpu.arrays import DeviceArray
+from robe_numba.kernels.gpu.compiler import SIMULATED, cuda, function, types
+from robe_numba.kernels.gpu.device import Work, device_spec
+from robe_numba.kernels.gpu.intrinsics import syncwarp
+from robe_numba.kernels.gpu.launch import Kernel
+from robe_numba.kernels.scalar.hashing import NOWHERE, block_start, row_key
+from robe_numba.kernels.scalar.unsigned import ONE, U32, ZERO
+from robe_numba.spec import Spec
+
+LANES = 32  # of a warp
+THREADS = 32 if SIMULATED else 256  # of a thread block
+SUM, MEAN, MAX = 0, 1, 2
+
+
+class Bags(NamedTuple):
+    """The bags of a call; offsets that are out of place read less, never other memory."""
+
+    indices: DeviceArray  # (n,)
+    offsets: DeviceArray  # (num_tables * batch + 1,)
+    weights: DeviceArray  # (n,) of the output's dtype; (0,) for 1
+    batch: np.uint64
+    mode: int
+    padded: bool
+    padding_idx: np.uint64  # read only where padded
+
+
+@function
+def reads_of(bag, bags):
+    """First read of a bag, and the one after its last."""
+    num_reads = np.uint64(bags.indices.size)
+    first = min(np.uint64(bags.offsets[bag]), num_reads)
+    return first, max(first, min(np.uint64(bags.offsets[bag + ONE]), num_reads))
+
+
+@function
+def is_padding(index, bags):
+    """Whether an index is left out of its bag."""
+    return bags.padded and index == bags.padding_idx
+
+
+@function
+def hash_block(number, table, bags, spec):
+    """Start of block number % num_blocks of a read; NOWHERE for padding."""
+    read, block = number, ZERO
+    if spec.num_blocks > ONE:
+        read = number // spec.num_blocks
+        block = number - read * spec.num_blocks
+    index = np.uint64(bags.indices[read])
+    if is_padding(index, bags):
+        return NOWHERE
+    return block_start(row_key(index, spec), table, block, spec)
+
+
+@Kernel
+def expand(bags, spec, starts, rows, scales):
+    """A warp for each bag: starts (n * num_blocks,) unless (0,), rows (n,), scales (n,) for MEAN.
+
+    Whatever the offsets are, each read has a row: the first bag and the last take those outside.
+    """
+    counts = cuda.shared.array(THREADS, types.uint64)
+    thread = np.uint64(cuda.threadIdx.x)
+    lane = thread % U32
+    bag = (np.uint64(cuda.blockIdx.x) * np.uint64(THREADS) + thread) // U32
+    num_bags = np.uint64(bags.offsets.size) - ONE
+    first = last = table = row = ZERO
+    if bag < num_bags:
+        first, last = reads_of(bag, bags)
+        first = first if bag > ZERO else ZERO
+        last = last if bag + ONE < num_bags else np.uint64(bags.indices.size)
+        table = bag // bags.batch
+        row = (bag - table * bags.batch) * spec.num_tables + table
+    if starts.size:
+        number = first * spec.num_blocks + lane
+        while number < last * spec.num_blocks:
+            starts[number] = hash_block(number, table, bags, spec)
+            number += U32
+    count, read = ZERO, first + lane
+    while read < last:
+        rows[read] = row
+        if bags.mode == MEAN and not is_padding(np.uint64(bags.indices[read]), bags):
+            count += ONE
+        read += U32
+    if bags.mode == MEAN:  # so do all lanes
+        counts[thread] = count
+        syncwarp()
+        count, other = ZERO, thread - lane
+        while other < thread - lane + U32:
+            count += counts[other]
+            other += ONE
+        scale = scales.dtype.type(1) / scales.dtype.type(max(count, ONE))
+        read = first + lane
+        while read < last:
+            scales[read] = scale
+            read += U32
+
+
+class Expanded(NamedTuple):
+    """What the backward pass must know of each read."""
+
+    starts: DeviceArray  # uint64 (n * num_blocks,)
+    rows: DeviceArray  # int64 (n,), of the flat output
+    scales: DeviceArray  # (n,) of the output's dtype, the read's factor; (0,) for 1
+
+
+def expanded(
+    work: Work, bags: Bags, spec: Spec, real: np.dtype, starts: DeviceArray | None
+) -> Expanded:
+    """What the backward pass must know; starts are hashed unless given."""
+    num_reads, num_bags = bags.indices.size, bags.offsets.size - 1
+    hashed = arrays.nothing(np.uint64)
+    if starts is None:
+        hashed = starts = work.scratch(num_reads * spec.num_blocks, np.uint64)
+    rows = work.scratch(num_reads, np.int64)
+    scales = work.scratch(num_reads, real) if bags.mode == MEAN else bags.weights
+    if num_reads and num_bags:
+        grid = -(-num_bags * LANES // THREADS)
+        constants = device_spec(spec, work)
+        expand.launch(work, grid, THREADS, bags, constants, hashed, rows, scales)
+    return Expanded(starts, rows, scales)

@@ -1,0 +1,198 @@
+"""Embeddings of bags of ids on a GPU: what `robe_numba.ops.bags` does with NumPy arrays.
+
+Arguments, results and errors are those of the functions there, and values are not looked at, as in
+`robe_numba.ops.gpu.rows`.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from robe_numba.checks import arrays as checks
+from robe_numba.kernels.gpu import arrays, bag_reads, device
+from robe_numba.kernels.gpu import bags as pool
+from robe_numba.kernels.gpu.arrays import INT64, NO_RATE, DeviceArray
+from robe_numba.kernels.gpu.bag_reads import Bags
+from robe_numba.kernels.gpu.device import Work
+from robe_numba.kernels.gpu.update import driver, state_blocks
+from robe_numba.kernels.scalar import update_rules
+from robe_numba.spec import Spec
+
+MODES = {"sum": bag_reads.SUM, "mean": bag_reads.MEAN, "max": bag_reads.MAX}
+
+
+def embedding_bag(
+    array: Any,
+    indices: Any,
+    offsets: Any,
+    spec: Spec,
+    mode: str = "sum",
+    per_sample_weights: Any = None,
+    padding_idx: int | None = None,
+    out: Any = None,
+    starts: Any = None,
+) -> Any:
+    """See `robe_numba.embedding_bag`."""
+    checks.check_spec(spec)
+    values = arrays.stored_view(array, spec)
+    real = checks.real_dtype(values)
+    read = {"array": values, "indices": indices, "offsets": offsets}
+    read["per_sample_weights"] = per_sample_weights
+    arrays.check_apart({"out": out, "starts": starts}, read)
+    with device.work_on(array) as work:
+        options = (mode, per_sample_weights, padding_idx)
+        bags = _check_bags(work, indices, offsets, spec, *options, real)
+        shape = (int(bags.batch), spec.num_tables, spec.embedding_dim)
+        out = work.empty(shape, real) if out is None else out
+        target = arrays.view("out", out, shape, (real,), written=True).flat()
+        places = arrays.nothing(np.uint64)
+        if starts is not None:
+            places = _starts(bags, spec, starts, written=True)
+        pool.pool(work, values, bags, spec, places, target, arrays.nothing(np.int64))
+    return out
+
+
+def embedding_bag_backward(
+    grad_out: Any,
+    indices: Any,
+    offsets: Any,
+    spec: Spec,
+    mode: str = "sum",
+    per_sample_weights: Any = None,
+    padding_idx: int | None = None,
+    array: Any = None,
+    starts: Any = None,
+) -> Any:
+    """See `robe_numba.embedding_bag_backward`."""
+    checks.check_spec(spec)
+    checks.check_mode(mode)
+    if mode == "max" and array is None:
+        raise ValueError(checks.MAX_NEEDS_ARRAY)
+    values, dtypes = None, checks.ARRAY_DTYPES
+    if array is not None:
+        values = arrays.view("array", array, (spec.array_size,), checks.ARRAY_DTYPES)
+        dtypes = (values.dtype,)
+    arrays.view("grad_out", grad_out, None, dtypes)
+    with device.work_on(grad_out) as work:
+        options = (mode, per_sample_weights, padding_idx)
+        reads = _reads(work, grad_out, dtypes, indices, offsets, spec, options, values, starts)
+        gradient = work.zeros((spec.array_size,), reads.grad_out.dtype)
+        target = arrays.of(gradient)
+        driver.update(work, update_rules.GRADIENT, reads, spec, target, target, NO_RATE, 0)
+    return gradient
+
+
+def embedding_bag_sgd_update(
+    array: Any,
+    grad_out: Any,
+    indices: Any,
+    offsets: Any,
+    spec: Spec,
+    mode: str = "sum",
+    per_sample_weights: Any = None,
+    padding_idx: int | None = None,
+    lr: float = 0.1,
+    starts: Any = None,
+) -> None:
+    """See `robe_numba.embedding_bag_sgd_update`; here an element moves once."""
+    read = {"grad_out": grad_out, "indices": indices, "offsets": offsets, "starts": starts}
+    read["per_sample_weights"] = per_sample_weights
+    (values,), rate = arrays.check_step(spec, lr, {"array": array}, read)
+    with device.work_on(array) as work:
+        options = (mode, per_sample_weights, padding_idx)
+        dtypes = (values.dtype,)
+        reads = _reads(work, grad_out, dtypes, indices, offsets, spec, options, values, starts)
+        driver.update(work, update_rules.SGD, reads, spec, values, values, rate, 0)
+
+
+def embedding_bag_adagrad_update(
+    array: Any,
+    state_sum: Any,
+    grad_out: Any,
+    indices: Any,
+    offsets: Any,
+    spec: Spec,
+    mode: str = "sum",
+    per_sample_weights: Any = None,
+    padding_idx: int | None = None,
+    lr: float = 0.1,
+    eps: float = 1e-10,
+    starts: Any = None,
+    state_block: int = 1,
+) -> None:
+    """See `robe_numba.embedding_bag_adagrad_update`."""
+    written = {"array": array, "state_sum": state_sum}
+    read = {"grad_out": grad_out, "indices": indices, "offsets": offsets, "starts": starts}
+    read["per_sample_weights"] = per_sample_weights
+    (values, sums), rate = arrays.check_step(spec, lr, written, read, state_block)
+    eps = checks.check_scalar("eps", eps, 0, values.dtype)
+    with device.work_on(array) as work:
+        options = (mode, per_sample_weights, padding_idx)
+        dtypes = (values.dtype,)
+        reads = _reads(work, grad_out, dtypes, indices, offsets, spec, options, values, starts)
+        state_blocks.update(work, reads, spec, values, sums, rate, eps, int(state_block))
+
+
+def _check_bags(
+    work: Work,
+    indices: Any,
+    offsets: Any,
+    spec: Spec,
+    mode: str,
+    weights: Any,
+    padding_idx: int | None,
+    real: np.dtype,
+) -> Bags:
+    """The bags of a call; `real` is the output's dtype."""
+    bounds = arrays.view("offsets", offsets, None, checks.INDEX_DTYPES)
+    checks.check_offsets_shape(bounds, spec)
+    ids = arrays.view("indices", indices, None, checks.INDEX_DTYPES)
+    checks.check_bag_ids_shape(ids)
+    checks.check_weighted_mode(mode, weights is not None)
+    padding = checks.check_padding(padding_idx)
+    if weights is None:
+        weights = arrays.nothing(real)
+    else:
+        weights = arrays.view("per_sample_weights", weights, (ids.size,), (real,))
+    return Bags(
+        indices=ids,
+        offsets=bounds,
+        weights=weights,
+        batch=np.uint64((bounds.size - 1) // spec.num_tables),
+        mode=MODES[mode],
+        padded=padding is not None,
+        padding_idx=np.uint64(0) if padding is None else padding,
+    )
+
+
+def _starts(bags: Bags, spec: Spec, given: Any, written: bool = False) -> DeviceArray:
+    """The caller's starts, as uint64 (n * num_blocks,)."""
+    shape = (bags.indices.size, spec.num_blocks)
+    return arrays.view("starts", given, shape, INT64, written).flat(np.uint64)
+
+
+def _reads(
+    work: Work,
+    grad_out: Any,
+    dtypes: tuple[np.dtype, ...],
+    indices: Any,
+    offsets: Any,
+    spec: Spec,
+    options: tuple[str, Any, int | None],
+    values: Any,
+    starts: Any,
+) -> driver.Reads:
+    """The reads of an `embedding_bag`: their rows, factors and, for "max", the winners."""
+    grads = arrays.view("grad_out", grad_out, None, dtypes)
+    bags = _check_bags(work, indices, offsets, spec, *options, grads.dtype)
+    shape = (int(bags.batch), spec.num_tables, spec.embedding_dim)
+    grads = arrays.view("grad_out", grad_out, shape, dtypes).flat()
+    places = None if starts is None else _starts(bags, spec, starts)
+    known = bag_reads.expanded(work, bags, spec, grads.dtype, places)
+    winners = arrays.nothing(np.int64)
+    if bags.mode == bag_reads.MAX:
+        # Not from the caller's starts: what these may be, nobody has looked.
+        maxima, winners = work.scratch(grads.size, grads.dtype), work.scratch(grads.size, np.int64)
+        pool.pool(work, values, bags, spec, arrays.nothing(np.uint64), maxima, winners)
+    starts, rows, scales = known
+    return driver.sort(work, starts, bags.indices, grads, spec, rows, scales, winners)
