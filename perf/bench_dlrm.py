@@ -20,7 +20,7 @@ from shapes import S1, S2, TINY, Batch, Shape, make_batch
 from timing import Contender, Row, Work, race
 
 from robe_numba.dlrm import DLRM, PRESETS, DLRMConfig, make_embedding
-from robe_numba.dlrm.workers import Workers, micro_batches
+from robe_numba.dlrm.thread_pool import Workers, micro_batches
 
 try:
     from threadpoolctl import threadpool_limits

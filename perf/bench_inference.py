@@ -21,7 +21,7 @@ from timing import Contender, Row, Work, race
 
 from robe_numba import TableSpec
 from robe_numba.dlrm import DLRM, KINDS
-from robe_numba.dlrm.trained_array import TrainedArray
+from robe_numba.dlrm.embeddings.trained_array import TrainedArray
 
 BATCHES = (512, 2048, 8192, 16_384, 32_768, 65_536)
 GPU_TABLE_BYTES = 100 * 10**9  # of which there are as many as fit

@@ -18,8 +18,8 @@ from shapes import ROWS, Batch, Shape, make_batch
 from timing import Contender, Row, Work, race
 
 import robe_numba as rn
-from robe_numba.dlrm.interaction import dot_interaction, dot_width
-from robe_numba.dlrm.placement import placement
+from robe_numba.dlrm.backends import placement
+from robe_numba.dlrm.layers.interaction import dot_interaction, dot_width
 
 SHAPES = {name: shape for name, shape in ROWS.items() if name != "S2"}
 

@@ -26,7 +26,7 @@ from timing import PAUSE, keep_busy, keep_memory, no_garbage_collection
 import robe_numba as rn
 from data_tools.synthetic.presets import PRESETS as LOGS
 from robe_numba.dlrm import DLRM, KINDS, PRESETS, DLRMConfig, Embedding, Vocabulary
-from robe_numba.dlrm.trained_array import TrainedArray
+from robe_numba.dlrm.embeddings.trained_array import TrainedArray
 
 COMPRESSION, BLOCK_SIZE = 1000, 16
 CHECKED = 64  # rows

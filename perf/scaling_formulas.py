@@ -29,7 +29,7 @@ import checkout  # noqa: F401  (first; see there)
 import numpy as np
 
 from robe_numba.dlrm import PRESETS, DLRMConfig
-from robe_numba.parallel.carrier import share_of
+from robe_numba.parallel.carriers.base import share_of
 
 ITEM, ID, START = 4, 4, 8  # bytes of an element, of an id, of where a block begins
 GATHER, REDUCE, SHARDED = DESIGNS = ("gather", "reduce", "sharded")

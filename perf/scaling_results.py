@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from scaling_formulas import MODELS
 
-from robe_numba.parallel.carrier import Traffic
+from robe_numba.parallel.carriers.base import Traffic
 
 
 @dataclass(frozen=True)

@@ -24,12 +24,12 @@ from shapes import Shape, make_batch
 from timing import PAUSE, keep_busy, no_garbage_collection
 
 from robe_numba.dlrm import DLRM, make_embedding
-from robe_numba.dlrm.gradients import sum_rows
-from robe_numba.parallel.carrier import share_of
+from robe_numba.dlrm.gradient_buffer import sum_rows
+from robe_numba.parallel.carriers.base import share_of
 from robe_numba.parallel.data_parallel import DataParallel
 from robe_numba.parallel.exchange import AUTO
-from robe_numba.parallel.mpi import MPIGroup
-from robe_numba.parallel.replicas import check_replicas
+from robe_numba.parallel.mpi_group import MPIGroup
+from robe_numba.parallel.replica_check import check_replicas
 
 TABLE_ROWS = 160_000  # that ids are drawn from, in each table
 BATCHES = 4  # which take turns, so that no cache holds what the next step reads

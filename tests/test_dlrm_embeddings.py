@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import robe_numba
 from robe_numba.dlrm import KINDS, Vocabulary, embedding_from, make_embedding
-from robe_numba.dlrm.builders import quotient_remainder_sizes
+from robe_numba.dlrm.embeddings.make_embedding import quotient_remainder_sizes
 from tests import naive
 
 VOCABULARY = [

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from robe_numba.dlrm import DLRM, KINDS, PRESETS, DLRMConfig, bce_with_logits, make_embedding
-from robe_numba.dlrm.workers import micro_batches
+from robe_numba.dlrm.thread_pool import micro_batches
 from tests.test_dlrm_layers import numerical_gradient
 
 TINY = DLRMConfig(num_dense=3, num_tables=3, embedding_dim=4, bottom=(5,), top=(6,))

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import threadpoolctl
 
-from robe_numba.dlrm import workers
-from robe_numba.dlrm.gradients import named_views, sum_rows
-from robe_numba.dlrm.workers import Workers, micro_batches, single_threaded_blas
+from robe_numba.dlrm import thread_pool as workers
+from robe_numba.dlrm.gradient_buffer import named_views, sum_rows
+from robe_numba.dlrm.thread_pool import Workers, micro_batches, single_threaded_blas
 from tests.forking import forks, holds_in_a_child
 
 

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from data_tools.loader import peers
 from robe_numba.cli.app import app
-from robe_numba.parallel import carrier
+from robe_numba.parallel.carriers import base
 from robe_numba.training import RunFolder
 from tests.test_supervisor import VARIABLES
 
@@ -108,7 +108,7 @@ def test_everything_of_the_gpu_passes_in_the_simulator():
 @given(st.integers(0, 10**13), st.integers(1, 3000), st.data())
 def test_rows_are_shared_out_as_gradients_are(count, size, data):
     rank = data.draw(st.integers(0, size - 1))
-    assert carrier.share_of(count, rank, size) == peers.share_of(count, rank, size)
+    assert base.share_of(count, rank, size) == peers.share_of(count, rank, size)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from robe_numba.dlrm import DLRM, DLRMConfig, make_embedding
-from robe_numba.parallel.carrier import Carrier, Traffic
+from robe_numba.parallel.carriers.base import Carrier, Traffic
 from robe_numba.parallel.data_parallel import DataParallel
 
 PERF = Path(__file__).resolve().parent.parent / "perf"

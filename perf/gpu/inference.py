@@ -19,7 +19,8 @@ from libraries import torch
 from places import here
 from timing import Contender
 
-from robe_numba.dlrm import capture_logits, linear
+from robe_numba.dlrm import capture_logits
+from robe_numba.dlrm.layers import linear
 
 BATCHES = (1, 8, 64, 512, 2048, 8192, 32_768, 65_536)
 PRECISIONS = ("float32", "TF32")

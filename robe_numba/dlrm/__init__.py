@@ -4,19 +4,19 @@ Layers are functions that return their output and their backward; `DLRM` joins t
 any of four kinds of embedding through one interface.
 """
 
-from robe_numba.dlrm.builders import make_embedding
+from robe_numba.dlrm.backends import DEVICES
 from robe_numba.dlrm.captured import capture_logits, capture_train_step
-from robe_numba.dlrm.embeddings import KINDS, Embedding, embedding_from
-from robe_numba.dlrm.interaction import cat_interaction, dot_interaction
-from robe_numba.dlrm.linear import linear
-from robe_numba.dlrm.loss import bce_with_logits, sigmoid
-from robe_numba.dlrm.mlp import mlp
+from robe_numba.dlrm.embeddings.kinds import KINDS, Embedding, embedding_from
+from robe_numba.dlrm.embeddings.make_embedding import make_embedding
+from robe_numba.dlrm.embeddings.vocabulary import Vocabulary
+from robe_numba.dlrm.layers.interaction import cat_interaction, dot_interaction
+from robe_numba.dlrm.layers.linear import linear
+from robe_numba.dlrm.layers.loss import bce_with_logits, sigmoid
+from robe_numba.dlrm.layers.mlp import mlp
 from robe_numba.dlrm.model import DLRM
 from robe_numba.dlrm.optimizers import OPTIMIZERS, DenseOptimizer
-from robe_numba.dlrm.placement import DEVICES
 from robe_numba.dlrm.presets import PRESETS, DLRMConfig, Preset
 from robe_numba.dlrm.schedule import Schedule
-from robe_numba.dlrm.vocabulary import Vocabulary
 
 __all__ = [
     "DEVICES",

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from robe_numba.checks.arrays import INDEX_DTYPES, check_scalar
-from robe_numba.dlrm.embeddings import Embedding
-from robe_numba.dlrm.gradients import Gradients, layers_of, named_views, sum_rows
-from robe_numba.dlrm.interaction import INTERACTIONS, cat_interaction
-from robe_numba.dlrm.loss import bce_with_logits, sigmoid
-from robe_numba.dlrm.mlp import mlp
+from robe_numba.dlrm.backends import Batch, placement
+from robe_numba.dlrm.embeddings.kinds import Embedding
+from robe_numba.dlrm.gradient_buffer import Gradients, layers_of, named_views, sum_rows
+from robe_numba.dlrm.layers.interaction import INTERACTIONS, cat_interaction
+from robe_numba.dlrm.layers.loss import bce_with_logits, sigmoid
+from robe_numba.dlrm.layers.mlp import mlp
 from robe_numba.dlrm.optimizers import DenseOptimizer, check_rate
-from robe_numba.dlrm.placement import Batch, placement
 from robe_numba.dlrm.presets import DLRMConfig, init_parameters
 from robe_numba.ops.devices import check_here_or_there
 
@@ -25,7 +25,7 @@ class DLRM:
     """A click model with one logit per row, on the device of its embedding.
 
     On the host it takes and gives NumPy arrays, and the result of every method is bit-identical
-    for any number of threads (see `robe_numba.dlrm.workers`). On a GPU it takes arrays of CuPy or
+    for any number of threads (see `robe_numba.dlrm.thread_pool`). On a GPU it takes arrays of CuPy or
     PyTorch and gives CuPy's, works on CuPy's current stream and waits for nothing: losses are
     arrays () there, and labels are not looked at. Results may differ in the last bits between
     batch sizes and devices. `robe_numba.dlrm.captured` makes small batches faster there.

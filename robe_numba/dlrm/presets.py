@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from robe_numba.dlrm.interaction import INTERACTIONS
+from robe_numba.dlrm.layers.interaction import INTERACTIONS
 from robe_numba.dlrm.schedule import Schedule
 from robe_numba.spec import MAX_SIZE, check_int
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from robe_numba.dlrm import DLRM
+from robe_numba.dlrm.backends import placement
 from robe_numba.dlrm.captured import capture_train_step
 from robe_numba.dlrm.model import check_rates
-from robe_numba.dlrm.placement import placement
-from robe_numba.parallel.carrier import Carrier, Done, Pending, Traffic, share_of
+from robe_numba.parallel.carriers.base import Carrier, Done, Pending, Traffic, share_of
 from robe_numba.parallel.exchange import AUTO, EXCHANGES, Exchange, Plan, check_exchange
 from robe_numba.parallel.group import Group
 

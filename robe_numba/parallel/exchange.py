@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from robe_numba.dlrm.embeddings import Embedding
-from robe_numba.parallel.carrier import Carrier, Done, Pending
+from robe_numba.dlrm.embeddings.kinds import Embedding
+from robe_numba.parallel.carriers.base import Carrier, Done, Pending
 
 
 class Exchange(ABC):

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
-from robe_numba.parallel.carrier import Carrier
+from robe_numba.parallel.carriers.base import Carrier
 
 Result = TypeVar("Result")
 Rows = TypeVar("Rows", bound=tuple)  # named, of arrays (rows, ...) or None

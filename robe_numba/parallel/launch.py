@@ -11,7 +11,7 @@ from robe_numba.parallel.group import Alone, Group, this_process
 from robe_numba.parallel.supervisor import joined, launched
 
 if TYPE_CHECKING:
-    from robe_numba.parallel.mpi import MPIGroup
+    from robe_numba.parallel.mpi_group import MPIGroup
 
 ALIKE_SECONDS = 2.0  # in which all processes come to an error that all of them have
 # Errors whose message says enough.
@@ -52,7 +52,7 @@ def processes() -> Iterator[Group]:
             f"rank {rank} of {size} needs mpi4py and an MPI to train with the others ({error}); "
             f"pip install 'robe_numba[mpi]'"
         ) from error
-    from robe_numba.parallel.mpi import MPIGroup
+    from robe_numba.parallel.mpi_group import MPIGroup
 
     group = MPIGroup()
     joined()

@@ -8,7 +8,7 @@ import numpy as np
 
 from data_tools import Dataset
 from robe_numba.dlrm import DLRM, PRESETS, DLRMConfig, make_embedding
-from robe_numba.dlrm.embeddings import NUMBERED
+from robe_numba.dlrm.embeddings.kinds import NUMBERED
 from robe_numba.parallel.group import Alone, Group
 from robe_numba.training.config import TrainingConfig
 

@@ -25,7 +25,7 @@ from data_tools.storage.atomic import digest_of, flush, remove
 from data_tools.storage.json_files import convert, parse
 from data_tools.storage.own_files import make_own_folder
 from robe_numba.dlrm import DLRM
-from robe_numba.dlrm.placement import fetched
+from robe_numba.dlrm.backends import fetched
 
 FORMAT = "robe checkpoint 1"
 OTHERWISE = "it is no state of a run"

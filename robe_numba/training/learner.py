@@ -11,7 +11,7 @@ from data_tools import Dataset, Split
 from robe_numba.dlrm import DLRM, Schedule
 from robe_numba.parallel.data_parallel import DataParallel
 from robe_numba.parallel.group import Group
-from robe_numba.parallel.replicas import ReplicaError, check_replicas
+from robe_numba.parallel.replica_check import ReplicaError, check_replicas
 from robe_numba.training.checkpoints import Standing
 from robe_numba.training.config import TrainingConfig
 from robe_numba.training.run_folder import RunFolder

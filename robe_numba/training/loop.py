@@ -14,10 +14,10 @@ from data_tools import Dataset, Split
 from data_tools.storage.atomic import alone_in, remove_temporary
 from robe_numba import __version__
 from robe_numba.dlrm import DLRM
-from robe_numba.dlrm.placement import placement
+from robe_numba.dlrm.backends import placement
 from robe_numba.parallel.data_parallel import check_batch_size
 from robe_numba.parallel.group import Alone, Group
-from robe_numba.parallel.replicas import different
+from robe_numba.parallel.replica_check import different
 from robe_numba.training.building import build_model, needs_vocabulary, training_vocabulary
 from robe_numba.training.checkpoints import Standing
 from robe_numba.training.config import TrainingConfig

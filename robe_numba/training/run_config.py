@@ -17,7 +17,7 @@ from data_tools import Dataset
 from data_tools.storage.atomic import digest, read_bytes, write_text
 from data_tools.storage.json_files import convert, parse
 from robe_numba.dlrm import DLRM, KINDS, DLRMConfig
-from robe_numba.dlrm.embeddings import specs_from
+from robe_numba.dlrm.embeddings.kinds import specs_from
 from robe_numba.training.config import SPLIT_ORDERS, TrainingConfig
 from robe_numba.training.dataset_facts import dataset_facts
 from robe_numba.training.weights import PREFIX

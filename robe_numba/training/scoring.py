@@ -11,9 +11,9 @@ from data_tools import Dataset, Split
 from data_tools.storage.atomic import replacing
 from robe_numba import metrics
 from robe_numba.dlrm import DLRM
-from robe_numba.dlrm.placement import fetched
+from robe_numba.dlrm.backends import fetched
+from robe_numba.parallel.distributed_auc import ranking
 from robe_numba.parallel.group import Alone, Group
-from robe_numba.parallel.ranking import ranking
 from robe_numba.training.building import Progress
 
 SCORING_ROWS = 8192

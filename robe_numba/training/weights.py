@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 from data_tools.storage.atomic import readable, replacing
 from data_tools.storage.paths import what_stands_at
 from robe_numba.dlrm import DLRM, DLRMConfig, embedding_from
-from robe_numba.dlrm.placement import fetched
+from robe_numba.dlrm.backends import fetched
 from robe_numba.parallel.group import Group
 
 PREFIX = "embedding."

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from robe_numba.dlrm import bce_with_logits, cat_interaction, dot_interaction, linear, sigmoid
+from robe_numba.dlrm import bce_with_logits, cat_interaction, dot_interaction, sigmoid
+from robe_numba.dlrm.layers import linear
 from robe_numba.dlrm.optimizers import DenseOptimizer
 from robe_numba.kernels.gpu.interaction import tiles
 from tests import naive

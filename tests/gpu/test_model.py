@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from robe_numba.dlrm import DLRM, KINDS, DLRMConfig
-from robe_numba.dlrm.placement import fetched
-from robe_numba.dlrm.vocabulary import Vocabulary
+from robe_numba.dlrm.backends import fetched
+from robe_numba.dlrm.embeddings.vocabulary import Vocabulary
 from tests import naive
 from tests.gpu.conftest import to_cpu, to_gpu
 from tests.test_dlrm_embeddings import KNOWN, make

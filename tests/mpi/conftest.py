@@ -30,7 +30,7 @@ def pytest_ignore_collect(collection_path, config):
 if STARTED is not None:
     from mpi4py import MPI
 
-    from robe_numba.parallel.mpi import MPIGroup
+    from robe_numba.parallel.mpi_group import MPIGroup
 
     def end_all(report):
         """Say what failed here, and end the whole job: the others would wait for this rank."""

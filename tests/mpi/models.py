@@ -3,9 +3,9 @@
 import numpy as np
 
 from robe_numba.dlrm import DLRM, make_embedding
-from robe_numba.dlrm.placement import fetched
-from robe_numba.parallel.carrier import share_of
-from robe_numba.parallel.replicas import check_replicas
+from robe_numba.dlrm.backends import fetched
+from robe_numba.parallel.carriers.base import share_of
+from robe_numba.parallel.replica_check import check_replicas
 from tests.test_dlrm_model import TINY, VOCABULARY
 
 

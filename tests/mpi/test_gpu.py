@@ -10,10 +10,10 @@ from mpi4py import MPI
 
 from robe_numba.dlrm import DLRM
 from robe_numba.kernels.gpu import simulated
-from robe_numba.parallel import gpu_carrier
-from robe_numba.parallel.carrier import share_of
+from robe_numba.parallel.carriers import gpu
+from robe_numba.parallel.carriers.base import share_of
+from robe_numba.parallel.carriers.gpu import GPUMemoryCarrier, NCCLCarrier, StagedCarrier
 from robe_numba.parallel.data_parallel import DataParallel
-from robe_numba.parallel.gpu_carrier import GPUMemoryCarrier, NCCLCarrier, StagedCarrier
 from tests.gpu.conftest import to_cpu, to_gpu, wrap_around_quietly
 from tests.mpi.models import arrays_of, assert_close, assert_replicas, bits, model_of, share
 from tests.test_dlrm_model import batch_of
@@ -96,9 +96,9 @@ def carriers(group, monkeypatch):
     def chosen(name):
         with Stream(non_blocking=True), pytest.MonkeyPatch.context() as patch:
             if name == "nccl":
-                patch.setattr(gpu_carrier, "gpu_carrier", nccl)
+                patch.setattr(gpu, "gpu_carrier", nccl)
             if name == "mpi":
-                patch.setenv(gpu_carrier.CUDA_AWARE[0], "true")
+                patch.setenv(gpu.CUDA_AWARE[0], "true")
             yield
 
     return chosen

@@ -10,8 +10,8 @@ from mpi4py import MPI
 
 from data_tools.batch import Batch
 from robe_numba.metrics import Ranking, auc
-from robe_numba.parallel.mpi import MPIGroup
-from robe_numba.parallel.ranking import ranking
+from robe_numba.parallel.distributed_auc import ranking
+from robe_numba.parallel.mpi_group import MPIGroup
 from robe_numba.training import computing
 
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from robe_numba.dlrm import DLRM, KINDS, make_embedding
-from robe_numba.dlrm.workers import micro_batches
-from robe_numba.parallel.carrier import share_of
+from robe_numba.dlrm.thread_pool import micro_batches
+from robe_numba.parallel.carriers.base import share_of
 from robe_numba.parallel.data_parallel import DataParallel
 from robe_numba.parallel.group import Alone
-from robe_numba.parallel.mpi import MPIGroup
+from robe_numba.parallel.mpi_group import MPIGroup
 from tests.mpi.models import arrays_of, assert_close, assert_replicas, bits, model_of, share
 from tests.test_dlrm_model import TINY, batch_of
 

@@ -17,10 +17,10 @@ import data_tools
 from data_tools import Dataset
 from data_tools.loader import shuffle
 from robe_numba import metrics
-from robe_numba.parallel.carrier import share_of
+from robe_numba.parallel.carriers.base import share_of
 from robe_numba.parallel.data_parallel import DataParallel
 from robe_numba.parallel.group import Alone
-from robe_numba.parallel.mpi import MPIGroup
+from robe_numba.parallel.mpi_group import MPIGroup
 from robe_numba.training import (
     RunFolder,
     TrainingConfig,

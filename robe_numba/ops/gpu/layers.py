@@ -20,7 +20,7 @@ from robe_numba.ops.gpu import products
 def linear(
     x: Any, weight: Any, bias: Any, *, relu: bool = False, out: Any = None
 ) -> tuple[Any, Any]:
-    """See `robe_numba.dlrm.linear`."""
+    """See `robe_numba.dlrm.layers.linear`."""
     weights = arrays.view("weight", weight, None, ARRAY_DTYPES)
     if len(weights.shape) != 2:
         raise ValueError(f"weight has shape {weights.shape}; expected (fan_out, fan_in)")

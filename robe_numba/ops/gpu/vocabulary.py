@@ -1,4 +1,4 @@
-"""Row numbers of known ids on a GPU: what `robe_numba.dlrm.vocabulary` does on the host."""
+"""Row numbers of known ids on a GPU: what `robe_numba.dlrm.embeddings.vocabulary` does on the host."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ def find_rows(ids, offsets, indices, rows):
 
 
 def known_rows(ids: Any, offsets: Any, indices: Any) -> Any:
-    """See `robe_numba.dlrm.vocabulary.known_rows`."""
+    """See `robe_numba.dlrm.embeddings.vocabulary.known_rows`."""
     wanted, num_tables = arrays.view("indices", indices, None, INDEX_DTYPES), len(offsets) - 1
     if len(wanted.shape) != 2 or wanted.shape[1] != num_tables:
         raise ValueError(

@@ -8,7 +8,7 @@ import numpy as np
 from numba import prange
 
 from robe_numba._jit import inner, jit
-from robe_numba.dlrm.linear import GradPair
+from robe_numba.dlrm.layers.linear import GradPair
 from robe_numba.kernels.cpu.launch import launch, threads_for
 from robe_numba.kernels.cpu.simd.types import load1, load16, store
 from robe_numba.kernels.cpu.starts import share

@@ -9,7 +9,7 @@ import numpy as np
 
 from robe_numba._jit import jit
 from robe_numba.checks.arrays import INDEX_DTYPES, as_uint64, check_array
-from robe_numba.dlrm.placement import placement
+from robe_numba.dlrm.backends import placement
 from robe_numba.kernels.cpu.launch import launch, threads_for
 from robe_numba.kernels.scalar.searching import find_row
 from robe_numba.ops.devices import on_any_device

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from robe_numba.dlrm.linear import GradPair, linear
+from robe_numba.dlrm.layers.linear import GradPair, linear
 
 MLPBackward = Callable[..., tuple[np.ndarray | None, list[GradPair]]]
 

@@ -14,11 +14,11 @@ import numpy as np
 from mpi4py import MPI
 from mpi4py.util.dtlib import from_numpy_dtype
 
-from robe_numba.dlrm.gradients import sum_rows
-from robe_numba.dlrm.placement import fetched
+from robe_numba.dlrm.backends import fetched
+from robe_numba.dlrm.gradient_buffer import sum_rows
 from robe_numba.memory import scratch
 from robe_numba.ops.devices import gpu_module
-from robe_numba.parallel.carrier import Carrier, Done, Pending, Traffic, share_of
+from robe_numba.parallel.carriers.base import Carrier, Done, Pending, Traffic, share_of
 from robe_numba.parallel.group import Group, Rows
 
 Result = TypeVar("Result")
@@ -88,7 +88,7 @@ class MPIGroup(Group):
     def carrier(self, device: str) -> Carrier:
         """See `Group.carrier`."""
         if device == "cuda":
-            from robe_numba.parallel.gpu_carrier import gpu_carrier
+            from robe_numba.parallel.carriers.gpu import gpu_carrier
 
             carrier = gpu_carrier(self._all.Dup())
         else:

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 
 from robe_numba.checks.arrays import ARRAY_DTYPES, check_apart, check_scalar, is_on_device
+from robe_numba.dlrm.backends import placement
 from robe_numba.dlrm.optimizers import check_optimizer
-from robe_numba.dlrm.placement import placement
 from robe_numba.ops import adagrad_update, lookup, lookup_backward, sgd_update
 from robe_numba.ops.dense import apply_gradient
 from robe_numba.ops.devices import check_here_or_there

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from robe_numba.dlrm.placement import fetched
+from robe_numba.dlrm.backends import fetched
 from robe_numba.parallel.group import Group, this_process
 
 

@@ -8,9 +8,9 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 import numpy as np
 
 from robe_numba.checks.arrays import check_array, is_on_device
-from robe_numba.dlrm.gradients import clip_together, sum_of_squares
+from robe_numba.dlrm.gradient_buffer import clip_together, sum_of_squares
 from robe_numba.dlrm.presets import DLRMConfig
-from robe_numba.dlrm.workers import Workers, micro_batches
+from robe_numba.dlrm.thread_pool import Workers, micro_batches
 from robe_numba.memory import scratch
 from robe_numba.ops.devices import gpu_module
 

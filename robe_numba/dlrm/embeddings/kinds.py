@@ -14,10 +14,10 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from robe_numba.dlrm.interaction import dot_interaction
-from robe_numba.dlrm.placement import device_of, placement
-from robe_numba.dlrm.trained_array import Read, TrainedArray
-from robe_numba.dlrm.vocabulary import Vocabulary
+from robe_numba.dlrm.backends import device_of, placement
+from robe_numba.dlrm.embeddings.trained_array import Read, TrainedArray
+from robe_numba.dlrm.embeddings.vocabulary import Vocabulary
+from robe_numba.dlrm.layers.interaction import dot_interaction
 from robe_numba.ops import lookup_dot_interaction
 from robe_numba.ops.devices import check_here_or_there
 from robe_numba.spec import RobeSpec, Spec, TableSpec

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from robe_numba.arrays import init_array
-from robe_numba.dlrm.embeddings import KINDS, NUMBERED, Embedding, check_kind
+from robe_numba.dlrm.embeddings.kinds import KINDS, NUMBERED, Embedding, check_kind
+from robe_numba.dlrm.embeddings.trained_array import TrainedArray
+from robe_numba.dlrm.embeddings.vocabulary import Vocabulary
 from robe_numba.dlrm.optimizers import check_optimizer
-from robe_numba.dlrm.trained_array import TrainedArray
-from robe_numba.dlrm.vocabulary import Vocabulary
 from robe_numba.spec import RobeSpec, Spec, TableSpec
 from robe_numba.state_blocks import state_block_of
 
