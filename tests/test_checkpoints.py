@@ -22,9 +22,9 @@ from robe_numba.training import (
     TrainingError,
     TrainingInterrupted,
     Watcher,
-    checkpoints,
     train,
 )
+from robe_numba.training.run import checkpoints
 
 FAST = {"lr": 0.02, "batch_size": 256, "evaluations": 2, "epochs": 2}  # 8 steps per epoch
 SIZES = {"robe": {"compression": 20}, "full": {}, "hashed": {"compression": 20},

@@ -14,14 +14,14 @@ from robe_numba.training import (
     RunFolder,
     TrainingConfig,
     build_model,
-    checkpoints,
     evaluate,
     train,
     training_vocabulary,
     write_report,
 )
-from robe_numba.training.comparison import compare
-from robe_numba.training.weights import load_weights, save_weights
+from robe_numba.training.run import checkpoints
+from robe_numba.training.run.weights import load_weights, save_weights
+from robe_numba.training.sweeps.comparison import compare
 from tests.test_checkpoints import SIZES, die_at_call, records, stopped, weights
 
 SMALL = {"lr": 0.02, "batch_size": 256, "evaluations": 2, "bottom": (8,), "top": (8,)}
@@ -351,8 +351,8 @@ def refusal(function, *arguments):
 @pytest.fixture
 def no_drawing(monkeypatch):
     """Hundreds of pictures take minutes."""
-    monkeypatch.setattr("robe_numba.training.comparison.draw", lambda *_: {})
-    monkeypatch.setattr("robe_numba.training.report.svg", lambda figure: "")
+    monkeypatch.setattr("robe_numba.training.sweeps.comparison.draw", lambda *_: {})
+    monkeypatch.setattr("robe_numba.training.reports.html.svg", lambda figure: "")
 
 
 @pytest.fixture

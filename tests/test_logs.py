@@ -7,8 +7,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from robe_numba.training import TrainingConfig, TrainingError, Watcher, Watchers, train
-from robe_numba.training.mlperf_log import MLPerfLog
-from robe_numba.training.tensorboard import TensorBoardLog
+from robe_numba.training.watchers.mlperf import MLPerfLog
+from robe_numba.training.watchers.tensorboard import TensorBoardLog
 
 SETTINGS = TrainingConfig(
     num_parameters=3000, lr=0.02, batch_size=20, evaluations=2, epochs=2, warmup_steps=3,

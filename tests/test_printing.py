@@ -12,7 +12,7 @@ import pytest
 from data_tools.storage.atomic import write_text
 from robe_numba.cli.console import make_console
 from robe_numba.cli.display import Display
-from robe_numba.training.report import page
+from robe_numba.training.reports.html import page
 
 ODD = "it's [a] [/b] :smile: run:x: [red]"
 C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}

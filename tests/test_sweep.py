@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from robe_numba.training import RunFolder, Watcher
-from robe_numba.training.comparison import best_of, compare, draw, groups, reference
-from robe_numba.training.processes import ProcessKilledError, call_all
-from robe_numba.training.sweep import grid, run_name, sweep
+from robe_numba.training.sweeps.comparison import best_of, compare, draw, groups, reference
+from robe_numba.training.sweeps.grid import grid, run_name, sweep
+from robe_numba.training.sweeps.workers import ProcessKilledError, call_all
 
 SMALL = {"batch_size": [256], "evaluations": [2], "bottom": [(8,)], "top": [(8,)]}
 
@@ -187,7 +187,7 @@ if __name__ == "__main__":
 BEGIN = """
 import os, signal
 from multiprocessing import Pipe
-from robe_numba.training.processes import _begin, _deaf
+from robe_numba.training.sweeps.workers import _begin, _deaf
 with _deaf():
     os.kill(os.getpid(), signal.SIGINT)
     here, there = Pipe()

@@ -7,8 +7,8 @@ from rich.table import Table
 
 from data_tools.storage.atomic import write_text
 from robe_numba.cli.console import console
-from robe_numba.training.pictures import Point, auc_against_memory, save_png, svg
-from robe_numba.training.report import html_table, page
+from robe_numba.training.reports.html import html_table, page
+from robe_numba.training.reports.plots import Point, auc_against_memory, save_png, svg
 
 
 @dataclass(frozen=True)

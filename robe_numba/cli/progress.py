@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from robe_numba.cli import loading
-from robe_numba.training.watching import Watcher
+from robe_numba.training.watchers.base import Watcher
 
 if TYPE_CHECKING:
     from rich.progress import TaskID

@@ -12,7 +12,7 @@ from robe_numba.cli.progress import Quiet, TrainingProgress, showing
 if TYPE_CHECKING:
     from data_tools import Dataset
     from robe_numba.training import TrainingConfig
-    from robe_numba.training.sweep import Outcome
+    from robe_numba.training.sweeps.grid import Outcome
 
 
 def sweep(
@@ -59,9 +59,9 @@ def sweep(
         from rich.table import Table
 
         from data_tools import Dataset
-        from robe_numba.training.comparison import check_links, compare, default_target, rows
         from robe_numba.training.days import day_notes
-        from robe_numba.training.sweep import grid
+        from robe_numba.training.sweeps.comparison import check_links, compare, default_target, rows
+        from robe_numba.training.sweeps.grid import grid
 
     axes: dict[str, list[object]] = {}
     for name, values in map(_axis, settings or ()):
@@ -95,7 +95,7 @@ def _run(
     quiet: bool,
 ) -> "list[Outcome]":
     """What became of each run."""
-    from robe_numba.training.sweep import sweep as run_sweep
+    from robe_numba.training.sweeps.grid import sweep as run_sweep
 
     try:
         with showing(quiet) as display:
@@ -122,7 +122,7 @@ def _run(
 
 def _axis(text: str) -> tuple[str, list[object]]:
     """The name and the values of NAME=VALUE,VALUE."""
-    from robe_numba.cli.settings import parse_setting
+    from robe_numba.cli.arguments import parse_setting
 
     name, equals, values = text.partition("=")
     if not equals or not values:

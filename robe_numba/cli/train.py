@@ -13,7 +13,7 @@ from robe_numba.cli.outputs import Overwrite
 from robe_numba.cli.progress import Quiet, TrainingProgress, showing
 from robe_numba.parallel.group import Alone, Group
 from robe_numba.training.settings import Settings
-from robe_numba.training.watching import Watcher, Watchers
+from robe_numba.training.watchers.base import Watcher, Watchers
 
 if TYPE_CHECKING:
     from data_tools import Dataset
@@ -170,11 +170,11 @@ def train(
     settings: dict[str, Any] = {name: value for name, value in locals().items() if name in names}
     with loading():
         from data_tools import Dataset
-        from robe_numba.cli.settings import parse_widths
+        from robe_numba.cli.arguments import parse_widths
         from robe_numba.cli.sizes import parse_cardinalities
         from robe_numba.training.days import day_notes
         from robe_numba.training.loop import TrainingInterrupted
-        from robe_numba.training.report import sizes, write_report
+        from robe_numba.training.reports.html import sizes, write_report
 
     for name in ("bottom", "top"):
         settings[name] = None if settings[name] is None else parse_widths(settings[name])
@@ -253,8 +253,8 @@ def _go_on_with(run: "RunFolder", given: dict[str, Any]) -> "TrainingConfig":
 def _logs(
     dataset: "Dataset", config: "TrainingConfig", output: Path, log: str | None
 ) -> list[Watcher]:
-    from robe_numba.training import tensorboard
-    from robe_numba.training.mlperf_log import MLPerfLog
+    from robe_numba.training.watchers import tensorboard
+    from robe_numba.training.watchers.mlperf import MLPerfLog
 
     logs: list[Watcher] = []
     if tensorboard.installed() and tensorboard.takes(output):

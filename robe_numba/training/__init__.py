@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 from robe_numba._lazy import attributes
 
 if TYPE_CHECKING:
-    from robe_numba.training.building import build_model, table_rows, training_vocabulary
-    from robe_numba.training.checkpoints import CheckpointError
+    from robe_numba.training.build_model import build_model, table_rows, training_vocabulary
     from robe_numba.training.config import TrainingConfig
     from robe_numba.training.learner import TrainingError
     from robe_numba.training.loop import TrainingInterrupted, check_alike, computing, train
-    from robe_numba.training.report import write_report
-    from robe_numba.training.run_folder import RunFolder
+    from robe_numba.training.reports.html import write_report
+    from robe_numba.training.run.checkpoints import CheckpointError
+    from robe_numba.training.run.folder import RunFolder
     from robe_numba.training.scoring import evaluate, predict, score
-    from robe_numba.training.watching import Watcher, Watchers
+    from robe_numba.training.watchers.base import Watcher, Watchers
 
 __all__ = [
     "CheckpointError",
@@ -42,22 +42,22 @@ __all__ = [
 __getattr__, __dir__ = attributes(
     __name__,
     {
-        "CheckpointError": "robe_numba.training.checkpoints",
-        "RunFolder": "robe_numba.training.run_folder",
+        "CheckpointError": "robe_numba.training.run.checkpoints",
+        "RunFolder": "robe_numba.training.run.folder",
         "TrainingConfig": "robe_numba.training.config",
         "TrainingError": "robe_numba.training.learner",
         "TrainingInterrupted": "robe_numba.training.loop",
-        "Watcher": "robe_numba.training.watching",
-        "Watchers": "robe_numba.training.watching",
-        "build_model": "robe_numba.training.building",
+        "Watcher": "robe_numba.training.watchers.base",
+        "Watchers": "robe_numba.training.watchers.base",
+        "build_model": "robe_numba.training.build_model",
         "check_alike": "robe_numba.training.loop",
         "computing": "robe_numba.training.loop",
         "evaluate": "robe_numba.training.scoring",
         "predict": "robe_numba.training.scoring",
         "score": "robe_numba.training.scoring",
-        "table_rows": "robe_numba.training.building",
+        "table_rows": "robe_numba.training.build_model",
         "train": "robe_numba.training.loop",
-        "training_vocabulary": "robe_numba.training.building",
-        "write_report": "robe_numba.training.report",
+        "training_vocabulary": "robe_numba.training.build_model",
+        "write_report": "robe_numba.training.reports.html",
     },
 )

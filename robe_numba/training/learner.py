@@ -12,11 +12,11 @@ from robe_numba.dlrm import DLRM, Schedule
 from robe_numba.parallel.data_parallel import DataParallel
 from robe_numba.parallel.group import Group
 from robe_numba.parallel.replica_check import ReplicaError, check_replicas
-from robe_numba.training.checkpoints import Standing
 from robe_numba.training.config import TrainingConfig
-from robe_numba.training.run_folder import RunFolder
+from robe_numba.training.run.checkpoints import Standing
+from robe_numba.training.run.folder import RunFolder
 from robe_numba.training.scoring import evaluate
-from robe_numba.training.watching import Watcher
+from robe_numba.training.watchers.base import Watcher
 
 STEPS_PER_LOOK = 16  # at the losses of a model on a GPU
 GO_ON, CHECKPOINT, STOP = range(3)  # what the processes agree on between two steps

@@ -18,15 +18,15 @@ from robe_numba.dlrm.backends import placement
 from robe_numba.parallel.data_parallel import check_batch_size
 from robe_numba.parallel.group import Alone, Group
 from robe_numba.parallel.replica_check import different
-from robe_numba.training.building import build_model, needs_vocabulary, training_vocabulary
-from robe_numba.training.checkpoints import Standing
+from robe_numba.training.build_model import build_model, needs_vocabulary, training_vocabulary
 from robe_numba.training.config import TrainingConfig
-from robe_numba.training.dataset_facts import dataset_facts
 from robe_numba.training.interrupts import deferred_interrupt
 from robe_numba.training.learner import AgreedStop, Learner
-from robe_numba.training.run_folder import RunFolder
+from robe_numba.training.run.checkpoints import Standing
+from robe_numba.training.run.dataset_facts import dataset_facts
+from robe_numba.training.run.folder import RunFolder
 from robe_numba.training.stopping import check_stopping
-from robe_numba.training.watching import Watcher
+from robe_numba.training.watchers.base import Watcher
 
 CHECKPOINT_SECONDS = 600.0
 

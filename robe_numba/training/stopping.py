@@ -4,7 +4,7 @@ from contextlib import closing
 
 from data_tools import Dataset, Split
 from robe_numba.training.config import TrainingConfig
-from robe_numba.training.run_folder import RunFolder
+from robe_numba.training.run.folder import RunFolder
 from robe_numba.training.scoring import SCORING_ROWS
 
 BY_AUC = ("patience", "target_auc")  # settings that look at the AUC of the validation rows

@@ -26,10 +26,10 @@ with harness.guided(__name__):
     from data_tools.schema import Schema
     from robe_numba.dlrm import DLRM, DLRMConfig, make_embedding
     from robe_numba.spec import RobeSpec, TableSpec
-    from robe_numba.training.checkpoints import CheckpointError, Standing, _read_state
     from robe_numba.training.config import TrainingConfig
-    from robe_numba.training.metrics_file import read_records
-    from robe_numba.training.run_config import new_config, read_config, write_config
+    from robe_numba.training.run.checkpoints import CheckpointError, Standing, _read_state
+    from robe_numba.training.run.config_file import new_config, read_config, write_config
+    from robe_numba.training.run.metrics_file import read_records
 
 SCHEMA = Schema("y", ("a",), ("p", "q"))
 METRICS = {

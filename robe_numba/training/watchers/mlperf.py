@@ -13,7 +13,7 @@ from data_tools.storage.own_files import open_own
 from robe_numba import __version__
 from robe_numba.dlrm import DLRM
 from robe_numba.training.config import TrainingConfig
-from robe_numba.training.watching import Watcher
+from robe_numba.training.watchers.base import Watcher
 
 NAME = "mlperf.log"
 POINT, START, STOP = "POINT_IN_TIME", "INTERVAL_START", "INTERVAL_END"

@@ -8,8 +8,8 @@ from rich.filesize import decimal
 
 from data_tools.storage.atomic import write_text
 from robe_numba.training.days import last_day
-from robe_numba.training.pictures import curves, svg
-from robe_numba.training.run_folder import REPORT, RunFolder
+from robe_numba.training.reports.plots import curves, svg
+from robe_numba.training.run.folder import REPORT, RunFolder
 
 # What people call the metrics.
 NAMES = {

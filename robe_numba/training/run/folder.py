@@ -3,7 +3,7 @@
 config.json         settings, model shape, how embeddings are read, the dataset, digests
 metrics.jsonl       one record per evaluation, the test record last
 model.safetensors   weights (and, for the kinds that number ids, the known ids)
-checkpoints/        of a run that is not finished, see `robe_numba.training.checkpoints`
+checkpoints/        of a run that is not finished, see `robe_numba.training.run.checkpoints`
 report.html         curves and a table
 """
 
@@ -18,13 +18,9 @@ from data_tools.storage.own_files import check_no_link
 from data_tools.storage.paths import check_folder, check_room_for_folder
 from robe_numba.dlrm import DLRM
 from robe_numba.parallel.group import Alone, Group
-from robe_numba.training import mlperf_log, tensorboard
-from robe_numba.training.checkpoints import BEST, Checkpoints, Standing, link
 from robe_numba.training.config import TrainingConfig
-from robe_numba.training.dataset_facts import PREPARATION, dataset_facts
-from robe_numba.training.metrics_file import append_record, read_records, write_records
-from robe_numba.training.model_file import check_model, replacing_model
-from robe_numba.training.run_config import (
+from robe_numba.training.run.checkpoints import BEST, Checkpoints, Standing, link
+from robe_numba.training.run.config_file import (
     CHANGEABLE,
     CONFIG,
     FORMAT,
@@ -35,12 +31,16 @@ from robe_numba.training.run_config import (
     read_config,
     write_config,
 )
-from robe_numba.training.weights import load_weights, write_weights
+from robe_numba.training.run.dataset_facts import PREPARATION, dataset_facts
+from robe_numba.training.run.metrics_file import append_record, read_records, write_records
+from robe_numba.training.run.model_file import check_model, replacing_model
+from robe_numba.training.run.weights import load_weights, write_weights
+from robe_numba.training.watchers import mlperf, tensorboard
 
 METRICS, MODEL, REPORT = "metrics.jsonl", "model.safetensors", "report.html"
 CHECKPOINTS = "checkpoints"
 # All that we make in the folder of a run.
-OWN = (CONFIG, METRICS, MODEL, REPORT, CHECKPOINTS, mlperf_log.NAME, tensorboard.NAME)
+OWN = (CONFIG, METRICS, MODEL, REPORT, CHECKPOINTS, mlperf.NAME, tensorboard.NAME)
 
 
 class RunFolder:
@@ -149,7 +149,7 @@ class RunFolder:
         # checkpoints go at once, then the metrics, and the new settings come last.
         if (folder / CHECKPOINTS).exists():
             os.rename(folder / CHECKPOINTS, folder / f".{CHECKPOINTS}.tmp")
-        for name in (METRICS, MODEL, REPORT, mlperf_log.NAME, tensorboard.NAME):
+        for name in (METRICS, MODEL, REPORT, mlperf.NAME, tensorboard.NAME):
             remove(folder / name)
         write_config(folder / CONFIG, new_config(training, dataset, model))
         remove_temporary(folder)

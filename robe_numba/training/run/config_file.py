@@ -19,8 +19,8 @@ from data_tools.storage.json_files import convert, parse
 from robe_numba.dlrm import DLRM, KINDS, DLRMConfig
 from robe_numba.dlrm.embeddings.kinds import specs_from
 from robe_numba.training.config import SPLIT_ORDERS, TrainingConfig
-from robe_numba.training.dataset_facts import dataset_facts
-from robe_numba.training.weights import PREFIX
+from robe_numba.training.run.dataset_facts import dataset_facts
+from robe_numba.training.run.weights import PREFIX
 
 CONFIG = "config.json"
 # Settings that a run may go on with changed: they decide steps to come, not what is there.

@@ -10,10 +10,10 @@ from typing import Any
 
 from data_tools.storage.atomic import write_text
 from data_tools.storage.own_files import check_no_link
-from robe_numba.training import pictures
-from robe_numba.training.report import html_table, page
-from robe_numba.training.run_folder import RunFolder
-from robe_numba.training.sweep import RUNS, WITHOUT
+from robe_numba.training.reports import plots
+from robe_numba.training.reports.html import html_table, page
+from robe_numba.training.run.folder import RunFolder
+from robe_numba.training.sweeps.grid import RUNS, WITHOUT
 
 TABLE, RESULTS, REPORT = "table.md", "results.json", "report.html"
 PICTURES = ("memory", "block-size", "epochs", "target")
@@ -190,24 +190,24 @@ def draw(found: Sequence[Group], ceiling: float | None, target: float) -> dict[s
     for group in best_of(found, ["embedding", "num_bytes"]).values():
         point = (group.num_bytes, group.mean, group.deviation or 0.0)
         points.setdefault(group.settings["embedding"], []).append(point)
-    figures["memory"] = pictures.auc_against_memory(points, ceiling)
+    figures["memory"] = plots.auc_against_memory(points, ceiling)
     robe = [group for group in found if group.settings["embedding"] == "robe"]
     if len({group.settings["block_size"] for group in robe}) > 1:
         lines: dict[str, list[tuple[float, float, float]]] = {}
         for (size, block), group in best_of(robe, ["num_bytes", "block_size"]).items():
             point = (block, group.mean, group.deviation or 0.0)
             lines.setdefault(_megabytes(size), []).append(point)
-        figures["block-size"] = pictures.auc_against_block_size(lines)
+        figures["block-size"] = plots.auc_against_block_size(lines)
     chosen = best_of(found, ["embedding", "num_bytes"]).values()
     labels = {
         f"{g.settings['embedding']}, {_megabytes(g.num_bytes)}": (g.settings["embedding"], g)
         for g in chosen
     }
     curves = {label: (kind, g.mean_curve()) for label, (kind, g) in labels.items()}
-    figures["epochs"] = pictures.auc_against_epochs(curves)
+    figures["epochs"] = plots.auc_against_epochs(curves)
     times = {label: (kind, g.time_to(target)) for label, (kind, g) in labels.items()}
     if any(time is not None for _, time in times.values()):
-        figures["target"] = pictures.time_to_target(times, target)
+        figures["target"] = plots.time_to_target(times, target)
     return figures
 
 
@@ -253,10 +253,10 @@ def compare(
     write_text(path / RESULTS, json.dumps([_facts(group) for group in found], indent=1) + "\n")
     figures = draw(found, ceiling, target)
     best = "" if ceiling is None else f"<p>Best reachable AUC (dashed): {ceiling:.4f}.</p>"
-    body = html_table(head, lines) + best + "".join(map(pictures.svg, figures.values()))
+    body = html_table(head, lines) + best + "".join(map(plots.svg, figures.values()))
     write_text(path / REPORT, page("AUC against memory", body))
     for name, figure in figures.items():
-        pictures.save_png(figure, path / f"{name}.png")
+        plots.save_png(figure, path / f"{name}.png")
     return found
 
 

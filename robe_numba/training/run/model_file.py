@@ -7,7 +7,7 @@ from typing import Any
 
 from data_tools.storage.atomic import digest_of, readable, replacing_own
 from data_tools.storage.paths import what_stands_at
-from robe_numba.training.run_config import REMEDY, DamagedRunError, read_config, write_config
+from robe_numba.training.run.config_file import REMEDY, DamagedRunError, read_config, write_config
 
 
 @contextmanager

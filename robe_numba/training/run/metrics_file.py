@@ -9,7 +9,7 @@ from typing import Any
 from data_tools.storage.atomic import read_bytes, write_text
 from data_tools.storage.json_files import convert, parse
 from data_tools.storage.own_files import open_own
-from robe_numba.training.run_config import Change, DamagedRunError
+from robe_numba.training.run.config_file import Change, DamagedRunError
 
 REMEDY = (
     "restore it from a copy, or pass --resume, which writes it anew while the run has checkpoints, "

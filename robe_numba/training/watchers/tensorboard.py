@@ -7,7 +7,7 @@ from typing import Any
 
 from data_tools.storage.own_files import make_own_folder
 from robe_numba.dlrm import DLRM
-from robe_numba.training.watching import Watcher
+from robe_numba.training.watchers.base import Watcher
 
 NAME = "tensorboard"
 STEPS_PER_LOSS = 100

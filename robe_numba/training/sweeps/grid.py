@@ -16,14 +16,14 @@ import numpy as np
 from data_tools import Dataset
 from data_tools.storage.own_files import check_no_link
 from data_tools.storage.paths import check_room_for_folder
-from robe_numba.training.building import needs_vocabulary, training_vocabulary
+from robe_numba.training.build_model import needs_vocabulary, training_vocabulary
 from robe_numba.training.config import TrainingConfig
 from robe_numba.training.learner import TrainingError
 from robe_numba.training.loop import train
-from robe_numba.training.processes import ProcessKilledError, call_all
-from robe_numba.training.report import write_report
-from robe_numba.training.run_folder import RunFolder
-from robe_numba.training.watching import Watcher
+from robe_numba.training.reports.html import write_report
+from robe_numba.training.run.folder import RunFolder
+from robe_numba.training.sweeps.workers import ProcessKilledError, call_all
+from robe_numba.training.watchers.base import Watcher
 
 RUNS = "runs"  # folder of the runs, in that of the sweep
 HASHED = ("hash", "sign")
