@@ -7,16 +7,14 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-import checks
-import command
-import copies
 import numpy as np
-import peers
-from places import here
-from shapes import BAGS, Batch, Shape, make_batch
-from timing import Contender, Row, Work, race
 
 import robe_numba as rn
+from perf import peers
+from perf.harness import checks, command, copies
+from perf.harness.places import here
+from perf.harness.race import Contender, Row, Work, race
+from perf.harness.shapes import BAGS, Batch, Shape, make_batch
 
 OPTIMIZERS = {None: ", sum", "sgd": ", SGD step", "adagrad": ", Adagrad step"}
 

@@ -11,14 +11,13 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
-import checks
-import command
 import numpy as np
-import peers
-from places import here
-from shapes import S1, S2, TINY, Batch, Shape, make_batch
-from timing import Contender, Row, Work, race
 
+from perf import peers
+from perf.harness import checks, command
+from perf.harness.places import here
+from perf.harness.race import Contender, Row, Work, race
+from perf.harness.shapes import S1, S2, TINY, Batch, Shape, make_batch
 from robe_numba.dlrm import DLRM, PRESETS, DLRMConfig, make_embedding
 from robe_numba.dlrm.thread_pool import Workers, micro_batches
 
@@ -122,7 +121,7 @@ def torch(model: Model, data: Data, names: list[str]) -> Iterator[tuple[Contende
     if peers.missing("torch"):
         yield peers.absent("torch"), peers.absent("torch")
         return
-    from peers.dlrm import TorchDLRM
+    from perf.peers.dlrm import TorchDLRM
 
     here().release()
     peer = TorchDLRM(model.config, data.batch, data.dense, data.labels)

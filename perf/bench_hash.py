@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-import command
 import numpy as np
-from shapes import ROWS, Shape, make_batch
-from timing import Contender, Row, Work, race
 
 import robe_numba as rn
+from perf.harness import command
+from perf.harness.race import Contender, Row, Work, race
+from perf.harness.shapes import ROWS, Shape, make_batch
 from robe_numba.coefficients import hash_spec
 from robe_numba.spec import HASHES
 

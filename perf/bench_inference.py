@@ -10,15 +10,13 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import bench_dlrm
-import command
-import peers
-from bench_dlrm import SHAPES, Data, Model
-from peers.indexing import random_rows
-from places import here
-from shapes import Shape
-from timing import Contender, Row, Work, race
-
+from perf import bench_dlrm, peers
+from perf.bench_dlrm import SHAPES, Data, Model
+from perf.harness import command
+from perf.harness.places import here
+from perf.harness.race import Contender, Row, Work, race
+from perf.harness.shapes import Shape
+from perf.peers.indexing import random_rows
 from robe_numba import TableSpec
 from robe_numba.dlrm import DLRM, KINDS
 from robe_numba.dlrm.embeddings.trained_array import TrainedArray
@@ -90,7 +88,7 @@ def torch(model: Model, data: Data, options: Any, apart: bool = False) -> Any:
         return None
     if peers.missing("torch"):
         return lambda data: peers.absent("torch")
-    from peers.dlrm import TorchDLRM
+    from perf.peers.dlrm import TorchDLRM
 
     peer = TorchDLRM(model.config, data.batch, data.dense, data.labels, apart)
     peer.check()

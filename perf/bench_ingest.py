@@ -23,15 +23,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import ingest_peers as others
-import machine
 import numpy as np
-import tables
-from ingest_peers import Log
-from timing import PAUSE, Contender, Row, Work, keep_busy
 
 from data_tools import Batch, Dataset, ingest
 from data_tools.synthetic.generator import Generator
+from perf.harness import machine, markdown
+from perf.harness.race import PAUSE, Contender, Row, Work, keep_busy
+from perf.peers import ingest as others
+from perf.peers.ingest import Log
 
 PACKAGES = ("numba", "numpy", "pyarrow", "isal", "polars", "duckdb")
 NOTES = """\
@@ -252,7 +251,7 @@ def table(rows: Sequence[Row]) -> str:
     head.append("MB written (ours, others)")
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for row in (row for row in rows if row.role == "ours"):
-        beside = {other.contender: other for other in tables.beside(row, rows)}
+        beside = {other.contender: other for other in markdown.beside(row, rows)}
         speed = f"{row.bytes / row.ms / 1e3:,.0f}" if row.bytes else ""
         cells = [f"{row.shape}, {row.work}", milliseconds(row), f"{row.items / row.ms / 1e3:.3g}"]
         cells += [speed, *(versus(row, beside.get(name)) for name in rivals)]
@@ -323,7 +322,7 @@ def main() -> None:
         folder = Path(temporary)
         log = others.make_log(options.folder or folder, options.rows)
         result: dict[str, Any] = {"bench": "ingest", "about": about(options, log)}
-        print(tables.heading(result["about"]))
+        print(markdown.heading(result["about"]))
         print(f"{log.rows:,} rows, {log.bytes / 1e6:.0f} MB of text.\n", flush=True)
         if options.memory:
             result["memory"] = memory(log, folder)

@@ -8,16 +8,15 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-import checks
-import command
 import numba
 import numpy as np
-import peers
-from places import here
-from shapes import ROWS, Batch, Shape, make_batch
-from timing import Contender, Row, Work, race
 
 import robe_numba as rn
+from perf import peers
+from perf.harness import checks, command
+from perf.harness.places import here
+from perf.harness.race import Contender, Row, Work, race
+from perf.harness.shapes import ROWS, Batch, Shape, make_batch
 from robe_numba.dlrm.backends import placement
 from robe_numba.dlrm.layers.interaction import dot_interaction, dot_width
 
@@ -80,7 +79,7 @@ def torch(batch: Batch, dense: np.ndarray, names: list[str]) -> Iterator[Contend
     if peers.missing("torch"):
         yield peers.absent("torch")
         return
-    from peers.dlrm import TorchInteraction
+    from perf.peers.dlrm import TorchInteraction
 
     peer = TorchInteraction(batch, dense)
     peer.check()

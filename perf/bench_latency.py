@@ -15,16 +15,16 @@ from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
-import checks
 import numba
 import numpy as np
-from peers.indexing import random_rows
-from places import here
-from shapes import Shape, make_batch
-from timing import PAUSE, keep_busy, keep_memory, no_garbage_collection
 
 import robe_numba as rn
 from data_tools.synthetic.presets import PRESETS as LOGS
+from perf.harness import checks
+from perf.harness.places import here
+from perf.harness.race import PAUSE, keep_busy, keep_memory, no_garbage_collection
+from perf.harness.shapes import Shape, make_batch
+from perf.peers.indexing import random_rows
 from robe_numba.dlrm import DLRM, KINDS, PRESETS, DLRMConfig, Embedding, Vocabulary
 from robe_numba.dlrm.embeddings.trained_array import TrainedArray
 

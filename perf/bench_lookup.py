@@ -9,16 +9,14 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import checks
-import command
-import copies
 import numpy as np
-import peers
-from places import here
-from shapes import ROWS, Batch, Shape, make_batch
-from timing import Contender, Row, Work, race
 
 import robe_numba as rn
+from perf import peers
+from perf.harness import checks, command, copies
+from perf.harness.places import here
+from perf.harness.race import Contender, Row, Work, race
+from perf.harness.shapes import ROWS, Batch, Shape, make_batch
 
 ALIGNMENT = 16  # elements: starts at the beginning of a cache line
 

@@ -24,13 +24,13 @@ from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 
-import machine
 import numba
 import numpy as np
-from scaling_formulas import MODELS, TINY, Model
-from scaling_results import Results, Setting, Task
-from scaling_tables import bars, parts_table, steps_table, transfers_table
 
+from perf.harness import machine
+from perf.scaling.formulas import MODELS, TINY, Model
+from perf.scaling.results import Results, Setting, Task
+from perf.scaling.tables import bars, parts_table, steps_table, transfers_table
 from robe_numba.parallel.exchange import EXCHANGES
 
 STRONG, WEAK = 2048, (256, 2048)  # rows of all ranks together; of each rank
@@ -161,10 +161,10 @@ def main() -> None:
         content = {"bench": "scaling", **asdict(results)}
         options.json.write_text(json.dumps(content, indent=1) + "\n")
     if options.plot:
-        import pictures  # needs matplotlib
-        import scaling_pictures
+        from perf.harness import plots  # needs matplotlib
+        from perf.scaling import plots
 
-        pictures.save(scaling_pictures.parts(bars(steps, phases)), options.plot)
+        plots.save(plots.parts(bars(steps, phases)), options.plot)
 
 
 if __name__ == "__main__":

@@ -10,17 +10,16 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-import checks
-import command
 import numba
 import numpy as np
-import peers
-from bench_bag import shape_for
-from places import here
-from shapes import ROWS, Batch, Shape, make_batch
-from timing import Contender, Row, Work, race
 
 import robe_numba as rn
+from perf import peers
+from perf.bench_bag import shape_for
+from perf.harness import checks, command
+from perf.harness.places import here
+from perf.harness.race import Contender, Row, Work, race
+from perf.harness.shapes import ROWS, Batch, Shape, make_batch
 
 OPTIMIZERS = {"sgd": "SGD", "adagrad": "Adagrad"}
 

@@ -19,11 +19,11 @@ import tempfile
 import time
 from pathlib import Path
 
-import checkout  # noqa: F401  (first; see there)
-from gpu import beside, summary
-from gpu.supervisor import Supervisor
-from gpu.worker import MODULES
-from gpu.worker import main as work
+from perf.gpu.checker import beside, summary
+from perf.gpu.checker.supervisor import Supervisor
+from perf.gpu.checker.worker import MODULES
+from perf.gpu.checker.worker import main as work
+from perf.harness import checkout  # noqa: F401  (first; see there)
 
 FILES = (
     *("check.log", "results.jsonl", "summary.md", "tests.log", "train.log", "ncu.csv"),

@@ -16,9 +16,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import command
-import tables
-from timing import Row
+from perf.harness import command, markdown
+from perf.harness.race import Row
 
 FOLDER = Path(__file__).resolve().parent
 BOTH = "both"
@@ -65,7 +64,7 @@ def main() -> None:
         if found:
             write(found, folders[name])
     if options.device == BOTH and all(results.values()):
-        text = tables.devices([row for found in results.values() for row in rows_of(found)])
+        text = markdown.devices([row for found in results.values() for row in rows_of(found)])
         (folders["cpu"] / "devices.md").write_text(text + "\n")
         print(text)
     if failed:
@@ -132,18 +131,18 @@ def rows_of(results: list[dict[str, Any]]) -> list[Row]:
 def write(results: list[dict[str, Any]], output: Path) -> None:
     """Leave the table, and the picture where matplotlib is installed; print the table."""
     about, rows = results[0]["about"], rows_of(results)
-    parts = [tables.BEGIN, tables.heading(about), "", tables.markdown(rows)]
+    parts = [markdown.BEGIN, markdown.heading(about), "", markdown.markdown(rows)]
     inference = [row for row in rows if row.bench == "inference"]
-    parts += ["", tables.sweeps(inference)] if inference else []
-    text = "\n".join([*parts, tables.END])
+    parts += ["", markdown.sweeps(inference)] if inference else []
+    text = "\n".join([*parts, markdown.END])
     (output / "table.md").write_text(text + "\n")
     print(text)
     try:
-        import pictures
+        from perf.harness import plots
     except ImportError:
         print("no picture: matplotlib is not installed; --draw makes it later, where it is")
         return
-    pictures.save(pictures.overview(rows, about["caches"]), output / "speed.png")
+    plots.save(plots.overview(rows, about["caches"]), output / "speed.png")
     print(output / "speed.png")
 
 

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
 
-import checkout  # noqa: F401  (first; see there)
-import machine
 import numpy as np
 
+from perf.harness import (
+    checkout,  # noqa: F401  (first; see there)
+    machine,
+)
 from robe_numba import RobeSpec, block_starts, lookup_backward
 from robe_numba.spec import HASHES
 
@@ -240,13 +242,13 @@ def main() -> None:
         mine = list(panel(effort))
         points += mine
         print("\n".join(worst(mine)), flush=True)
-    import theory_pictures  # needs matplotlib
+    from perf.harness import theory_plots  # needs matplotlib
 
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "table.md").write_text(
         f"{machine.describe()}; {effort}.\n\n{table(points)}\n"
     )
-    theory_pictures.draw(points).savefig(options.output / "theory.png", dpi=100)
+    theory_plots.draw(points).savefig(options.output / "theory.png", dpi=100)
     print(f"{options.output}/table.md and theory.png")
 
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib import import_module
 
-from libraries import torch
-from places import here
-from shapes import Batch
-from timing import Contender
+from perf.harness.libraries import torch
+from perf.harness.places import here
+from perf.harness.race import Contender
+from perf.harness.shapes import Batch
 
 LABELS = {
     "torch": "torch",
@@ -77,18 +77,18 @@ def contenders(
 def _make(name, batch, optimizer, weighted, block_size):
     """The peer of a name; its module needs torch and is imported only here."""
     if name == "fbgemm":
-        from peers.fbgemm import FbgemmTables
+        from perf.peers.fbgemm import FbgemmTables
 
         return FbgemmTables(batch, optimizer, weighted)
     if name == "published":
-        from peers.published import PublishedFormula
+        from perf.peers.published import PublishedFormula
 
         return PublishedFormula(batch, optimizer, block_size)
     if name == "cupy":
-        from peers.indexing import IndexedTable
+        from perf.peers.indexing import IndexedTable
 
         return IndexedTable(batch)
-    from peers.tables import TorchTable
+    from perf.peers.tables import TorchTable
 
     return TorchTable(batch, optimizer, weighted, huge_pages=name == "torch-huge")
 

@@ -5,12 +5,12 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from checks import dlrm_logits
-from peers.tables import TorchTable, make_optimizer
-from places import here
-from shapes import Batch
 from torch import nn
 
+from perf.harness.checks import dlrm_logits
+from perf.harness.places import here
+from perf.harness.shapes import Batch
+from perf.peers.tables import TorchTable, make_optimizer
 from robe_numba.dlrm import DLRMConfig
 
 

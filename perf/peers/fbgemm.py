@@ -2,16 +2,17 @@
 
 import numpy as np
 import torch
-from checks import EPS, LR
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
 from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation
 from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
     ComputeDevice,
     SplitTableBatchedEmbeddingBagsCodegen,
 )
-from peers.tables import TablePeer
-from places import here
-from shapes import Batch
+
+from perf.harness.checks import EPS, LR
+from perf.harness.places import here
+from perf.harness.shapes import Batch
+from perf.peers.tables import TablePeer
 
 OPTIMIZERS = {"sgd": EmbOptimType.EXACT_SGD, "adagrad": EmbOptimType.EXACT_ADAGRAD}
 

@@ -3,8 +3,9 @@
 from typing import Any
 
 import numpy as np
-from places import here
-from shapes import Batch
+
+from perf.harness.places import here
+from perf.harness.shapes import Batch
 
 CHUNK = 1 << 20  # rows that are drawn at a time
 

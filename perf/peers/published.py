@@ -5,10 +5,11 @@ Source: Desai, Chou, Shrivastava, ROBE, MLSys 2022, arXiv 2108.02191.
 
 import numpy as np
 import torch
-from checks import LR, SAMPLES, STEP_ATOL
-from peers.tables import make_optimizer
-from places import here
-from shapes import Batch
+
+from perf.harness.checks import LR, SAMPLES, STEP_ATOL
+from perf.harness.places import here
+from perf.harness.shapes import Batch
+from perf.peers.tables import make_optimizer
 
 PRIME = 2038074743
 A, B, C, D = 1_234_567_891, 987_654_321, 1_357_924_680, 246_813_579

@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from checks import EPS, LR, STEP_ATOL
-from places import here
-from shapes import Batch
 from torch.nn.functional import embedding_bag
+
+from perf.harness.checks import EPS, LR, STEP_ATOL
+from perf.harness.places import here
+from perf.harness.shapes import Batch
 
 
 class TablePeer(ABC):

@@ -1,0 +1,74 @@
+"""What a launch costs before the GPU, without a GPU: a driver stands in that does nothing.
+
+python perf/gpu/launch_stand_in.py      microseconds in Python for a launch of two kernels
+"""
+
+import statistics
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from perf.harness import checkout  # noqa: F401  (first; see there)
+from robe_numba import RobeSpec
+from robe_numba.coefficients import hash_spec
+from robe_numba.kernels.gpu import launch, lookup
+from robe_numba.kernels.gpu.arrays import DeviceArray
+from robe_numba.kernels.gpu.launch import Kernel, Prepared
+from robe_numba.kernels.gpu.update import driver
+from robe_numba.kernels.gpu.update import segments as segment_kernels
+
+CALLS, ROUNDS = 2000, 7
+WORK: Any = SimpleNamespace(device=0, stream=0)
+DRIVER = SimpleNamespace(CUfunction=int, cuLaunchKernel=lambda *arguments: (0,))
+
+
+def main() -> None:
+    """Print the medians."""
+    launch.driver = DRIVER
+    constants = hash_spec(RobeSpec(25_000_000, 128, 128, 26))
+    tables = {"coefficients": array(np.uint64, 3), "sign_keys": array(np.uint64, 2)}
+    spec = Prepared(constants._replace(**tables))
+    floats, numbers, words = array(np.float32), array(np.int64), array(np.uint64)
+    one = np.uint64(1)
+    report(
+        "gather",
+        lookup.gather_kernel(False, False, 32),
+        (floats, numbers, spec, True, words, floats, one),
+    )
+    reads = driver.Reads(numbers, words, words, numbers, floats, numbers, floats)
+    ranges = driver.Ranges(words, words, words, one)
+    heavy = driver.Heavy(numbers, words, words, words, words, floats)
+    update = segment_kernels.kernels(segment_kernels.Form(False, False, False, False))
+    rate = (np.float32(0.1),)
+    report(
+        "update_light",
+        update.update_light,
+        (1, reads, spec, ranges, heavy, floats, floats, rate, np.float32(0)),
+    )
+
+
+def array(dtype: Any, dimensions: int = 1) -> DeviceArray:
+    """Memory that nobody looks at."""
+    return DeviceArray(64, (4,) * dimensions, np.dtype(dtype), None)
+
+
+def report(name: str, kernel: Kernel, arguments: tuple[Any, ...]) -> None:
+    """Time launches of a kernel that is compiled for no GPU."""
+    function = SimpleNamespace(handle=1)
+    library = SimpleNamespace(get_cufunc=lambda: function)
+    kernel._dispatcher = SimpleNamespace(
+        compile=lambda kinds: SimpleNamespace(_codelibrary=library)
+    )
+    found = []
+    for _ in range(ROUNDS):
+        begun = time.perf_counter()
+        for _ in range(CALLS):
+            kernel.launch(WORK, 1, 128, *arguments)
+        found.append(1e6 * (time.perf_counter() - begun) / CALLS)
+    print(f"{name}: {statistics.median(found):.1f} us, at best {min(found):.1f}")
+
+
+if __name__ == "__main__":
+    main()

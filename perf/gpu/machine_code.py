@@ -1,0 +1,132 @@
+"""What the machine code of every CUDA kernel shows, without a GPU: registers, spilled bytes, shared
+memory, instructions, and how many warps a multiprocessor can have under way.
+
+python perf/gpu/machine_code.py                  as Markdown; --only NAME for kernels of that name
+python perf/gpu/machine_code.py --json before.json, and later --against before.json for both
+
+Instructions are counted where nvdisasm is installed (`pip install nvidia-cuda-nvdisasm`). "Loads"
+counts global loads in the longest run of code without a branch; these are in flight together.
+"""
+
+import argparse
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import nvidia
+from numba.cuda import dispatcher
+
+from perf.harness import checkout  # noqa: F401  (first; see there)
+from robe_numba.kernels.gpu import layers
+from tests.test_gpu import compile_to_ptx, kernels
+
+CAPABILITY = (9, 0)
+# Of a multiprocessor of compute capability 9.0.
+REGISTERS, WARPS, SHARED_BYTES, WARP = 65_536, 64, 228 << 10, 32
+BLOCK_SHARED_BYTES = 1 << 10  # that each thread block takes beside its own
+COLUMNS = ("registers", "spilled", "shared", "instructions", "loads", "warps")
+
+
+def main() -> None:
+    """Compile every kernel and print what is found."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--only", default="", help="kernels whose name has this")
+    parser.add_argument("--json", type=Path, help="leave the figures there")
+    parser.add_argument("--against", type=Path, help="figures of before")
+    options = parser.parse_args()
+    # Typing a call of a device function asks which GPU is there; any will do.
+    gpu = type("GPU", (), {"compute_capability": CAPABILITY})
+    dispatcher.get_current_device = lambda: gpu
+    before = json.loads(options.against.read_text()) if options.against else {}
+    found = {}
+    print("| kernel | " + " | ".join(COLUMNS) + " |\n" + "|---" * (1 + len(COLUMNS)) + "|")
+    for name in kernels():
+        if options.only in name:
+            found[name] = figures(name)
+            print(line(name, found[name], before.get(name, {})), flush=True)
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def figures(name: str) -> dict[str, int | None]:
+    """The figures of a kernel by column."""
+    kernel = kernels()[name][0]
+    ptx = compile_to_ptx(name, capability=CAPABILITY)
+    with tempfile.TemporaryDirectory() as folder:
+        source, cubin = Path(folder) / "kernel.ptx", Path(folder) / "kernel.cubin"
+        source.write_text(ptx)
+        command = [tool("ptxas"), "-v", "-arch=sm_90", str(source), "-o", str(cubin)]
+        if kernel.max_registers:
+            command.append(f"-maxrregcount={kernel.max_registers}")
+        report = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+        instructions = count_instructions(cubin)
+    registers = number(r"Used (\d+) registers", report)
+    shared = number(r"(\d+) bytes smem", report)
+    module = sys.modules[kernel.py_func.__module__]
+    threads = getattr(module, "THREADS", layers.THREADS)
+    stretches = re.split(r"\n\$L\w+:|\bbra\b", ptx)
+    return {
+        "registers": registers,
+        "spilled": number(r"(\d+) bytes spill stores", report),
+        "shared": shared,
+        "instructions": instructions,
+        "loads": max(len(re.findall(r"\bld\.global", stretch)) for stretch in stretches),
+        "warps": warps(registers, shared, threads),
+    }
+
+
+def warps(registers: int, shared: int, threads: int) -> int:
+    """Warps that a multiprocessor has room for; dynamic shared memory is not known here."""
+    each = threads // WARP
+    by_registers = REGISTERS // (-(-registers * WARP // 256) * 256 * each)
+    by_memory = SHARED_BYTES // (shared + BLOCK_SHARED_BYTES)
+    return min(WARPS // each, by_registers, by_memory) * each
+
+
+def count_instructions(cubin: Path) -> int | None:
+    """Instructions of the machine code; None without nvdisasm."""
+    try:
+        disassembler = tool("nvdisasm")
+    except FileNotFoundError:
+        return None
+    code = subprocess.run([disassembler, "-c", str(cubin)], capture_output=True, text=True).stdout
+    return len(re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?!NOP)", code, re.MULTILINE))
+
+
+def tool(name: str) -> str:
+    """One of NVIDIA's tools, of its packages or on the PATH.
+
+    Raises
+    ------
+    FileNotFoundError : it is not installed.
+    """
+    found = [p for root in nvidia.__path__ for p in Path(root).glob(f"*/bin/{name}")]
+    path = str(found[0]) if found else shutil.which(name)
+    if path is None:
+        raise FileNotFoundError(f"{name} is not installed: pip install nvidia-cuda-nvcc")
+    return path
+
+
+def number(pattern: str, text: str) -> int:
+    """The number that a pattern finds; 0 if it finds none."""
+    found = re.search(pattern, text)
+    return int(found[1]) if found else 0
+
+
+def line(name: str, figures: dict[str, Any], before: dict[str, Any]) -> str:
+    """A row of the table, with what was before where it was another."""
+    cells = []
+    for column in COLUMNS:
+        now, then = figures[column], before.get(column)
+        shown = "" if now is None else str(now)
+        cells.append(f"{then} -> {shown}" if then not in (None, now) else shown)
+    return f"| `{name}` | " + " | ".join(cells) + " |"
+
+
+if __name__ == "__main__":
+    main()

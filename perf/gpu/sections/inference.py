@@ -1,0 +1,118 @@
+"""Scoring of a whole DLRM by batch size: one small array against uncompressed tables, in float32
+and in TF32.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from perf import bench_dlrm, bench_inference
+from perf.bench_dlrm import Data, Model
+from perf.gpu.checker.report import Report
+from perf.gpu.device_times import device_times, wall_times
+from perf.gpu.sections.work import options as for_benchmarks
+from perf.harness.libraries import torch
+from perf.harness.places import here
+from perf.harness.race import Contender
+from robe_numba.dlrm import capture_logits
+from robe_numba.dlrm.layers import linear
+
+BATCHES = (1, 8, 64, 512, 2048, 8192, 32_768, 65_536)
+PRECISIONS = ("float32", "TF32")
+REPEATS = 15
+
+
+def run(report: Report, options: Any) -> None:
+    """Ours, then one rival after the other in memory."""
+    tiny = options.tiny
+    batches = (1, 3) if tiny else BATCHES
+    common = for_benchmarks(tiny)
+    model = bench_dlrm.SHAPES["tiny" if tiny else "mlperf"]
+    model = replace(model, shape=bench_inference.largest_tables(here().sized(model.shape)))
+    report.add("tables", gb=model.shape.table_bytes / 1e9)
+    data = bench_dlrm.make_data(bench_inference.sized(model, batches[-1]), common.ids)
+    for title, contender in CONTENDERS.items():
+        if torch is None and title.startswith("torch"):
+            continue
+        with report.attempt(title):
+            _curve(report, title, batches, data, contender(model, data, common))
+        here().release()
+
+
+def robe(model: Model, data: Data, options: Any, graph: bool = False) -> Any:
+    """Ours, checked, as the rivals are made."""
+    small = bench_dlrm.make_dlrm(model, options.threads)
+    bench_dlrm.check(small, model, data)
+
+    def run_on(data: Data) -> Contender:
+        inputs = here().put(data.dense), here().put(data.batch.indices)
+        logits = capture_logits(small, len(data.dense)) if graph else small.logits
+        return Contender("robe", partial(logits, *inputs))
+
+    return run_on
+
+
+CONTENDERS = {
+    "robe": robe,
+    "robe, CUDA graph": partial(robe, graph=True),
+    "full": bench_inference.full,
+    "torch": bench_inference.torch,
+    "torch, EmbeddingBags apart": bench_inference.torch_apart,
+}
+
+
+def _curve(report: Report, title: str, batches: tuple[int, ...], data: Data, run_on: Any) -> None:
+    for precision in PRECISIONS:
+        if precision == "TF32" and here().simulated:
+            print("  skipped: TF32 needs a GPU", flush=True)
+            continue
+        with products_in(precision):
+            for batch in batches:
+                call = run_on(head(data, batch)).run
+                wall = wall_times(call, REPEATS)
+                work = f"{title} inference {precision} {batch}"
+                times = device_times(call, REPEATS)
+                report.time(work, times, wall_ms=wall.median)
+
+
+def head(data: Data, samples: int) -> Data:
+    """The first samples."""
+    return Data(data.batch.head(samples), data.dense[:samples], data.labels[:samples])
+
+
+@contextmanager
+def products_in(precision: str) -> Iterator[None]:
+    """Matrix products of ours and of torch in full float32, or in TF32; it checks that they are."""
+    if here().simulated:
+        yield
+        return
+    from robe_numba.ops.gpu import products
+
+    before, tf32 = products.tf32, precision == "TF32"
+    products.tf32 = tf32
+    if torch is not None:
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+    rounding = _rounding()
+    print(f"  {precision}: a product of ours is off by {rounding:.1e}", flush=True)
+    try:
+        if (rounding > 1e-5) != tf32:
+            raise RuntimeError(f"our products are not in {precision}")
+        yield
+    finally:
+        products.tf32 = before
+        if torch is not None:
+            torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def _rounding() -> float:
+    """The relative error of a product, about 1e-7 in float32 and 3e-4 in TF32."""
+    x = np.random.default_rng(0).random((256, 256), np.float32) - np.float32(0.5)
+    zeros = np.zeros(256, np.float32)
+    y, _ = linear(here().put(x), here().put(np.ascontiguousarray(x.T)), here().put(zeros))
+    found = here().fetch(y)
+    exact = x.astype(float) @ x
+    return float(np.linalg.norm(found - exact) / np.linalg.norm(exact))
