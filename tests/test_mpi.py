@@ -20,7 +20,7 @@ from data_tools.loader import peers
 from robe_numba.cli.app import app
 from robe_numba.parallel.carriers import base
 from robe_numba.training import RunFolder
-from tests.test_supervisor import VARIABLES
+from tests.parallel.test_supervisor import VARIABLES
 
 if sys.platform == "win32":
     pytest.skip("no supervisors on Windows", allow_module_level=True)

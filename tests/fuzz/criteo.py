@@ -29,7 +29,7 @@ with harness.guided(__name__):
     from data_tools.sources.criteo.reader import is_labelled, read_lines
     from data_tools.sources.lines import LineBlocks
     from data_tools.sources.row_buffer import RowBuffer
-    from tests import slow_parser
+    from tests.support import slow_parser
 
 SCHEMAS = [
     Schema("y", ("a", "b"), ("p", "q", "r")),

@@ -10,8 +10,8 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
-from tests import slow_csv
 from tests.fuzz import harness
+from tests.support import slow_csv
 
 with harness.guided(__name__):
     from data_tools.batch import Batch

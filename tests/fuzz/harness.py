@@ -42,7 +42,12 @@ def guided(name: str) -> AbstractContextManager:
     import numba
 
     return atheris.instrument_imports(
-        include=["data_tools", "robe_numba.training", "robe_numba.spec", "tests.slow_parser"],
+        include=[
+            "data_tools",
+            "robe_numba.training",
+            "robe_numba.spec",
+            "tests.support.slow_parser",
+        ],
         exclude=[] if numba.config.DISABLE_JIT else COMPILED,
         enable_loader_override=False,
     )

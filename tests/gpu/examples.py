@@ -7,9 +7,9 @@ a second or two: examples are few and small, and on a real GPU most are of float
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from tests import strategies
 from tests.gpu.conftest import SIMULATED
-from tests.strategies import INDEX_DTYPES, REAL_DTYPES
+from tests.support import strategies
+from tests.support.strategies import INDEX_DTYPES, REAL_DTYPES
 
 few_examples = settings(max_examples=20)
 real_dtypes = st.sampled_from(REAL_DTYPES if SIMULATED else ("float32",))

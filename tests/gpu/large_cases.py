@@ -1,6 +1,6 @@
 """Large batches, made of words that are the same everywhere, and digests of what they must give.
 
-`python -m tests.gpu.large_cases` writes the digests anew, by the oracle in `tests/numpy_oracle.py`;
+`python -m tests.gpu.large_cases` writes the digests anew, by the oracle in `tests/support/numpy_oracle.py`;
 it takes some minutes. Starts, rows, pooled rows and sums of whole numbers have the same bits on any
 machine, and a digest costs a GPU's test less than to compute them again.
 """
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from robe_numba import RobeSpec
-from tests import numpy_oracle
+from tests.support import numpy_oracle
 
 DIGESTS = Path(__file__).with_name("large_cases.json")
 BATCH = 65_536

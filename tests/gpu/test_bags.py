@@ -6,10 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import robe_numba as rn
-from tests import naive
 from tests.gpu.conftest import to_cpu, to_gpu
 from tests.gpu.examples import bags_for, few_examples, real_dtypes
-from tests.strategies import HALF_DTYPES, INDEX_DTYPES, REAL_DTYPES, array_for, specs, widened
+from tests.support import naive
+from tests.support.strategies import (
+    HALF_DTYPES,
+    INDEX_DTYPES,
+    REAL_DTYPES,
+    array_for,
+    specs,
+    widened,
+)
 
 
 def on_gpu(bags):

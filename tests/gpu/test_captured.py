@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from robe_numba.dlrm import DLRM, capture_logits, capture_train_step
+from tests.dlrm.test_model import batch_of
 from tests.gpu.conftest import SIMULATED, to_cpu, to_gpu
 from tests.gpu.test_model import model_on_gpu
-from tests.test_dlrm_model import batch_of
 
 ROWS = 6
 # The first is computed as ever, the second captured; the simulator captures none.

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from robe_numba.dlrm.optimizers import DenseOptimizer
 from robe_numba.ops.dense import apply_gradient
-from tests import naive
 from tests.gpu.conftest import to_cpu, to_gpu
-from tests.strategies import REAL_DTYPES
+from tests.support import naive
+from tests.support.strategies import REAL_DTYPES
 
 # Around thread blocks and the parts that sums of blocks are made of; the simulator's are small.
 sizes = st.one_of(st.sampled_from([0, 1, 31, 33, 63, 64, 65, 255, 257, 513]), st.integers(0, 300))

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 import robe_numba as rn
 from robe_numba.kernels.gpu.interaction import tiles
-from tests import naive
 from tests.gpu.conftest import to_cpu, to_gpu
 from tests.gpu.examples import few_examples, indices_for, real_dtypes
-from tests.strategies import array_for, specs
+from tests.support import naive
+from tests.support.strategies import array_for, specs
 
 
 def check(spec, indices, dtype):

@@ -5,7 +5,6 @@ import pytest
 
 import robe_numba as rn
 from robe_numba.dlrm import DLRM, PRESETS, make_embedding
-from tests import numpy_oracle
 from tests.gpu.conftest import SIMULATED, to_cpu, to_gpu
 from tests.gpu.large_cases import (
     BAG_SPEC,
@@ -16,6 +15,7 @@ from tests.gpu.large_cases import (
     check,
     ids_of,
 )
+from tests.support import numpy_oracle
 
 pytestmark = [
     pytest.mark.skipif(SIMULATED, reason="too large for the simulator"),

@@ -7,10 +7,10 @@ from robe_numba.dlrm import bce_with_logits, cat_interaction, dot_interaction, s
 from robe_numba.dlrm.layers import linear
 from robe_numba.dlrm.optimizers import DenseOptimizer
 from robe_numba.kernels.gpu.interaction import tiles
-from tests import naive
+from tests.dlrm.test_layers import numerical_gradient
 from tests.gpu.conftest import to_cpu, to_gpu
-from tests.strategies import REAL_DTYPES
-from tests.test_dlrm_layers import numerical_gradient
+from tests.support import naive
+from tests.support.strategies import REAL_DTYPES
 
 
 def normal(dtype, *shapes, seed=0):

@@ -6,11 +6,11 @@ import pytest
 from robe_numba.dlrm import DLRM, KINDS, DLRMConfig
 from robe_numba.dlrm.backends import fetched
 from robe_numba.dlrm.embeddings.vocabulary import Vocabulary
-from tests import naive
+from tests.dlrm.test_embeddings import KNOWN, make
+from tests.dlrm.test_layers import numerical_gradient
+from tests.dlrm.test_model import TINY, VOCABULARY, batch_of, tiny_model
 from tests.gpu.conftest import to_cpu, to_gpu
-from tests.test_dlrm_embeddings import KNOWN, make
-from tests.test_dlrm_layers import numerical_gradient
-from tests.test_dlrm_model import TINY, VOCABULARY, batch_of, tiny_model
+from tests.support import naive
 
 
 def to_host(arrays):

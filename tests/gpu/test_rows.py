@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import robe_numba as rn
-from tests import naive, numpy_oracle
 from tests.gpu.conftest import to_cpu, to_gpu
 from tests.gpu.examples import CROWD, few_examples, indices_for, real_dtypes
-from tests.strategies import (
+from tests.support import naive, numpy_oracle
+from tests.support.strategies import (
     EDGES,
     HALF_DTYPES,
     INDEX_DTYPES,

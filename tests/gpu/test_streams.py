@@ -7,9 +7,9 @@ import pytest
 
 import robe_numba as rn
 from robe_numba.dlrm import DLRM, DLRMConfig, make_embedding
-from tests import numpy_oracle
 from tests.gpu.conftest import SIMULATED, to_cpu, to_gpu
 from tests.gpu.large_cases import SPECS, array_of, ids_of, whole_gradients
+from tests.support import numpy_oracle
 
 pytestmark = pytest.mark.skipif(SIMULATED, reason="the simulator has no streams")
 

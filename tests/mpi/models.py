@@ -6,7 +6,7 @@ from robe_numba.dlrm import DLRM, make_embedding
 from robe_numba.dlrm.backends import fetched
 from robe_numba.parallel.carriers.base import share_of
 from robe_numba.parallel.replica_check import check_replicas
-from tests.test_dlrm_model import TINY, VOCABULARY
+from tests.dlrm.test_model import TINY, VOCABULARY
 
 
 def model_of(kind, optimizer="sgd", dtype=np.float32, dense_optimizer=None, **options):

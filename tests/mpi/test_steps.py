@@ -11,8 +11,8 @@ from robe_numba.parallel.carriers.base import share_of
 from robe_numba.parallel.data_parallel import DataParallel
 from robe_numba.parallel.group import Alone
 from robe_numba.parallel.mpi_group import MPIGroup
+from tests.dlrm.test_model import TINY, batch_of
 from tests.mpi.models import arrays_of, assert_close, assert_replicas, bits, model_of, share
-from tests.test_dlrm_model import TINY, batch_of
 
 EXCHANGES = ("gather", "reduce")
 OPTIMIZERS = {

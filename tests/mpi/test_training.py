@@ -34,7 +34,7 @@ from robe_numba.training import (
     train,
     training_vocabulary,
 )
-from tests.test_checkpoints import Stop
+from tests.training.test_checkpoints import Stop
 
 CONFIG = TrainingConfig(
     compression=20, lr=0.02, batch_size=256, evaluations=2, bottom=(32,), top=(32,)

@@ -16,7 +16,7 @@ from perf.gpu.checker.report import Report
 from perf.gpu.sections import large
 from perf.harness.places import here
 from robe_numba.dlrm import DLRM, DLRMConfig, make_embedding
-from tests import naive
+from tests.support import naive
 
 BATCH = 6
 SPECS = {

@@ -12,7 +12,7 @@ from perf.gpu.device_times import wait
 from perf.harness import checks as arithmetic
 from perf.harness.libraries import torch
 from perf.harness.places import here
-from tests import naive
+from tests.support import naive
 
 SIZE = 25_000_000  # elements: two parts, where sums of blocks are made part by part
 HUGE = 2**32 + 2**28  # elements, of which starts beyond 2**32 are one in 17

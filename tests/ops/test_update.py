@@ -1,0 +1,353 @@
+"""Gradients and updates: against the float64 oracle, and the same bits for any thread count."""
+
+import numba
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import robe_numba as rn
+from robe_numba import RobeSpec, TableSpec
+from robe_numba.coefficients import hash_spec
+from robe_numba.kernels.cpu.update import driver
+from tests.support import naive
+from tests.support.strategies import REAL_DTYPES, array_for, bags_for, indices_for, specs
+
+
+def assert_sums_close(actual, oracle, additions):
+    """A sum of n terms of precision eps, in any order: error <= (n + 2) eps * sum |terms|."""
+    gradient, magnitude = oracle
+    eps = np.finfo(actual.dtype).eps
+    assert (np.abs(actual - gradient) <= (additions + 2) * eps * magnitude).all()
+
+
+def grad_for(spec, batch, dtype, whole=False):
+    generator = np.random.default_rng(5)
+    shape = (batch, spec.num_tables, spec.embedding_dim)
+    values = generator.integers(-9, 10, shape) if whole else generator.standard_normal(shape)
+    return values.astype(dtype)
+
+
+@given(st.data(), st.sampled_from(REAL_DTYPES))
+def test_lookup_backward_equals_the_oracle(data, dtype):
+    spec = data.draw(specs)
+    indices = data.draw(indices_for(spec))
+    grad_out = grad_for(spec, len(indices), dtype)
+    gradient = rn.lookup_backward(grad_out, indices, spec)
+    given = np.full(spec.array_size, np.nan, grad_out.dtype)
+    assert rn.lookup_backward(grad_out, indices, spec, out=given) is given
+    assert given.tobytes() == gradient.tobytes()
+    assert gradient.dtype == dtype
+    assert gradient.shape == (spec.array_size,)
+    oracle = naive.lookup_gradient(grad_out, indices, spec)
+    assert_sums_close(gradient, oracle, additions=grad_out.size)
+
+
+@given(st.data(), st.sampled_from(REAL_DTYPES))
+def test_embedding_bag_backward_equals_the_oracle(data, dtype):
+    spec = data.draw(specs)
+    bags = data.draw(bags_for(spec, dtype))
+    array = array_for(spec, dtype, seed=6)
+    grad_out = grad_for(spec, (bags.offsets.size - 1) // spec.num_tables, dtype)
+    arguments = (grad_out, bags.indices, bags.offsets, spec, *bags[2:], array)
+    gradient = rn.embedding_bag_backward(*arguments)
+    oracle = naive.embedding_bag_gradient(*arguments)
+    # Weights and the reciprocal of a mean round twice more per term.
+    assert_sums_close(gradient, oracle, additions=bags.indices.size * spec.embedding_dim + 2)
+
+
+@given(st.data(), st.sampled_from(REAL_DTYPES))
+def test_sgd_on_whole_numbers_is_exact(data, dtype):
+    """Duplicates, wraps and signs included: sums of small integers round nowhere."""
+    spec = data.draw(specs)
+    indices = data.draw(indices_for(spec))
+    array = array_for(spec, dtype, seed=7, whole=True)
+    grad_out = grad_for(spec, len(indices), dtype, whole=True)
+    gradient, _ = naive.lookup_gradient(grad_out, indices, spec)
+    expected = naive.sgd(array, gradient, lr=0.5)
+    rn.sgd_update(array, grad_out, indices, spec, lr=0.5)
+    np.testing.assert_array_equal(array, expected)
+
+
+@given(st.data(), st.sampled_from(REAL_DTYPES))
+def test_adagrad_squares_the_complete_sum(data, dtype):
+    spec = data.draw(specs)
+    indices = data.draw(indices_for(spec))
+    array, state = (array_for(spec, dtype, seed=8, whole=True) for _ in range(2))
+    state = np.abs(state)
+    grad_out = grad_for(spec, len(indices), dtype, whole=True)
+    gradient, _ = naive.lookup_gradient(grad_out, indices, spec)
+    expected, expected_state = naive.adagrad(array, state, gradient, lr=0.1, eps=1e-10)
+    rn.adagrad_update(array, state, grad_out, indices, spec, lr=0.1, eps=1e-10)
+    np.testing.assert_array_equal(state, expected_state)
+    # Square root, sum, quotient, product and difference round once each.
+    bound = 5 * np.finfo(dtype).eps * (np.abs(expected) + np.abs(expected - array) + 1)
+    assert (np.abs(array - expected) <= bound).all()
+
+
+@given(st.data(), st.sampled_from(REAL_DTYPES))
+def test_bag_updates_equal_the_oracle(data, dtype):
+    spec = data.draw(specs)
+    bags = data.draw(bags_for(spec, dtype, whole=True))
+    array = array_for(spec, dtype, seed=9, whole=True)
+    grad_out = 12 * grad_for(spec, (bags.offsets.size - 1) // spec.num_tables, dtype, whole=True)
+    call = (grad_out, bags.indices, bags.offsets, spec, *bags[2:])
+    gradient, magnitude = naive.embedding_bag_gradient(*call, array)
+    moved = array.copy()
+    rn.embedding_bag_sgd_update(moved, *call, lr=0.5)
+    eps = np.finfo(dtype).eps
+    bound = (bags.indices.size * spec.embedding_dim + 5) * eps * (magnitude + np.abs(array))
+    assert (np.abs(moved - naive.sgd(array, gradient, 0.5)) <= bound).all()
+
+    moved, state = array.copy(), np.ones_like(array)
+    rn.embedding_bag_adagrad_update(moved, state, *call, lr=0.1, eps=0.0)
+    expected, expected_state = naive.adagrad(array, np.ones_like(array), gradient, 0.1, 0.0)
+    assert (np.abs(state - expected_state) <= 3 * bound * (magnitude + 1)).all()
+    # d(step)/d(gradient) is at most lr for a state of at least 1.
+    assert (np.abs(moved - expected) <= bound + 5 * eps * (np.abs(array) + 1)).all()
+
+
+def test_the_gradient_of_equal_maxima_goes_to_the_first():
+    """Also of 0.0 and -0.0, which are equal, and of NaNs."""
+    spec = TableSpec((4,), 3)
+    array = np.array([1, 0, np.nan, 2, -0.0, 1, 2, 0, np.nan, 2, 0, np.nan], np.float32)
+    grad_out = np.arange(1, 4, dtype=np.float32).reshape(1, 1, 3)
+    for ids, winners in (([0, 1, 2, 3], [3, 1, 2]), ([3, 2, 1, 0], [9, 10, 11])):
+        call = (grad_out, np.array(ids), np.array([0, 4]), spec, "max")
+        gradient = rn.embedding_bag_backward(*call, array=array)
+        assert np.flatnonzero(gradient).tolist() == sorted(winners)
+        assert gradient[winners].tolist() == [1, 2, 3]
+
+
+BIG = RobeSpec(300_000, 24, 80, 3, sign=True)  # many segments, wraps, partial blocks
+
+
+def step(rule, threads, spec, grad_out, indices):
+    """Array and state after one step on so many threads."""
+    array, state = array_for(spec, np.float32, seed=10), np.ones(spec.array_size, np.float32)
+    before = numba.get_num_threads()
+    numba.set_num_threads(threads)
+    try:
+        if rule == "sgd":
+            rn.sgd_update(array, grad_out, indices, spec, lr=0.1)
+        else:
+            rn.adagrad_update(array, state, grad_out, indices, spec, lr=0.1)
+    finally:
+        numba.set_num_threads(before)
+    return array, state
+
+
+@pytest.mark.usefixtures("threads_for_everything")
+@pytest.mark.parametrize("rule", ["sgd", "adagrad"])
+@pytest.mark.parametrize("spec", [BIG, RobeSpec(2000, 8, 16, 3), RobeSpec(90_000, 1, 16, 3)])
+def test_updates_are_bit_identical_for_any_thread_count(rule, spec):
+    generator = np.random.default_rng(11)
+    indices = (generator.zipf(1.2, (700, 3)) % 5000).astype(np.uint64)  # many duplicates
+    grad_out = generator.standard_normal((700, 3, spec.embedding_dim)).astype(np.float32)
+    results = [
+        step(rule, threads, spec, grad_out, indices)
+        for threads in range(1, numba.config.NUMBA_NUM_THREADS + 1)
+    ]
+    for array, state in results[1:]:
+        assert array.tobytes() == results[0][0].tobytes()
+        assert state.tobytes() == results[0][1].tobytes()
+
+
+def update_with(
+    spec, grad_out, indices, rule=driver.ADAGRAD, workers=1, array=None, state_block=1, **settings
+):
+    """Bytes of array and state after the kernel ran with so many workers, and settings of it."""
+    reads = driver.Reads(
+        indices=indices.view(np.uint64).reshape(-1),
+        starts=rn.block_starts(indices, spec).view(np.uint64).reshape(-1),
+        rows=np.empty(0, np.uint64),
+        scales=np.empty(0, grad_out.dtype),
+        winners=np.empty(0, np.int64),
+        grad_out=grad_out.reshape(-1),
+    )
+    array = array_for(spec, grad_out.dtype, seed=10) if array is None else array.copy()
+    state = np.zeros(-(-array.size // state_block), array.dtype)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setattr(driver, name, value)
+        constants = (rule, reads, hash_spec(spec), array, state, 0.1, 0.0, workers, state_block)
+        driver.update(*constants)
+    return array.tobytes(), state.tobytes()
+
+
+SCAN = {"MAX_SCANS": 99, "MAX_SCANNED_SUMS": 1 << 40, "SUMS_PER_OUTPUT": 1e12}
+SCAN_LITTLE = {**SCAN, "SCAN_ROOM": 1}  # one read at a time
+SORT = {"MAX_SCANS": 0}
+SORT_SMALL = {**SORT, "MIN_SHIFT": 0, "MAX_SHIFT": 5}  # the smallest ranges that blocks allow
+SORT_LARGE = {**SORT, "MIN_SHIFT": 20}  # one range
+
+
+@pytest.mark.parametrize("rule", [driver.GRADIENT, driver.SGD, driver.ADAGRAD])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        BIG,
+        RobeSpec(2000, 8, 16, 3),  # plain pieces
+        RobeSpec(2000, 33, 300, 3, seed=1),  # ragged ones
+        RobeSpec(47, 47, 40, 3, seed=2),  # as long as the array
+        RobeSpec(1, 1, 3, 3, seed=3),
+        RobeSpec(90_000, 1, 16, 3),
+        RobeSpec(1000, 40, 16, 3, hash="paper", seed=4, alignment=16),  # Z > d
+    ],
+)
+def test_the_same_bits_by_scanning_and_by_sorting(rule, spec):
+    generator = np.random.default_rng(11)
+    indices = (generator.zipf(1.2, (90, 3)) % 5000).astype(np.uint64)  # many duplicates
+    grad_out = generator.standard_normal((90, 3, spec.embedding_dim)).astype(np.float32)
+    array = np.zeros(spec.array_size, np.float32) if rule == driver.GRADIENT else None
+    expected = update_with(spec, grad_out, indices, rule, array=array, **SCAN)
+    for settings in (SCAN, SCAN_LITTLE, SORT, SORT_SMALL, SORT_LARGE):
+        for workers in (1, 2, 3, 7):
+            found = update_with(spec, grad_out, indices, rule, workers, array, **settings)
+            assert found == expected
+
+
+@pytest.mark.parametrize("dtype", REAL_DTYPES)
+@pytest.mark.parametrize(("block_size", "dim"), [(80, 80), (8, 19), (1, 5)])
+def test_a_sweep_gives_the_bits_of_a_walk(block_size, dim, dtype):
+    """Whole ranges are swept where pieces would fill half of them; nothing else tells them apart.
+
+    With eps and the state 0 an element that did not move would become NaN; -0.0 and NaN stay what
+    they are where the sum is 0.
+    """
+    spec = RobeSpec(4000, block_size, dim, 1)
+    indices = np.arange(4).repeat(2).reshape(8, 1)
+    grad_out = np.random.default_rng(12).integers(-1, 2, (8, 1, dim)).astype(dtype)  # many zeros
+    grad_out[1] = -grad_out[0]  # sums of 0
+    grad_out[5, 0, 0] = np.nan
+    array = array_for(spec, dtype, seed=13)
+    array[::3], array[1::3] = -0.0, np.nan
+    touched = 2 * 8 * spec.num_blocks * min(block_size, dim)  # pieces on both sides of a border
+    assert touched < spec.array_size // 2  # one range is walked
+    walked = update_with(spec, grad_out, indices, array=array, **SCAN)
+    # A range of a piece's length is swept if a piece touches it.
+    swept = update_with(
+        spec, grad_out, indices, workers=4000 // min(block_size, dim), array=array, **SCAN
+    )
+    assert swept == walked
+    assert update_with(spec, grad_out, indices, array=array, **SORT_SMALL) == walked
+    assert update_with(spec, grad_out, indices, array=array, **SORT_LARGE) == walked
+    gradient, magnitude = naive.lookup_gradient(grad_out, indices, spec)
+    still = gradient == 0
+    moved, state = (np.frombuffer(part, dtype) for part in walked)
+    assert moved[still].tobytes() == array[still].tobytes()
+    assert not state[still].any()
+    assert (magnitude[still] != 0).any()  # sums of 0 are among them
+    assert np.isnan(gradient).any()
+    np.testing.assert_array_equal(np.isnan(state), np.isnan(gradient))
+
+
+@given(st.data())
+def test_kept_starts_give_the_bits_of_hashing_again(data):
+    spec = data.draw(specs)
+    indices = data.draw(indices_for(spec))
+    array = array_for(spec, np.float32, seed=15)
+    starts = np.empty((len(indices), spec.num_tables, spec.num_blocks), np.int64)
+    rn.lookup(array, indices, spec, starts=starts)
+    kept = starts.copy()
+    grad_out = grad_for(spec, len(indices), np.float32)
+    results = []
+    for given_starts in (None, starts):
+        gradient = rn.lookup_backward(grad_out, indices, spec, starts=given_starts)
+        moved, state = array.copy(), np.ones_like(array)
+        rn.sgd_update(moved, grad_out, indices, spec, starts=given_starts)
+        rn.adagrad_update(moved, state, grad_out, indices, spec, starts=given_starts)
+        results.append((gradient.tobytes(), moved.tobytes(), state.tobytes()))
+    assert results[0] == results[1]
+    np.testing.assert_array_equal(starts, kept)
+
+
+@given(st.data())
+def test_kept_starts_of_bags_give_the_bits_of_hashing_again(data):
+    spec = data.draw(specs)
+    bags = data.draw(bags_for(spec, np.float32))
+    array = array_for(spec, np.float32, seed=16)
+    starts = np.empty((bags.indices.size, spec.num_blocks), np.int64)
+    call = (bags.indices, bags.offsets, spec, *bags[2:])
+    grad_out = grad_for(spec, len(rn.embedding_bag(array, *call, starts=starts)), np.float32)
+    kept = starts.copy()
+    results = []
+    for given_starts in (None, starts):
+        gradient = rn.embedding_bag_backward(grad_out, *call, array, starts=given_starts)
+        moved, state = array.copy(), np.ones_like(array)
+        rn.embedding_bag_sgd_update(moved, grad_out, *call, starts=given_starts)
+        rn.embedding_bag_adagrad_update(moved, state, grad_out, *call, starts=given_starts)
+        results.append((gradient.tobytes(), moved.tobytes(), state.tobytes()))
+    assert results[0] == results[1]
+    np.testing.assert_array_equal(starts, kept)
+
+
+def test_large_updates_equal_numpy_scatter():
+    """Many segments at once, against NumPy's add.at in float64 on the package's own starts."""
+    generator = np.random.default_rng(12)
+    spec = RobeSpec(300_000, 32, 80, 3)
+    indices = generator.integers(0, 2**63, (3000, 3))
+    grad_out = generator.integers(-9, 10, (3000, 3, 80)).astype(np.float32)
+    starts = rn.block_starts(indices, spec)
+    elements = np.arange(80)
+    positions = (starts[:, :, elements // 32] + elements % 32) % spec.array_size
+    expected = np.zeros(spec.array_size)
+    np.add.at(expected, positions, grad_out)
+    np.testing.assert_array_equal(rn.lookup_backward(grad_out, indices, spec), expected)
+
+
+def test_untouched_elements_do_not_move():
+    spec = RobeSpec(10_000, 4, 8, 1)
+    array = array_for(spec, np.float32, seed=13)
+    before, state = array.copy(), np.zeros_like(array)
+    indices, grad_out = np.array([[5]]), np.ones((1, 1, 8), np.float32)
+    rn.adagrad_update(array, state, grad_out, indices, spec, lr=1.0, eps=0.0)
+    touched = naive.lookup_gradient(grad_out, indices, spec)[0] != 0
+    assert 0 < touched.sum() <= 8
+    np.testing.assert_array_equal(array[~touched], before[~touched])
+    assert (array[touched] != before[touched]).all()
+    assert not state[~touched].any()
+
+
+def test_a_block_longer_than_a_segment():
+    spec = RobeSpec(200_000, 100_000, 100_000, 1)
+    indices, grad_out = np.array([[3], [4]]), np.ones((2, 1, 100_000), np.float32)
+    starts = rn.block_starts(indices, spec)[:, 0, 0]
+    expected = np.zeros(200_000)
+    for start in starts:
+        np.add.at(expected, (start + np.arange(100_000)) % 200_000, 1)
+    np.testing.assert_array_equal(rn.lookup_backward(grad_out, indices, spec), expected)
+
+
+def test_nan_gradients_reach_the_array():
+    spec = RobeSpec(100, 4, 4, 1)
+    array = np.zeros(100, np.float32)
+    rn.sgd_update(array, np.full((1, 1, 4), np.nan, np.float32), np.array([[1]]), spec)
+    assert np.isnan(array).sum() == 4
+
+
+@pytest.mark.parametrize("dtype", REAL_DTYPES)
+def test_arithmetic_is_of_the_arrays_own_precision(dtype):
+    """Each element is read once, so NumPy's elementwise arithmetic must give the same bits."""
+    spec = TableSpec((500,), 16)
+    array, state = array_for(spec, dtype, seed=14), np.abs(array_for(spec, dtype, seed=15))
+    indices = np.arange(500).reshape(-1, 1)
+    grad_out = array_for(spec, dtype, seed=16).reshape(500, 1, 16)
+    grad, lr, eps = grad_out.reshape(-1), np.dtype(dtype).type(0.1), np.dtype(dtype).type(1e-3)
+    moved = array.copy()
+    rn.sgd_update(moved, grad_out, indices, spec, lr=0.1)
+    assert moved.tobytes() == (array - lr * grad).tobytes()
+    moved, new_state = array.copy(), state.copy()
+    rn.adagrad_update(moved, new_state, grad_out, indices, spec, lr=0.1, eps=1e-3)
+    expected_state = state + grad * grad
+    assert new_state.tobytes() == expected_state.tobytes()
+    expected = array - lr * grad / (np.sqrt(expected_state) + eps)
+    assert moved.tobytes() == expected.tobytes()
+
+
+def test_the_smallest_gradients_are_kept():
+    spec = TableSpec((1,), 4)
+    tiny = np.array([1e-45, 1e-38, -1e-45, 1e-30], dtype=np.float32).reshape(1, 1, 4)
+    gradient = rn.lookup_backward(tiny, np.array([[0]]), spec)
+    assert gradient.tobytes() == tiny.tobytes()
+    assert gradient.all()

@@ -1,0 +1,141 @@
+"""A program that ends by a segmentation fault where a kernel leaves an array.
+
+Arguments, outputs, scratch and coefficients lie against pages that may not be touched; new memory
+is full of NaNs and of what is no index. Results must be those of ordinary memory.
+"""
+
+import ctypes
+import mmap
+from types import ModuleType
+
+import numpy as np
+
+import robe_numba as rn
+from robe_numba import coefficients
+from robe_numba.kernels.cpu.update import driver
+from robe_numba.ops import bags, interaction, rows, updating
+from tests.support.strategies import HALF_DTYPES, dtype_of
+
+C_LIBRARY = ctypes.CDLL(None, use_errno=True)
+NO_ACCESS = 0
+MODULES: tuple[ModuleType, ...] = (bags, interaction, rows, updating, driver)
+
+
+class Guard:
+    """Makes arrays that end where a forbidden page begins, or the other way round."""
+
+    def __init__(self, at_end):
+        self.at_end = at_end
+
+    def empty(self, shape, dtype):
+        """An array full of ones bits: NaN, -1 or 2**64 - 1."""
+        dtype = np.dtype(dtype)
+        size, page = int(np.prod(shape)) * dtype.itemsize, mmap.PAGESIZE
+        room = -(-size // page) * page
+        pages = mmap.mmap(-1, room + 2 * page)
+        whole = np.frombuffer(pages, np.uint8)
+        begin = whole.__array_interface__["data"][0]
+        for forbidden in (begin, begin + page + room):
+            address = ctypes.c_void_p(forbidden)
+            if C_LIBRARY.mprotect(address, ctypes.c_size_t(page), NO_ACCESS):
+                raise OSError(ctypes.get_errno(), "mprotect")
+        first = page + (room - size if self.at_end else 0)
+        array = whole[first : first + size]
+        array[:] = 0xFF
+        return array.view(dtype).reshape(shape)
+
+    def copy(self, values):
+        """The same values, guarded."""
+        array = self.empty(values.shape, values.dtype)
+        array[...] = values
+        return array
+
+    def hash_spec(self, spec):
+        """The constants of a spec, guarded."""
+        constants = coefficients.hash_spec(spec)
+        guarded = {name: self.copy(getattr(constants, name)) for name in ("coefficients",
+                                                                         "sign_keys")}  # fmt: skip
+        for array in guarded.values():
+            array.flags.writeable = False
+        return constants._replace(**guarded)
+
+
+def calls(spec, batch, copy, empty):
+    """The results of every function for one batch, of arrays made by `copy` and `empty`."""
+    generator = np.random.default_rng(batch)
+    size, tables, dim, blocks = (
+        spec.array_size, spec.num_tables, spec.embedding_dim, spec.num_blocks,
+    )  # fmt: skip
+    array = generator.standard_normal(size).astype(np.float32)
+    ids = copy(generator.integers(0, 2**62, (batch, tables)))
+    grad_out = copy(generator.standard_normal((batch, tables, dim)).astype(np.float32))
+    dense = copy(generator.standard_normal((batch, dim)).astype(np.float32))
+    sizes = generator.integers(0, 4, tables * batch)
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    bag_ids = copy(generator.integers(0, 9, sizes.sum()))
+    weights = copy(generator.standard_normal(sizes.sum()).astype(np.float32))
+    shape = (batch, tables, blocks)
+    for values in (copy(array.astype(dtype_of(name))) for name in ("float32", *HALF_DTYPES)):
+        starts, out = empty(shape, np.int64), empty((batch, tables, dim), np.float32)
+        yield rn.lookup(values, ids, spec, out, starts)
+        yield starts
+        out = empty((batch, dim + tables * (tables + 1) // 2), np.float32)
+        yield rn.lookup_dot_interaction(values, ids, dense, spec, out, empty(shape, np.int64))
+        yield rn.lookup_dot_interaction(values, ids, dense, spec)
+        for mode, factors in (("sum", weights), ("mean", None), ("max", None)):
+            out = empty((batch, tables, dim), np.float32)
+            yield rn.embedding_bag(values, bag_ids, offsets, spec, mode, factors, 3, out)
+    values, state = copy(array), copy(np.ones(size, np.float32))
+    blocks = copy(np.ones(-(-size // 16), np.float32))
+    for given in (None, starts):
+        yield rn.lookup_backward(grad_out, ids, spec, given)
+        rn.sgd_update(values, grad_out, ids, spec, 0.1, given)
+        rn.adagrad_update(values, state, grad_out, ids, spec, 0.1, starts=given)
+        rn.adagrad_update(values, blocks, grad_out, ids, spec, starts=given, state_block=16)
+    for mode, factors in (("sum", weights), ("mean", None), ("max", None)):
+        arguments = (bag_ids, offsets, spec, mode, factors, 3)
+        yield rn.embedding_bag_backward(grad_out, *arguments, array=values)
+        rn.embedding_bag_sgd_update(values, grad_out, *arguments)
+        rn.embedding_bag_adagrad_update(values, state, grad_out, *arguments)
+    yield from (values, state, blocks)
+
+
+SPECS = (
+    rn.RobeSpec(50, 8, 16, 3),
+    rn.RobeSpec(67, 3, 8, 9, sign=True),
+    rn.RobeSpec(97, 96, 90, 2, hash="paper", sign=True),
+    rn.RobeSpec(300, 16, 131, 1, alignment=16),
+    rn.RobeSpec(1100, 1, 5, 26),
+    rn.RobeSpec(40, 40, 37, 8),
+    rn.RobeSpec(2000, 67, 287, 2),
+    rn.RobeSpec(129, 4, 12, 7, num_embeddings=(2**62,) * 7, hash="uma", seed=1),
+)
+
+
+def main():
+    """Compare ordinary memory with guarded memory."""
+    expected = [
+        [part.tobytes() for part in calls(spec, batch, np.copy, np.empty)]
+        for spec in SPECS
+        for batch in (0, 1, 9, 33)
+    ]
+    for at_end in (True, False):
+        guard = Guard(at_end)
+        for module in MODULES:
+            if hasattr(module, "scratch"):
+                module.scratch = lambda name, *rest: guard.empty(*rest)  # noqa: B023
+            if hasattr(module, "hash_spec"):
+                module.hash_spec = guard.hash_spec
+        for max_scans in (0, 8):
+            driver.MAX_SCANS, driver.SUMS_PER_OUTPUT = max_scans, 1e12
+            found = [
+                [part.tobytes() for part in calls(spec, batch, guard.copy, guard.empty)]
+                for spec in SPECS
+                for batch in (0, 1, 9, 33)
+            ]
+            assert found == expected
+    print("done")
+
+
+if __name__ == "__main__":
+    main()
