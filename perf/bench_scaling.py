@@ -35,7 +35,7 @@ from robe_numba.parallel.exchange import EXCHANGES
 
 STRONG, WEAK = 2048, (256, 2048)  # rows of all ranks together; of each rank
 MESSAGES = tuple(4**k << 10 for k in range(9))  # bytes that come to a rank, up to 64 MiB
-WORKER = Path(__file__).with_name("scaling_worker.py")
+WORKER = Path(__file__).with_name("worker.py")
 
 
 def parse() -> argparse.Namespace:
@@ -161,10 +161,10 @@ def main() -> None:
         content = {"bench": "scaling", **asdict(results)}
         options.json.write_text(json.dumps(content, indent=1) + "\n")
     if options.plot:
-        from perf.harness import plots  # needs matplotlib
+        from perf.harness.plots import save  # needs matplotlib
         from perf.scaling import plots
 
-        plots.save(plots.parts(bars(steps, phases)), options.plot)
+        save(plots.parts(bars(steps, phases)), options.plot)
 
 
 if __name__ == "__main__":

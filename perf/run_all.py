@@ -19,7 +19,6 @@ from typing import Any
 from perf.harness import command, markdown
 from perf.harness.race import Row
 
-FOLDER = Path(__file__).resolve().parent
 BOTH = "both"
 # Each script by device, and about how many minutes it takes, for the time that is left: on the
 # host measured on 2 cores, on a GPU guessed.
@@ -31,7 +30,7 @@ SCRIPTS = {
         "bench_update": 1.2,
         "bench_interaction": 0.3,
         "bench_dlrm": 1.2,
-        "sweeps": 3.0,
+        "bench_sweeps": 3.0,
     },
     "cuda": {
         "bench_lookup": 0.7,
@@ -109,7 +108,7 @@ def measure(folders: dict[str, Path], passed_on: list[str]) -> list[str]:
             left *= (time.monotonic() - begun) / 60 / done
         known = "" if "tiny" in passed_on else f", about {left:.0f} minutes left"
         print(f"[{position}/{len(runs)}] {script}, {device}{known}", flush=True)
-        path = [str(FOLDER / f"{script}.py"), "--json", str(folders[device] / f"{script}.json")]
+        path = ["-m", f"perf.{script}", "--json", str(folders[device] / f"{script}.json")]
         command_line = [sys.executable, *path, "--device", device, *passed_on]
         if subprocess.run(command_line, check=False).returncode:
             failed.append(f"{script}, {device}")

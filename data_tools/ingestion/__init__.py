@@ -1,0 +1,1 @@
+"""From click logs to a dataset: planning, workers, and what a stopped ingest left."""

@@ -1,0 +1,1 @@
+"""From a dataset to mini-batches: splits, shuffling, reading ahead, and sharing among processes."""

@@ -2,7 +2,7 @@
 
 Each process (a rank, as in MPI) trains on its share of every mini-batch. Rows lie in batches at
 random, so a rank that read its own alone would read every block, of each a few rows. Instead a
-window of a shuffled epoch (`data_tools.loader.shuffle`) is divided evenly, each rank reads one stretch
+window of a shuffled epoch (see `shuffle.py`) is divided evenly, each rank reads one stretch
 of it, and sends every row to the rank that it belongs to. All ranks draw the same permutation, so
 each knows without asking what goes where. The mini-batches are those of a single process.
 """

@@ -67,7 +67,7 @@ class Split:
         batch_size : int               Rows of every batch but the last, which may have fewer.
         shuffle_seed : int or None     None: in order, and read-only views of the files where a
                                        batch lies within one block that is mapped. Else shuffled as
-                                       `data_tools.loader.shuffle` says; the order depends on the rows,
+                                       `shuffle.py` says; the order depends on the rows,
                                        the sizes of the blocks, the seed and the epoch alone.
         epoch : int                    Each epoch has its own order.
         drop_last : bool               Leave out a last batch of fewer rows.
@@ -75,7 +75,7 @@ class Split:
                                        read.
         threads : int                  Threads that read and mix ahead of the caller; with 0 the
                                        caller's own does it. At most `threads` + 1 windows of
-                                       `data_tools.loader.shuffle.WINDOW_ROWS` rows exist at a time, or
+                                       `shuffle.WINDOW_ROWS` rows exist at a time, or
                                        in order blocks; a batch that is kept keeps all of its own.
         peers : Peers or None          Processes that share the batches. All numbers mean whole
                                        batches; each process gets its own rows of each, maybe none

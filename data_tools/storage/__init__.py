@@ -1,0 +1,1 @@
+"""Files and folders: local or remote, written atomically, locked, checked."""

@@ -1,0 +1,1 @@
+"""Known ids and their numbers: counted, merged and looked up."""

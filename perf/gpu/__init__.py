@@ -1,1 +1,1 @@
-"""The sections of `gpu_check.py`."""
+"""Measurements on a GPU."""

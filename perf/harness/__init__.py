@@ -1,0 +1,1 @@
+"""What all benchmarks share: races, tables, plots, shapes and checks."""

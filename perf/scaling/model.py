@@ -219,10 +219,10 @@ def main() -> None:
     for cluster in clusters:
         print(f"\n{cluster.name}:\n\n{throughput_table(cluster, models)}")
     if options.plot:
-        from perf.harness import plots  # needs matplotlib
+        from perf.harness.plots import save  # needs matplotlib
         from perf.scaling import plots
 
-        plots.save(plots.throughput(panels(models, clusters)), options.plot)
+        save(plots.throughput(panels(models, clusters)), options.plot)
 
 
 if __name__ == "__main__":

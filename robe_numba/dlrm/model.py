@@ -25,7 +25,7 @@ class DLRM:
     """A click model with one logit per row, on the device of its embedding.
 
     On the host it takes and gives NumPy arrays, and the result of every method is bit-identical
-    for any number of threads (see `robe_numba.dlrm.thread_pool`). On a GPU it takes arrays of CuPy or
+    for any number of threads (see `thread_pool.py`). On a GPU it takes arrays of CuPy or
     PyTorch and gives CuPy's, works on CuPy's current stream and waits for nothing: losses are
     arrays () there, and labels are not looked at. Results may differ in the last bits between
     batch sizes and devices. `robe_numba.dlrm.captured` makes small batches faster there.

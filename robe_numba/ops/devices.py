@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 
 
 def on_any_device(gpu: str) -> Callable[[Callable[P, Result]], Callable[P, Result]]:
-    """Send calls with an array on a GPU to the function of that name in `robe_numba.kernels.gpu.<gpu>`.
+    """Send calls with an array on a GPU to the function of that name in `robe_numba.ops.gpu.<gpu>`.
 
     The module is imported by the first such call: without a GPU nothing of it is.
     """
@@ -43,14 +43,15 @@ def on_any_device(gpu: str) -> Callable[[Callable[P, Result]], Callable[P, Resul
 
 @functools.cache
 def gpu_module(name: str) -> ModuleType:
-    """The module `robe_numba.kernels.gpu.<name>`.
+    """The module `robe_numba.ops.gpu.<name>`, or of `robe_numba.kernels.gpu`.
 
     Raises
     ------
     ImportError : what it needs is not installed; the message names it.
     """
     try:
-        return import_module(f"robe_numba.kernels.gpu.{name}")
+        room = "kernels" if name in ("arrays", "device") else "ops"
+        return import_module(f"robe_numba.{room}.gpu.{name}")
     except ImportError as error:  # plain Numba has another numba.cuda, or none
         raise ImportError(f"{GPU_NEEDS} ({error})") from error
 

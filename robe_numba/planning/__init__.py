@@ -1,0 +1,1 @@
+"""What a ROBE array of a given size will be like, before anything is trained."""

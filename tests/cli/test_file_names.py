@@ -123,7 +123,7 @@ for step in steps:
 def test_from_a_log_to_scores_in_such_a_folder(folder):
     """As a person in that folder does it, with relative names."""
     encoding = {"PYTHONIOENCODING": "utf-8:backslashreplace"}
-    root = str(Path(__file__).resolve().parent.parent)
+    root = str(Path(__file__).resolve().parents[2])
     done = subprocess.run(
         [sys.executable, "-c", RUN, E],
         cwd=folder, env={**os.environ, **encoding, "PYTHONPATH": root},

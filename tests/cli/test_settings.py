@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 # Packages that a machine with a GPU need not have for the tests in tests/gpu.
 NOT_NEEDED = (
     "distributed",

@@ -1,8 +1,9 @@
 """Large batches, made of words that are the same everywhere, and digests of what they must give.
 
-`python -m tests.gpu.large_cases` writes the digests anew, by the oracle in `tests/support/numpy_oracle.py`;
-it takes some minutes. Starts, rows, pooled rows and sums of whole numbers have the same bits on any
-machine, and a digest costs a GPU's test less than to compute them again.
+`python -m tests.gpu.large_cases` writes the digests anew, by the oracle in
+`tests/support/numpy_oracle.py`; it takes some minutes. Starts, rows, pooled rows and sums of whole
+numbers have the same bits on any machine, and a GPU's test compares digests faster than it could
+compute them again.
 """
 
 import hashlib

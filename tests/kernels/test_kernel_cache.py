@@ -13,7 +13,10 @@ from robe_numba import _jit
 from tests.test_structure import ROOT
 
 # A function of each package that compiles quickly, one of them with a callee in another file.
-FUNCTION = "from robe_numba.kernels.scalar.hashing import mix; import numpy as np; print(mix(np.uint64(5)))"
+FUNCTION = (
+    "import numpy as np; from robe_numba.kernels.scalar.hashing import mix; "
+    "print(mix(np.uint64(5)))"
+)
 EDITED = "from data_tools.caller import caller; print(caller(1))"
 ALL = """
 import numpy as np

@@ -97,7 +97,7 @@ def test_halves_are_widened_also_without_an_instruction_for_it():
     finished = subprocess.run(
         [sys.executable, "-c", f"from tests.ops.test_lookup import {name}; {name}(20, 'float16')"],
         env={**os.environ, "NUMBA_CPU_NAME": "generic"},
-        cwd=Path(__file__).parent.parent,
+        cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
         check=False,

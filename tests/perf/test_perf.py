@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-PERF = Path(__file__).resolve().parent.parent / "perf"
 PUBLISHED = {"published formula"}
 TABLES = {"torch", "torch, huge pages", "FBGEMM"}
 COPY = {"copy (Numba)"}
@@ -22,7 +21,7 @@ CONTENDERS = {
     "bench_update": {"robe"} | TABLES | PUBLISHED,
     "bench_interaction": {"robe, fused", "robe, two passes", "torch"},
     "bench_dlrm": {"robe", "torch", "matrix products, BLAS threads", "matrix products, in parts"},
-    "sweeps": {"lookup", "SGD step", "torch, huge pages"} | COPY,
+    "bench_sweeps": {"lookup", "SGD step", "torch, huge pages"} | COPY,
 }
 WORKS = {
     "bench_hash": {"starts, multiply-shift", "starts, paper", "starts, uma"},
@@ -35,12 +34,12 @@ WORKS = {
     "bench_update": {"SGD step", "Adagrad step"},
     "bench_interaction": {"lookup and interaction"},
     "bench_dlrm": {"training step", "inference"},
-    "sweeps": {"block size", "batch", "array size", "threads"},
+    "bench_sweeps": {"block size", "batch", "array size", "threads"},
 }
 
 
 def run(script, *arguments, **environment):
-    command = [sys.executable, str(PERF / f"{script}.py"), *map(str, arguments)]
+    command = [sys.executable, "-m", f"perf.{script}", *map(str, arguments)]
     environment = os.environ | environment
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
@@ -204,12 +203,6 @@ def test_a_gpu_that_is_not_there_is_reported():
 GPU_FILES = {"check.log", "results.jsonl", "summary.md"}
 
 
-@pytest.fixture
-def perf_modules(monkeypatch):
-    """Modules of perf/ by their names, as its scripts import them."""
-    monkeypatch.syspath_prepend(str(PERF))
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="numba-cuda is installed on Linux alone")
 def test_a_gpu_is_checked_section_by_section(tmp_path):
     """Simulated; all of it takes a minute, so here is what is quick, and what is skipped."""
@@ -255,11 +248,10 @@ class NothingBeside:
         raise OSError(f"{section} cannot run")
 
 
-@pytest.mark.usefixtures("perf_modules")
 def test_a_section_that_ends_hangs_or_breaks_the_gpu_leaves_the_next_alone(tmp_path, monkeypatch):
     import time
 
-    from gpu import supervisor
+    from perf.gpu.checker import supervisor
 
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
@@ -288,9 +280,8 @@ def test_a_section_that_ends_hangs_or_breaks_the_gpu_leaves_the_next_alone(tmp_p
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="states of processes are read from /proc")
-@pytest.mark.usefixtures("perf_modules")
 def test_a_program_beside_the_measurements_is_held_back(tmp_path):
-    from gpu.background import Program
+    from perf.gpu.checker.background import Program
 
     def state():
         return Path(f"/proc/{program._process.pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
@@ -309,9 +300,8 @@ def test_a_program_beside_the_measurements_is_held_back(tmp_path):
     assert program.tail(1) == "two"
 
 
-@pytest.mark.usefixtures("perf_modules")
 def test_what_was_reached_is_said(tmp_path):
-    from gpu import summary
+    from perf.gpu.checker import summary
 
     results = [
         {"work": "copy", "ms": 2.0, "gb_per_s": 4000.0},
@@ -347,9 +337,8 @@ def test_what_was_reached_is_said(tmp_path):
     assert found["its losses, batches of 2048"][2] == "yes"
 
 
-@pytest.mark.usefixtures("perf_modules")
 def test_counters_of_kernels_become_a_table():
-    from gpu import counters
+    from perf.gpu.sections import counters
 
     output = (
         'lookup S1\n==PROF== Profiling\n"ID","Kernel Name","gpu__time_duration.sum"\n'
@@ -368,11 +357,11 @@ def test_launches_are_timed_call_by_call(tmp_path):
     """Simulated: that it runs, and what is in it."""
     simulated = {"NUMBA_ENABLE_CUDASIM": "1", "NUMBA_DISABLE_JIT": "1"}
     options = ["--tiny", "--calls", 1, "--json", tmp_path / "json"]
-    finished = run("bench_launch", *options, **simulated)
+    finished = run("gpu.bench_launch", *options, **simulated)
     assert finished.returncode == 0, finished.stderr
     names = {line["name"].split(",")[0] for line in json.loads((tmp_path / "json").read_text())}
     assert names >= {"lookup", "sgd_update", "embedding_bag", "DLRM.logits", "DLRM.train_step"}
-    finished = run("bench_launch", **simulated)
+    finished = run("gpu.bench_launch", **simulated)
     assert finished.returncode == 2
     assert "the GPU is simulated" in finished.stderr
 
@@ -381,8 +370,8 @@ def test_a_script_that_fails_does_not_stop_the_others(tmp_path):
     scripts = {"bench_nothing": 1.0, "bench_hash": 1.0}
     arguments = ["--shape", "tiny", "--repeats", "1", "--output", str(tmp_path)]
     code = (
-        f"import sys; sys.path.insert(0, {str(PERF)!r}); sys.argv[1:] = {arguments!r}\n"
-        f"import run_all; run_all.SCRIPTS['cpu'] = {scripts!r}; run_all.main()"
+        f"import sys; sys.argv[1:] = {arguments!r}\n"
+        f"from perf import run_all; run_all.SCRIPTS['cpu'] = {scripts!r}; run_all.main()"
     )
     finished = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
@@ -435,9 +424,8 @@ class FakeEvent:
 
 
 @pytest.mark.parametrize("waits", [False, True])
-@pytest.mark.usefixtures("perf_modules")
 def test_a_gpu_is_timed_without_its_host(monkeypatch, waits):
-    import device_times
+    from perf.gpu import device_times
 
     gpu = FakeGPU()
     monkeypatch.setattr(device_times, "here", lambda: gpu)

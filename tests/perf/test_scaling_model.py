@@ -8,22 +8,17 @@ import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from itertools import product
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from perf import bench_scaling
+from perf.scaling import formulas as scaling
+from perf.scaling.clusters import GPUS, gpu_link
 from robe_numba.dlrm import DLRM, DLRMConfig, make_embedding
 from robe_numba.parallel.carriers.base import Carrier, Traffic
 from robe_numba.parallel.data_parallel import DataParallel
-
-PERF = Path(__file__).resolve().parent.parent / "perf"
-with pytest.MonkeyPatch.context() as patch:
-    patch.syspath_prepend(PERF)
-    import bench_scaling
-    import scaling_formulas as scaling
-    from scaling_clusters import GPUS, gpu_link
 
 ODD = scaling.Model("odd", DLRMConfig(3, 5, 6, (7,), (9,)), 10_007, 4)
 LINE = scaling.Line
@@ -212,7 +207,7 @@ def test_lines_are_found_again_and_never_fall_below_nothing():
 
 def run(script, *arguments):
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PMI_", "HYDRA_"))}
-    command = [sys.executable, str(PERF / f"{script}.py"), *map(str, arguments)]
+    command = [sys.executable, "-m", f"perf.{script}", *map(str, arguments)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -252,7 +247,7 @@ def test_settings_are_measured_with_one_and_two_ranks(tiny):
 def test_the_model_reads_what_was_measured_and_draws(tiny, tmp_path):
     folder, _ = tiny
     picture = tmp_path / "scaling.png"
-    finished = run("scaling_model", "--json", folder / "scaling.json", "--plot", picture)
+    finished = run("scaling.model", "--json", folder / "scaling.json", "--plot", picture)
     assert finished.returncode == 0, finished.stderr
     assert "| tiny | 64 | 2 x 1 | reduce | yes | " in finished.stdout
     assert "| mlperf | 65,536 rows in all | sharded | " in finished.stdout

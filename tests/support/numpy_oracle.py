@@ -1,6 +1,6 @@
 """The oracle for large batches: multiply-shift ROBE and a DLRM on it, in whole NumPy arrays.
 
-It imports nothing of the package. Tests compare it with `tests/support/naive.py`, which goes element by
+It imports nothing of the package. Tests compare it with `naive.py`, which goes element by
 element and is slower by orders of magnitude.
 """
 

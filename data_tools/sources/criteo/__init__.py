@@ -1,0 +1,1 @@
+"""Criteo's text format: compiled parser, and rows in blocks of lines."""

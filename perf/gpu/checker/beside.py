@@ -13,7 +13,7 @@ from perf.gpu.checker.report import Report
 from perf.gpu.sections import counters, training
 from perf.harness.checkout import ROOT
 
-PERF = ROOT / "perf"
+LAUNCHES = [sys.executable, "-m", "perf.gpu.sections.launches"]
 TOOLS = ("memcheck", "racecheck")
 # Sections in which these would disturb times, and the seconds that they get to end before.
 HELD_IN = {
@@ -53,7 +53,7 @@ class Beside:
         if "sanitizer" in chosen and shutil.which("compute-sanitizer"):
             for tool in TOOLS:
                 command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9"]
-                command += ["--print-limit", "20", sys.executable, "-m", "gpu.launches", "--tiny"]
+                command += ["--print-limit", "20", *LAUNCHES, "--tiny"]
                 self._begin(tool, command, f"{tool}.log")
         if "train" in chosen:
             self._begin("train", self._training("cpu"), "train.log")
@@ -109,7 +109,7 @@ class Beside:
         for chosen in (["--metrics", ",".join(counters.METRICS)], ["--set", "basic"]):
             command = ["ncu", "--clock-control", "none", "--profile-from-start", "off", *chosen]
             command += ["--csv", "--page", "raw", "--print-units", "base", "--launch-count", "60"]
-            command += [sys.executable, "-m", "gpu.launches"]
+            command += LAUNCHES
             program = self._begin("ncu", command + ["--tiny"] * self._supervisor.tiny, "ncu.csv")
             ended = program.wait(until - time.monotonic())
             program.end()
@@ -142,14 +142,11 @@ class Beside:
 
     def _training(self, device: str) -> list[str]:
         arguments = [device, str(self._scratch), str(self._rows)]
-        return [sys.executable, "-m", "gpu.training", *arguments]
+        return [sys.executable, "-m", "perf.gpu.sections.training", *arguments]
 
     def _begin(self, name: str, command: list[str], log: str) -> Program:
-        environment = {}
-        if any(word.startswith("gpu.") for word in command):  # modules beside this
-            environment["PYTHONPATH"] = os.pathsep.join([str(PERF), os.environ["PYTHONPATH"]])
         path = self._supervisor.folder.resolve() / log
-        program = Program(name, command, path, ROOT, environment)
+        program = Program(name, command, path, ROOT)
         self._programs[name] = program
         self._supervisor.say(f"beside the rest: {name}: {' '.join(command)}")
         return program

@@ -12,7 +12,7 @@ from typing import Any
 
 from perf.gpu.checker.worker import BEGINS, ENDS, MODULES
 
-SCRIPT = Path(__file__).resolve().parent.parent / "gpu_check.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "gpu_check.py"
 SHORTEST = 3.0  # seconds: what has less is not begun
 
 

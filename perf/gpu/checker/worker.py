@@ -38,7 +38,7 @@ def main(sections: list[str], options: Namespace) -> int:
         try:
             places.use("cuda")
             report = Report(options.output, section)
-            import_module(f"gpu.{MODULES[section]}").run(report, options)
+            import_module(f"perf.gpu.sections.{MODULES[section]}").run(report, options)
             result = f"FAILED in part: {', '.join(report.failed)}" if report.failed else "done"
         except Exception:
             traceback.print_exc(file=sys.stdout)

@@ -1,7 +1,7 @@
 """`robe train` on a generated log, on the host and on the GPU with the same settings.
 
-python -m gpu.training cpu FOLDER ROWS     makes the log and the dataset first
-python -m gpu.training cuda FOLDER ROWS    after that
+python -m perf.gpu.sections.training cpu FOLDER ROWS     makes the log and the dataset first
+python -m perf.gpu.sections.training cuda FOLDER ROWS    after that
 """
 
 import json

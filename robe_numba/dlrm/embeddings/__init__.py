@@ -1,0 +1,1 @@
+"""The kinds of embedding of a DLRM, and how one is made."""

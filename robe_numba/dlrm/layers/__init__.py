@@ -1,0 +1,1 @@
+"""The dense layers of a DLRM, each with its own backward pass."""

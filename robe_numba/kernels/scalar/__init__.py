@@ -1,0 +1,1 @@
+"""Scalar functions for any target: hashes, update rules, searching."""

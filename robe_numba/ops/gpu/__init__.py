@@ -1,0 +1,1 @@
+"""The public functions on arrays of a GPU: check, allocate, launch."""

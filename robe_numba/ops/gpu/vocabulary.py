@@ -1,4 +1,4 @@
-"""Row numbers of known ids on a GPU: what `robe_numba.dlrm.embeddings.vocabulary` does on the host."""
+"""Row numbers of known ids on a GPU: as `robe_numba.dlrm.embeddings.vocabulary`."""
 
 from typing import Any
 

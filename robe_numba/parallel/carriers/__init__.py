@@ -1,0 +1,1 @@
+"""How gradients travel between processes: over MPI, or between GPUs."""

@@ -14,7 +14,7 @@ import data_tools
 from data_tools.ingestion.shard_records import save_record
 from tests.data_tools.ingestion.test_ingest import SCHEMA, make_lines, shard_bytes, write
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[3]
 SIZE = 300  # bytes of text per shard: some five lines
 
 

@@ -1,0 +1,1 @@
+"""Vectors as values in kernels."""

@@ -1,7 +1,7 @@
 """Gradients of the dot interaction on the GPU: a thread block for each sample.
 
 A sample's gradients are its vectors, multiplied with the symmetric matrix of the gradients of all
-pairs. Both are put into shared memory, the vectors as in `robe_numba.kernels.gpu.interaction.forward`. A thread then has
+pairs. Both are put into shared memory, the vectors as in `forward.py`. A thread then has
 four columns of eight gradients in registers, so that it reads 12 elements for 32 products.
 """
 

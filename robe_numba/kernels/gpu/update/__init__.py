@@ -1,0 +1,1 @@
+"""Backward passes and optimizer steps on the GPU."""

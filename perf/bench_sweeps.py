@@ -1,6 +1,6 @@
 """Speed against one thing at a time: block size, batch, array size and threads.
 
-python perf/harness/sweeps.py
+python perf/bench_sweeps.py
 """
 
 from collections.abc import Iterator
