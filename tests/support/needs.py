@@ -1,0 +1,24 @@
+"""Packages that only the extra `test-all` installs, and the tests that need them."""
+
+from importlib.metadata import PackageNotFoundError, distribution
+
+import pytest
+
+
+def need(*packages):
+    """Skip a test, or a module at its import, unless all packages are installed.
+
+    A package that is installed but cannot be imported still fails the tests that import it.
+    """
+    missing = [name for name in packages if not _is_installed(name)]
+    if missing:
+        reason = f"needs {', '.join(missing)}: pip install -e '.[test-all]'"
+        pytest.skip(reason, allow_module_level=True)
+
+
+def _is_installed(name):
+    try:
+        distribution(name)
+    except PackageNotFoundError:
+        return False
+    return True
