@@ -6,12 +6,12 @@ have passed.
 
 import math
 import numbers
-import sys
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
+from robe_numba.device_arrays import is_on_device
 from robe_numba.kernels.cpu.inspect import reads_inside, rows_inside
 from robe_numba.memory import aligned_empty
 from robe_numba.spec import RobeSpec, Spec, TableSpec, check_int
@@ -27,33 +27,6 @@ MODES = ("sum", "mean", "max")
 MAX_NEEDS_ARRAY = (
     "mode 'max' finds the largest element in the array; pass array= as it was in the forward pass"
 )
-GPU_NEEDS = (
-    "arrays on a GPU need CuPy and numba-cuda: pip install 'robe_numba[cuda]', or [cuda12] for a "
-    "driver of CUDA 12"
-)
-
-
-_ON_DEVICE = ("__cuda_array_interface__", "__cuda_ndarray__")
-
-
-def is_on_device(array: Any) -> bool:
-    """Whether an array is on a GPU: CuPy's, a PyTorch tensor, Numba's, or its simulator's."""
-    if is_tensor(array):  # one that requires a gradient refuses to say
-        return bool(array.is_cuda)
-    kind: Any = type(array)  # asked first: of CuPy's arrays the attribute takes microseconds
-    return _is_of_devices(kind) or any(n in getattr(array, "__dict__", ()) for n in _ON_DEVICE)
-
-
-@cache
-def _is_of_devices(kind: type) -> bool:
-    """Whether arrays of a type are on a GPU."""
-    return any(hasattr(kind, name) for name in _ON_DEVICE)
-
-
-def is_tensor(array: Any) -> bool:
-    """Whether an array is PyTorch's."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(array, torch.Tensor)
 
 
 def check_spec(spec: Any) -> Spec:

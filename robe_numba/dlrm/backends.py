@@ -7,7 +7,8 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
-from robe_numba.checks.arrays import check_array, is_on_device
+from robe_numba.checks.arrays import check_array
+from robe_numba.device_arrays import is_on_device
 from robe_numba.dlrm.gradient_buffer import clip_together, sum_of_squares
 from robe_numba.dlrm.presets import DLRMConfig
 from robe_numba.dlrm.thread_pool import Workers, micro_batches

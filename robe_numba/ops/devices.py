@@ -9,7 +9,8 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
-from robe_numba.checks.arrays import GPU_NEEDS, check_array, check_written, is_on_device
+from robe_numba.checks.arrays import check_array, check_written
+from robe_numba.device_arrays import GPU_NEEDS, is_on_device
 
 P = ParamSpec("P")
 Result = TypeVar("Result")

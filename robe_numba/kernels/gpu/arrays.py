@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from robe_numba.checks import arrays
-from robe_numba.checks.arrays import GPU_NEEDS, is_on_device, is_tensor
+from robe_numba.device_arrays import GPU_NEEDS, is_on_device, is_tensor
 from robe_numba.kernels.gpu import simulated
 from robe_numba.kernels.gpu.compiler import SIMULATED
 from robe_numba.spec import Spec

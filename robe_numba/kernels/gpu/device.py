@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from robe_numba.checks.arrays import is_tensor
 from robe_numba.coefficients import hash_spec
+from robe_numba.device_arrays import is_tensor
 from robe_numba.kernels.gpu import arrays, simulated
 from robe_numba.kernels.gpu.arrays import DeviceArray, array_library, current_device
 from robe_numba.kernels.gpu.compiler import SIMULATED, cuda
