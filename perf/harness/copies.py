@@ -11,10 +11,10 @@ from perf.harness.libraries import torch
 from perf.harness.places import here
 from perf.harness.race import Contender
 from robe_numba._jit import jit
-from robe_numba.kernels.cpu.simd.types import fence, load16, stream
+from robe_numba.kernels.cpu.simd.types import fence, load_x16, stream
 from robe_numba.memory import aligned_empty
 
-LANES = 16  # of load16
+LANES = 16  # of load_x16
 
 
 def contenders(size: int) -> Iterator[Contender]:
@@ -48,7 +48,7 @@ def stream_copy(source, target, parts):
         last = min(first + length, size)
         whole = first + ((last - first) & ~np.uint64(LANES - 1))
         for i in range(first, whole, np.uint64(LANES)):
-            stream(target, i, load16(source, i))
+            stream(target, i, load_x16(source, i))
         for i in range(whole, last):
             target[i] = source[i]
         fence()

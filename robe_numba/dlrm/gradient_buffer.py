@@ -10,7 +10,7 @@ from numba import prange
 from robe_numba._jit import inner, jit
 from robe_numba.dlrm.layers.linear import GradPair
 from robe_numba.kernels.cpu.launch import launch, threads_for
-from robe_numba.kernels.cpu.simd.types import load1, load16, store
+from robe_numba.kernels.cpu.simd.types import load_x1, load_x16, store
 from robe_numba.kernels.cpu.starts import share
 from robe_numba.kernels.scalar.unsigned import ONE, U16
 
@@ -37,15 +37,15 @@ def _sum_rows(rows: Any, count: Any, total: Any, num_workers: int) -> None:
 def _sum_range(rows: Any, count: Any, size: Any, first: Any, last: Any, total: Any) -> None:
     """Sum elements [first, last), row 0 first."""
     while first + U16 <= last:
-        value = load16(rows, first)
+        value = load_x16(rows, first)
         for row in range(ONE, count):
-            value = value + load16(rows, row * size + first)
+            value = value + load_x16(rows, row * size + first)
         store(total, first, value)
         first += U16
     while first < last:
-        value = load1(rows, first)
+        value = load_x1(rows, first)
         for row in range(ONE, count):
-            value = value + load1(rows, row * size + first)
+            value = value + load_x1(rows, row * size + first)
         store(total, first, value)
         first += ONE
 

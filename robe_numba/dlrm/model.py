@@ -18,7 +18,7 @@ from robe_numba.dlrm.layers.loss import bce_with_logits, sigmoid
 from robe_numba.dlrm.layers.mlp import mlp
 from robe_numba.dlrm.optimizers import DenseOptimizer, check_rate
 from robe_numba.dlrm.presets import DLRMConfig, init_parameters
-from robe_numba.ops.devices import check_here_or_there
+from robe_numba.ops.devices import check_any_device
 
 
 class DLRM:
@@ -127,7 +127,7 @@ class DLRM:
         if missing:
             raise ValueError(f"arrays lack {', '.join(missing)}")
         for name, target in targets.items():
-            check_here_or_there(name, arrays[name], target.shape, (target.dtype,))
+            check_any_device(name, arrays[name], target.shape, (target.dtype,))
         for name, target in targets.items():
             target[...] = self.place.put(arrays[name])
 

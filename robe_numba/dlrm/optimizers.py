@@ -8,7 +8,7 @@ import numpy as np
 from robe_numba.checks.arrays import ARRAY_DTYPES, check_scalar
 from robe_numba.device_arrays import is_on_device
 from robe_numba.ops.dense import dense_update
-from robe_numba.ops.devices import check_here_or_there
+from robe_numba.ops.devices import check_any_device
 
 OPTIMIZERS = ("sgd", "adagrad")
 
@@ -42,7 +42,7 @@ class DenseOptimizer:
     def __init__(self, name: str, parameters: Mapping[str, np.ndarray], eps: float = 1e-10):
         check_optimizer(name)
         for key, parameter in parameters.items():
-            check_here_or_there(key, parameter, None, ARRAY_DTYPES, written=True)
+            check_any_device(key, parameter, None, ARRAY_DTYPES, written=True)
         self.name = name
         self.eps = check_scalar("eps", eps, 0)
         self._parameters = dict(parameters)
@@ -66,7 +66,7 @@ class DenseOptimizer:
         for key, parameter in self._parameters.items():
             dtypes = (parameter.dtype,)
             name = f"the gradient of {key}"
-            check_here_or_there(name, gradients[key], parameter.shape, dtypes)
+            check_any_device(name, gradients[key], parameter.shape, dtypes)
         for key, parameter in self._parameters.items():
             state_sum = self.state.get(f"{key}.state_sum")
             dense_update(parameter, state_sum, gradients[key], lr, self.eps)

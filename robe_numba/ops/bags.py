@@ -243,8 +243,8 @@ def _pool(
     flat, constants = out.reshape(-1), hash_spec(spec)
     threads = threads_for(max(bags.indices.size * spec.embedding_dim, out.size))
     if bags.mode == cpu_bag.MAX:
-        winners = np.empty(out.size, dtype=np.int64)
-        launch(threads, pool_max, stored, bags, constants, starts, flat, winners, threads)
+        argmax = np.empty(out.size, dtype=np.int64)
+        launch(threads, pool_max, stored, bags, constants, starts, flat, argmax, threads)
     else:
         launch(threads, cpu_bag.pool, stored, bags, constants, starts, flat, threads)
 
@@ -257,7 +257,7 @@ def _reads(
     starts: np.ndarray | None,
     threads: int,
 ) -> Reads:
-    """The reads of an `embedding_bag`: their rows, factors and, for "max", the winners."""
+    """The reads of an `embedding_bag`: their rows, factors and, for "max", the argmax."""
     constants = hash_spec(spec)
 
     def hash_into(flat: np.ndarray) -> None:
@@ -269,16 +269,16 @@ def _reads(
     if bags.mode == cpu_bag.MEAN:
         scales = scratch("scales", (bags.indices.size,), grads.dtype)
     launch(threads, cpu_bag.expand, bags, constants, rows, scales, threads)
-    winners = np.empty(grads.size if bags.mode == cpu_bag.MAX else 0, dtype=np.int64)
+    argmax = np.empty(grads.size if bags.mode == cpu_bag.MAX else 0, dtype=np.int64)
     if bags.mode == cpu_bag.MAX:
         maxima = scratch("maxima", (grads.size,), grads.dtype)
         hashed = scratch("hashed", flat.shape, np.uint64)  # not into the caller's starts
-        launch(threads, pool_max, array, bags, constants, hashed, maxima, winners, threads)
+        launch(threads, pool_max, array, bags, constants, hashed, maxima, argmax, threads)
     return Reads(
         indices=bags.indices,
         starts=flat,
         rows=rows,
         scales=scales,
-        winners=winners,
+        argmax=argmax,
         grad_out=grads,
     )

@@ -57,7 +57,7 @@ def gpu_module(name: str) -> ModuleType:
         raise ImportError(f"{GPU_NEEDS} ({error})") from error
 
 
-def check_here_or_there(
+def check_any_device(
     name: str,
     array: Any,
     shape: tuple[int, ...] | None,

@@ -256,6 +256,6 @@ def _reads(
         starts=read_starts(starts, shape, spec, threads, hash_into),
         rows=np.empty(0, dtype=np.uint64),
         scales=np.empty(0, dtype=grads.dtype),
-        winners=np.empty(0, dtype=np.int64),
+        argmax=np.empty(0, dtype=np.int64),
         grad_out=grads,
     )

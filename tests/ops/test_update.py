@@ -162,7 +162,7 @@ def update_with(
         starts=rn.block_starts(indices, spec).view(np.uint64).reshape(-1),
         rows=np.empty(0, np.uint64),
         scales=np.empty(0, grad_out.dtype),
-        winners=np.empty(0, np.int64),
+        argmax=np.empty(0, np.int64),
         grad_out=grad_out.reshape(-1),
     )
     array = array_for(spec, grad_out.dtype, seed=10) if array is None else array.copy()

@@ -19,7 +19,7 @@ from robe_numba.dlrm.embeddings.trained_array import Read, TrainedArray
 from robe_numba.dlrm.embeddings.vocabulary import Vocabulary
 from robe_numba.dlrm.layers.interaction import dot_interaction
 from robe_numba.ops import lookup_dot_interaction
-from robe_numba.ops.devices import check_here_or_there
+from robe_numba.ops.devices import check_any_device
 from robe_numba.spec import RobeSpec, Spec, TableSpec
 
 
@@ -112,7 +112,7 @@ class Embedding(ABC):
     def _check_grad(self, grad_out: np.ndarray, rows: np.ndarray) -> None:
         """Before anything is written: the gradient is that of this batch."""
         shape = (*rows.shape, self.embedding_dim)
-        check_here_or_there("grad_out", grad_out, shape, (self.dtype,))
+        check_any_device("grad_out", grad_out, shape, (self.dtype,))
 
     def gradients(
         self,

@@ -10,7 +10,7 @@ from robe_numba.dlrm.backends import placement
 from robe_numba.dlrm.optimizers import check_optimizer
 from robe_numba.ops import adagrad_update, lookup, lookup_backward, sgd_update
 from robe_numba.ops.dense import apply_gradient
-from robe_numba.ops.devices import check_here_or_there
+from robe_numba.ops.devices import check_any_device
 from robe_numba.spec import Spec
 from robe_numba.state_blocks import check_state_block, check_state_shape, num_sums
 
@@ -52,14 +52,14 @@ class TrainedArray:
                 f"state_block is {state_block} but SGD has no sums; use optimizer='adagrad', or "
                 f"state_block=1"
             )
-        check_here_or_there("array", array, (spec.array_size,), ARRAY_DTYPES, written=True)
+        check_any_device("array", array, (spec.array_size,), ARRAY_DTYPES, written=True)
         if optimizer == "sgd":
             state_sum = None
         elif state_sum is None:
             # of the device of `array`
             state_sum = np.zeros_like(array, shape=(num_sums(spec.array_size, state_block),))
         else:
-            check_here_or_there("state_sum", state_sum, None, (array.dtype,), written=True)
+            check_any_device("state_sum", state_sum, None, (array.dtype,), written=True)
             check_state_shape(state_sum, spec.array_size, state_block)
             if not is_on_device(array):
                 check_apart("array", array, "state_sum", state_sum)

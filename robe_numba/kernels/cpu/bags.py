@@ -10,10 +10,10 @@ import numpy as np
 from numba import prange
 
 from robe_numba._jit import inlined, inner, jit
-from robe_numba.kernels.cpu.blocks import block_length, move_block, move_signed
-from robe_numba.kernels.cpu.simd.types import load1, load4, load16, prefetch, store, zero_like
+from robe_numba.kernels.cpu.blocks import axpy_block, axpy_signed, block_length
+from robe_numba.kernels.cpu.simd.types import load_x1, load_x4, load_x16, prefetch, store, zero_like
 from robe_numba.kernels.cpu.starts import reads_starts, share
-from robe_numba.kernels.scalar.hashing import NOWHERE, row_key
+from robe_numba.kernels.scalar.hashing import NO_START, row_key
 from robe_numba.kernels.scalar.unsigned import ONE, U4, U15, U16, U32, U48, U63, U64, ZERO
 
 SUM, MEAN, MAX = 0, 1, 2
@@ -47,7 +47,7 @@ def is_padding(index, bags):
 
 @inner
 def bag_starts(bags, first, last, spec, starts):
-    """Starts of the reads of bags [first, last), table by table; NOWHERE for padding."""
+    """Starts of the reads of bags [first, last), table by table; NO_START for padding."""
     while first < last:
         table = first // bags.batch
         end = min((table + 1) * bags.batch, last)
@@ -56,12 +56,12 @@ def bag_starts(bags, first, last, spec, starts):
         for i in range(low, high if bags.padded else low):
             if bags.indices[i] == bags.padding_idx:
                 for block in range(spec.num_blocks):
-                    starts[i * spec.num_blocks + block] = NOWHERE
+                    starts[i * spec.num_blocks + block] = NO_START
         first = end
 
 
 @inlined
-def scale_of(i, bags, out):
+def weight_of(i, bags, out):
     """The factor of a read."""
     return bags.weights[i] if bags.weights.size else out.dtype.type(1)
 
@@ -72,8 +72,8 @@ def sum_64(array, bags, first, last, block, spec, starts, ahead, element, count,
 
     The sums stay in registers. Prefetches the lines that the read `ahead` of each one needs.
     """
-    sum_0, sum_1 = zero_like(load16(out, o)), zero_like(load16(out, o))
-    sum_2, sum_3 = zero_like(load16(out, o)), zero_like(load16(out, o))
+    sum_0, sum_1 = zero_like(load_x16(out, o)), zero_like(load_x16(out, o))
+    sum_2, sum_3 = zero_like(load_x16(out, o)), zero_like(load_x16(out, o))
     end = np.uint64(bags.indices.size) - ONE
     for i in range(first, last):
         soon = starts[min(i + ahead, end) * spec.num_blocks + block] + element
@@ -83,12 +83,12 @@ def sum_64(array, bags, first, last, block, spec, starts, ahead, element, count,
         prefetch(array, soon + U48)
         prefetch(array, soon + U63)
         start = starts[i * spec.num_blocks + block]
-        if start != NOWHERE:
-            scale, p = scale_of(i, bags, out), start + element
-            sum_0 = sum_0 + scale * load16(array, p)
-            sum_1 = sum_1 + scale * load16(array, p + U16)
-            sum_2 = sum_2 + scale * load16(array, p + U32)
-            sum_3 = sum_3 + scale * load16(array, p + U48)
+        if start != NO_START:
+            scale, p = weight_of(i, bags, out), start + element
+            sum_0 = sum_0 + scale * load_x16(array, p)
+            sum_1 = sum_1 + scale * load_x16(array, p + U16)
+            sum_2 = sum_2 + scale * load_x16(array, p + U32)
+            sum_3 = sum_3 + scale * load_x16(array, p + U48)
     store(out, o, sum_0 / count)
     store(out, o + U16, sum_1 / count)
     store(out, o + U32, sum_2 / count)
@@ -98,26 +98,26 @@ def sum_64(array, bags, first, last, block, spec, starts, ahead, element, count,
 @inlined
 def sum_16(array, bags, first, last, block, spec, starts, ahead, element, count, out, o):
     """As `sum_64`, for 16 elements."""
-    total = zero_like(load16(out, o))
+    total = zero_like(load_x16(out, o))
     end = np.uint64(bags.indices.size) - ONE
     for i in range(first, last):
         soon = starts[min(i + ahead, end) * spec.num_blocks + block] + element
         prefetch(array, soon)
         prefetch(array, soon + U15)
         start = starts[i * spec.num_blocks + block]
-        if start != NOWHERE:
-            total = total + scale_of(i, bags, out) * load16(array, start + element)
+        if start != NO_START:
+            total = total + weight_of(i, bags, out) * load_x16(array, start + element)
     store(out, o, total / count)
 
 
 @inlined
 def sum_4(array, bags, first, last, block, spec, starts, element, count, out, o):
     """As `sum_64`, for 4 elements."""
-    total = zero_like(load4(out, o))
+    total = zero_like(load_x4(out, o))
     for i in range(first, last):
         start = starts[i * spec.num_blocks + block]
-        if start != NOWHERE:
-            total = total + scale_of(i, bags, out) * load4(array, start + element)
+        if start != NO_START:
+            total = total + weight_of(i, bags, out) * load_x4(array, start + element)
     store(out, o, total / count)
 
 
@@ -127,8 +127,8 @@ def sum_1(array, bags, first, last, block, spec, starts, element, count, out, o)
     total = out.dtype.type(0)
     for i in range(first, last):
         start = starts[i * spec.num_blocks + block]
-        if start != NOWHERE:
-            total += scale_of(i, bags, out) * load1(array, start + element)
+        if start != NO_START:
+            total += weight_of(i, bags, out) * load_x1(array, start + element)
     out[o] = total / count
 
 
@@ -154,12 +154,12 @@ def pool_block(array, bags, first, last, block, spec, starts, ahead, count, out,
 @inlined
 def add_signed(array, start, length, i, table, element, bags, spec, out, o):
     """out[o:o + length] += scale * a block of read i that does not wrap, with its signs."""
-    key, scale, minus = row_key(bags.indices[i], spec), scale_of(i, bags, out), out.dtype.type(-1)
+    key, scale, minus = row_key(bags.indices[i], spec), weight_of(i, bags, out), out.dtype.type(-1)
     # The SGD rule with a rate of -1 is an addition.
     if spec.sign:
-        move_signed(out, o, array, start, length, scale, minus, key, table, element, spec)
+        axpy_signed(out, o, array, start, length, scale, minus, key, table, element, spec)
     else:
-        move_block(out, o, array, start, length, scale, minus)
+        axpy_block(out, o, array, start, length, scale, minus)
 
 
 @inner
@@ -171,7 +171,7 @@ def pool_any(array, bags, first, last, table, spec, starts, count, out, begin):
         element = ZERO
         for block in range(spec.num_blocks):
             start, length = starts[i * spec.num_blocks + block], block_length(block, spec)
-            if start != NOWHERE:
+            if start != NO_START:
                 end = min(length, spec.array_size - start)
                 o, rest = begin + element, element + end
                 add_signed(array, start, end, i, table, element, bags, spec, out, o)
@@ -187,7 +187,7 @@ def wraps_any(first, last, spec, starts):
     limit = spec.array_size - min(spec.block_size, spec.embedding_dim)
     wraps = ZERO  # counted, not branched upon, so that it is done in vectors
     for entry in range(first * spec.num_blocks, last * spec.num_blocks):
-        wraps += np.uint64((starts[entry] > limit) & (starts[entry] != NOWHERE))
+        wraps += np.uint64((starts[entry] > limit) & (starts[entry] != NO_START))
     return wraps != ZERO
 
 

@@ -8,13 +8,13 @@ import numpy as np
 
 from robe_numba._jit import inlined
 from robe_numba.kernels.cpu.simd.types import (
-    claim,
-    flip,
-    load1,
-    load4,
-    load8,
-    load16,
+    load_x1,
+    load_x4,
+    load_x8,
+    load_x16,
+    negate_lanes,
     prefetch,
+    prefetch_write,
     store,
     stream,
 )
@@ -52,11 +52,11 @@ def prefetch_block(array, start, length):
 
 
 @inlined
-def claim_block(array, start, length):
+def prefetch_write_block(array, start, length):
     """As `prefetch_block`, for elements that are about to be written."""
     for j in range(ZERO, length, U16):
-        claim(array, start + j)
-    claim(array, start + length - ONE)
+        prefetch_write(array, start + j)
+    prefetch_write(array, start + length - ONE)
 
 
 @inlined
@@ -65,31 +65,31 @@ def copy_block(out, o, array, start, length):
     # The last vector overlaps the one before it instead of leaving a rest.
     if length >= U16:
         for j in range(ZERO, length - U15, U16):
-            store(out, o + j, load16(array, start + j))
+            store(out, o + j, load_x16(array, start + j))
         rest = length - U16
         if length & U15:
-            store(out, o + rest, load16(array, start + rest))
+            store(out, o + rest, load_x16(array, start + rest))
     elif length >= U8:
         rest = length - U8
-        store(out, o, load8(array, start))
-        store(out, o + rest, load8(array, start + rest))
+        store(out, o, load_x8(array, start))
+        store(out, o + rest, load_x8(array, start + rest))
     elif length >= U4:
         rest = length - U4
-        store(out, o, load4(array, start))
-        store(out, o + rest, load4(array, start + rest))
+        store(out, o, load_x4(array, start))
+        store(out, o + rest, load_x4(array, start + rest))
     else:
         for j in range(length):
-            store(out, o + j, load1(array, start + j))
+            store(out, o + j, load_x1(array, start + j))
 
 
 @inlined
 def stream_block(out, o, array, start, length):
     """As `copy_block`, past the caches, for lengths and addresses that `streams` allows."""
     if length == U8:
-        stream(out, o, load8(array, start))
+        stream(out, o, load_x8(array, start))
     else:
         for j in range(ZERO, length, U16):
-            stream(out, o + j, load16(array, start + j))
+            stream(out, o + j, load_x16(array, start + j))
 
 
 @inlined
@@ -98,60 +98,60 @@ def copy_signed(out, o, array, start, length, key, table, element, spec):
     j = ZERO
     while j + U16 <= length:
         bits = sign_bits(key, table, element + j, spec)
-        store(out, o + j, flip(load16(array, start + j), bits))
+        store(out, o + j, negate_lanes(load_x16(array, start + j), bits))
         j += U16
     if j < length:
         bits = sign_bits(key, table, element + j, spec)
         while j + U4 <= length:
-            store(out, o + j, flip(load4(array, start + j), bits))
+            store(out, o + j, negate_lanes(load_x4(array, start + j), bits))
             bits >>= U4
             j += U4
         while j < length:
-            store(out, o + j, flip(load1(array, start + j), bits))
+            store(out, o + j, negate_lanes(load_x1(array, start + j), bits))
             bits >>= ONE
             j += ONE
 
 
 @inlined
-def move_block(target, t, source, s, length, scale, lr):
+def axpy_block(target, t, source, s, length, scale, lr):
     """target[t:t + length] moved by the SGD rule against scale * source[s:s + length]."""
     j = ZERO
     while j + U16 <= length:
-        grad = scale * load16(source, s + j)
-        store(target, t + j, update_rules.sgd(load16(target, t + j), grad, lr))
+        grad = scale * load_x16(source, s + j)
+        store(target, t + j, update_rules.sgd(load_x16(target, t + j), grad, lr))
         j += U16
     if j + U8 <= length:
-        grad = scale * load8(source, s + j)
-        store(target, t + j, update_rules.sgd(load8(target, t + j), grad, lr))
+        grad = scale * load_x8(source, s + j)
+        store(target, t + j, update_rules.sgd(load_x8(target, t + j), grad, lr))
         j += U8
     if j + U4 <= length:
-        grad = scale * load4(source, s + j)
-        store(target, t + j, update_rules.sgd(load4(target, t + j), grad, lr))
+        grad = scale * load_x4(source, s + j)
+        store(target, t + j, update_rules.sgd(load_x4(target, t + j), grad, lr))
         j += U4
     while j < length:
-        grad = scale * load1(source, s + j)
+        grad = scale * load_x1(source, s + j)
         target[t + j] = update_rules.sgd(target[t + j], grad, lr)
         j += ONE
 
 
 @inlined
-def move_signed(target, t, source, s, length, scale, lr, key, table, element, spec):
-    """As `move_block`, with the signs of the row's elements from `element` on."""
+def axpy_signed(target, t, source, s, length, scale, lr, key, table, element, spec):
+    """As `axpy_block`, with the signs of the row's elements from `element` on."""
     j = ZERO
     while j + U16 <= length:
         bits = sign_bits(key, table, element + j, spec)
-        grad = scale * flip(load16(source, s + j), bits)
-        store(target, t + j, update_rules.sgd(load16(target, t + j), grad, lr))
+        grad = scale * negate_lanes(load_x16(source, s + j), bits)
+        store(target, t + j, update_rules.sgd(load_x16(target, t + j), grad, lr))
         j += U16
     if j < length:
         bits = sign_bits(key, table, element + j, spec)
         while j + U4 <= length:
-            grad = scale * flip(load4(source, s + j), bits)
-            store(target, t + j, update_rules.sgd(load4(target, t + j), grad, lr))
+            grad = scale * negate_lanes(load_x4(source, s + j), bits)
+            store(target, t + j, update_rules.sgd(load_x4(target, t + j), grad, lr))
             bits >>= U4
             j += U4
         while j < length:
-            grad = scale * flip(load1(source, s + j), bits)
+            grad = scale * negate_lanes(load_x1(source, s + j), bits)
             target[t + j] = update_rules.sgd(target[t + j], grad, lr)
             bits >>= ONE
             j += ONE

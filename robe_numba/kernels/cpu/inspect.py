@@ -4,7 +4,7 @@ import numpy as np
 from numba import prange
 
 from robe_numba._jit import jit
-from robe_numba.kernels.scalar.hashing import NOWHERE
+from robe_numba.kernels.scalar.hashing import NO_START
 
 
 @jit
@@ -32,8 +32,8 @@ def reads_inside(indices, offsets, limits, padded, padding_idx):
 
 @jit(parallel=True)
 def starts_inside(starts, array_size):
-    """Whether every start lies in the array, or is NOWHERE."""
+    """Whether every start lies in the array, or is NO_START."""
     outside = 0
     for entry in prange(starts.size):
-        outside += (starts[entry] >= array_size) & (starts[entry] != NOWHERE)
+        outside += (starts[entry] >= array_size) & (starts[entry] != NO_START)
     return outside == 0

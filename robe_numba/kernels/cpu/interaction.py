@@ -12,7 +12,7 @@ from robe_numba._jit import inlined, inner, jit
 from robe_numba.kernels.cpu.blocks import copy_block, prefetch_block
 from robe_numba.kernels.cpu.lookup import copy_row_signed, copy_rows
 from robe_numba.kernels.cpu.simd.reductions import sums_of
-from robe_numba.kernels.cpu.simd.types import load16, multiply_add, splat, store, zero_like
+from robe_numba.kernels.cpu.simd.types import load_x16, multiply_add, splat, store, zero_like
 from robe_numba.kernels.cpu.starts import rows_starts, share
 from robe_numba.kernels.scalar.hashing import row_key
 from robe_numba.kernels.scalar.unsigned import ONE, TWO, U16, ZERO
@@ -42,21 +42,21 @@ def dot_tile(vectors, width, i, j, products, stride):
     The fourth of each row is none; the next tile overwrites it, or nobody reads it.
     """
     i_1, i_2, j_1, j_2 = i + ONE, i + TWO, j + ONE, j + TWO
-    zero = zero_like(load16(vectors, ZERO))
+    zero = zero_like(load_x16(vectors, ZERO))
     t_00, t_01, t_02, t_10, t_11, t_12 = zero, zero, zero, zero, zero, zero
     t_20, t_21, t_22 = zero, zero, zero
     for c in range(ZERO, width, U16):
-        left_0, left_1 = load16(vectors, i * width + c), load16(vectors, i_1 * width + c)
-        left_2 = load16(vectors, i_2 * width + c)
-        right = load16(vectors, j * width + c)
+        left_0, left_1 = load_x16(vectors, i * width + c), load_x16(vectors, i_1 * width + c)
+        left_2 = load_x16(vectors, i_2 * width + c)
+        right = load_x16(vectors, j * width + c)
         t_00 = multiply_add(left_0, right, t_00)
         t_10 = multiply_add(left_1, right, t_10)
         t_20 = multiply_add(left_2, right, t_20)
-        right = load16(vectors, j_1 * width + c)
+        right = load_x16(vectors, j_1 * width + c)
         t_01 = multiply_add(left_0, right, t_01)
         t_11 = multiply_add(left_1, right, t_11)
         t_21 = multiply_add(left_2, right, t_21)
-        right = load16(vectors, j_2 * width + c)
+        right = load_x16(vectors, j_2 * width + c)
         t_02 = multiply_add(left_0, right, t_02)
         t_12 = multiply_add(left_1, right, t_12)
         t_22 = multiply_add(left_2, right, t_22)
@@ -90,10 +90,10 @@ def spread_pairs(grad_out, o, count, rows, weights):
 def combine_tile(weights, rows, i, vectors, width, c, count, grads):
     """grads[i:i + 3, c:c + 16] += the weighted sums of all vectors."""
     i_1, i_2 = i + ONE, i + TWO
-    t_0, t_1 = load16(grads, i * width + c), load16(grads, i_1 * width + c)
-    t_2 = load16(grads, i_2 * width + c)
+    t_0, t_1 = load_x16(grads, i * width + c), load_x16(grads, i_1 * width + c)
+    t_2 = load_x16(grads, i_2 * width + c)
     for j in range(count):
-        vector = load16(vectors, j * width + c)
+        vector = load_x16(vectors, j * width + c)
         t_0 = multiply_add(splat(weights[i * rows + j]), vector, t_0)
         t_1 = multiply_add(splat(weights[i_1 * rows + j]), vector, t_1)
         t_2 = multiply_add(splat(weights[i_2 * rows + j]), vector, t_2)

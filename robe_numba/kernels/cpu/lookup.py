@@ -16,7 +16,7 @@ from robe_numba.kernels.cpu.blocks import (
     prefetch_block,
     stream_block,
 )
-from robe_numba.kernels.cpu.simd.types import fence, line_offset, load1
+from robe_numba.kernels.cpu.simd.types import fence, line_offset, load_x1
 from robe_numba.kernels.cpu.starts import rows_starts, share
 from robe_numba.kernels.scalar.hashing import row_key
 from robe_numba.kernels.scalar.unsigned import ONE, ZERO
@@ -72,7 +72,7 @@ def copy_blocks(array, count, length, spec, starts, entry, ahead, num_ahead, out
     """
     if length == ONE:
         for k in range(count):
-            out[o + k] = load1(array, starts[entry + k])
+            out[o + k] = load_x1(array, starts[entry + k])
         return
     for k in range(count):
         if k < num_ahead:

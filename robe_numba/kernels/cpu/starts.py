@@ -7,7 +7,7 @@ import numpy as np
 from numba import prange
 
 from robe_numba._jit import inlined, inner, jit
-from robe_numba.kernels.cpu.simd.types import load1, load4, load8, store
+from robe_numba.kernels.cpu.simd.types import load_x1, load_x4, load_x8, store
 from robe_numba.kernels.scalar.hashing import block_start, mix, row_key, scale_word, strong_word
 from robe_numba.kernels.scalar.unsigned import ONE, TWO, U4, U8, ZERO
 
@@ -23,17 +23,29 @@ def hash_keys(starts, entry, count, first, spec):
     """Replace `count` keys, from `entry` on, by starts; `first` is table * num_blocks + block."""
     c, stride = spec.coefficients, spec.num_tables * spec.num_blocks
     while count >= U8:
-        a, a_high, b = load8(c, first), load8(c, first + stride), load8(c, first + TWO * stride)
-        word = strong_word(load8(starts, entry), a, a_high, b)
+        a, a_high, b = (
+            load_x8(c, first),
+            load_x8(c, first + stride),
+            load_x8(c, first + TWO * stride),
+        )
+        word = strong_word(load_x8(starts, entry), a, a_high, b)
         store(starts, entry, scale_word(word, spec))
         entry, first, count = entry + U8, first + U8, count - U8
     if count >= U4:
-        a, a_high, b = load4(c, first), load4(c, first + stride), load4(c, first + TWO * stride)
-        word = strong_word(load4(starts, entry), a, a_high, b)
+        a, a_high, b = (
+            load_x4(c, first),
+            load_x4(c, first + stride),
+            load_x4(c, first + TWO * stride),
+        )
+        word = strong_word(load_x4(starts, entry), a, a_high, b)
         store(starts, entry, scale_word(word, spec))
         entry, first, count = entry + U4, first + U4, count - U4
     while count > ZERO:
-        a, a_high, b = load1(c, first), load1(c, first + stride), load1(c, first + TWO * stride)
+        a, a_high, b = (
+            load_x1(c, first),
+            load_x1(c, first + stride),
+            load_x1(c, first + TWO * stride),
+        )
         starts[entry] = scale_word(strong_word(starts[entry], a, a_high, b), spec)
         entry, first, count = entry + ONE, first + ONE, count - ONE
 
@@ -43,7 +55,7 @@ def write_keys(indices, row, last, spec, starts, entry):
     """The key of each row, once for each of its blocks."""
     if spec.num_blocks == ONE:
         while row + U8 <= last:
-            store(starts, entry, mix(load8(indices, row)))
+            store(starts, entry, mix(load_x8(indices, row)))
             row, entry = row + U8, entry + U8
     while row < last:
         key = mix(indices[row])
@@ -91,7 +103,7 @@ def reads_starts(indices, read, last, table, spec, starts):
     c = spec.coefficients
     a, a_high, b = c[0, table, ZERO], c[1, table, ZERO], c[2, table, ZERO]
     while read + U8 <= last:
-        store(starts, read, scale_word(strong_word(load8(starts, read), a, a_high, b), spec))
+        store(starts, read, scale_word(strong_word(load_x8(starts, read), a, a_high, b), spec))
         read += U8
     while read < last:
         starts[read] = scale_word(strong_word(starts[read], a, a_high, b), spec)

@@ -14,7 +14,7 @@ from robe_numba.kernels.gpu.compiler import SIMULATED, cuda, function, types
 from robe_numba.kernels.gpu.device import Work, device_spec
 from robe_numba.kernels.gpu.intrinsics import syncwarp
 from robe_numba.kernels.gpu.launch import Kernel
-from robe_numba.kernels.scalar.hashing import NOWHERE, block_start, row_key
+from robe_numba.kernels.scalar.hashing import NO_START, block_start, row_key
 from robe_numba.kernels.scalar.unsigned import ONE, U32, ZERO
 from robe_numba.spec import Spec
 
@@ -51,14 +51,14 @@ def is_padding(index, bags):
 
 @function
 def hash_block(number, table, bags, spec):
-    """Start of block number % num_blocks of a read; NOWHERE for padding."""
+    """Start of block number % num_blocks of a read; NO_START for padding."""
     read, block = number, ZERO
     if spec.num_blocks > ONE:
         read = number // spec.num_blocks
         block = number - read * spec.num_blocks
     index = np.uint64(bags.indices[read])
     if is_padding(index, bags):
-        return NOWHERE
+        return NO_START
     return block_start(row_key(index, spec), table, block, spec)
 
 

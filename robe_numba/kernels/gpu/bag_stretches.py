@@ -12,7 +12,7 @@ from robe_numba.kernels.gpu.bag_reads import LANES, MEAN, reads_of
 from robe_numba.kernels.gpu.compiler import SIMULATED, function
 from robe_numba.kernels.gpu.intrinsics import load1, load4, multiply, store1, store4
 from robe_numba.kernels.gpu.lookup import with_sign
-from robe_numba.kernels.scalar.hashing import NOWHERE, block_start, row_key, sign_window
+from robe_numba.kernels.scalar.hashing import NO_START, block_start, row_key, sign_window
 from robe_numba.kernels.scalar.unsigned import THREE, TWO
 
 COUNT, TABLE, BLOCK = 0, 1, 2  # what each thread notes of its stretch in shared memory
@@ -57,7 +57,7 @@ class Stretch(NamedTuple):
 class Slots(NamedTuple):
     """What the lanes of a group tell each other of the next reads."""
 
-    begins: Any  # where their blocks begin; the lower half of NOWHERE for padding and no read
+    begins: Any  # where their blocks begin; the lower half of NO_START for padding and no read
     windows: Any  # signs of their columns
     scales: Any  # weights
 
@@ -101,10 +101,10 @@ def most_reads(thread, notes, form, word):
 @function
 def hash_read(number, stretch, table, block, bags, spec, starts, slots, slot, form, word):
     """Fill a slot for a read, given its number in the bag."""
-    begin = word(NOWHERE)
+    begin = word(NO_START)
     if number < stretch.count:
         read = np.uint64(stretch.first + number)
-        index, start = np.uint64(bags.indices[read]), NOWHERE
+        index, start = np.uint64(bags.indices[read]), NO_START
         if not form.padded or index != bags.padding_idx:
             key = row_key(index, spec)
             start = block_start(key, table, block, spec)
@@ -125,7 +125,7 @@ def load(array, begin, places, size, values, v, form, word):
     several reads apart.
     """
     zero, one, real = word(0), word(1), values.dtype.type
-    start = begin if begin != word(NOWHERE) else zero
+    start = begin if begin != word(NO_START) else zero
     if form.vectors:
         p = word(start + places[zero])
         p = np.uint64(min(p, word(p - size)))  # the array is circular
@@ -141,7 +141,7 @@ def load(array, begin, places, size, values, v, form, word):
 @function
 def pool_read(slots, slot, read, own, values, v, totals, winners, form, word):
     """Add values[v:] to the totals of a lane, or raise its maxima."""
-    present, c, one = slots.begins[slot] != word(NOWHERE), word(0), word(1)
+    present, c, one = slots.begins[slot] != word(NO_START), word(0), word(1)
     while c < word(form.columns):
         value = values[v + c]
         if form.sign:

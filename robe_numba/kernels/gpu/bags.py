@@ -31,7 +31,7 @@ from robe_numba.kernels.gpu.device import Work, device_spec
 from robe_numba.kernels.gpu.intrinsics import syncwarp
 from robe_numba.kernels.gpu.launch import Kernel
 from robe_numba.kernels.gpu.lookup import in_vectors
-from robe_numba.kernels.scalar.hashing import NOWHERE
+from robe_numba.kernels.scalar.hashing import NO_START
 from robe_numba.spec import Spec
 
 
@@ -106,7 +106,7 @@ def pool_kernel(form: Form) -> Kernel:
                 while r < reads:
                     read, i = stretch.first + done + k + r, slot + k + r
                     pool_read(slots, i, read, own, values, r * columns, totals, winners, form, word)
-                    if padded and begins[i] != word(NOWHERE):
+                    if padded and begins[i] != word(NO_START):
                         kept = word(kept + one)
                     r = word(r + one)
                 k = word(k + reads)

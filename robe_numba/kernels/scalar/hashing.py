@@ -32,7 +32,7 @@ class HashSpec(NamedTuple):
 MIX_1 = np.uint64(0xFF51AFD7ED558CCD)
 MIX_2 = np.uint64(0xC4CEB9FE1A85EC53)
 LOW_WORD = np.uint64(0xFFFFFFFF)
-NOWHERE = np.uint64(2**64 - 1)  # the start of a block that a padded index would have read
+NO_START = np.uint64(2**64 - 1)  # the start of a block that a padded index would have read
 
 
 @scalar

@@ -1,7 +1,7 @@
 """Vectors of 16, 8 or 4 elements as values in kernels, prefetching and streaming stores.
 
 LLVM's own vectorisation does not reach the short loops of small blocks, nor loops whose arrays
-might overlap. Here a kernel says what it means: `store(out, i, load16(array, j))`. Arithmetic
+might overlap. Here a kernel says what it means: `store(out, i, load_x16(array, j))`. Arithmetic
 between vectors, and with scalars, is written as for scalars, so that one rule serves both. The
 machine's registers may be shorter than a vector: LLVM splits it.
 """
@@ -71,8 +71,8 @@ def _load(lanes: int) -> Any:
     return load
 
 
-# load16(array, i) is array[i], ..., array[i + 15]; indices are unsigned and in range.
-load16, load8, load4, load1 = _load(16), _load(8), _load(4), _load(1)
+# load_x16(array, i) is array[i], ..., array[i + 15]; indices are unsigned and in range.
+load_x16, load_x8, load_x4, load_x1 = _load(16), _load(8), _load(4), _load(1)
 
 
 def _store(streaming: bool) -> Any:
@@ -124,7 +124,7 @@ def _prefetch(to_write: int, level: int) -> Any:
 # second-level cache, which can wait for more lines at a time than the first.
 prefetch = _prefetch(to_write=0, level=2)
 # To write: other cores give up their copies of the line now, not when it is stored to.
-claim = _prefetch(to_write=1, level=1)
+prefetch_write = _prefetch(to_write=1, level=1)
 
 
 @intrinsic
@@ -231,7 +231,7 @@ def where_moved(typing_context: Any, grad: Any, new: Any, old: Any) -> Any:
 
 
 @intrinsic
-def flip(typing_context: Any, value: Any, signs: Any) -> Any:
+def negate_lanes(typing_context: Any, value: Any, signs: Any) -> Any:
     """The value, negated in the lanes whose bit of `signs` is 1; bit 0 is lane 0."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

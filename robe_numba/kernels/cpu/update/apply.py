@@ -6,22 +6,22 @@ import numpy as np
 
 from robe_numba._jit import inlined, inner
 from robe_numba.kernels.cpu.blocks import (
-    claim_block,
-    move_block,
-    move_signed,
+    axpy_block,
+    axpy_signed,
     prefetch_block,
+    prefetch_write_block,
     sign_bits,
 )
 from robe_numba.kernels.cpu.simd.types import (
-    flip,
-    load4,
-    load16,
+    load_x4,
+    load_x16,
+    negate_lanes,
     prefetch,
     store,
     where_moved,
     zero_like,
 )
-from robe_numba.kernels.cpu.update.state_blocks import move_state_blocks
+from robe_numba.kernels.cpu.update.state_blocks import apply_state_blocks
 from robe_numba.kernels.scalar import update_rules
 from robe_numba.kernels.scalar.hashing import row_key
 from robe_numba.kernels.scalar.unsigned import ONE, U4, U16, ZERO
@@ -33,10 +33,10 @@ class Reads(NamedTuple):
     """Every read of a batch and the gradient of what it went into."""
 
     indices: np.ndarray  # uint64 (n,)
-    starts: np.ndarray  # uint64 (n * num_blocks,), NOWHERE where padded
+    starts: np.ndarray  # uint64 (n * num_blocks,), NO_START where padded
     rows: np.ndarray  # uint64 (n,), row of grad_out; (0,) where read i is row i
     scales: np.ndarray  # (n,), factor of the read in its row; (0,) for 1
-    winners: np.ndarray  # int64 (num_rows * d,), the read that gave each maximum, or (0,)
+    argmax: np.ndarray  # int64 (num_rows * d,), the read that gave each maximum, or (0,)
     grad_out: np.ndarray  # (num_rows * d,)
 
 
@@ -64,50 +64,50 @@ def piece_length(grad, spec):
 
 
 @inlined
-def move_winners(target, t, reads, read, g, length, lr, key, table, element, spec):
+def axpy_argmax(target, t, reads, read, g, length, lr, key, table, element, spec):
     """Move target[t:t + length] where the read gave the maximum."""
     for j in range(length):
-        if reads.winners[g + j] == np.int64(read):
+        if reads.argmax[g + j] == np.int64(read):
             grad = reads.grad_out[g + j]
             if spec.sign:
-                grad = flip(grad, sign_bits(key, table, element + j, spec))
+                grad = negate_lanes(grad, sign_bits(key, table, element + j, spec))
             target[t + j] = update_rules.sgd(target[t + j], grad, lr)
 
 
 @inner
-def move_piece(target, base, read, grad, place, size, bias, reads, spec, lr):
+def axpy_piece(target, base, read, grad, place, size, bias, reads, spec, lr):
     """Move the elements of a piece by the SGD rule; the range begins at target[base]."""
     begin, end = clip(place, piece_length(grad, spec), size, bias)
     t, g, length = base + (begin - bias), grad + (begin - place), end - begin
     scale = reads.scales[read] if reads.scales.size else target.dtype.type(1)
-    if spec.sign or reads.winners.size:
+    if spec.sign or reads.argmax.size:
         row, element = g // spec.embedding_dim, g % spec.embedding_dim
         key, table = row_key(reads.indices[read], spec), row % spec.num_tables
         signs = (key, table, element, spec)
-        if reads.winners.size:
-            move_winners(target, t, reads, read, g, length, lr, *signs)
+        if reads.argmax.size:
+            axpy_argmax(target, t, reads, read, g, length, lr, *signs)
         else:
-            move_signed(target, t, reads.grad_out, g, length, scale, lr, *signs)
+            axpy_signed(target, t, reads.grad_out, g, length, scale, lr, *signs)
     else:
-        move_block(target, t, reads.grad_out, g, length, scale, lr)
+        axpy_block(target, t, reads.grad_out, g, length, scale, lr)
 
 
 @inlined
 def is_plain(reads, spec):
     """Whether all pieces are equally long and added as they are."""
     ragged = spec.embedding_dim % min(spec.block_size, spec.embedding_dim) != ZERO
-    return not (ragged or spec.sign or reads.winners.size or reads.scales.size)
+    return not (ragged or spec.sign or reads.argmax.size or reads.scales.size)
 
 
 @inlined
-def move_any(target, base, read, grad, place, size, bias, reads, spec, lr, plain, length):
-    """As `move_piece`, in short for the `plain` piece of this length that its range contains."""
+def axpy_any(target, base, read, grad, place, size, bias, reads, spec, lr, plain, length):
+    """As `axpy_piece`, in short for the `plain` piece of this length that its range contains."""
     p = place - bias  # wraps around 2**64 where the piece begins before the range
     if plain and p <= size - length and length <= size:
         one = target.dtype.type(1)
-        move_block(target, base + p, reads.grad_out, grad, length, one, lr)
+        axpy_block(target, base + p, reads.grad_out, grad, length, one, lr)
     else:
-        move_piece(target, base, read, grad, place, size, bias, reads, spec, lr)
+        axpy_piece(target, base, read, grad, place, size, bias, reads, spec, lr)
 
 
 @inlined
@@ -118,14 +118,18 @@ def adagrad_block(array, state_sum, p, sums, s, length, rates):
     """
     j = ZERO
     while j + U16 <= length:
-        grad, old, old_sum = load16(sums, s + j), load16(array, p + j), load16(state_sum, p + j)
+        grad, old, old_sum = (
+            load_x16(sums, s + j),
+            load_x16(array, p + j),
+            load_x16(state_sum, p + j),
+        )
         new, new_sum = update_rules.adagrad(old, old_sum, grad, rates.lr, rates.eps)
         store(array, p + j, where_moved(grad, new, old))
         store(state_sum, p + j, where_moved(grad, new_sum, old_sum))
         store(sums, s + j, zero_like(grad))
         j += U16
     while j + U4 <= length:
-        grad, old, old_sum = load4(sums, s + j), load4(array, p + j), load4(state_sum, p + j)
+        grad, old, old_sum = load_x4(sums, s + j), load_x4(array, p + j), load_x4(state_sum, p + j)
         new, new_sum = update_rules.adagrad(old, old_sum, grad, rates.lr, rates.eps)
         store(array, p + j, where_moved(grad, new, old))
         store(state_sum, p + j, where_moved(grad, new_sum, old_sum))
@@ -145,11 +149,11 @@ def adagrad_block(array, state_sum, p, sums, s, length, rates):
 def adagrad_range(array, state_sum, low, size, sums, rates):
     """Move array[low:low + size] by its sums, which become 0."""
     for first in range(ZERO, size, PART):
-        claim_block(array, low + first + PART, PART)
+        prefetch_write_block(array, low + first + PART, PART)
         length = min(PART, size - first)
         if rates.state_shift:  # a longer block moves at its first part in which something is not 0
             end = first + length
-            move_state_blocks(array, state_sum, low, size, sums, first, end, rates)
+            apply_state_blocks(array, state_sum, low, size, sums, first, end, rates)
         else:
             adagrad_block(array, state_sum, low + first, sums, first, length, rates)
 
@@ -160,7 +164,7 @@ def adagrad_piece(array, state_sum, low, sums, grad, place, size, bias, spec, ra
     begin, end = clip(place, piece_length(grad, spec), size, bias)
     s = begin - bias
     if rates.state_shift:
-        move_state_blocks(array, state_sum, low, size, sums, s, end - bias, rates)
+        apply_state_blocks(array, state_sum, low, size, sums, s, end - bias, rates)
     else:
         adagrad_block(array, state_sum, low + s, sums, s, end - begin, rates)
 

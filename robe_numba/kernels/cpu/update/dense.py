@@ -10,7 +10,7 @@ from robe_numba._jit import inlined, jit
 from robe_numba.kernels.cpu.blocks import copy_block, prefetch_block
 from robe_numba.kernels.cpu.launch import launch
 from robe_numba.kernels.cpu.simd.reductions import any_moved
-from robe_numba.kernels.cpu.simd.types import load16, store, where_moved
+from robe_numba.kernels.cpu.simd.types import load_x16, store, where_moved
 from robe_numba.kernels.cpu.update.apply import Rates, adagrad_range
 from robe_numba.kernels.cpu.update.driver import owned_range
 from robe_numba.kernels.cpu.update.state_blocks import has_moved
@@ -26,9 +26,9 @@ def sgd_each(array, gradient, low, size, lr):
     """Move array[low:low + size] by the SGD rule."""
     i, end = low, low + size
     while i + U16 <= end:
-        grad = load16(gradient, i)
+        grad = load_x16(gradient, i)
         if any_moved(grad):
-            old = load16(array, i)
+            old = load_x16(array, i)
             store(array, i, where_moved(grad, update_rules.sgd(old, grad, lr), old))
         i += U16
     while i < end:
@@ -42,9 +42,9 @@ def adagrad_each(array, state_sum, gradient, low, size, rates):
     """Move array[low:low + size] by Adagrad with a sum of squares for each element."""
     i, end = low, low + size
     while i + U16 <= end:
-        grad = load16(gradient, i)
+        grad = load_x16(gradient, i)
         if any_moved(grad):
-            old, old_sum = load16(array, i), load16(state_sum, i)
+            old, old_sum = load_x16(array, i), load_x16(state_sum, i)
             new, new_sum = update_rules.adagrad(old, old_sum, grad, rates.lr, rates.eps)
             store(array, i, where_moved(grad, new, old))
             store(state_sum, i, where_moved(grad, new_sum, old_sum))
@@ -73,7 +73,7 @@ def adagrad_tiles(array, state_sum, gradient, low, size, rates, tile):
 
 
 @jit(parallel=True)
-def move_all(array, state_sum, gradient, rates, tiles):
+def apply_all(array, state_sum, gradient, rates, tiles):
     """Move array (m,) by its gradient (m,); one iteration owns a range of whole state blocks.
 
     tiles (num_workers, elements of whole state blocks, or 0) is scratch for blocks of several
@@ -109,4 +109,4 @@ def update(
     rates = Rates(real(lr), real(eps), np.uint64(state_block.bit_length() - 1))
     tile = max(TILE, state_block) if state_block > 1 else 0
     tiles = scratch("tiles", (num_workers, tile), array.dtype)
-    launch(num_workers, move_all, array, state_sum, gradient, rates, tiles)
+    launch(num_workers, apply_all, array, state_sum, gradient, rates, tiles)

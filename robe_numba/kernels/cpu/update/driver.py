@@ -13,7 +13,7 @@ import numpy as np
 from numba import prange
 
 from robe_numba._jit import inlined, inner, jit
-from robe_numba.kernels.cpu.blocks import claim_block, prefetch_block
+from robe_numba.kernels.cpu.blocks import prefetch_block, prefetch_write_block
 from robe_numba.kernels.cpu.launch import launch
 from robe_numba.kernels.cpu.starts import share
 from robe_numba.kernels.cpu.update.apply import (
@@ -21,14 +21,14 @@ from robe_numba.kernels.cpu.update.apply import (
     Reads,
     adagrad_piece,
     adagrad_range,
+    axpy_any,
     is_plain,
-    move_any,
     prefetch_sums,
 )
 from robe_numba.kernels.cpu.update.partition import (
     LINE,
     Found,
-    Pieces,
+    Partition,
     count_in_ranges,
     output_element,
     scan,
@@ -44,7 +44,7 @@ GRADIENT, SGD, ADAGRAD = update_rules.GRADIENT, update_rules.SGD, update_rules.A
 
 
 @inner
-def move_scanned(target, base, low, size, reads, bias, spec, lr, found, ahead):
+def axpy_scanned(target, base, low, size, reads, bias, spec, lr, found, ahead):
     """Move a range by the SGD rule with every piece that a scan finds; returns their number.
 
     Claims the target so many pieces `ahead`; 0 if it is in the cache.
@@ -56,9 +56,9 @@ def move_scanned(target, base, low, size, reads, bias, spec, lr, found, ahead):
         for k in range(count):
             if ahead:
                 soon = found.places[min(k + ahead, count - ONE)]
-                claim_block(target, base + soon - bias, length)
+                prefetch_write_block(target, base + soon - bias, length)
             piece = (found.reads[k], found.grads[k], found.places[k], size, bias)
-            move_any(target, base, *piece, reads, spec, lr, plain, length)
+            axpy_any(target, base, *piece, reads, spec, lr, plain, length)
         total += count
     return total
 
@@ -93,7 +93,7 @@ def owned_range(worker, num_workers, array_size, state_shift):
 def update_scanned(reads, bias, spec, array, state_sum, rates, sums, buffers, ahead):
     """Update with one range per worker, found by scanning; one iteration owns one range.
 
-    sums (num_workers, longest range or 0) and buffers (num_workers, 3, room) are scratch.
+    sums (num_workers, longest range or 0) and buffers (num_workers, 3, capacity) are scratch.
     Adagrad where sums are not empty, else SGD. With `ahead` 0 a range is claimed as a whole.
     """
     num_workers = buffers.shape[0]
@@ -103,12 +103,12 @@ def update_scanned(reads, bias, spec, array, state_sum, rates, sums, buffers, ah
         found = Found(buffers[worker, 0], buffers[worker, 1], buffers[worker, 2])
         if total.size == 0:
             if ahead == ZERO:
-                claim_block(array, low, size)
-            move_scanned(array, low, low, size, reads, bias, spec, rates.lr, found, ahead)
+                prefetch_write_block(array, low, size)
+            axpy_scanned(array, low, low, size, reads, bias, spec, rates.lr, found, ahead)
         else:
             total[:] = 0
             minus = array.dtype.type(-1)
-            count = move_scanned(total, ZERO, low, size, reads, bias, spec, minus, found, ZERO)
+            count = axpy_scanned(total, ZERO, low, size, reads, bias, spec, minus, found, ZERO)
             if is_dense(count, size, spec):
                 adagrad_range(array, state_sum, low, size, total, rates)
             else:
@@ -125,7 +125,7 @@ def unpack(entry, reads, pieces, spec):
 
 
 @inner
-def move_sorted(target, base, order, first, last, size, reads, pieces, spec, lr, ahead):
+def axpy_sorted(target, base, order, first, last, size, reads, pieces, spec, lr, ahead):
     """Move a range by the SGD rule with its sorted pieces [first, last)."""
     length, plain = min(spec.block_size, spec.embedding_dim), is_plain(reads, spec)
     end = np.uint64(order.size) - ONE
@@ -134,7 +134,7 @@ def move_sorted(target, base, order, first, last, size, reads, pieces, spec, lr,
         prefetch_block(reads.grad_out, soon, length)
         read, grad, place = unpack(order[k], reads, pieces, spec)
         piece = (read, grad, place, size, pieces.bias)
-        move_any(target, base, *piece, reads, spec, lr, plain, length)
+        axpy_any(target, base, *piece, reads, spec, lr, plain, length)
 
 
 @inner
@@ -171,10 +171,10 @@ def update_sorted(reads, pieces, spec, array, state_sum, rates, sums, order, bou
             first, last = np.uint64(bounds[index]), np.uint64(bounds[index + 1])
             part = (order, first, last, size)
             if total.size == 0:
-                move_sorted(array, low, *part, reads, pieces, spec, rates.lr, ahead)
+                axpy_sorted(array, low, *part, reads, pieces, spec, rates.lr, ahead)
             else:
                 minus = array.dtype.type(-1)
-                move_sorted(total, ZERO, *part, reads, pieces, spec, minus, ahead)
+                axpy_sorted(total, ZERO, *part, reads, pieces, spec, minus, ahead)
                 adagrad_sorted(
                     array, state_sum, low, *part, total, reads, pieces, spec, rates, ahead
                 )
@@ -191,7 +191,7 @@ MAX_CLAIMED = 2 << 20  # bytes of a worker's range that may be claimed as a whol
 AHEAD_BYTES, MAX_AHEAD = 4096, 64  # of gradients or array that are prefetched; pieces
 
 
-def sorted_pieces(spec: HashSpec, num_workers: int, state_shift: int) -> Pieces:
+def partition_for(spec: HashSpec, num_workers: int, state_shift: int) -> Partition:
     """Ranges of whole state blocks such that a block touches at most two neighbours, and the bits
     of a sorted piece.
     """
@@ -199,7 +199,7 @@ def sorted_pieces(spec: HashSpec, num_workers: int, state_shift: int) -> Pieces:
     block = int(min(spec.block_size, spec.embedding_dim))
     shift = max(min(shift, MAX_SHIFT), MIN_SHIFT, (block - 1).bit_length(), state_shift)
     block_bits = (int(spec.num_blocks) - 1).bit_length()
-    return Pieces(np.uint64(1 << shift), np.uint64(shift), np.uint64(block_bits))
+    return Partition(np.uint64(1 << shift), np.uint64(shift), np.uint64(block_bits))
 
 
 def update(
@@ -228,15 +228,15 @@ def update(
     fits = range_size <= min(MAX_SCANNED_SUMS, SUMS_PER_OUTPUT * reads.grad_out.size / num_workers)
     if num_workers <= MAX_SCANS and (rule != ADAGRAD or fits):
         sums = scratch("sums", (num_workers, range_size * (rule == ADAGRAD)), array.dtype)
-        room = SCAN_ROOM + 2 * int(spec.num_blocks)
-        buffers = scratch("pieces", (num_workers, 3, room), np.uint64)
+        capacity = SCAN_ROOM + 2 * int(spec.num_blocks)
+        buffers = scratch("pieces", (num_workers, 3, capacity), np.uint64)
         bias = np.uint64(block)
         if range_size * array.itemsize <= MAX_CLAIMED and num_elements >= spec.array_size:
             ahead = ZERO
         moved = (array, state_sum, rates, sums)
         launch(num_workers, update_scanned, reads, bias, spec, *moved, buffers, ahead)
         return
-    pieces = sorted_pieces(spec, num_workers, state_shift)
+    pieces = partition_for(spec, num_workers, state_shift)
     num_ranges = -(-int(spec.array_size) >> int(pieces.shift))
     counts = scratch("counts", (num_workers, num_ranges + LINE), np.int64)
     bounds = scratch("bounds", (num_ranges + 1,), np.int64)

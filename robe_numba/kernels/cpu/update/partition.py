@@ -19,13 +19,13 @@ from numba import prange
 from robe_numba._jit import inlined, inner, jit
 from robe_numba.kernels.cpu.blocks import block_length
 from robe_numba.kernels.cpu.starts import share
-from robe_numba.kernels.scalar.hashing import NOWHERE
+from robe_numba.kernels.scalar.hashing import NO_START
 from robe_numba.kernels.scalar.unsigned import ONE, TWO, ZERO
 
 LINE = 8  # int64 in a cache line of 64 bytes
 
 
-class Pieces(NamedTuple):
+class Partition(NamedTuple):
     """How pieces of a call are written down."""
 
     bias: np.uint64  # elements, added to places
@@ -34,7 +34,7 @@ class Pieces(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Buffers for the pieces that a scan finds, uint64 (room,) each."""
+    """Buffers for the pieces that a scan finds, uint64 (capacity,) each."""
 
     reads: np.ndarray
     grads: np.ndarray
@@ -49,7 +49,7 @@ def output_element(read, block, rows, spec):
 
 
 @inlined
-def note(found, count, read, grad, place):
+def append(found, count, read, grad, place):
     """Write a piece down."""
     found.reads[count], found.grads[count], found.places[count] = read, grad, place
 
@@ -61,18 +61,18 @@ def scan(starts, rows, read, low, size, bias, spec, found):
     Returns their number and the read to go on with.
     """
     count, high, num_blocks = ZERO, low + size, spec.num_blocks
-    room = np.uint64(found.reads.size) - TWO * num_blocks
+    capacity = np.uint64(found.reads.size) - TWO * num_blocks
     num_reads = np.uint64(starts.size) // num_blocks
-    while read < num_reads and count <= room:
+    while read < num_reads and count <= capacity:
         grad = output_element(read, ZERO, rows, spec)
         for block in range(num_blocks):
             start = starts[read * num_blocks + block]
-            end = start + block_length(block, spec)  # for NOWHERE: less than any block's length
+            end = start + block_length(block, spec)  # for NO_START: less than any block's length
             # Written first, counted if it was one: a branch would be guessed wrong half the time.
-            note(found, count, read, grad, start + bias - low)
+            append(found, count, read, grad, start + bias - low)
             count += np.uint64((start < high) & (end > low))
             if end > spec.array_size + low:
-                note(found, count, read, grad, start + bias - low - spec.array_size)
+                append(found, count, read, grad, start + bias - low - spec.array_size)
                 count += ONE
             grad += spec.block_size
         read += ONE
@@ -100,7 +100,7 @@ def count_pieces(starts, first, last, pieces, spec, counts, chunk):
     for read in range(first, last):
         for block in range(spec.num_blocks):
             start = starts[read * spec.num_blocks + block]
-            if start != NOWHERE:
+            if start != NO_START:
                 low, high, wraps = touched_ranges(start, block, pieces, spec)
                 counts[chunk, low] += 1
                 if high != low:
@@ -115,7 +115,7 @@ def place_pieces(starts, first, last, pieces, spec, counts, chunk, order):
     for read in range(first, last):
         for block in range(spec.num_blocks):
             start = starts[read * spec.num_blocks + block]
-            if start != NOWHERE:
+            if start != NO_START:
                 low, high, wraps = touched_ranges(start, block, pieces, spec)
                 order[counts[chunk, low]] = pack(read, block, start, low, pieces)
                 counts[chunk, low] += 1

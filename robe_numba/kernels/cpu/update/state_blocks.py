@@ -6,7 +6,14 @@ the same bits whichever range of the array the block lies in and whatever led to
 
 from robe_numba._jit import inlined, inner
 from robe_numba.kernels.cpu.simd.reductions import any_moved, sum_of
-from robe_numba.kernels.cpu.simd.types import load1, load4, load16, store, where_moved, zero_like
+from robe_numba.kernels.cpu.simd.types import (
+    load_x1,
+    load_x4,
+    load_x16,
+    store,
+    where_moved,
+    zero_like,
+)
 from robe_numba.kernels.scalar import update_rules
 from robe_numba.kernels.scalar.unsigned import ONE, U4, U16, ZERO
 
@@ -16,7 +23,7 @@ def has_moved(sums, s, length):
     """Whether one of sums[s:s + length] is not 0."""
     j = ZERO
     while j + U16 <= length:
-        if any_moved(load16(sums, s + j)):
+        if any_moved(load_x16(sums, s + j)):
             return True
         j += U16
     while j < length:
@@ -31,15 +38,15 @@ def sum_of_squares(sums, s, length):
     """Of sums[s:s + length]: sixteen partial sums, then what is left by fours and ones."""
     total, j = sums.dtype.type(0), ZERO
     if length >= U16:
-        grad = load16(sums, s)
+        grad = load_x16(sums, s)
         squares, j = grad * grad, U16
         while j + U16 <= length:
-            grad = load16(sums, s + j)
+            grad = load_x16(sums, s + j)
             squares = squares + grad * grad
             j += U16
         total += sum_of(squares)
     while j + U4 <= length:
-        grads = load4(sums, s + j)
+        grads = load_x4(sums, s + j)
         total += sum_of(grads * grads)
         j += U4
     while j < length:
@@ -49,33 +56,33 @@ def sum_of_squares(sums, s, length):
 
 
 @inlined
-def move_state_block(array, state_sum, block, p, sums, s, length, rates):
+def apply_state_block(array, state_sum, block, p, sums, s, length, rates):
     """Move array[p:p + length], a whole state block, by the sums from s on, which become 0."""
     squares, count = sum_of_squares(sums, s, length), sums.dtype.type(length)
     state_sum[block] = update_rules.add_mean(state_sum[block], squares, count)
     rate = update_rules.adagrad_rate(state_sum[block], rates.lr, rates.eps)
     j = ZERO
     while j + U16 <= length:
-        grad = load16(sums, s + j)
+        grad = load_x16(sums, s + j)
         if any_moved(grad):  # or cache lines of the array would be fetched for nothing
-            old = load16(array, p + j)
+            old = load_x16(array, p + j)
             store(array, p + j, where_moved(grad, update_rules.sgd(old, grad, rate), old))
             store(sums, s + j, zero_like(grad))
         j += U16
     while j + U4 <= length:
-        grads, olds = load4(sums, s + j), load4(array, p + j)
+        grads, olds = load_x4(sums, s + j), load_x4(array, p + j)
         store(array, p + j, where_moved(grads, update_rules.sgd(olds, grads, rate), olds))
         store(sums, s + j, zero_like(grads))
         j += U4
     while j < length:
-        one, value = load1(sums, s + j), load1(array, p + j)
+        one, value = load_x1(sums, s + j), load_x1(array, p + j)
         store(array, p + j, where_moved(one, update_rules.sgd(value, one, rate), value))
         store(sums, s + j, zero_like(one))
         j += ONE
 
 
 @inner
-def move_state_blocks(array, state_sum, low, size, sums, begin, end, rates):
+def apply_state_blocks(array, state_sum, low, size, sums, begin, end, rates):
     """Move the state blocks in which one of sums[begin:end] is not 0, and make their sums 0.
 
     The range array[low:low + size] begins with a block and divides none. Where these sums are all
@@ -87,5 +94,5 @@ def move_state_blocks(array, state_sum, low, size, sums, begin, end, rates):
         first, following = (block << shift) - low, ((block + ONE) << shift) - low
         if has_moved(sums, begin, min(following, end) - begin):
             length = min(following, size) - first
-            move_state_block(array, state_sum, block, low + first, sums, first, length, rates)
+            apply_state_block(array, state_sum, block, low + first, sums, first, length, rates)
         begin = following
