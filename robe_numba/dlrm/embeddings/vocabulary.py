@@ -2,28 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from copy import copy
-from typing import Any, Self
+from typing import Self
 
-import numba
 import numpy as np
 
-from robe_numba._jit import jit
 from robe_numba.checks.arrays import INDEX_DTYPES, as_uint64, check_array
 from robe_numba.dlrm.backends import placement
 from robe_numba.kernels.cpu.launch import launch, threads_for
-from robe_numba.kernels.scalar.searching import find_row
+from robe_numba.kernels.cpu.vocabulary import find_rows
 from robe_numba.ops.devices import on_any_device
 
 READS_PER_ID = 16  # of a search, about
-
-
-@jit(parallel=True)
-def _find_rows(ids: Any, offsets: Any, indices: Any, rows: Any) -> None:
-    """One thread owns a range of batch rows."""
-    batch, num_tables = indices.shape
-    for b in numba.prange(batch):
-        for t in range(num_tables):
-            rows[b, t] = find_row(ids, offsets, t, indices[b, t])
 
 
 @on_any_device("vocabulary")
@@ -35,7 +24,7 @@ def known_rows(ids: np.ndarray, offsets: np.ndarray, indices: np.ndarray) -> np.
         raise ValueError(f"indices has shape {indices.shape} but must be (batch, {num_tables})")
     rows = np.empty(indices.shape, np.int64)
     threads = threads_for(rows.size * READS_PER_ID)
-    launch(threads, _find_rows, ids, offsets, as_uint64(indices), rows)
+    launch(threads, find_rows, ids, offsets, as_uint64(indices), rows)
     return rows
 
 

@@ -5,42 +5,16 @@ Every layer of this package has the same form: `output, backward = layer(input, 
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
-from robe_numba._jit import jit
 from robe_numba.checks.arrays import ARRAY_DTYPES, check_array
+from robe_numba.kernels.cpu.layers import add_bias, sum_rectified
 from robe_numba.ops.devices import on_any_device
 
 # Where a layer writes the gradients of its (weight, bias); None allocates them.
 GradPair = tuple[np.ndarray, np.ndarray]
 LinearBackward = Callable[..., tuple[np.ndarray | None, GradPair]]
-
-
-@jit
-def _add_bias(y: Any, bias: Any, rectify: bool) -> None:
-    """One thread owns all rows."""
-    for row in range(y.shape[0]):
-        for column in range(y.shape[1]):
-            value = y[row, column] + bias[column]
-            # A NaN is neither and stays: a model that diverges shall show it.
-            y[row, column] = 0 if rectify and value <= 0 else value
-
-
-@jit
-def _sum_rectified(grad_y: Any, y: Any, rectify: bool, grad_bias: Any) -> None:
-    """One thread owns all rows: grad_y becomes 0 where y was rectified; grad_bias is its sum."""
-    grad_bias[:] = 0
-    zero = grad_bias.dtype.type(0)
-    for row in range(y.shape[0]):
-        # Two loops, neither of which branches: both become vector code, one of both would not.
-        values, outputs = grad_y[row], y[row]
-        if rectify:
-            for column in range(values.size):
-                values[column] = values[column] if outputs[column] > 0 else zero
-        for column in range(values.size):
-            grad_bias[column] += values[column]
 
 
 @on_any_device("layers")
@@ -84,7 +58,7 @@ def linear(
     y = np.empty((len(x), fan_out), weight.dtype) if out is None else out
     check_array("out", y, (len(x), fan_out), dtypes)
     np.matmul(x, weight.T, out=y)
-    _add_bias(y, bias, relu)
+    add_bias(y, bias, relu)
 
     def backward(
         grad_y: np.ndarray,
@@ -96,7 +70,7 @@ def linear(
         grad_weight, grad_bias = (
             (np.empty_like(weight), np.empty_like(bias)) if out is None else out
         )
-        _sum_rectified(grad_y, y, relu, grad_bias)
+        sum_rectified(grad_y, y, relu, grad_bias)
         np.matmul(grad_y.T, x, out=grad_weight)
         grad_x = np.matmul(grad_y, weight, out=grad_x) if wanted else None
         return grad_x, (grad_weight, grad_bias)
