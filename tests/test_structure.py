@@ -30,6 +30,7 @@ LAYERS = {
     "coefficients": 1,
     "hashing": 0,
     "update_rules": 0,
+    "formatting": 0,
     "spec": 0,
     "memory": 0,
     "searching": 0,

@@ -10,6 +10,7 @@ from typing import Any
 
 from data_tools.storage.atomic import write_text
 from data_tools.storage.own_files import check_no_link
+from robe_numba.formatting import markdown_table
 from robe_numba.training.reports import plots
 from robe_numba.training.reports.html import html_table, page
 from robe_numba.training.run.folder import RunFolder
@@ -249,7 +250,7 @@ def compare(
     target = default_target(found) if target is None else target
     head, lines = rows(found, target)
     path = Path(folder)
-    write_text(path / TABLE, markdown(head, lines))
+    write_text(path / TABLE, markdown_table(head, lines) + "\n")
     write_text(path / RESULTS, json.dumps([_facts(group) for group in found], indent=1) + "\n")
     figures = draw(found, ceiling, target)
     best = "" if ceiling is None else f"<p>Best reachable AUC (dashed): {ceiling:.4f}.</p>"
@@ -258,12 +259,6 @@ def compare(
     for name, figure in figures.items():
         plots.save_png(figure, path / f"{name}.png")
     return found
-
-
-def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    rule = ["---"] * len(head)
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, rule, *lines))
 
 
 def _facts(group: Group) -> Mapping[str, Any]:
