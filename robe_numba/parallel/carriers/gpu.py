@@ -9,7 +9,7 @@ from mpi4py import MPI
 
 from robe_numba.ops.devices import gpu_module
 from robe_numba.parallel.carriers.base import Carrier, Pending, Traffic, share_of
-from robe_numba.parallel.mpi_group import HostCarrier, MPICarrier
+from robe_numba.parallel.carriers.mpi import HostCarrier, MPICarrier
 
 Result = TypeVar("Result")
 
