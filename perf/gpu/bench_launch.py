@@ -21,7 +21,7 @@ import numpy as np
 import robe_numba as rn
 from perf import bench_dlrm
 from perf.gpu.device_times import Times, quartiles, wait
-from perf.gpu.kernels import kernels_of
+from perf.gpu.profiler import kernels_of
 from perf.harness import checks, places
 from perf.harness.libraries import torch
 from perf.harness.places import here

@@ -281,7 +281,7 @@ def test_a_section_that_ends_hangs_or_breaks_the_gpu_leaves_the_next_alone(tmp_p
 
 @pytest.mark.skipif(sys.platform != "linux", reason="states of processes are read from /proc")
 def test_a_program_beside_the_measurements_is_held_back(tmp_path):
-    from perf.gpu.checker.background import Program
+    from perf.gpu.checker.program import Program
 
     def state():
         return Path(f"/proc/{program._process.pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
@@ -338,18 +338,18 @@ def test_what_was_reached_is_said(tmp_path):
 
 
 def test_counters_of_kernels_become_a_table():
-    from perf.gpu.sections import counters
+    from perf.gpu.checker import ncu
 
     output = (
         'lookup S1\n==PROF== Profiling\n"ID","Kernel Name","gpu__time_duration.sum"\n'
         '"","","ns"\n"0","gather","1,250.0"\n"1","pool","n/a"\n'
     )
-    lines = counters.table(output).splitlines()
+    lines = ncu.table(output).splitlines()
     assert lines[0].strip().startswith("us | MB read")
     assert lines[1].strip().startswith("1.2 | ?")
     assert lines[1].endswith("| gather")
     assert lines[2].strip().startswith("? | ?")
-    assert counters.table("==ERROR== no permission\n") == ""
+    assert ncu.table("==ERROR== no permission\n") == ""
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="numba-cuda is installed on Linux alone")

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from perf.gpu.checker.background import Program
+from perf.gpu.checker import ncu
+from perf.gpu.checker.program import Program
 from perf.gpu.checker.report import Report
-from perf.gpu.sections import counters, training
+from perf.gpu.sections import training
 from perf.harness.checkout import ROOT
 
-LAUNCHES = [sys.executable, "-m", "perf.gpu.sections.launches"]
+LAUNCHES = [sys.executable, "-m", "perf.gpu.launch_each"]
 TOOLS = ("memcheck", "racecheck")
 # Sections in which these would disturb times, and the seconds that they get to end before.
 HELD_IN = {
@@ -106,14 +107,14 @@ class Beside:
         if not shutil.which("ncu"):
             return "skipped: ncu is not on the PATH"
         until = time.monotonic() + limit
-        for chosen in (["--metrics", ",".join(counters.METRICS)], ["--set", "basic"]):
+        for chosen in (["--metrics", ",".join(ncu.METRICS)], ["--set", "basic"]):
             command = ["ncu", "--clock-control", "none", "--profile-from-start", "off", *chosen]
             command += ["--csv", "--page", "raw", "--print-units", "base", "--launch-count", "60"]
             command += LAUNCHES
             program = self._begin("ncu", command + ["--tiny"] * self._supervisor.tiny, "ncu.csv")
             ended = program.wait(until - time.monotonic())
             program.end()
-            found = counters.table(program.tail(10_000))
+            found = ncu.table(program.tail(10_000))
             if found or not ended:
                 break
             self._supervisor.say(program.tail(15))

@@ -17,11 +17,11 @@ from perf.harness import places
 BEGINS, ENDS = "@begins", "@ends"  # lines for `gpu_check.py`, followed by a section's name
 MODULES = {
     "versions": "versions",
-    "digests": "digests",
-    "times": "times",
+    "digests": "small_checks",
+    "times": "function_times",
     "peers": "rivals",
     "step": "whole_steps",
-    "inference": "inference",
+    "inference": "model_times",
     "host": "host",
     "kernels": "splits",
 }

@@ -7,9 +7,9 @@ import numpy as np
 
 from perf import bench_interaction, peers
 from perf.bench_bag import shape_for
+from perf.gpu.calls import batch_of, shape_of
 from perf.gpu.checker.report import Report
 from perf.gpu.device_times import device_times
-from perf.gpu.sections.work import batch_of, shape_of
 from perf.harness.places import here
 
 # Shape, ids, optimizer or None for the forward pass.

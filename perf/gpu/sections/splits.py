@@ -4,9 +4,9 @@ from dataclasses import replace
 from typing import Any
 
 from perf import bench_dlrm
+from perf.gpu import calls
 from perf.gpu.checker.report import Report
-from perf.gpu.kernels import kernels_of
-from perf.gpu.sections import work
+from perf.gpu.profiler import kernels_of
 from perf.harness.places import here
 
 SHOWN = 12  # kernels of each call
@@ -26,7 +26,7 @@ def run(report: Report, options: Any) -> None:
     if here().simulated:
         print("  skipped: the profiler needs a GPU", flush=True)
         return
-    for kind, items in work.KINDS.items():
+    for kind, items in calls.KINDS.items():
         with report.attempt(kind):
             for item in items(options.tiny):
                 if item.name in SPLIT:

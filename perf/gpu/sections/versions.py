@@ -10,7 +10,7 @@ import numpy as np
 from numba import cuda, types
 
 from perf.gpu.checker.report import Report
-from perf.gpu.sections.times import copy_ceiling
+from perf.gpu.sections.function_times import copy_ceiling
 from perf.harness.places import here
 
 PACKAGES = (

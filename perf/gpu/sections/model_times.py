@@ -12,9 +12,9 @@ import numpy as np
 
 from perf import bench_dlrm, bench_inference
 from perf.bench_dlrm import Data, Model
+from perf.gpu.calls import options as for_benchmarks
 from perf.gpu.checker.report import Report
 from perf.gpu.device_times import device_times, wall_times
-from perf.gpu.sections.work import options as for_benchmarks
 from perf.harness.libraries import torch
 from perf.harness.places import here
 from perf.harness.race import Contender

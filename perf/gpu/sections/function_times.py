@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from perf.gpu import calls
 from perf.gpu.checker.report import Report
 from perf.gpu.device_times import device_times
-from perf.gpu.sections import work
 from perf.harness.places import here
 
 COPY_BYTES = 4 << 30  # of an array that is copied
@@ -12,7 +12,7 @@ COPY_BYTES = 4 << 30  # of an array that is copied
 
 def run(report: Report, options: Any) -> None:
     """Medians of 20 calls, behind a delay."""
-    for kind, items in work.KINDS.items():
+    for kind, items in calls.KINDS.items():
         with report.attempt(kind):
             for item in items(options.tiny):
                 report.time(item.name, device_times(item.run), bytes=item.bytes)

@@ -13,7 +13,7 @@ import numpy as np
 
 import robe_numba as rn
 from perf.gpu.checker.report import Report
-from perf.gpu.sections import large
+from perf.gpu.sections import large_checks
 from perf.harness.places import here
 from robe_numba.dlrm import DLRM, DLRMConfig, make_embedding
 from tests.support import naive
@@ -34,7 +34,7 @@ Check = Callable[[], object]
 def run(report: Report, options: Any) -> None:
     """All checks; each failure is printed and passed over."""
     failed = 0
-    checks = [*small(options.tiny), *large.checks(options.tiny)]
+    checks = [*small(options.tiny), *large_checks.checks(options.tiny)]
     for name, check in checks:
         begun = time.perf_counter()
         try:

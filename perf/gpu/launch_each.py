@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from perf import bench_dlrm
+from perf.gpu import calls
 from perf.gpu.device_times import wait
-from perf.gpu.sections import work
 from perf.harness import places
 from perf.harness.places import here
 
@@ -39,22 +39,22 @@ def main() -> None:
     print("all launched", flush=True)
 
 
-def items(tiny: bool) -> Iterator[work.Item]:
+def items(tiny: bool) -> Iterator[calls.Item]:
     """What is launched; in tiny shapes a whole model too."""
-    for kind in work.KINDS if tiny else LARGE:
-        yield from work.KINDS[kind](tiny)
+    for kind in calls.KINDS if tiny else LARGE:
+        yield from calls.KINDS[kind](tiny)
     if not tiny:
-        yield from work.steps(tiny, "uniform", ("sgd",))
-        yield from work.steps(tiny, "zipf", ("adagrad",))
+        yield from calls.steps(tiny, "uniform", ("sgd",))
+        yield from calls.steps(tiny, "zipf", ("adagrad",))
         return
     model = bench_dlrm.SHAPES["tiny"]
     model = replace(model, shape=here().sized(model.shape))
     step, infer = bench_dlrm.ours(model, bench_dlrm.make_data(model, "uniform"), 1)
-    yield work.Item("DLRM step", step.run)
-    yield work.Item("DLRM inference", infer.run)
+    yield calls.Item("DLRM step", step.run)
+    yield calls.Item("DLRM inference", infer.run)
 
 
-def launch(item: work.Item) -> None:
+def launch(item: calls.Item) -> None:
     """Once to compile, once for who looks on."""
     item.run()
     wait()
