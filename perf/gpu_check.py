@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from perf.gpu.checker import beside, summary
+from perf.gpu.checker import background, summary
 from perf.gpu.checker.supervisor import Supervisor
 from perf.gpu.checker.worker import MODULES
 from perf.gpu.checker.worker import main as work
@@ -61,7 +61,7 @@ def main() -> None:
         os.environ["NUMBA_DISABLE_JIT"] = "1"
     with tempfile.TemporaryDirectory(prefix="gpu-check-") as scratch:
         supervisor = Supervisor(options.output, time.monotonic() + options.seconds, options.tiny)
-        programs = beside.Beside(supervisor, Path(scratch), options.rows, simulated)
+        programs = background.Beside(supervisor, Path(scratch), options.rows, simulated)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # by way of `finally`
         try:
             programs.start(options.only)
