@@ -19,7 +19,8 @@ from data_tools.ingestion.worker import ShardError, Work, layout_of
 from data_tools.schema import CRITEO, Schema
 from data_tools.sources.lines import BLOCK_BYTES
 from data_tools.sources.rejects import MAX_KEPT, REJECTS_NAME
-from data_tools.storage.folders import TEMPORARY, LocalFolder, is_remote, write_bytes
+from data_tools.storage.atomic import TEMPORARY
+from data_tools.storage.folders import LocalFolder, is_remote, write_bytes
 from data_tools.storage.paths import check_room_for_folder
 
 Progress = Callable[[int, int, int], None]

@@ -19,14 +19,8 @@ from data_tools.format.manifest import MANIFEST_NAME, Manifest
 from data_tools.format.names import FOLDER, check_name, shards_folder
 from data_tools.ingestion.plan import Plan, differences
 from data_tools.ingestion.shard_records import COUNTS, PARTS, PLAN_NAME, STATE, alone_in
-from data_tools.storage.folders import (
-    TEMPORARY,
-    Folder,
-    LocalFolder,
-    folder_at,
-    read_bytes,
-    write_bytes,
-)
+from data_tools.storage.atomic import TEMPORARY
+from data_tools.storage.folders import Folder, LocalFolder, folder_at, read_bytes, write_bytes
 from data_tools.storage.json_files import decode
 
 FINISHED_NAME = f"{STATE}.finished"
@@ -191,7 +185,9 @@ def _tidy_up(folder: Folder, state: State) -> None:
         folder.remove(state.replaces)
     folder.remove(STATE)
     for name in folder.names(""):
-        if name.endswith(TEMPORARY) and name.startswith((f"{MANIFEST_NAME}.", f"{FINISHED_NAME}.")):
+        if name.endswith(TEMPORARY) and name.startswith(
+            (f".{MANIFEST_NAME}.", f".{FINISHED_NAME}.")
+        ):
             folder.remove(name)
     folder.remove(FINISHED_NAME)
 

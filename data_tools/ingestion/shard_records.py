@@ -155,11 +155,7 @@ def alone_in(folder: Folder) -> Iterator[None]:
     if not isinstance(folder, LocalFolder):
         yield
         return
-    with locked(folder.folder / LOCK_NAME) as held:
-        if not held:
-            raise FileExistsError(
-                f"another ingest is writing to {folder.folder}; wait for it, or choose another "
-                "folder"
-            )
+    taken = f"another ingest is writing to {folder.folder}; wait for it, or choose another folder"
+    with locked(folder.folder / LOCK_NAME, FileExistsError(taken)):
         check_no_link(folder.folder / STATE)
         yield

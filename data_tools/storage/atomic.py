@@ -1,80 +1,56 @@
-"""Writing files so that a name never stands for half a file."""
+"""Atomic writes: under its name, a file is there whole or not at all."""
 
-import hashlib
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from data_tools.storage.locks import locked
+from data_tools.storage.locks import RUN_LOCK
 from data_tools.storage.own_files import check_no_link
 
-LOCK = ".lock.tmp"  # counts as temporary
+TEMPORARY = ".tmp"  # ending of files that are being written
 
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends without an error."""
+    """Write a file beside `path`, and rename it to `path` when the block ends without an error.
+
+    Parameters
+    ----------
+    path : path
+        What is there is replaced; of a symbolic link, the link itself.
+
+    Yields
+    ------
+    Path
+        An empty new file. It is flushed to the disk before it is renamed, and removed after an
+        error. A killed process leaves it behind, see `is_temporary`.
+    """
     target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)  # of a killed process of this number, or somebody's link
+    # A random name: another process, perhaps on another machine, may be writing the same file.
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}{TEMPORARY}")
+    temporary.touch(exist_ok=False)
     try:
-        temporary.touch(exist_ok=False)
         mode = temporary.stat().st_mode  # what the user's umask gives a new file
         yield temporary
         flush(temporary)
         os.chmod(temporary, mode)
         os.replace(temporary, target)
+        flush(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def is_temporary(path: Path) -> bool:
-    """Whether it is no result: `replacing` made it, and its process did not come to remove it."""
-    return path.name.startswith(".") and path.name.endswith(".tmp")
-
-
-@contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Hold a folder, which is made, against other processes of this machine.
-
-    Raises
-    ------
-    BlockingIOError : another holds it.
-    OSError : its lock file is a symbolic link.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / LOCK) as held:
-        if not held:
-            raise BlockingIOError(
-                f"another process is training in {folder}; wait for it, or choose another output"
-            )
-        yield
-
-
-def remove_temporary(folder: Path) -> None:
-    """Remove what processes that were killed left in a folder, but its lock."""
-    for path in folder.iterdir():
-        if is_temporary(path) and path.name != LOCK:
-            remove(path)
-
-
-def remove(path: Path) -> None:
-    """Remove a file, or a folder with all that is in it, or nothing; of a link the link itself."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
 @contextmanager
 def replacing_own(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """As `replacing`, of a file inside a folder that we made.
+    """Do as `replacing`, for a file inside a folder of ours, where a symbolic link is an error.
 
     Raises
     ------
-    OSError : `path` is a symbolic link.
+    OSError
+        `path` is a symbolic link.
     """
     check_no_link(path)
     with replacing(path) as temporary:
@@ -82,52 +58,45 @@ def replacing_own(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text file of ours at once, with names of files that are no text escaped in it.
+    """Write a text file as `replacing_own` does.
 
-    Errors as `replacing_own`.
+    Parameters
+    ----------
+    path : path
+    text : str
+        Encoded as UTF-8. Lone surrogates, which come from file names that are not UTF-8, are
+        written as backslash escapes.
     """
     with replacing_own(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-@contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """Within the block, say of a file of a run that cannot be read what can be done."""
+def flush(path: str | os.PathLike[str]) -> None:
+    """Flush a file, or the names in a folder (where the system can do that), to the disk."""
+    if os.path.isdir(path) and not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        yield
-    except OSError as error:
-        raise type(error)(
-            f"{path} cannot be read ({error.strerror}); see to its permissions and its disk, or "
-            f"restore it from a copy"
-        ) from None
-
-
-def read_bytes(path: Path) -> bytes:
-    """What a file of a run holds.
-
-    Raises
-    ------
-    OSError : it cannot be read.
-    """
-    with readable(path):
-        return path.read_bytes()
-
-
-def digest(content: bytes) -> str:
-    """BLAKE2b in hexadecimal digits."""
-    return hashlib.blake2b(content).hexdigest()
-
-
-def digest_of(path: Path) -> str:
-    """That of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest()
-
-
-def flush(path: Path) -> None:
-    """Have a file, or the names in a folder, on the disk before anything that follows."""
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
+        os.fsync(descriptor)
     finally:
-        os.close(number)
+        os.close(descriptor)
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a file in a run's folder is unfinished: its process was killed, or is still at it."""
+    return path.name.startswith(".") and path.name.endswith(TEMPORARY)
+
+
+def remove_temporary(folder: Path) -> None:
+    """Remove what killed processes left in a run's folder, but not its lock."""
+    for path in folder.iterdir():
+        if is_temporary(path) and path.name != RUN_LOCK:
+            remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with its contents, if it is there; of a link, the link itself."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

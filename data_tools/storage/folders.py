@@ -4,8 +4,6 @@ A file appears in a folder whole or not at all, under its name; that is all that
 """
 
 import os
-import secrets
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +11,8 @@ from typing import IO, Any, Protocol
 
 import pyarrow as pa
 
-from data_tools.storage.own_files import check_no_link, open_own
-
-TEMPORARY = ".tmp"  # ending of files that are being written
+from data_tools.storage.atomic import remove, replacing
+from data_tools.storage.own_files import check_no_link
 
 
 def is_remote(address: str | Path) -> bool:
@@ -147,28 +144,15 @@ class LocalFolder:
 
     @contextmanager
     def writing(self, name: str) -> Iterator[IO[bytes]]:
-        """Write a file aside; on leaving it is safely on the disk and then gets its name."""
+        """Write a file, see `replacing`."""
         path = self._own(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Of a name of its own: a worker given up for dead may still be writing the same file.
-        temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
-        try:
-            with open_own(temporary, "wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-            _sync_folder(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(path) as temporary, open(temporary, "wb") as file:
+            yield file
 
     def remove(self, name: str) -> None:
         """Remove a file or a subfolder with all that is in it, if it is there."""
-        path = self._own(name)
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        remove(self._own(name))
 
     def _own(self, name: str) -> Path:
         """Path of a file to be written or removed, to which no link within the folder leads."""
@@ -177,16 +161,6 @@ class LocalFolder:
             path /= part
             check_no_link(path)
         return self.folder / name
-
-
-def _sync_folder(folder: Path) -> None:
-    """See the names in a folder safely on the disk, where the system can."""
-    if hasattr(os, "O_DIRECTORY"):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 class RemoteFolder:

@@ -1,12 +1,13 @@
-"""Files and folders that we create inside a dataset or a run.
+"""Our own files and folders inside a dataset or a run.
 
-The folder may be somebody else's: a symbolic link that waits there under one of our names would
-have us write over a file elsewhere, and a pipe would have us wait for ever, so both are refused.
+The folder may be shared with other people. A symbolic link under one of our names would make us
+overwrite a file elsewhere, and a pipe would block for ever, so both are refused.
 """
 
 import os
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,7 +17,8 @@ def check_no_link(path: str | os.PathLike[str]) -> None:
 
     Raises
     ------
-    OSError : `path` is one, wherever it leads.
+    OSError
+        `path` is a symbolic link, wherever it leads.
     """
     if os.path.islink(path):
         target = os.readlink(path)
@@ -27,21 +29,24 @@ def check_no_link(path: str | os.PathLike[str]) -> None:
 
 
 def open_own(path: str | os.PathLike[str], mode: str, **options: Any) -> IO[Any]:
-    """Open a file as `open` does, but no symbolic link, pipe or device.
+    """Open a file as `open` does, but refuse symbolic links, pipes and devices.
 
     Parameters
     ----------
-    mode : "r", "w" or "a", with "b" or without.
-    options : of `open`.
+    path : path
+    mode : {"r", "w", "a", "rb", "wb", "ab"}
+    **options
+        Of `open`.
 
     Raises
     ------
-    OSError : `path` is a symbolic link or no regular file, or as `open`.
+    OSError
+        `path` is a symbolic link or no regular file, or as `open`.
     """
 
     def opener(name: str, flags: int) -> int:
         _check_file(name)
-        # Should something else come there meanwhile.
+        # In case something else is put there after the check.
         flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
         return os.open(name, flags, 0o666)
 
@@ -49,7 +54,7 @@ def open_own(path: str | os.PathLike[str], mode: str, **options: Any) -> IO[Any]
 
 
 def _check_file(name: str) -> None:
-    """Refuse everything but a regular file, or none."""
+    """Refuse anything but a regular file, or none."""
     check_no_link(name)
     with suppress(FileNotFoundError):
         mode = os.stat(name).st_mode
@@ -59,11 +64,30 @@ def _check_file(name: str) -> None:
 
 
 def make_own_folder(path: str | os.PathLike[str]) -> None:
-    """Make a folder with its parents where there is none, but never take a symbolic link for it.
+    """Make a folder with its parents if it is not there, but refuse a symbolic link.
 
     Raises
     ------
-    OSError : `path` is a symbolic link, or as `Path.mkdir`.
+    OSError
+        `path` is a symbolic link, or as `Path.mkdir`.
     """
     check_no_link(path)
     Path(path).mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Add a remedy to an OSError of the block, which reads a file of a run."""
+    try:
+        yield
+    except OSError as error:
+        raise type(error)(
+            f"{path} cannot be read ({error.strerror}); check its permissions and its disk, or "
+            f"restore it from a copy"
+        ) from None
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a file of a run; an OSError names a remedy."""
+    with readable(path):
+        return path.read_bytes()

@@ -12,14 +12,14 @@ import operator
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, SupportsIndex
+from typing import Any, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
 
-from data_tools.storage.own_files import open_own
+from data_tools.storage.atomic import replacing
 from data_tools.synthetic import kernels
 from data_tools.synthetic.presets import PRESETS, Categorical, Preset
 
@@ -149,7 +149,12 @@ class Generator:
         if rows < 0:
             raise ValueError(f"rows is {rows}; use rows >= 0")
         start, stop = _row_range(start, start + rows)
-        with _replacing(Path(path)) as file:
+        with ExitStack() as opened:
+            temporary = opened.enter_context(replacing(path))
+            file: Any = opened.enter_context(open(temporary, "wb"))
+            if Path(path).suffix.lower() == ".gz":
+                # No name and no time in the header, so that the same rows give the same bytes.
+                file = opened.enter_context(gzip.GzipFile("", "wb", GZIP_LEVEL, file, mtime=0))
             for begin, block in self._blocks(start, stop, labelled):
                 file.write(block)
                 if progress is not None:
@@ -180,23 +185,6 @@ def _row_range(start: SupportsIndex, stop: SupportsIndex) -> tuple[int, int]:
             f"rows [{start}, {stop}) were asked for; use 0 <= start <= stop <= 2**62 = {LAST_ROW}"
         )
     return start, stop
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes] | gzip.GzipFile]:
-    """A file beside `path` that takes its name at the end, or goes away after an error."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open_own(aside, "wb") as raw:
-            if path.suffix.lower() == ".gz":
-                # Neither name nor time in the header: the same rows are the same bytes.
-                with gzip.GzipFile("", "wb", GZIP_LEVEL, raw, mtime=0) as packed:
-                    yield packed
-            else:
-                yield raw
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _params(preset: Preset, cardinalities: tuple[int, ...], seed: int) -> kernels.Params:

@@ -11,7 +11,8 @@ import numba
 import numpy as np
 
 from data_tools import Dataset, Split
-from data_tools.storage.atomic import alone_in, remove_temporary
+from data_tools.storage.atomic import remove_temporary
+from data_tools.storage.locks import alone_in
 from robe_numba import __version__
 from robe_numba.dlrm import DLRM
 from robe_numba.dlrm.backends import placement

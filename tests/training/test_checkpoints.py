@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 import data_tools
 from data_tools import Dataset
-from data_tools.storage.atomic import alone_in
+from data_tools.storage.locks import alone_in
 from data_tools.synthetic.generator import Generator
 from robe_numba.training import (
     CheckpointError,

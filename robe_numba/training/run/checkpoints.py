@@ -20,8 +20,9 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from data_tools.storage.atomic import digest as _digest
-from data_tools.storage.atomic import digest_of, flush, remove
+from data_tools.storage.atomic import flush, remove
+from data_tools.storage.checksums import digest as _digest
+from data_tools.storage.checksums import digest_of
 from data_tools.storage.json_files import convert, parse
 from data_tools.storage.own_files import make_own_folder
 from robe_numba.dlrm import DLRM

@@ -14,8 +14,10 @@ from typing import Annotated, Any, Literal, get_type_hints
 from msgspec import Meta
 
 from data_tools import Dataset
-from data_tools.storage.atomic import digest, read_bytes, write_text
+from data_tools.storage.atomic import write_text
+from data_tools.storage.checksums import digest
 from data_tools.storage.json_files import convert, parse
+from data_tools.storage.own_files import read_bytes
 from robe_numba.dlrm import DLRM, KINDS, DLRMConfig
 from robe_numba.dlrm.embeddings.kinds import specs_from
 from robe_numba.training.config import SPLIT_ORDERS, TrainingConfig

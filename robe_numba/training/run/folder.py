@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from data_tools import Dataset
-from data_tools.storage.atomic import digest_of, is_temporary, remove, remove_temporary
+from data_tools.storage.atomic import is_temporary, remove, remove_temporary
+from data_tools.storage.checksums import digest_of
 from data_tools.storage.own_files import check_no_link
 from data_tools.storage.paths import check_folder, check_room_for_folder
 from robe_numba.dlrm import DLRM

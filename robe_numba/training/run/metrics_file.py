@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_tools.storage.atomic import read_bytes, write_text
+from data_tools.storage.atomic import write_text
 from data_tools.storage.json_files import convert, parse
-from data_tools.storage.own_files import open_own
+from data_tools.storage.own_files import open_own, read_bytes
 from robe_numba.training.run.config_file import Change, DamagedRunError
 
 REMEDY = (

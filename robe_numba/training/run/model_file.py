@@ -5,7 +5,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from data_tools.storage.atomic import digest_of, readable, replacing_own
+from data_tools.storage.atomic import replacing_own
+from data_tools.storage.checksums import digest_of
+from data_tools.storage.own_files import readable
 from data_tools.storage.paths import what_stands_at
 from robe_numba.training.run.config_file import REMEDY, DamagedRunError, read_config, write_config
 

@@ -8,7 +8,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from data_tools.storage.atomic import readable, replacing
+from data_tools.storage.atomic import replacing
+from data_tools.storage.own_files import readable
 from data_tools.storage.paths import what_stands_at
 from robe_numba.dlrm import DLRM, DLRMConfig, embedding_from
 from robe_numba.dlrm.backends import fetched
