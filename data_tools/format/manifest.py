@@ -1,7 +1,6 @@
 """The manifest: the file that makes a folder of shards a finished dataset."""
 
 import json
-import re
 import reprlib
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -9,20 +8,16 @@ from typing import Any
 
 from data_tools.errors import DatasetError
 from data_tools.format.names import FOLDER, SHARD, VOCABULARY, check_name
-from data_tools.options import DENSE_TRANSFORMS
+from data_tools.options import Options, check_count
 from data_tools.schema import Schema
 from data_tools.storage.folders import Folder, read_bytes, write_bytes
 from data_tools.storage.json_files import Count, convert, parse
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 3
-FILE_FORMATS = ("arrow", "parquet")
-CODECS = ("none", "lz4", "zstd")
-IDS = ("raw", "appearance")
-# Rows of each block of a shard but its last: 1.3 MB of Criteo's, and what Parquet reads well.
+# Rows of each block of a shard except its last: 1.3 MB of Criteo's, and what Parquet reads well.
 BLOCK_ROWS = {"arrow": 8192, "parquet": 1 << 16}
 REMEDY = "ingest the log again"
-_SEPARATOR = re.compile(r'(?![\w"\r\n\0+\-.])[\0-\x7f]')
 
 
 @dataclass(frozen=True)
@@ -48,59 +43,6 @@ class Shard(StoredFile):
     """A file of rows, which all come from one source (counted from 0)."""
 
     source: Count
-
-
-@dataclass(frozen=True)
-class Options:
-    """How the sources were read; the values are those that `ingest` takes."""
-
-    format: str = "auto"
-    dense_transform: str = "log1p"
-    on_error: str = "stop"
-    max_ind_range: int | None = None
-    ids: str = "raw"
-    min_count: int = 1
-    file_format: str = "arrow"
-    compression: str = "none"
-    separator: str | None = None  # of a CSV's fields; None is not written: older manifests lack it
-
-    def __post_init__(self) -> None:
-        choices = {
-            "format": ("auto", "criteo", "csv", "parquet"),
-            "dense_transform": DENSE_TRANSFORMS,
-            "on_error": ("stop", "skip"),
-            "ids": IDS,
-            "file_format": FILE_FORMATS,
-            "compression": CODECS,
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}"
-                )
-        if self.separator is not None and not _SEPARATOR.fullmatch(self.separator):
-            raise ValueError(
-                f"separator is {self.separator!r}; it must be one ASCII character, but no letter, "
-                'digit, quote, line end, or one of "+-._"'
-            )
-        if self.max_ind_range is not None:
-            _check_count("max_ind_range", self.max_ind_range, 2**32 - 1)
-        _check_count("min_count", self.min_count, 2**32 - 1)
-
-    @property
-    def counts_ids(self) -> bool:
-        """Whether the ids must be counted before the rows are written: two passes, not one."""
-        return self.ids == "appearance" or self.min_count > 1
-
-    def preparation(self) -> dict[str, Any]:
-        """What a model must find again in rows that it scores."""
-        names = ("dense_transform", "max_ind_range", "ids", "min_count")
-        return {name: getattr(self, name) for name in names}
-
-
-def _check_count(name: str, value: Any, most: int) -> None:
-    if type(value) is not int or not 1 <= value <= most:
-        raise ValueError(f"{name} is {value!r}; it must be a whole number from 1 to {most:,}")
 
 
 @dataclass(frozen=True)
@@ -185,7 +127,7 @@ class Manifest:
     def _check(self) -> None:
         """Refuse numbers that contradict each other, and names that no ingest gives."""
         check_name(self.folder, FOLDER)
-        _check_count("block_rows", self.block_rows, max(BLOCK_ROWS.values()))
+        check_count("block_rows", self.block_rows, max(BLOCK_ROWS.values()))
         for pattern, files in ((SHARD, self.shards), (VOCABULARY, self.vocabulary)):
             for file in files:
                 check_name(file.name, pattern)

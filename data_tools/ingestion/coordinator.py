@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_tools.errors import ParseError
-from data_tools.format.manifest import Manifest, Options, Shard, Source, StoredFile, created_by
+from data_tools.format.manifest import Manifest, Shard, Source, StoredFile, created_by
 from data_tools.ingestion.completeness import check_complete
 from data_tools.ingestion.output_folder import Begun, begun_ingest
 from data_tools.ingestion.plan import Plan, make_plan
@@ -16,6 +16,7 @@ from data_tools.ingestion.schedulers import LOCAL, THREADS, default_threads, run
 from data_tools.ingestion.shard_records import COUNTS, PARTS, STATE, Records
 from data_tools.ingestion.vocabulary_files import build, load
 from data_tools.ingestion.worker import ShardError, Work, layout_of
+from data_tools.options import Options
 from data_tools.schema import CRITEO, Schema
 from data_tools.sources.lines import BLOCK_BYTES
 from data_tools.sources.rejects import MAX_KEPT, REJECTS_NAME

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_tools.errors import ParseError
-from data_tools.format.manifest import Options
+from data_tools.options import Options
 from data_tools.schema import CRITEO, Schema
 from data_tools.sources.containers import (
     DamagedFileError,

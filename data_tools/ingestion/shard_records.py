@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 
-from data_tools.format.manifest import FILE_FORMATS
 from data_tools.format.names import SHARD, check_name, shard_name
+from data_tools.options import FILE_FORMATS
 from data_tools.sources.rejects import Reject
 from data_tools.storage.folders import Folder, LocalFolder, read_bytes, write_bytes
 from data_tools.storage.json_files import Count, decode

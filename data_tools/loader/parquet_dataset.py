@@ -8,8 +8,9 @@ import pyarrow.parquet as pq
 
 from data_tools.batch import Batch
 from data_tools.errors import DatasetError, ParseError
-from data_tools.format.manifest import Manifest, Options, Shard, Source, created_by
+from data_tools.format.manifest import Manifest, Shard, Source, created_by
 from data_tools.loader.dataset import Dataset
+from data_tools.options import Options
 from data_tools.schema import CRITEO, Schema
 from data_tools.sources.table_rows import convert, find_columns
 from data_tools.storage.folders import map_file

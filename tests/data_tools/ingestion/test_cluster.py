@@ -10,10 +10,10 @@ import time
 import pytest
 
 import data_tools
-from data_tools.format.manifest import Options
 from data_tools.ingestion.plan import make_plan
 from data_tools.ingestion.schedulers import run_tasks
 from data_tools.ingestion.worker import Work
+from data_tools.options import Options
 from data_tools.storage.folders import RemoteFolder, folder_at
 from tests.data_tools.ingestion.test_ingest import SCHEMA, make_lines, shard_bytes, write
 
