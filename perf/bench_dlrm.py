@@ -19,7 +19,7 @@ from perf.harness.places import here
 from perf.harness.race import Contender, Row, Work, race
 from perf.harness.shapes import S1, S2, TINY, Batch, Shape, make_batch
 from robe_numba.dlrm import DLRM, PRESETS, DLRMConfig, make_embedding
-from robe_numba.dlrm.thread_pool import Workers, micro_batches
+from robe_numba.dlrm.thread_pool import ThreadPool, micro_batches
 
 try:
     from threadpoolctl import threadpool_limits
@@ -142,7 +142,7 @@ def products(model: Model, threads: int) -> Iterator[tuple[Contender, Contender]
         )
         return
     parts = layer_products(model.config, micro_batches(rows))
-    workers = Workers(threads)
+    workers = ThreadPool(threads)
 
     def on_blas_threads(train: bool) -> None:
         limit = threadpool_limits(threads, "blas") if threadpool_limits else nullcontext()

@@ -14,10 +14,10 @@ import numpy as np
 import robe_numba as rn
 from perf import peers
 from perf.harness import checks, command
-from perf.harness.places import here
+from perf.harness.backends import here
 from perf.harness.race import Contender, Row, Work, race
 from perf.harness.shapes import ROWS, Batch, Shape, make_batch
-from robe_numba.dlrm.backends import placement
+from robe_numba.dlrm.backends import backend_for
 from robe_numba.dlrm.layers.interaction import dot_interaction, dot_width
 
 SHAPES = {name: shape for name, shape in ROWS.items() if name != "S2"}
@@ -44,20 +44,20 @@ def ours(batch: Batch, dense: np.ndarray) -> Iterator[Contender]:
     embeddings = here().empty(shape.output_shape, np.float32)
     width = dot_width(shape.num_tables, shape.embedding_dim)
     fused, unfused = (here().empty((shape.batch, width), np.float32) for _ in range(2))
-    places = {}
+    backends = {}
 
     def in_two_passes() -> None:
         rn.lookup(array, indices, spec, out=embeddings)
         threads = numba.get_num_threads()
-        if threads not in places:
-            places[threads] = placement(here().device, threads)
-        parts = places[threads].parts(shape.batch)
+        if threads not in backends:
+            backends[threads] = backend_for(here().device, threads)
+        parts = backends[threads].split(shape.batch)
 
         def interact(part: int) -> None:
             rows = parts[part]
             dot_interaction(features[rows], embeddings[rows], unfused[rows])
 
-        places[threads].run(interact, len(parts))
+        backends[threads].run(interact, len(parts))
 
     in_one_pass = partial(rn.lookup_dot_interaction, array, indices, features, spec, out=fused)
     in_one_pass()

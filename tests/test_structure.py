@@ -101,8 +101,8 @@ def test_importing_needs_numba_and_numpy_alone():
         "import sys\n"
         f"sys.modules.update(dict.fromkeys({extras.split()}))\n"  # None: the import fails
         "import robe_numba, robe_numba.dlrm, robe_numba.metrics\n"
-        "from robe_numba.dlrm.thread_pool import Workers\n"
-        "assert Workers(2).run(lambda part: part, 2) == [0, 1]"
+        "from robe_numba.dlrm.thread_pool import ThreadPool\n"
+        "assert ThreadPool(2).run(lambda part: part, 2) == [0, 1]"
     )
 
 

@@ -6,6 +6,7 @@ any of four kinds of embedding through one interface.
 
 from robe_numba.dlrm.backends import DEVICES
 from robe_numba.dlrm.captured import capture_logits, capture_train_step
+from robe_numba.dlrm.config import DLRMConfig
 from robe_numba.dlrm.embeddings.kinds import KINDS, Embedding, embedding_from
 from robe_numba.dlrm.embeddings.make_embedding import make_embedding
 from robe_numba.dlrm.embeddings.vocabulary import Vocabulary
@@ -15,7 +16,7 @@ from robe_numba.dlrm.layers.loss import bce_with_logits, sigmoid
 from robe_numba.dlrm.layers.mlp import mlp
 from robe_numba.dlrm.model import DLRM
 from robe_numba.dlrm.optimizers import OPTIMIZERS, DenseOptimizer
-from robe_numba.dlrm.presets import PRESETS, DLRMConfig, Preset
+from robe_numba.dlrm.presets import PRESETS, Preset
 from robe_numba.dlrm.schedule import Schedule
 
 __all__ = [

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from robe_numba.checks.arrays import INDEX_DTYPES
-from robe_numba.dlrm.model import DLRM, check_rates
+from robe_numba.dlrm.model import DLRM
+from robe_numba.dlrm.optimizers import check_rates
 from robe_numba.ops.devices import gpu_module
 from robe_numba.spec import check_int
 
@@ -69,7 +70,7 @@ def capture_train_step(
     ValueError : the model is on the CPU, or an argument is out of range.
     """
     inputs = _Inputs(model, rows, index_dtype, labelled=True)
-    rates = model.place.empty((2,), model.dtype)
+    rates = model.backend.empty((2,), model.dtype)
     known: list[tuple[float, float]] = []
 
     def train(dense: Any, indices: Any, labels: Any) -> Any:
@@ -83,7 +84,7 @@ def capture_train_step(
         given = inputs.checked(dense, indices, labels)
         wanted = check_rates(lr, embedding_lr, None)[:2]
         if known != [wanted]:
-            rates[...] = model.place.put(np.array(wanted, model.dtype))
+            rates[...] = model.backend.asarray(np.array(wanted, model.dtype))
             known[:] = [wanted]
         return captured(*given)
 
@@ -100,16 +101,16 @@ class _Inputs:
             names = ", ".join(map(str, INDEX_DTYPES))
             raise ValueError(f"index_dtype is {index_dtype}; choose one of {names}")
         rows = check_int("rows", rows, 1, MOST_ROWS)
-        config, self._place = model.config, model.place
+        config, self._backend = model.config, model.backend
         self._required = [
             ("dense", (rows, config.num_dense), model.dtype),
             ("indices", (rows, config.num_tables), np.dtype(index_dtype)),
             *([("labels", (rows,), model.dtype)] if labelled else []),
         ]
-        self.arrays = [self._place.empty(shape, dtype) for _, shape, dtype in self._required]
+        self.arrays = [self._backend.empty(shape, dtype) for _, shape, dtype in self._required]
 
     def checked(self, *arrays: Any) -> list[Any]:
         """Arrays of a batch, of the place's library."""
         for (name, shape, dtype), array in zip(self._required, arrays, strict=True):
-            self._place.check(name, array, shape, (dtype,))
-        return [self._place.put(array) for array in arrays]
+            self._backend.check(name, array, shape, (dtype,))
+        return [self._backend.asarray(array) for array in arrays]

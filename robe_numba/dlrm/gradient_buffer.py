@@ -1,8 +1,8 @@
-"""Named arrays in one flat memory, and the sum of the gradients of a batch's parts in order."""
+"""Gradients of the dense parameters as one flat array: views by name, sums and norms."""
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -11,29 +11,20 @@ from robe_numba.kernels.cpu import layers
 from robe_numba.kernels.cpu.launch import launch, threads_for
 
 
-class Gradients(NamedTuple):
-    """What backpropagation gives for a batch."""
-
-    loss: Any  # float; on a GPU an array () there
-    dense: Any  # (n,), of all dense parameters, flat
-    embeddings: Any  # (batch, num_tables, d), of what was looked up
-    context: Any  # of the lookup; None where it was not kept
-
-
 def sum_rows(rows: np.ndarray, total: np.ndarray) -> None:
-    """total (n,) = the sum of `rows` (count, n), row 0 first; the same bits for any threads."""
+    """total (n,) = the sum of `rows` (count, n), row 0 first, whatever the number of threads."""
     threads = threads_for(rows.size)
     launch(threads, layers.sum_rows, rows.reshape(-1), len(rows), total, threads)
 
 
 def sum_of_squares(arrays: Sequence[np.ndarray]) -> float:
-    """Of all elements of C-contiguous NumPy arrays, in one order."""
+    """Sum over all elements of C-contiguous NumPy arrays, in a fixed order."""
     sums = np.empty(layers.LANES)
     return float(sum(layers.sum_of_squares(array.reshape(-1), sums) for array in arrays))
 
 
-def clip_together(arrays: Sequence[np.ndarray], squares: float, limit: float) -> None:
-    """Scale NumPy arrays in place, as takes a vector of these squares to a norm of `limit`."""
+def clip_to_norm(arrays: Sequence[np.ndarray], squares: float, limit: float) -> None:
+    """Scale NumPy arrays in place by limit / sqrt(squares), where that is below 1."""
     norm = math.sqrt(squares)
     if norm > limit:
         for array in arrays:
@@ -41,7 +32,7 @@ def clip_together(arrays: Sequence[np.ndarray], squares: float, limit: float) ->
 
 
 def named_views(flat: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    """Arrays of these shapes, one after the other in the memory of `flat` (n,)."""
+    """Consecutive views of `flat` (n,), with these names and shapes."""
     views, start = {}, 0
     for name, shape in shapes.items():
         stop = start + math.prod(shape)

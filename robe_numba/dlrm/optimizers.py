@@ -1,4 +1,4 @@
-"""SGD and Adagrad for the dense parameters, by the same rules that move the embeddings."""
+"""SGD and Adagrad for the dense parameters, by the update rules of the embeddings."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,29 +14,42 @@ OPTIMIZERS = ("sgd", "adagrad")
 
 
 def check_rate(name: str, lr: Any) -> Any:
-    """A learning rate: a number, or an array of one element on a GPU, which is not looked at."""
+    """Check a learning rate: a number, or an array of one element on a GPU, which is not read."""
     return lr if is_on_device(lr) else check_scalar(name, lr, 0)
 
 
+def check_rates(
+    lr: float, embedding_lr: float | None, clip_norm: float | None
+) -> tuple[float, float, float | None]:
+    """Check the rates of `DLRM.train_step`; the embedding's is `lr` where it is None."""
+    lr = check_rate("lr", lr)
+    embedding_lr = lr if embedding_lr is None else check_rate("embedding_lr", embedding_lr)
+    return lr, embedding_lr, None if clip_norm is None else check_scalar("clip_norm", clip_norm, 0)
+
+
 def check_optimizer(name: str) -> None:
-    """Require a known optimizer; ValueError otherwise."""
+    """Raise ValueError unless an optimizer is known."""
     if name not in OPTIMIZERS:
         raise ValueError(f"optimizer is {name!r}; choose one of {', '.join(OPTIMIZERS)}")
 
 
 class DenseOptimizer:
-    """Moves named parameters in place.
+    """Updates named parameters in place.
 
     Parameters
     ----------
-    name : "sgd" (value -= lr grad) or "adagrad" (state_sum += grad^2, value -= lr grad /
+    name : str
+        "sgd" (value -= lr grad) or "adagrad" (state_sum += grad^2, value -= lr grad /
         (sqrt(state_sum) + eps)).
-    parameters : float32 or float64 C-contiguous arrays by name, all of one dtype and device.
-    eps : Adagrad's addend against division by 0.
+    parameters : mapping of str to ndarray, float32 or float64
+        C-contiguous arrays, all of one dtype and device.
+    eps : float
+        Added to Adagrad's divisor.
 
     Attributes
     ----------
-    state : dict of "<parameter>.state_sum" -> array; empty for SGD.
+    state : dict of str to ndarray
+        Arrays by "<parameter>.state_sum"; empty for SGD.
     """
 
     def __init__(self, name: str, parameters: Mapping[str, np.ndarray], eps: float = 1e-10):
@@ -51,16 +64,19 @@ class DenseOptimizer:
             self.state = {f"{key}.state_sum": np.zeros_like(p) for key, p in parameters.items()}
 
     def step(self, gradients: Mapping[str, np.ndarray], lr: float) -> None:
-        """Move every parameter against its gradient.
+        """Update every parameter by its gradient.
 
         Parameters
         ----------
-        gradients : shape and dtype of the parameter of the same name, for every parameter.
-        lr : learning rate.
+        gradients : mapping of str to ndarray
+            For every parameter an array of its name, shape and dtype.
+        lr : float
+            Learning rate.
 
         Raises
         ------
-        KeyError, TypeError, ValueError : a gradient is missing or does not fit; nothing moved.
+        KeyError, TypeError, ValueError
+            A gradient is missing or does not fit; nothing was updated.
         """
         lr = check_rate("lr", lr)
         for key, parameter in self._parameters.items():

@@ -114,7 +114,7 @@ def micro_batches(rows: int) -> list[slice]:
     return [slice(p * rows // parts, (p + 1) * rows // parts) for p in range(parts)]
 
 
-class Workers:
+class ThreadPool:
     """A fixed number of threads, which live as long as this object.
 
     Parameters

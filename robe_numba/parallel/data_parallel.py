@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from robe_numba.dlrm import DLRM
-from robe_numba.dlrm.backends import placement
+from robe_numba.dlrm.backends import backend_for
 from robe_numba.dlrm.captured import capture_train_step
-from robe_numba.dlrm.model import check_rates
+from robe_numba.dlrm.optimizers import check_rates
 from robe_numba.parallel.carriers.base import Carrier, Done, Pending, Traffic, share_of
 from robe_numba.parallel.exchange import AUTO, EXCHANGES, Exchange, Plan, check_exchange
 from robe_numba.parallel.group import Group
@@ -60,7 +60,7 @@ class DataParallel:
             }
             self.plan = self._choose(carrier, ways, batch_size, np.dtype(index_dtype), exchange)
             self._shared = carrier, ways[self.plan.exchange]
-            self._place = placement(model.device, threads=1)
+            self._backend = backend_for(model.device, threads=1)
 
     def _choose(
         self,
@@ -142,13 +142,13 @@ class DataParallel:
         squares = 0.0
         if clip_norm is not None:
             carrier.wait(carrier.start(carrier.add_up, flat))
-            squares = self._place.squares((grad_out,))
+            squares = self._backend.sum_of_squares((grad_out,))
         loss, squares = carrier.wait(carrier.start(carrier.add_numbers, (loss, squares)))
         if model.device == "cpu" and not math.isfinite(loss):
             return loss
         if clip_norm is not None:
-            squares += self._place.squares((flat,))
-            self._place.clip((flat, grad_out), squares, clip_norm)
+            squares += self._backend.sum_of_squares((flat,))
+            self._backend.clip((flat, grad_out), squares, clip_norm)
         # The dense gradient travels while the embedding is updated. An exchange that computes first
         # leaves time for it before that; one that sends at once goes first.
         summed: Pending[Any] = Done(flat)

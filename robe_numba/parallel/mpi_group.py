@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-from robe_numba.dlrm.backends import fetched
+from robe_numba.dlrm.backends import to_numpy
 from robe_numba.ops.devices import gpu_module
 from robe_numba.parallel.carriers.base import Carrier
 from robe_numba.parallel.carriers.mpi import HostCarrier, pieces, whole
@@ -67,7 +67,7 @@ class MPIGroup(Group):
     def spread(self, arrays: Sequence[Any]) -> None:
         """See `Group.spread`; those on a GPU by way of the host."""
         for array in arrays:
-            host = fetched(array)
+            host = to_numpy(array)
             self._control.Bcast(whole(host), root=0)
             if host is not array and not self.is_root:
                 array[...] = gpu_module("device").array_library().asarray(host, blocking=True)

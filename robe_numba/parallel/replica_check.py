@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from robe_numba.dlrm.backends import fetched
+from robe_numba.dlrm.backends import to_numpy
 from robe_numba.parallel.group import Group, this_process
 
 
@@ -62,5 +62,5 @@ def check_replicas(group: Group, arrays: Mapping[str, Any], when: str) -> None:
 
 def _digest(content: Any) -> bytes:
     if not isinstance(content, bytes):
-        content = fetched(content).reshape(-1).data
+        content = to_numpy(content).reshape(-1).data
     return hashlib.blake2b(content).digest()

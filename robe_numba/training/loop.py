@@ -15,7 +15,7 @@ from data_tools.storage.atomic import remove_temporary
 from data_tools.storage.locks import alone_in
 from robe_numba import __version__
 from robe_numba.dlrm import DLRM
-from robe_numba.dlrm.backends import placement
+from robe_numba.dlrm.backends import backend_for
 from robe_numba.parallel.data_parallel import check_batch_size
 from robe_numba.parallel.group import Alone, Group
 from robe_numba.parallel.replica_check import different
@@ -58,15 +58,15 @@ def computing(device: str, threads: int | None = None, group: Group | None = Non
     ------
     ValueError, ImportError, OSError : no such device, or not on this machine.
     """
-    place, before = placement(device), numba.get_num_threads()
+    backend, before = backend_for(device), numba.get_num_threads()
     group = group or Alone()
     threads = group.threads if threads is None else threads
     if group.size > 1:
-        place.choose(group.local_rank)
+        backend.select_device(group.local_rank)
     try:
         if threads is not None:
             numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
-        with place.stream():
+        with backend.stream():
             yield numba.get_num_threads()
     finally:
         numba.set_num_threads(before)

@@ -11,7 +11,7 @@ from data_tools import Dataset, Split
 from data_tools.storage.atomic import replacing
 from robe_numba import metrics
 from robe_numba.dlrm import DLRM
-from robe_numba.dlrm.backends import fetched
+from robe_numba.dlrm.backends import to_numpy
 from robe_numba.parallel.distributed_auc import ranking
 from robe_numba.parallel.group import Alone, Group
 from robe_numba.training.build_model import Progress
@@ -25,7 +25,7 @@ def score(model: DLRM, split: Split, progress: Progress | None = None) -> np.nda
     done = 0
     for batch in model.feed(split.batches(SCORING_ROWS)):
         stop = done + len(batch.dense)
-        scores[done:stop] = fetched(model.predict(batch.dense, batch.indices))
+        scores[done:stop] = to_numpy(model.predict(batch.dense, batch.indices))
         done = stop
         if progress:
             progress(done, split.num_rows)
@@ -94,9 +94,9 @@ def predict(
         pq.ParquetWriter(file, pa.schema(fields)) as writer,
     ):
         for batch in model.feed(split.batches(SCORING_ROWS)):
-            columns = [pa.array(fetched(model.predict(batch.dense, batch.indices)))]
+            columns = [pa.array(to_numpy(model.predict(batch.dense, batch.indices)))]
             if batch.labels is not None:
-                columns.append(pa.array(fetched(batch.labels)))
+                columns.append(pa.array(to_numpy(batch.labels)))
             writer.write_table(pa.table(columns, schema=pa.schema(fields)))
             done += len(batch.dense)
             if progress:

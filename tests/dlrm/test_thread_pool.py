@@ -9,7 +9,7 @@ import threadpoolctl
 
 from robe_numba.dlrm import thread_pool as workers
 from robe_numba.dlrm.gradient_buffer import named_views, sum_rows
-from robe_numba.dlrm.thread_pool import Workers, micro_batches, single_threaded_blas
+from robe_numba.dlrm.thread_pool import ThreadPool, micro_batches, single_threaded_blas
 from tests.support.forking import forks, holds_in_a_child
 
 
@@ -43,7 +43,7 @@ def test_parts_are_added_in_order():
 
 def test_workers_keep_the_order_and_raise():
     for threads in (1, 3):
-        workers = Workers(threads)
+        workers = ThreadPool(threads)
         assert workers.run(lambda part: part * part, 5) == [0, 1, 4, 9, 16]
         with pytest.raises(ZeroDivisionError):
             workers.run(lambda part: 1 // part, 2)
@@ -52,7 +52,7 @@ def test_workers_keep_the_order_and_raise():
 def test_tasks_run_kernels_on_their_own_thread_and_give_the_number_back():
     before = numba.get_num_threads()
     for threads in (1, 2):
-        seen = Workers(threads).run(lambda part: numba.get_num_threads(), 5)
+        seen = ThreadPool(threads).run(lambda part: numba.get_num_threads(), 5)
         assert seen == [1] * 5
         assert numba.get_num_threads() == before
 
@@ -60,9 +60,9 @@ def test_tasks_run_kernels_on_their_own_thread_and_give_the_number_back():
 @pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="there is one thread")
 def test_a_single_task_runs_kernels_on_no_more_threads_than_given():
     numba.set_num_threads(2)
-    assert Workers(1).run(lambda part: numba.get_num_threads(), 1) == [1]
-    assert Workers(2).run(lambda part: numba.get_num_threads(), 1) == [2]
-    assert Workers(5).run(lambda part: numba.get_num_threads(), 1) == [2]
+    assert ThreadPool(1).run(lambda part: numba.get_num_threads(), 1) == [1]
+    assert ThreadPool(2).run(lambda part: numba.get_num_threads(), 1) == [2]
+    assert ThreadPool(5).run(lambda part: numba.get_num_threads(), 1) == [2]
 
 
 def blas_threads():
@@ -139,7 +139,7 @@ def test_blas_threads_are_restored_in_a_process_forked_while_they_are_held():
 
 def test_a_task_may_run_tasks():
     """As a finalizer does; all threads of the pool at once, so that none is left for theirs."""
-    own, barrier = Workers(2), threading.Barrier(2, timeout=10)
+    own, barrier = ThreadPool(2), threading.Barrier(2, timeout=10)
 
     def task(part):
         barrier.wait()

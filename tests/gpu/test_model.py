@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from robe_numba.dlrm import DLRM, KINDS, DLRMConfig
-from robe_numba.dlrm.backends import fetched
+from robe_numba.dlrm.backends import to_numpy
 from robe_numba.dlrm.embeddings.vocabulary import Vocabulary
 from tests.dlrm.test_embeddings import KNOWN, make
 from tests.dlrm.test_layers import numerical_gradient
@@ -14,7 +14,7 @@ from tests.support import naive
 
 
 def to_host(arrays):
-    return {name: fetched(array).copy() for name, array in arrays.items()}
+    return {name: to_numpy(array).copy() for name, array in arrays.items()}
 
 
 def model_on_gpu(kind="robe", **options):

@@ -3,7 +3,7 @@
 import numpy as np
 
 from robe_numba.dlrm import DLRM, make_embedding
-from robe_numba.dlrm.backends import fetched
+from robe_numba.dlrm.backends import to_numpy
 from robe_numba.parallel.carriers.base import share_of
 from robe_numba.parallel.replica_check import check_replicas
 from tests.dlrm.test_model import TINY, VOCABULARY
@@ -34,7 +34,7 @@ def share(group, batch):
 def arrays_of(model):
     """Copies of all that a step may move."""
     arrays = model.parameters() | model.state()
-    return {name: fetched(array).copy() for name, array in arrays.items()}
+    return {name: to_numpy(array).copy() for name, array in arrays.items()}
 
 
 def bits(arrays):

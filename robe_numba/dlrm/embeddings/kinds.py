@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from robe_numba.dlrm.backends import device_of, placement
+from robe_numba.dlrm.backends import backend_for, device_of
 from robe_numba.dlrm.embeddings.trained_array import Read, TrainedArray
 from robe_numba.dlrm.embeddings.vocabulary import Vocabulary
 from robe_numba.dlrm.layers.interaction import dot_interaction
@@ -228,7 +228,7 @@ class QuotientRemainderEmbedding(Embedding):
     def __init__(self, kind: str, parts: dict[str, TrainedArray], vocabulary: Vocabulary | None):
         super().__init__(kind, parts, vocabulary)
         sizes = np.array(parts["remainder"].spec.num_embeddings, dtype=np.int64)
-        self._sizes = placement(self.device).put(sizes)  # K of each table, where rows are
+        self._sizes = backend_for(self.device).asarray(sizes)  # K of each table, where rows are
 
     def lookup(
         self, indices: np.ndarray, keep: bool = True, out: np.ndarray | None = None

@@ -6,7 +6,7 @@ import numpy as np
 
 from robe_numba.checks.arrays import ARRAY_DTYPES, check_apart, check_scalar
 from robe_numba.device_arrays import is_on_device
-from robe_numba.dlrm.backends import placement
+from robe_numba.dlrm.backends import backend_for
 from robe_numba.dlrm.optimizers import check_optimizer
 from robe_numba.ops import adagrad_update, lookup, lookup_backward, sgd_update
 from robe_numba.ops.dense import apply_gradient
@@ -80,7 +80,7 @@ class TrainedArray:
 
     def to(self, device: str) -> "TrainedArray":
         """The same on a device, "cpu" or "cuda"; arrays that are there are shared."""
-        put = placement(device).put
+        put = backend_for(device).asarray
         state_sum = None if self.state_sum is None else put(self.state_sum)
         moved = put(self.array)
         return TrainedArray(self.spec, moved, self.optimizer, self.eps, state_sum, self.state_block)

@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 
 from robe_numba.checks.arrays import INDEX_DTYPES, as_uint64, check_array
-from robe_numba.dlrm.backends import placement
+from robe_numba.dlrm.backends import backend_for
 from robe_numba.kernels.cpu.launch import launch, threads_for
 from robe_numba.kernels.cpu.vocabulary import find_rows
 from robe_numba.ops.devices import on_any_device
@@ -62,7 +62,7 @@ class Vocabulary:
     def to(self, device: str) -> Self:
         """The same vocabulary for ids on a device, "cpu" or "cuda"."""
         other = copy(self)
-        put = placement(device).put
+        put = backend_for(device).asarray
         other._here = put(self._ids), put(self._offsets)
         return other
 

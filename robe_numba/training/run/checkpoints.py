@@ -26,7 +26,7 @@ from data_tools.storage.checksums import digest_of
 from data_tools.storage.json_files import convert, parse
 from data_tools.storage.own_files import make_own_folder
 from robe_numba.dlrm import DLRM
-from robe_numba.dlrm.backends import fetched
+from robe_numba.dlrm.backends import to_numpy
 
 FORMAT = "robe checkpoint 1"
 OTHERWISE = "it is no state of a run"
@@ -95,7 +95,7 @@ class Checkpoints:
         FloatingPointError : a weight is not finite; such a checkpoint would be of no use.
         OSError : it could not be written, on a full disk for instance. Earlier ones stay.
         """
-        arrays = {name: fetched(a) for name, a in (model.parameters() | model.state()).items()}
+        arrays = {name: to_numpy(a) for name, a in (model.parameters() | model.state()).items()}
         for name, array in arrays.items():
             if not np.isfinite(array).all():
                 raise FloatingPointError(f"{name} has values that are not finite")

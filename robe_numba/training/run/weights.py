@@ -12,7 +12,7 @@ from data_tools.storage.atomic import replacing
 from data_tools.storage.own_files import readable
 from data_tools.storage.paths import what_stands_at
 from robe_numba.dlrm import DLRM, DLRMConfig, embedding_from
-from robe_numba.dlrm.backends import fetched
+from robe_numba.dlrm.backends import to_numpy
 from robe_numba.parallel.group import Group
 
 PREFIX = "embedding."
@@ -32,7 +32,7 @@ def write_weights(model: DLRM, path: Path) -> None:
     OSError : it could not be written.
     """
     tables = {PREFIX + name: array for name, array in model.embedding.tables().items()}
-    weights = {name: fetched(array) for name, array in model.parameters().items()}
+    weights = {name: to_numpy(array) for name, array in model.parameters().items()}
     try:
         save_file(weights | tables, path)
     except SafetensorError as error:  # a full disk, most likely

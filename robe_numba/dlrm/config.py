@@ -1,0 +1,103 @@
+"""The shape of a DLRM, and its initial dense parameters."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any, Self
+
+import numpy as np
+
+from robe_numba.dlrm.layers.interaction import INTERACTIONS
+from robe_numba.spec import MAX_SIZE, check_int
+
+
+@dataclass(frozen=True)
+class DLRMConfig:
+    """Widths of the two MLPs and what joins them.
+
+    Parameters
+    ----------
+    num_dense : dense features; 0 leaves the bottom MLP its biases.
+    num_tables : T, categorical features.
+    embedding_dim : d, elements of one embedding and of the bottom MLP's output.
+    bottom : hidden widths of the bottom MLP; its last width, d, is implied.
+    top : hidden widths of the top MLP; its last width, 1, is implied.
+    interaction : "dot" or "cat".
+
+    Raises
+    ------
+    TypeError, ValueError : a width is no positive integer, or the interaction is unknown.
+    """
+
+    num_dense: int = 13
+    num_tables: int = 26
+    embedding_dim: int = 16
+    bottom: tuple[int, ...] = (512, 256, 64)
+    top: tuple[int, ...] = (512, 256)
+    interaction: str = "dot"
+
+    def __post_init__(self) -> None:
+        for name in ("bottom", "top"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        named = [("num_tables", self.num_tables), ("embedding_dim", self.embedding_dim)]
+        named += [("bottom", width) for width in self.bottom]
+        named += [("top", width) for width in self.top]
+        for name, value in [("num_dense", self.num_dense), *named]:
+            check_int(name, value, 0 if name == "num_dense" else 1, MAX_SIZE)
+        if self.interaction not in INTERACTIONS:
+            raise ValueError(
+                f"interaction is {self.interaction!r}; choose one of {', '.join(INTERACTIONS)}"
+            )
+
+    @property
+    def bottom_widths(self) -> tuple[int, ...]:
+        """All widths of the bottom MLP, input and output included."""
+        return (self.num_dense, *self.bottom, self.embedding_dim)
+
+    @property
+    def top_widths(self) -> tuple[int, ...]:
+        """All widths of the top MLP; the first is the interaction's."""
+        _, width = INTERACTIONS[self.interaction]
+        return (width(self.num_tables, self.embedding_dim), *self.top, 1)
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes by name: "bottom.0.weight" (fan_out, fan_in), "bottom.0.bias" (fan_out,), ..."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for part, widths in (("bottom", self.bottom_widths), ("top", self.top_widths)):
+            for layer, (fan_in, fan_out) in enumerate(pairwise(widths)):
+                shapes[f"{part}.{layer}.weight"] = (fan_out, fan_in)
+                shapes[f"{part}.{layer}.bias"] = (fan_out,)
+        return shapes
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, ready for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """The configuration that `to_dict` described, also after a trip through JSON."""
+        return cls(**fields)
+
+
+def init_parameters(
+    config: DLRMConfig, generator: np.random.Generator, dtype: Any = np.float32
+) -> dict[str, np.ndarray]:
+    """Dense parameters drawn as in Naumov et al. 2019.
+
+    Weights ~ N(0, sqrt(2 / (fan_in + fan_out))), biases ~ N(0, sqrt(1 / fan_out)).
+
+    Parameters
+    ----------
+    config : shape of the model.
+    generator : source of randomness; the same generator state gives the same parameters.
+    dtype : float32 or float64.
+
+    Returns
+    -------
+    dict of name -> array, in the order and shapes of `config.parameter_shapes()`.
+    """
+    # Weight (fan_out, fan_in): 2 / sum of the shape; bias (fan_out,): 1 / fan_out.
+    return {
+        name: generator.normal(0.0, np.sqrt(len(shape) / sum(shape)), shape).astype(dtype)
+        for name, shape in config.parameter_shapes().items()
+    }
