@@ -7,7 +7,8 @@ any of four kinds of embedding through one interface.
 from robe_numba.dlrm.backends import DEVICES
 from robe_numba.dlrm.captured import capture_logits, capture_train_step
 from robe_numba.dlrm.config import DLRMConfig
-from robe_numba.dlrm.embeddings.kinds import KINDS, Embedding, embedding_from
+from robe_numba.dlrm.embeddings.base import Embedding
+from robe_numba.dlrm.embeddings.kinds import KINDS, embedding_from
 from robe_numba.dlrm.embeddings.make_embedding import make_embedding
 from robe_numba.dlrm.embeddings.vocabulary import Vocabulary
 from robe_numba.dlrm.layers.interaction import cat_interaction, dot_interaction

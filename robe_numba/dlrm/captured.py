@@ -1,7 +1,7 @@
-"""Scoring and training in one launch: a model's work on a GPU as CUDA graphs.
+"""Scoring and training on a GPU as CUDA graphs, each batch in a single launch.
 
-A batch of a few thousand rows is computed faster than its dozens of kernels are launched one by
-one. Batches of one size can be captured once and then launched at a time.
+A batch of a few thousand rows takes less time to compute than the launches of its dozens of kernels
+take one by one. Work on batches of one size can be captured once and then launched as a whole.
 """
 
 from collections.abc import Callable
@@ -21,23 +21,28 @@ MOST_ROWS = 1 << 24
 def capture_logits(
     model: DLRM, rows: int, index_dtype: Any = np.int64
 ) -> Callable[[Any, Any], Any]:
-    """`DLRM.logits` for batches of one size on a GPU, captured at the second call.
+    """Capture `DLRM.logits` for batches of one size on a GPU, at the second call.
 
-    It reads the live weights, and has memory of its own: use it from one thread.
+    The function reads the live weights and has memory of its own: use it from one thread.
 
     Parameters
     ----------
-    model : on a GPU.
-    rows : size of every batch.
-    index_dtype : int32, int64, uint32 or uint64, of the indices.
+    model : DLRM
+        On a GPU.
+    rows : int
+        Size of every batch.
+    index_dtype : dtype
+        int32, int64, uint32 or uint64, of the indices.
 
     Returns
     -------
-    a function with the arguments and result of `DLRM.logits`
+    function
+        With the arguments and result of `DLRM.logits`.
 
     Raises
     ------
-    ValueError : the model is on the CPU, or an argument is out of range.
+    ValueError
+        The model is on the CPU, or an argument is out of range.
     """
     inputs = _Inputs(model, rows, index_dtype, labelled=False)
     captured = gpu_module("graphs").CapturedWork(model.logits, *inputs.arrays)
@@ -51,23 +56,27 @@ def capture_logits(
 def capture_train_step(
     model: DLRM, rows: int, index_dtype: Any = np.int64, clip_norm: float | None = None
 ) -> Callable[..., Any]:
-    """`DLRM.train_step` for batches of one size on a GPU, captured at the second call.
+    """Capture `DLRM.train_step` for batches of one size on a GPU, at the second call.
 
-    It moves the live weights, and has memory of its own: use it from one thread.
+    The function updates the live weights and has memory of its own: use it from one thread.
 
     Parameters
     ----------
-    model, rows, index_dtype : as `capture_logits` takes them.
-    clip_norm : as `DLRM.train_step` takes it.
+    model, rows, index_dtype
+        As for `capture_logits`.
+    clip_norm : float, optional
+        As for `DLRM.train_step`.
 
     Returns
     -------
-    a function step(dense, indices, labels, lr, embedding_lr=None) with the result of
-    `DLRM.train_step`; the rates may change from step to step
+    function
+        step(dense, indices, labels, lr, embedding_lr=None) with the result of `DLRM.train_step`;
+        the rates may change from step to step.
 
     Raises
     ------
-    ValueError : the model is on the CPU, or an argument is out of range.
+    ValueError
+        The model is on the CPU, or an argument is out of range.
     """
     inputs = _Inputs(model, rows, index_dtype, labelled=True)
     rates = model.backend.empty((2,), model.dtype)
@@ -92,7 +101,7 @@ def capture_train_step(
 
 
 class _Inputs:
-    """The arrays of a batch of a size: memory for them, and what is required of others."""
+    """Memory for the arrays of a batch of fixed size, and the check that others have their form."""
 
     def __init__(self, model: DLRM, rows: int, index_dtype: Any, labelled: bool):
         if model.device == "cpu":
@@ -110,7 +119,7 @@ class _Inputs:
         self.arrays = [self._backend.empty(shape, dtype) for _, shape, dtype in self._required]
 
     def checked(self, *arrays: Any) -> list[Any]:
-        """Arrays of a batch, of the place's library."""
+        """Arrays of a batch, checked and on the GPU."""
         for (name, shape, dtype), array in zip(self._required, arrays, strict=True):
             self._backend.check(name, array, shape, (dtype,))
         return [self._backend.asarray(array) for array in arrays]

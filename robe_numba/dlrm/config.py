@@ -13,20 +13,27 @@ from robe_numba.spec import MAX_SIZE, check_int
 
 @dataclass(frozen=True)
 class DLRMConfig:
-    """Widths of the two MLPs and what joins them.
+    """Widths of the two MLPs and the interaction between them.
 
     Parameters
     ----------
-    num_dense : dense features; 0 leaves the bottom MLP its biases.
-    num_tables : T, categorical features.
-    embedding_dim : d, elements of one embedding and of the bottom MLP's output.
-    bottom : hidden widths of the bottom MLP; its last width, d, is implied.
-    top : hidden widths of the top MLP; its last width, 1, is implied.
-    interaction : "dot" or "cat".
+    num_dense : int
+        Dense features; with 0 the bottom MLP is a function of its biases alone.
+    num_tables : int
+        T, categorical features.
+    embedding_dim : int
+        d, elements of one embedding and of the bottom MLP's output.
+    bottom : tuple of int
+        Hidden widths of the bottom MLP, without its last width, d.
+    top : tuple of int
+        Hidden widths of the top MLP, without its last width, 1.
+    interaction : str
+        "dot" or "cat".
 
     Raises
     ------
-    TypeError, ValueError : a width is no positive integer, or the interaction is unknown.
+    TypeError, ValueError
+        A width is not a positive integer, or the interaction is unknown.
     """
 
     num_dense: int = 13
@@ -75,26 +82,30 @@ class DLRMConfig:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
-        """The configuration that `to_dict` described, also after a trip through JSON."""
+        """The inverse of `to_dict`, also after a trip through JSON."""
         return cls(**fields)
 
 
 def init_parameters(
     config: DLRMConfig, generator: np.random.Generator, dtype: Any = np.float32
 ) -> dict[str, np.ndarray]:
-    """Dense parameters drawn as in Naumov et al. 2019.
+    """Draw dense parameters as in Naumov et al. 2019.
 
     Weights ~ N(0, sqrt(2 / (fan_in + fan_out))), biases ~ N(0, sqrt(1 / fan_out)).
 
     Parameters
     ----------
-    config : shape of the model.
-    generator : source of randomness; the same generator state gives the same parameters.
-    dtype : float32 or float64.
+    config : DLRMConfig
+        Shape of the model.
+    generator : numpy.random.Generator
+        The same state gives the same parameters.
+    dtype : dtype
+        float32 or float64.
 
     Returns
     -------
-    dict of name -> array, in the order and shapes of `config.parameter_shapes()`.
+    dict of str to ndarray
+        In the order and shapes of `config.parameter_shapes()`.
     """
     # Weight (fan_out, fan_in): 2 / sum of the shape; bias (fan_out,): 1 / fan_out.
     return {

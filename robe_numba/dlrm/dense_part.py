@@ -7,7 +7,7 @@ import numpy as np
 
 from robe_numba.dlrm.backends import Backend
 from robe_numba.dlrm.config import DLRMConfig, init_parameters
-from robe_numba.dlrm.embeddings.kinds import Embedding
+from robe_numba.dlrm.embeddings.base import Embedding
 from robe_numba.dlrm.gradient_buffer import layers_of, named_views, sum_rows
 from robe_numba.dlrm.layers.interaction import INTERACTIONS, cat_interaction
 from robe_numba.dlrm.layers.loss import bce_with_logits

@@ -13,7 +13,7 @@ from robe_numba.checks.arrays import INDEX_DTYPES
 from robe_numba.dlrm.backends import Rows, backend_for
 from robe_numba.dlrm.config import DLRMConfig
 from robe_numba.dlrm.dense_part import DensePart, Gradients
-from robe_numba.dlrm.embeddings.kinds import Embedding
+from robe_numba.dlrm.embeddings.base import Embedding
 from robe_numba.dlrm.layers.loss import sigmoid
 from robe_numba.dlrm.optimizers import check_rates
 from robe_numba.ops.devices import check_any_device

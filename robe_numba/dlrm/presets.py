@@ -10,10 +10,7 @@ CONSTANT = Schedule()
 
 @dataclass(frozen=True)
 class Preset:
-    """A DLRM and how it is trained.
-
-    Shape, optimizer, batch size (rows), base learning rate and what becomes of it over the steps.
-    """
+    """A DLRM and its training settings: batch size in rows, base learning rate and its schedule."""
 
     config: DLRMConfig
     optimizer: str
@@ -24,7 +21,7 @@ class Preset:
 
 _MLPERF = DLRMConfig(embedding_dim=128, bottom=(512, 256), top=(1024, 1024, 512, 256))
 
-# "kaggle" and "mlperf" are as published, "mlperf-32k" and "mlperf-55k" MLPerf's large batches.
+# "kaggle" and "mlperf" are as published; "mlperf-32k" and "mlperf-55k" are MLPerf's large batches.
 # "default" has the shape of "kaggle" and learns more from fewer rows.
 PRESETS: dict[str, Preset] = {
     "default": Preset(DLRMConfig(), optimizer="adagrad", batch_size=256, lr=0.01),

@@ -7,18 +7,24 @@ from robe_numba.spec import MAX_SIZE, check_int
 
 @dataclass(frozen=True)
 class Schedule:
-    """Linear warm-up, then constant, then quadratic decay; without arguments constant throughout.
+    """Linear warm-up, then constant, then quadratic decay; by default constant throughout.
 
     Parameters
     ----------
-    warmup_steps : steps of the warm-up; 0 for none.
-    decay_start : step at which the decay begins, counted from 1; None for none.
-    decay_steps : steps of the decay. After it the learning rate stays as it was at its last step.
+    warmup_steps : int
+        Steps of the warm-up; 0 for none.
+    decay_start : int, optional
+        Step at which the decay begins, counted from 1; None for no decay.
+    decay_steps : int
+        Steps of the decay, after which the learning rate stays at its last value.
 
     Raises
     ------
-    TypeError, ValueError : a number is no integer or negative, or the decay begins in the warm-up.
+    TypeError, ValueError
+        A number is not an integer or is negative, or the decay begins during the warm-up.
 
+    Notes
+    -----
     Source: MLPerf Training, the reference implementation of DLRM (its `LRPolicyScheduler`).
     """
 
@@ -38,7 +44,7 @@ class Schedule:
                 )
 
     def factor(self, step: int) -> float:
-        """What the base learning rate is multiplied by at a step, counted from 1; in (0, 1]."""
+        """Factor in (0, 1] of the base learning rate at a step, counted from 1."""
         if step < self.warmup_steps:
             return step / self.warmup_steps
         if self.decay_start is None or step < self.decay_start:

@@ -1,7 +1,7 @@
-"""Threads for the parts of a batch, arranged so that their number cannot change a bit.
+"""Threads that compute the parts of a batch, with the same bits for any number of threads.
 
-A batch is cut by its own size alone, each part is computed by one thread with BLAS held to one
-thread, and what the parts return is used in their order.
+A batch is cut by its own size alone, each part is computed by one thread with BLAS limited to one
+thread, and the results of the parts are combined in their order.
 """
 
 import os
@@ -26,27 +26,27 @@ except ImportError:
 
 Result = TypeVar("Result")
 
-# Fewer rows make matrix products slow and cost more than a second thread gains (the `kaggle`
-# model at 128 rows).
+# With fewer rows per part, slower matrix products cost more than a second thread gains (measured
+# with the `kaggle` model at 128 rows).
 MIN_ROWS = 128
-# With so many rows they come close to their full speed; only then are there more than four parts.
+# From this size on, matrix products are near full speed; only then are there more than four parts.
 FULL_ROWS = 512
-# More parts are more gradients to hold and to add.
+# Each part has a gradient of its own to keep and to add.
 MAX_PARTS = 8
 
-# In here NumPy says nothing of overflows: a model that diverges shows it in its loss, and warnings
-# would only repeat it. Within `numpy.errstate` Python 3.11 crashes where the garbage collector runs
-# a finalizer that enters it too.
+# A context in which NumPy does not warn of overflows: the loss shows that a model diverges. (With
+# `numpy.errstate` instead, Python 3.11 crashes where the garbage collector runs a finalizer that
+# enters it too.)
 _quiet = Context()
 _quiet.run(np.seterr, over="ignore", invalid="ignore")
 
 _blas_lock = renewed_lock()
 _blas_users: set[object] = set()
-_blas_before: list[int] | None = None  # threads of each library before the first of them came
+_blas_before: list[int] | None = None  # threads of each library before the first user
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_blas_users.clear)  # threads that no fork takes along
+    os.register_at_fork(after_in_child=_blas_users.clear)  # a fork has none of their threads
 
 
 @cache
@@ -57,11 +57,11 @@ def _blas_libraries() -> list[Any]:
 
 @contextmanager
 def single_threaded_blas() -> Iterator[None]:
-    """Hold BLAS to one thread, whose results do not depend on the machine's cores.
+    """Limit BLAS to one thread, so that results do not depend on the machine's cores.
 
-    May be nested and used by several threads at once; the last to leave restores the setting.
-    Without threadpoolctl it does nothing, and the caller should set OPENBLAS_NUM_THREADS=1 (or
-    its library's own variable) to have the same bits on machines with other numbers of cores.
+    Contexts may be nested and used by several threads at once; the last to leave restores the
+    setting. Without threadpoolctl nothing happens: set OPENBLAS_NUM_THREADS=1 (or the variable of
+    another BLAS) to have the same bits on machines with other numbers of cores.
     """
     if threadpoolctl is None:
         yield
@@ -76,7 +76,7 @@ def single_threaded_blas() -> Iterator[None]:
 
 
 def _hold_blas(user: object) -> None:
-    """Note the setting, then the user: a signal handler may come between, and use BLAS itself."""
+    """Save the setting, then add the user: a signal handler in between may use BLAS itself."""
     global _blas_before
     with _blas_lock:
         before = [library.num_threads for library in _blas_libraries()]
@@ -88,7 +88,7 @@ def _hold_blas(user: object) -> None:
 
 
 def _restore_blas() -> None:
-    """Restore the setting if nobody needs it; whoever comes next does, if this is interrupted."""
+    """Restore the setting after the last user; the next one does so if this is interrupted."""
     global _blas_before
     with _blas_lock:
         before = _blas_before
@@ -103,11 +103,13 @@ def micro_batches(rows: int) -> list[slice]:
 
     Parameters
     ----------
-    rows : rows of the batch.
+    rows : int
+        Rows of the batch.
 
     Returns
     -------
-    slices in order, at least one (an empty batch is one empty part).
+    list of slice
+        In order, at least one: an empty batch is one empty part.
     """
     few = min(max(rows // MIN_ROWS, 1), MAX_PARTS // 2)
     parts = max(few, min(rows // FULL_ROWS, MAX_PARTS))
@@ -119,11 +121,13 @@ class ThreadPool:
 
     Parameters
     ----------
-    threads : number of threads; None takes Numba's (NUMBA_NUM_THREADS, else the cores).
+    threads : int, optional
+        Number of threads; by default Numba's (NUMBA_NUM_THREADS, else the cores).
 
     Raises
     ------
-    ValueError : `threads` is not positive.
+    ValueError
+        `threads` is not positive.
     """
 
     def __init__(self, threads: int | None = None):
@@ -131,12 +135,12 @@ class ThreadPool:
         if self.threads < 1:
             raise ValueError(f"threads is {threads}; it must be at least 1")
         self._pool: ThreadPoolExecutor | None = None
-        self._process: int | None = None  # whose threads the pool has: a fork takes none along
+        self._process: int | None = None  # which started the pool: a fork has none of its threads
 
     def run(self, task: Callable[[int], Result], count: int) -> list[Result]:
-        """[task(0), ..., task(count - 1)], with BLAS on one thread per task.
+        """[task(0), ..., task(count - 1)], with BLAS and kernels on one thread per task.
 
-        Kernels too run on the task's thread alone, those of a single task on all.
+        The kernels of a single task run on all threads.
         """
 
         def quiet(part: int) -> Result:
@@ -146,7 +150,7 @@ class ThreadPool:
             return [quiet(part) for part in range(count)]
 
         with single_threaded_blas():
-            if self.threads == 1 or _own_thread.working:
+            if self.threads == 1 or _pool_thread.working:
                 return on_threads(1, in_order)
             if count == 1:
                 return on_threads(self.threads, in_order)
@@ -159,15 +163,15 @@ class ThreadPool:
         return self._pool
 
 
-class _OwnThread(threading.local):
-    """Whether this thread is one of a pool, which must not wait for others: they may all wait."""
+class _PoolThread(threading.local):
+    """Whether this thread belongs to a pool. It must not wait for others: all might wait."""
 
     working = False
 
 
-_own_thread = _OwnThread()
+_pool_thread = _PoolThread()
 
 
 def _begin_thread() -> None:
-    _own_thread.working = True
-    numba.set_num_threads(1)  # which Numba keeps by Python thread
+    _pool_thread.working = True
+    numba.set_num_threads(1)  # Numba keeps this per Python thread

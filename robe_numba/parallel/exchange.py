@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from robe_numba.dlrm.embeddings.kinds import Embedding
+from robe_numba.dlrm.embeddings.base import Embedding
 from robe_numba.parallel.carriers.base import Carrier, Done, Pending
 
 

@@ -1,4 +1,4 @@
-"""Making an embedding of a kind within a number of parameters."""
+"""Make an embedding of a kind within a number of parameters."""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from robe_numba.arrays import init_array
-from robe_numba.dlrm.embeddings.kinds import KINDS, NUMBERED, Embedding, check_kind
+from robe_numba.dlrm.embeddings.base import Embedding
+from robe_numba.dlrm.embeddings.kinds import KINDS, NUMBERED, check_kind
 from robe_numba.dlrm.embeddings.trained_array import TrainedArray
 from robe_numba.dlrm.embeddings.vocabulary import Vocabulary
 from robe_numba.dlrm.optimizers import check_optimizer
@@ -34,32 +35,53 @@ def make_embedding(
     scale: float | None = None,
     dtype: Any = np.float32,
 ) -> Embedding:
-    """A freshly initialised embedding.
+    """Make a freshly initialised embedding.
 
     Parameters
     ----------
-    kind : "robe", "full", "hashed" or "qr".
-    embedding_dim : d, elements of one embedding.
-    num_tables : categorical features.
-    num_parameters : most elements that robe, hashed and qr may use; `full` takes what it needs.
-    vocabulary : sorted unique ids of each table, for full and qr; the others need none.
-    num_embeddings : rows of each table, for `robe` with hash "uma", which needs them.
-    block_size, alignment : of `robe` (see `RobeSpec`).
-    hash, sign : of robe and hashed (see `RobeSpec`).
-    seed : of the hash and of the initial values.
-    optimizer : "sgd" or "adagrad".
-    eps : Adagrad's addend against division by 0.
-    block_state : Adagrad keeps one sum per block of Z elements, of d for full and qr: optimizer
-        memory / Z. Z is rounded down to a power of two (see `state_block_of`).
-    scale : half-width of the uniform initial values; None as `init_array`, which is
+    kind : str
+        "robe", "full", "hashed" or "qr".
+    embedding_dim : int
+        d, elements of one embedding.
+    num_tables : int
+        Categorical features.
+    num_parameters : int, optional
+        Most elements that robe, hashed and qr may use; `full` takes what it needs.
+    vocabulary : sequence of ndarray, optional
+        Sorted unique ids of each table, for full and qr.
+    num_embeddings : sequence of int, optional
+        Rows of each table, for `robe` with hash "uma", which needs them.
+    block_size, alignment : int
+        Of `robe` (see `RobeSpec`).
+    hash : str
+        Of robe and hashed (see `RobeSpec`).
+    seed : int
+        Of the hash and of the initial values.
+    sign : bool
+        Of robe and hashed (see `RobeSpec`).
+    optimizer : str
+        "sgd" or "adagrad".
+    eps : float
+        Added to Adagrad's divisor.
+    block_state : bool
+        Adagrad keeps one sum per block of Z elements, of d for full and qr, which divides its
+        memory by Z. Z is rounded down to a power of two (see `state_block_of`).
+    scale : float, optional
+        Half-width of the uniform initial values. The default is that of `init_array`:
         sqrt(1 / rows of the largest table) where sizes are known (full, qr) and 1 / sqrt(d) where
-        not (robe, hashed): to compare kinds, pass one scale to all. The quotient's factors of `qr`
-        lie that close around 1, so that rows begin like those of a plain table.
-    dtype : float32 or float64.
+        not (robe, hashed). To compare kinds, pass the same scale to all. The quotient's factors of
+        `qr` are that close to 1, so that its rows begin like those of a plain table.
+    dtype : dtype
+        float32 or float64.
+
+    Returns
+    -------
+    Embedding
 
     Raises
     ------
-    TypeError, ValueError : an argument is missing for the kind or out of range.
+    TypeError, ValueError
+        An argument is missing for the kind or out of range.
     """
     check_kind(kind)
     check_optimizer(optimizer)
@@ -69,30 +91,21 @@ def make_embedding(
         )
     known = _vocabulary(kind, vocabulary, num_tables) if kind in NUMBERED else None
     specs: dict[str, Spec]
-    if known is None:
+    if known is not None:
+        specs = _table_specs(kind, known.num_embeddings, embedding_dim, num_parameters)
+    else:
         budget = _budget(kind, num_parameters)
+        if kind == "hashed":
+            block_size = alignment = embedding_dim
         least = embedding_dim if kind == "hashed" else block_size
         if budget < least:
             unit = "embedding_dim" if kind == "hashed" else "block_size"
             raise ValueError(f"num_parameters is {budget}; {kind} needs at least {unit} = {least}")
         if kind == "hashed":
             budget -= budget % embedding_dim  # whole rows
-            block_size = alignment = embedding_dim
         sizes = None if num_embeddings is None else tuple(num_embeddings)
-        specs = {
-            "array": RobeSpec(
-                budget, block_size, embedding_dim, num_tables, sizes, hash, seed, sign, alignment
-            )
-        }
-    elif kind == "full":
-        specs = {"array": TableSpec(known.num_embeddings, embedding_dim)}
-    else:
-        rows = _budget(kind, num_parameters) // embedding_dim
-        quotients, remainders = quotient_remainder_sizes(known.num_embeddings, rows)
-        specs = {
-            "quotient": TableSpec(quotients, embedding_dim),
-            "remainder": TableSpec(remainders, embedding_dim),
-        }
+        shape = (budget, block_size, embedding_dim, num_tables)
+        specs = {"array": RobeSpec(*shape, sizes, hash, seed, sign, alignment)}
     parts = {}
     for part, (name, spec) in enumerate(specs.items()):
         array = init_array(spec, scale, seed + part, dtype)
@@ -103,26 +116,44 @@ def make_embedding(
     return KINDS[kind](kind, parts, known)
 
 
+def _table_specs(
+    kind: str, num_embeddings: Sequence[int], embedding_dim: int, num_parameters: int | None
+) -> dict[str, Spec]:
+    """Specs of full and qr, whose tables have known sizes."""
+    if kind == "full":
+        return {"array": TableSpec(tuple(num_embeddings), embedding_dim)}
+    rows = _budget(kind, num_parameters) // embedding_dim
+    quotients, remainders = quotient_remainder_sizes(num_embeddings, rows)
+    return {
+        "quotient": TableSpec(quotients, embedding_dim),
+        "remainder": TableSpec(remainders, embedding_dim),
+    }
+
+
 def quotient_remainder_sizes(
     num_embeddings: Sequence[int], rows: int
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Split each table into quotient and remainder rows, the least compression that fits.
+    """Choose quotient and remainder rows of each table, with the least compression that fits.
 
-    All tables are shrunk by one ratio c, K = ceil(n / c) remainder rows and ceil(n / K) quotient
-    rows, except that K is never below sqrt(n), where the sum of both is least.
+    All tables are shrunk by one ratio c: K = ceil(n / c) remainder rows and ceil(n / K) quotient
+    rows. K is never below sqrt(n), where the sum of both is least.
 
     Parameters
     ----------
-    num_embeddings : n, rows of each uncompressed table.
-    rows : most rows of all quotient and remainder tables together.
+    num_embeddings : sequence of int
+        n, rows of each uncompressed table.
+    rows : int
+        Most rows of all quotient and remainder tables together.
 
     Returns
     -------
-    quotients, remainders : rows of each table, in the order of `num_embeddings`
+    quotients, remainders : tuple of int
+        Rows of each table, in the order of `num_embeddings`.
 
     Raises
     ------
-    ValueError : `rows` is too small even for K = sqrt(n).
+    ValueError
+        `rows` is too small even for K = sqrt(n).
     """
 
     def sizes(ratio: float) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""An array that embeddings are read from, with the optimizer that moves it."""
+"""An array that embeddings are read from, with the optimizer that updates it."""
 
 from typing import NamedTuple
 
@@ -23,17 +23,22 @@ class Read(NamedTuple):
 
 
 class TrainedArray:
-    """An array that embeddings are read from, with the optimizer that moves it in place.
+    """An array that embeddings are read from, with the optimizer that updates it in place.
 
     Parameters
     ----------
-    spec : how rows are read from the array.
-    array : float32 or float64 (array_size,), of NumPy or CuPy
-    optimizer : "sgd" or "adagrad".
-    eps : Adagrad's addend against division by 0.
-    state_sum : Adagrad's sums of squared gradients, dtype of `array`
-        (ceil(array_size / state_block),); None starts at 0.
-    state_block : neighbouring elements that share a sum (see `adagrad_update`); 1 for SGD.
+    spec : Spec
+        How rows are read from the array.
+    array : ndarray, (array_size,) float32 or float64
+        Of NumPy or CuPy.
+    optimizer : str
+        "sgd" or "adagrad".
+    eps : float
+        Added to Adagrad's divisor.
+    state_sum : ndarray, (ceil(array_size / state_block),), dtype of `array`, optional
+        Adagrad's sums of squared gradients; by default 0.
+    state_block : int
+        Neighbouring elements that share a sum (see `adagrad_update`); 1 for SGD.
     """
 
     def __init__(
@@ -56,8 +61,8 @@ class TrainedArray:
         if optimizer == "sgd":
             state_sum = None
         elif state_sum is None:
-            # of the device of `array`
-            state_sum = np.zeros_like(array, shape=(num_sums(spec.array_size, state_block),))
+            sums = num_sums(spec.array_size, state_block)
+            state_sum = np.zeros_like(array, shape=(sums,))  # on the device of `array`
         else:
             check_any_device("state_sum", state_sum, None, (array.dtype,), written=True)
             check_state_shape(state_sum, spec.array_size, state_block)
@@ -70,16 +75,16 @@ class TrainedArray:
     def lookup(
         self, rows: np.ndarray, keep: bool, out: np.ndarray | None = None
     ) -> tuple[np.ndarray, Read]:
-        """Read rows; the starts are kept for the backward pass if asked for."""
+        """Embeddings of rows (batch, num_tables); `keep` keeps the starts for the backward pass."""
         starts = None
         if keep:
             shape = (*rows.shape, self.spec.num_blocks)
-            starts = np.empty_like(rows, dtype=np.int64, shape=shape)  # of the device of `rows`
+            starts = np.empty_like(rows, dtype=np.int64, shape=shape)  # on the device of `rows`
         embeddings = lookup(self.array, rows, self.spec, out=out, starts=starts)
         return embeddings, Read(rows, starts)
 
     def to(self, device: str) -> "TrainedArray":
-        """The same on a device, "cpu" or "cuda"; arrays that are there are shared."""
+        """The same on a device, "cpu" or "cuda"; arrays that are there already are shared."""
         put = backend_for(device).asarray
         state_sum = None if self.state_sum is None else put(self.state_sum)
         moved = put(self.array)
@@ -88,11 +93,11 @@ class TrainedArray:
     def gradient(
         self, grad_out: np.ndarray, read: Read, out: np.ndarray | None = None
     ) -> np.ndarray:
-        """Dense gradient of a read, in `out` if that is given; grad_out (batch, num_tables, d)."""
+        """Dense gradient (array_size,) of a read, given grad_out (batch, num_tables, d)."""
         return lookup_backward(grad_out, read.rows, self.spec, starts=read.starts, out=out)
 
     def update(self, grad_out: np.ndarray, read: Read, lr: float) -> None:
-        """Move the elements of a read; grad_out (batch, num_tables, d)."""
+        """Update the elements of a read, given grad_out (batch, num_tables, d)."""
         rows, starts = read
         if self.state_sum is None:
             sgd_update(self.array, grad_out, rows, self.spec, lr, starts)
@@ -101,5 +106,5 @@ class TrainedArray:
             adagrad_update(self.array, self.state_sum, grad_out, rows, self.spec, *step)
 
     def apply(self, gradient: np.ndarray, lr: float) -> None:
-        """Move the whole array; gradient (array_size,)."""
+        """Update the whole array, given its gradient (array_size,)."""
         apply_gradient(self.array, self.state_sum, gradient, lr, self.eps, self.state_block)

@@ -35,18 +35,21 @@ class Vocabulary:
 
     Parameters
     ----------
-    ids : uint64 (number of ids,), table after table, strictly increasing within each
-    offsets : int64 (num_tables + 1,); table t is ids[offsets[t]:offsets[t + 1]]
+    ids : ndarray, (num_ids,) uint64
+        Table after table, strictly increasing within each.
+    offsets : ndarray, (num_tables + 1,) int64
+        Table t is ids[offsets[t]:offsets[t + 1]].
 
     Raises
     ------
-    TypeError, ValueError : dtypes, offsets or order are not as above.
+    TypeError, ValueError
+        Dtypes, offsets or order are not as above.
     """
 
     def __init__(self, ids: np.ndarray, offsets: np.ndarray):
         self._ids = check_array("ids", ids, (np.size(ids),), (np.dtype(np.uint64),))
         check_array("offsets", offsets, (np.size(offsets),), (np.dtype(np.int64),))
-        self._offsets = offsets.copy()  # kernels trust them: no one else may change them
+        self._offsets = offsets.copy()  # a copy: kernels do not check them
         sizes = np.diff(self._offsets)
         if len(sizes) < 1 or self._offsets[0] != 0 or (sizes < 0).any():
             raise ValueError("offsets must rise from 0, with one step per table")
@@ -57,13 +60,13 @@ class Vocabulary:
             if (column[1:] <= column[:-1]).any():
                 raise ValueError(f"ids of table {table} are not strictly increasing; use np.unique")
 
-        self._here = self._ids, self._offsets  # on the device that ids come from
+        self._on_device = self._ids, self._offsets
 
     def to(self, device: str) -> Self:
-        """The same vocabulary for ids on a device, "cpu" or "cuda"."""
+        """The same vocabulary, for ids on a device, "cpu" or "cuda"."""
         other = copy(self)
         put = backend_for(device).asarray
-        other._here = put(self._ids), put(self._offsets)
+        other._on_device = put(self._ids), put(self._offsets)
         return other
 
     @classmethod
@@ -77,11 +80,11 @@ class Vocabulary:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
-        """The vocabulary that `arrays()` described."""
+        """The inverse of `arrays()`."""
         return cls(arrays["vocabulary.ids"], arrays["vocabulary.offsets"])
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Everything to save: "vocabulary.ids" and "vocabulary.offsets"."""
+        """The arrays to save: "vocabulary.ids" and "vocabulary.offsets"."""
         return {"vocabulary.ids": self._ids, "vocabulary.offsets": self._offsets.copy()}
 
     @property
@@ -90,18 +93,21 @@ class Vocabulary:
         return tuple(int(size) + 1 for size in np.diff(self._offsets))
 
     def rows(self, indices: np.ndarray) -> np.ndarray:
-        """Row of each id.
+        """Look up the row of each id.
 
         Parameters
         ----------
-        indices : int32, int64, uint32 or uint64 (batch, num_tables), on the vocabulary's device
+        indices : ndarray, (batch, num_tables) int32, int64, uint32 or uint64
+            On the vocabulary's device.
 
         Returns
         -------
-        int64 (batch, num_tables); 0 where the id is unknown
+        ndarray, (batch, num_tables) int64
+            0 where the id is unknown.
 
         Raises
         ------
-        TypeError, ValueError : another dtype or shape.
+        TypeError, ValueError
+            Another dtype or shape.
         """
-        return known_rows(*self._here, indices)
+        return known_rows(*self._on_device, indices)

@@ -1,4 +1,4 @@
-"""How the dense vector and the embeddings of a row meet: pairwise dot products, or side by side.
+"""The interaction of a row's dense vector with its embeddings: dot products or concatenation.
 
 Source: Naumov et al., Deep Learning Recommendation Model, 2019, arXiv 1906.00091.
 """
@@ -60,19 +60,25 @@ def dot_interaction(
 
     Parameters
     ----------
-    dense : float32 or float64 (batch, d)
-    embeddings : (batch, num_tables, d), dtype of `dense`
-    out : the result's memory, filled in and returned; None allocates it.
+    dense : ndarray, (batch, d) float32 or float64
+        Output of the bottom MLP.
+    embeddings : ndarray, (batch, num_tables, d), dtype of `dense`
+        Embeddings of each row.
+    out : ndarray, (batch, d + (T + 1) T / 2), dtype of `dense`, optional
+        Receives the result and is returned.
 
     Returns
     -------
-    out : (batch, d + (T + 1) T / 2), dtype of `dense`
-    backward : backward(grad_out, grad_embeddings=None) -> (grad_dense, grad_embeddings); the
-        second argument receives that gradient.
+    out : ndarray, (batch, d + (T + 1) T / 2), dtype of `dense`
+        The interaction.
+    backward : function
+        backward(grad_out, grad_embeddings=None) -> (grad_dense, grad_embeddings); the second
+        argument receives that gradient.
 
     Raises
     ------
-    TypeError, ValueError : shapes or dtypes do not fit each other.
+    TypeError, ValueError
+        Shapes or dtypes do not fit each other.
     """
     batch, num_tables, dim = _check_inputs(dense, embeddings)
     rows = padded(num_tables + 1)
@@ -99,16 +105,19 @@ def dot_interaction(
 def cat_interaction(
     dense: np.ndarray, embeddings: np.ndarray, out: np.ndarray | None = None
 ) -> tuple[np.ndarray, InteractionBackward]:
-    """The dense vector and the embeddings side by side; arguments as `dot_interaction`.
+    """The dense vector and the embeddings side by side; arguments as for `dot_interaction`.
 
     Returns
     -------
-    out : (batch, (T + 1) d), dtype of `dense`
-    backward : as that of `dot_interaction`
+    out : ndarray, (batch, (T + 1) d), dtype of `dense`
+        The interaction.
+    backward : function
+        As that of `dot_interaction`.
 
     Raises
     ------
-    TypeError, ValueError : shapes or dtypes do not fit each other.
+    TypeError, ValueError
+        Shapes or dtypes do not fit each other.
     """
     batch, num_tables, dim = _check_inputs(dense, embeddings)
     out = _into("out", out, (batch, cat_width(num_tables, dim)), dense.dtype)

@@ -1,7 +1,7 @@
-"""The affine layer, rectified or not: a forward that returns its own backward.
+"""The affine layer, with or without a rectifier.
 
 Every layer of this package has the same form: `output, backward = layer(input, ...)`, where
-`backward(grad_output)` gives the gradient of the input, then those of the parameters.
+`backward(grad_output)` returns the gradient of the input, then those of the parameters.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from robe_numba.checks.arrays import ARRAY_DTYPES, check_array
 from robe_numba.kernels.cpu.layers import add_bias, sum_rectified
 from robe_numba.ops.devices import on_any_device
 
-# Where a layer writes the gradients of its (weight, bias); None allocates them.
+# (weight, bias) of a layer, or their gradients.
 GradPair = tuple[np.ndarray, np.ndarray]
 LinearBackward = Callable[..., tuple[np.ndarray | None, GradPair]]
 
@@ -30,23 +30,30 @@ def linear(
 
     Parameters
     ----------
-    x : float32 or float64 (batch, fan_in)
-    weight : (fan_out, fan_in), dtype of `x`
-    bias : (fan_out,), dtype of `x`
-    relu : whether to rectify; the gradient at 0 is then 0.
-    out : (batch, fan_out), dtype of `x`, filled in and returned; None allocates it.
+    x : ndarray, (batch, fan_in) float32 or float64
+        Input.
+    weight : ndarray, (fan_out, fan_in), dtype of `x`
+        Weights.
+    bias : ndarray, (fan_out,), dtype of `x`
+        Biases.
+    relu : bool
+        Whether to rectify; the gradient at 0 is then 0.
+    out : ndarray, (batch, fan_out), dtype of `x`, optional
+        Receives the result and is returned.
 
     Returns
     -------
-    y : (batch, fan_out), dtype of `x`
-    backward : backward(grad_y, out=None, grad_x=None, wanted=True) ->
-        (grad_x, (grad_weight, grad_bias)); `out`, a pair of arrays, and `grad_x` receive the
-        gradients if given. Without `wanted` there is no grad_x, but None. With `relu`, `grad_y`
-        is overwritten.
+    y : ndarray, (batch, fan_out), dtype of `x`
+        Output.
+    backward : function
+        backward(grad_y, out=None, grad_x=None, wanted=True) -> (grad_x, (grad_weight, grad_bias)).
+        `out`, a pair of arrays, and `grad_x` receive the gradients if given. If `wanted` is False,
+        grad_x is not computed and None is returned for it. With `relu`, `grad_y` is overwritten.
 
     Raises
     ------
-    TypeError, ValueError : shapes or dtypes do not fit each other.
+    TypeError, ValueError
+        Shapes or dtypes do not fit each other.
     """
     check_array("weight", weight, None, ARRAY_DTYPES)
     if weight.ndim != 2:

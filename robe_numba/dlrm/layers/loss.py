@@ -24,19 +24,25 @@ def bce_with_logits(
 
     Parameters
     ----------
-    logits : float32 or float64 (batch,)
-    labels : (batch,), dtype of `logits`; 0 or 1 (values between are soft labels)
-    count : rows of the whole batch, when these are a part of it: the sum is divided by `count`,
-        so that the parts' losses and gradients add up. None is the number of rows given.
+    logits : ndarray, (batch,) float32 or float64
+        z.
+    labels : ndarray, (batch,), dtype of `logits`
+        y, 0 or 1; values between are soft labels.
+    count : int, optional
+        Rows of the whole batch where these are a part of it: the sum is divided by `count`, so that
+        the parts' losses and gradients add up. By default the number of rows given.
 
     Returns
     -------
-    loss : float, summed in float64; 0 for an empty batch. On a GPU an array () there.
-    backward : backward() -> grad_logits (batch,), (sigmoid(logits) - labels) / count.
+    loss : float
+        Summed in float64; 0 for an empty batch. On a GPU an array () there.
+    backward : function
+        backward() -> grad_logits (batch,), (sigmoid(logits) - labels) / count.
 
     Raises
     ------
-    TypeError, ValueError : shapes or dtypes differ.
+    TypeError, ValueError
+        Shapes or dtypes differ.
     """
     check_array("logits", logits, (np.size(logits),), ARRAY_DTYPES)
     check_array("labels", labels, logits.shape, (logits.dtype,))

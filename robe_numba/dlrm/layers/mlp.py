@@ -20,23 +20,30 @@ def mlp(
 
     Parameters
     ----------
-    x : float32 or float64 (batch, fan_in of the first layer)
-    layers : (weight, bias) of each layer, as `linear` takes them; at least one.
-    final_relu : whether the last layer is rectified as well.
-    outs : (batch, fan_out) of each layer, dtype of `x`, filled in; None allocates them.
+    x : ndarray, (batch, fan_in of the first layer) float32 or float64
+        Input.
+    layers : sequence of (weight, bias)
+        As `linear` takes them; at least one.
+    final_relu : bool
+        Whether the last layer is rectified as well.
+    outs : sequence of ndarray, (batch, fan_out of the layer), dtype of `x`, optional
+        Receive the layers' outputs.
 
     Returns
     -------
-    y : (batch, fan_out of the last layer), dtype of `x`
-    backward : backward(grad_y, out=None, grads=None, wanted=True) ->
-        (grad_x, [(grad_weight, grad_bias), ...]), in the order of `layers`; `out` has the form
-        of that list and receives the gradients, and `grads` those of the layers' inputs, the
-        first of which is grad_x. Without `wanted` there is no grad_x, but None. `grad_y` may be
+    y : ndarray, (batch, fan_out of the last layer), dtype of `x`
+        Output.
+    backward : function
+        backward(grad_y, out=None, grads=None, wanted=True) ->
+        (grad_x, [(grad_weight, grad_bias), ...]), in the order of `layers`. `out`, of the form of
+        that list, receives the gradients; `grads` receives those of the layers' inputs, the first
+        of which is grad_x. If `wanted` is False, None is returned for grad_x. `grad_y` may be
         overwritten.
 
     Raises
     ------
-    TypeError, ValueError : a layer's shapes or dtypes do not fit its input; no layers.
+    TypeError, ValueError
+        A layer's shapes or dtypes do not fit its input, or there are no layers.
     """
     if not layers:
         raise ValueError("layers is empty; give at least one (weight, bias)")
