@@ -58,7 +58,7 @@ class Options:
         return self.ids == "appearance" or self.min_count > 1
 
     def preparation(self) -> dict[str, Any]:
-        """The options that rows to be scored must share with the rows that the model was trained on."""
+        """The options that rows to be scored share with the rows that the model learned from."""
         names = ("dense_transform", "max_ind_range", "ids", "min_count")
         return {name: getattr(self, name) for name in names}
 
