@@ -1,7 +1,5 @@
 """Open a dataset: a finished folder of shards, mapped and not loaded."""
 
-import math
-import operator
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -11,13 +9,18 @@ import numpy as np
 from data_tools.batch import Batch, ShardReader
 from data_tools.format.manifest import Manifest
 from data_tools.format.shard_reader import no_rows, open_shard
-from data_tools.loader.split import Split, day_rows, permutation
+from data_tools.loader.blocks import Blocks
+from data_tools.loader.partitions import (
+    FRACTIONS,
+    SPLIT_NAMES,
+    check_partition,
+    day_rows,
+    part_ends,
+)
+from data_tools.loader.split import Split
 from data_tools.schema import Schema
 from data_tools.storage.folders import folder_at, is_remote
 from data_tools.storage.paths import check_folder
-
-SPLIT_NAMES = ("train", "validation", "test")
-FRACTIONS = (0.8, 0.1, 0.1)
 
 
 class Dataset:
@@ -50,6 +53,9 @@ class Dataset:
     def _open(self, manifest: Manifest, readers: list) -> None:
         self.manifest = manifest
         self._readers: list[ShardReader] = readers
+        self._blocks = Blocks(readers)
+        self._splits: dict[tuple, Split] = {}
+        self._random: tuple[tuple, np.ndarray] | None = None
 
     def __repr__(self) -> str:
         labelled = "labelled" if self.labelled else "unlabelled"
@@ -97,9 +103,9 @@ class Dataset:
         by : {"order", "day", "random"}
             "order": the first rows train, the last test. "day": every source is a day, or each
             seventh of a single one; all but the last train, the first half of the last tests and
-            the rest validates, as in published results; fractions are not used. "random": a
-            permutation of the rows decides, which takes 4 bytes of memory per row (8 from 2**32).
-            Within a part rows keep their order.
+            the rest validates, as in published results; fractions are not used. "random": the
+            seed decides, in 2 bits of memory per row of the dataset. Within a part rows keep their
+            order.
         seed : int                      Of that permutation.
 
         Raises
@@ -107,36 +113,35 @@ class Dataset:
         ValueError : an unknown name or `by`, fractions that are no shares of a whole, or a
             negative seed.
         """
-        if name not in (*SPLIT_NAMES, "all"):
-            raise ValueError(f"there is no split {name!r}; choose {', '.join(SPLIT_NAMES)} or all")
-        if by not in ("order", "day", "random"):
-            raise ValueError(f'by is {by!r}; choose "order", "day" or "random"')
-        if operator.index(seed) < 0:
-            raise ValueError(f"seed is {seed}; it must not be negative")
-        if (
-            len(fractions) != len(SPLIT_NAMES)
-            or not all(share >= 0 for share in fractions)
-            or not math.isclose(sum(fractions), 1)
-        ):
-            raise ValueError(
-                f"fractions are {fractions}; give three shares (train, validation, test) "
-                "that are not negative and whose sum is 1"
-            )
-        return Split(self._readers, self._rows(name, fractions, by, seed), self._no_rows())
+        check_partition(name, fractions, by, seed)
+        key = name, tuple(fractions), by, seed
+        if key not in self._splits:
+            blocks, rows = self._part(*key)
+            self._splits[key] = Split(blocks, rows, self._no_rows())
+        return self._splits[key]
 
-    def _rows(
-        self, name: str, fractions: tuple[float, float, float], by: str, seed: int
-    ) -> range | np.ndarray:
-        """Row numbers of a part."""
+    def _part(
+        self, name: str, fractions: tuple[float, ...], by: str, seed: int
+    ) -> tuple[Blocks, range]:
+        """The blocks of a part, and its rows among those that they have of it."""
         if name == "all":
-            return range(self.num_rows)
+            return self._blocks, range(self.num_rows)
         if by == "day":
-            return day_rows(self.manifest.rows_per_source(), name)
-        part = SPLIT_NAMES.index(name)
-        start, stop = (round(sum(fractions[:n]) * self.num_rows) for n in (part, part + 1))
+            return self._blocks, day_rows(self.manifest.rows_per_source(), name)
+        ends, part = part_ends(self.num_rows, fractions), SPLIT_NAMES.index(name)
         if by == "order":
-            return range(start, stop)
-        return np.sort(permutation(self.num_rows, (0, seed))[start:stop])
+            return self._blocks, range(ends[part - 1] if part else 0, ends[part])
+        blocks = Blocks(self._readers, self._labels(tuple(ends), seed), part)
+        return blocks, range(blocks.num_rows)
+
+    def _labels(self, ends: tuple[int, ...], seed: int) -> np.ndarray:
+        """The parts of all rows in a random split; only those of the latest split are kept."""
+        from data_tools.loader.random_split import row_parts  # compiled code
+
+        if self._random is None or self._random[0] != (ends, seed):
+            self._splits.clear()
+            self._random = (ends, seed), row_parts(self.num_rows, ends, seed)
+        return self._random[1]
 
     def _no_rows(self) -> Batch:
         manifest = self.manifest

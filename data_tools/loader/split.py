@@ -1,49 +1,44 @@
 """A part of a dataset, and its mini-batches in order or shuffled."""
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from functools import partial
 
 import numpy as np
 
-from data_tools.batch import Batch, ShardReader, concatenate, take
+from data_tools.batch import Batch, concatenate
+from data_tools.loader.blocks import Blocks
 from data_tools.loader.peers import Cuts, Peers, SharedWindows, share_of
 from data_tools.loader.read_ahead import read_ahead, stream
 from data_tools.loader.shuffle import Shuffle
 
-UNSORTED_IDS = 1 << 20  # collected at least before they are sorted
-DAYS = 7  # of a log in a single file, as in Criteo's Kaggle log
+UNSORTED_IDS = 1 << 20  # ids to collect, at least, before they are sorted
 
 
 class Split:
     """Some rows of a dataset, made by `Dataset.split`. They need not fit the memory.
 
+    A split holds numbers for each block of the dataset, none for each row.
+
     Parameters
     ----------
-    readers : sequence of ShardReader     All shards of the dataset.
-    rows : range or uint (num_rows,)      Row numbers in the dataset, ascending.
-    empty : Batch                         No rows, of the widths and types of the dataset.
+    blocks : Blocks
+        The blocks of the dataset, and the part of it that these rows are of.
+    rows : range
+        Which rows of that part.
+    empty : Batch
+        No rows, of the widths and types of the dataset.
     """
 
-    def __init__(
-        self, readers: Sequence[ShardReader], rows: range | np.ndarray, empty: Batch
-    ) -> None:
-        self._readers = readers
-        self._rows = rows
-        self._empty = empty
-        sizes = np.concatenate([np.empty(0, np.int64), *(r.block_rows for r in readers)])
-        self._first_blocks = np.cumsum([0, *(len(r.block_rows) for r in readers)])  # of each reader
-        ends = np.cumsum(sizes)
-        # Block b of the dataset has the split's rows cuts[b] to cuts[b + 1] - 1.
-        if isinstance(rows, range):
-            cuts = np.clip(ends, rows.start, rows.stop) - rows.start
-        else:
-            # In the type of the rows, or they would all be converted to compare.
-            cuts = np.searchsorted(rows, ends.astype(rows.dtype))
-        counts = np.diff(cuts, prepend=0)
-        self._blocks = np.flatnonzero(counts)  # those of which the split has rows
-        self._counts = counts[self._blocks]
-        self._first_rows = (ends - sizes)[self._blocks]  # of each block, in the dataset
-        self._ends = np.cumsum(self._counts)  # of each block, in the split
+    def __init__(self, blocks: Blocks, rows: range, empty: Batch) -> None:
+        self._blocks, self._rows, self._empty = blocks, rows, empty
+        ends = np.clip(blocks.ends, rows.start, rows.stop) - rows.start
+        counts = np.diff(ends, prepend=0)
+        self._numbers = np.flatnonzero(counts)  # of the blocks that have any of the rows
+        self._counts = counts[self._numbers]
+        self._ends = ends[self._numbers]  # of each of these blocks, in the split
+        # Rows of the part that the first block has before the split begins.
+        first = int(self._numbers[0]) if len(self._numbers) else 0
+        self._skipped = rows.start - (int(blocks.ends[first - 1]) if first else 0)
 
     @property
     def num_rows(self) -> int:
@@ -131,7 +126,7 @@ class Split:
         if not 0 <= rank < size:
             raise ValueError(f"rank is {rank} of {size} parts; it must be from 0 to size - 1")
         mine = share_of(self.num_rows, rank, size)
-        return Split(self._readers, self._rows[mine.start : mine.stop], self._empty)
+        return Split(self._blocks, self._rows[mine.start : mine.stop], self._empty)
 
     def labels(self) -> np.ndarray:
         """Labels of all rows in order, float32 (num_rows,).
@@ -176,21 +171,16 @@ class Split:
 
     def _parts(self) -> Iterator[Batch]:
         """The rows in order, block by block."""
-        return read_ahead(self._read, range(len(self._blocks)), threads=1)
+        return read_ahead(self._read, range(len(self._numbers)), threads=1)
 
     def _read(self, number: int, wanted: slice = slice(None)) -> Batch:
-        """The split's rows of a block; `number` counts the blocks of which it has any.
+        """The split's rows of a block, or those `wanted` of them: consecutive, and at least one.
 
-        Of these rows only those `wanted` are taken, consecutive ones and at least one.
+        `number` counts only the blocks that have any rows of the split.
         """
-        block, first_row = int(self._blocks[number]), int(self._first_rows[number])
-        reader = int(np.searchsorted(self._first_blocks, block, side="right")) - 1
-        rows = self._readers[reader].read(block - int(self._first_blocks[reader]))
-        end = int(self._ends[number])
-        mine = self._rows[end - int(self._counts[number]) : end][wanted]
-        if isinstance(mine, range):
-            return take(rows, slice(mine.start - first_row, mine.stop - first_row))
-        return take(rows, mine.astype(np.intp) - first_row)
+        begin, end, _ = wanted.indices(int(self._counts[number]))
+        skipped = 0 if number else self._skipped
+        return self._blocks.read(int(self._numbers[number]), skipped + begin, skipped + end)
 
     def _mixed(self, shuffle: Shuffle, cuts: Cuts) -> Callable[[int], Batch]:
         """A function that reads a window of given number and mixes its rows."""
@@ -240,48 +230,3 @@ def _distinct(parts: list[np.ndarray]) -> np.ndarray:
     new = np.ones(len(ids), bool)
     np.not_equal(ids[1:], ids[:-1], out=new[1:])
     return ids[new]
-
-
-def permutation(num_rows: int, key: tuple[int, ...]) -> np.ndarray:
-    """Permutation of the rows 0 to num_rows - 1 that depends on `key` alone.
-
-    Returns
-    -------
-    uint32 (num_rows,), or uint64 where the rows need it.
-    """
-    rows = np.arange(num_rows, dtype=np.uint32 if num_rows < 2**32 else np.uint64)
-    np.random.default_rng(key).shuffle(rows)
-    return rows
-
-
-def day_rows(rows_per_source: Sequence[int], name: str) -> range:
-    """Rows of one part of a log that is split by days: the last one validates and tests.
-
-    Each source is a day. A single source is cut into 7 as `numpy.array_split` cuts, which is what
-    DLRM does with Criteo's Kaggle log. The first half of the last day, the larger one of an odd
-    number, is the test.
-
-    Parameters
-    ----------
-    rows_per_source : sequence of int           In the order of time.
-    name : {"train", "validation", "test"}
-
-    Raises
-    ------
-    ValueError : another name.
-
-    Source: Naumov et al., DLRM, `data_utils.py` and `dlrm_data_pytorch.py` of its release.
-    """
-    total = sum(rows_per_source)
-    # The last of numpy.array_split's parts has no row more than the others.
-    last_day = rows_per_source[-1] if len(rows_per_source) > 1 else total // DAYS
-    trained = total - last_day
-    tested = trained + (last_day + 1) // 2
-    parts = {
-        "train": range(trained),
-        "test": range(trained, tested),
-        "validation": range(tested, total),
-    }
-    if name not in parts:
-        raise ValueError(f"there is no part {name!r} of a split by days; choose {', '.join(parts)}")
-    return parts[name]

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from data_tools import Dataset
-from data_tools.loader.split import DAYS
+from data_tools.loader.partitions import DAYS
 from data_tools.sources.containers import without_ending
 
 

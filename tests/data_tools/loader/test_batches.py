@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from data_tools.batch import Batch
 from data_tools.loader import shuffle, split
-from data_tools.loader.split import Split, day_rows, permutation
+from data_tools.loader.blocks import Blocks
+from data_tools.loader.split import Split
 from tests.conftest import readers_running
 from tests.support.forking import forks, holds_in_a_child
 
@@ -61,7 +62,13 @@ def make(shards, rows=None, **options):
     ends = np.cumsum([0, *map(sum, shards)])
     readers = [MemoryReader(s, e, **options) for s, e in zip(shards, ends[:-1], strict=True)]
     empty = MemoryReader([0], **options).blocks[0]
-    return Split(readers, range(int(ends[-1])) if rows is None else rows, empty)
+    blocks = Blocks(readers)
+    if isinstance(rows, np.ndarray):
+        labels = np.zeros((int(ends[-1]) + 3) // 4 * 4, np.uint8)
+        labels[rows] = 1
+        packed = (labels.reshape(-1, 4) << [0, 2, 4, 6]).sum(axis=1).astype(np.uint8)
+        blocks, rows = Blocks(readers, packed, 1), None
+    return Split(blocks, range(blocks.num_rows) if rows is None else rows, empty)
 
 
 def row_numbers(batches):
@@ -134,7 +141,7 @@ def test_starting_later_is_skipping(drawn, size, seed, drop_last, threads):
 @pytest.mark.parametrize(("seed", "unit"), [(None, 5), (3, 20)])
 def test_what_comes_before_the_first_batch_is_not_read(seed, unit):
     part = make([EVEN[0]])
-    (reader,) = part._readers
+    (reader,) = part._blocks._readers
 
     def reads(first):
         reader.reads.clear()
@@ -214,7 +221,7 @@ def test_windows_are_of_nearly_equal_size():
 def test_batches_within_a_block_are_views():
     part = make([[20, 3], [20]])
     batches = list(part.batches(8))
-    blocks = [block for reader in part._readers for block in reader.blocks]
+    blocks = [block for reader in part._blocks._readers for block in reader.blocks]
     views = [any(np.shares_memory(b.dense, block.dense) for block in blocks) for b in batches]
     assert views == [True, True, False, True, True, True]  # 0-15, 16-23, 24-31, 32-39, 40-42
     with pytest.raises(ValueError, match="read-only"):
@@ -224,7 +231,7 @@ def test_batches_within_a_block_are_views():
 @pytest.mark.parametrize("threads", [0, 1, 3])
 def test_an_error_comes_in_its_place(threads):
     part = make([[10] * 8])
-    part._readers[0].fails = 3
+    part._blocks._readers[0].fails = 3
     batches = part.batches(5, threads=threads)
     assert row_numbers(next(batches) for _ in range(6)) == list(range(30))
     with pytest.raises(OSError, match="block 3 cannot be read"):
@@ -251,7 +258,7 @@ def test_an_iterator_may_be_forgotten_by_its_own_thread():
     part = make([[10] * 8])
     held = [part.batches(10)]
     may_forget = threading.Event()
-    (reader,) = part._readers
+    (reader,) = part._blocks._readers
     read = reader.read
 
     def forgetting(block):
@@ -273,7 +280,7 @@ def test_an_iterator_may_be_forgotten_by_its_own_thread():
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_bounded_number_of_windows_is_read_ahead(threads):
     part = make([[20] * 10])
-    (reader,) = part._readers
+    (reader,) = part._blocks._readers
     batches = part.batches(4, 1, threads=threads)
     for window in range(3):
         for _ in range(5):
@@ -298,7 +305,7 @@ def test_an_iterator_goes_on_in_a_forked_process():
 
 def test_ctrl_c_while_a_block_is_awaited():
     part = make([[10] * 4])
-    (reader,) = part._readers
+    (reader,) = part._blocks._readers
     read, interrupted = reader.read, threading.Event()
 
     def slow(block):
@@ -384,40 +391,3 @@ def test_no_rows(shards, rows):
 def test_wrong_arguments_are_refused_at_the_call(options, words):
     with pytest.raises(ValueError, match=words):
         make(UNEVEN).batches(**{"batch_size": 1, **options})
-
-
-def test_permutation_type_and_content():
-    assert permutation(5, (1,)).dtype == np.uint32
-    assert sorted(permutation(1000, (1, 2)).tolist()) == list(range(1000))
-    assert permutation(0, (1,)).size == 0
-
-
-PARTS = ("train", "test", "validation")
-
-
-def test_days_of_criteo():
-    terabyte = [195_841_983, *[180_000_000] * 22, 178_274_637]
-    train, test, validation = (day_rows(terabyte, name) for name in PARTS)
-    assert (len(test), len(validation)) == (89_137_319, 89_137_318)
-    assert train == range(195_841_983 + 22 * 180_000_000)
-    # 45,840,617 rows are four days of 6,548,660 and three of 6,548,659.
-    train, test, validation = (day_rows([45_840_617], name) for name in PARTS)
-    assert train == range(39_291_958)
-    assert (len(test), len(validation)) == (3_274_330, 3_274_329)
-
-
-@given(st.lists(st.integers(0, 60), max_size=4))
-def test_days(rows_per_source):
-    rows = np.arange(sum(rows_per_source))
-    days = np.split(rows, np.cumsum(rows_per_source)[:-1])
-    if len(rows_per_source) < 2:
-        days = np.array_split(rows, 7)
-    test, validation = np.array_split(days[-1], 2)
-    expected = (np.concatenate(days[:-1]), test, validation)
-    for name, wanted in zip(PARTS, expected, strict=True):
-        np.testing.assert_array_equal(np.array(day_rows(rows_per_source, name), int), wanted)
-
-
-def test_days_have_three_parts():
-    with pytest.raises(ValueError, match="no part 'all'"):
-        day_rows([5, 5], "all")

@@ -152,7 +152,7 @@ def test_batches_of_a_dataset(tmp_path, file_format, by):
     options = {"file_format": file_format, "shard_bytes": 3000}  # shards of some 13 rows
     ingest(tmp_path / "clicks.tsv", tmp_path / "data", **options)
     part = Dataset(tmp_path / "data").split("train", by=by)
-    assert len(part._blocks) > 40
+    assert len(part._numbers) > 40
     shared = on_ranks(2, lambda peers: list(part.batches(64, 2, 1, peers=peers)))
     assert_same(shared, list(part.batches(64, 2, 1)))
 
@@ -183,7 +183,7 @@ def recorded(shards, size, rows=None, batch_size=8, **options):
     def work(peers):
         part = make(shards, rows)
         list(part.batches(batch_size, 1, peers=peers, **options))
-        return np.array(peers.sent), [(r, b) for r in part._readers for b in r.reads]
+        return np.array(peers.sent), [(r, b) for r in part._blocks._readers for b in r.reads]
 
     return on_ranks(size, work)
 
@@ -208,7 +208,7 @@ def test_each_rank_reads_as_many_rows_of_a_window(shards, size, every_third):
     # A block is read by one rank, and by others only that meet within it.
     reads = [len(blocks) for _, blocks in ranks]
     meetings = (size - 1) * len(windows.windows)
-    assert len(part._blocks) <= sum(reads) <= len(part._blocks) + meetings
+    assert len(part._numbers) <= sum(reads) <= len(part._numbers) + meetings
 
 
 def test_a_rank_reads_only_blocks_that_its_stretch_touches():
@@ -302,7 +302,7 @@ def test_an_error_of_one_rank_ends_all():
     def work(peers):
         part = make(shards)
         if peers.rank == 1:
-            part._readers[0].fails = last_block
+            part._blocks._readers[0].fails = last_block
         batches = part.batches(10, 1, peers=peers)
         for _ in range(4):
             next(batches)
