@@ -13,14 +13,14 @@ import robe_numba as rn
 from perf import peers
 from perf.harness import checks, command, copies
 from perf.harness.places import here
-from perf.harness.race import Contender, Row, Work, race
-from perf.harness.shapes import BAGS, Batch, Shape, make_batch
+from perf.harness.race import Contender, Row, Workload, race
+from perf.harness.shapes import BAGS, BenchBatch, BenchShape, make_batch
 
 OPTIMIZERS = {None: ", sum", "sgd": ", SGD step", "adagrad": ", Adagrad step"}
 
 
-def measure(shape: Shape, options: Any) -> Iterator[Row]:
-    """A race for each optimizer and none, with and without weights."""
+def measure(shape: BenchShape, options: Any) -> Iterator[Row]:
+    """A race for the forward pass and one for each optimizer, with and without weights."""
     shape = here().sized(shape)
     for optimizer in OPTIMIZERS:
         batch = make_batch(shape_for(shape, optimizer), options.ids)
@@ -28,18 +28,18 @@ def measure(shape: Shape, options: Any) -> Iterator[Row]:
             yield from one_race(batch, optimizer, weighted, options)
 
 
-def shape_for(shape: Shape, optimizer: str | None) -> Shape:
-    """The shape with tables that fit beside torch's gradients of rows, copied and sorted."""
+def shape_for(shape: BenchShape, optimizer: str | None) -> BenchShape:
+    """The shape with tables that leave room for torch's row gradients, copied and sorted."""
     if optimizer is None:
         return here().fitting(shape, spare=4 * shape.output_bytes)
     rows = 4 * shape.num_ids * shape.embedding_dim
     return here().fitting(shape, 2 if optimizer == "adagrad" else 1, 6 * rows)
 
 
-def one_race(batch: Batch, optimizer: str | None, weighted: bool, options: Any) -> list[Row]:
-    """Ours and the peers; what they hold is freed at the end."""
+def one_race(batch: BenchBatch, optimizer: str | None, weighted: bool, options: Any) -> list[Row]:
+    """Our contenders and the peers; their memory is freed at the end."""
     shape, forward = batch.shape, optimizer is None
-    work = Work(
+    work = Workload(
         "bag",
         shape.name,
         ("weighted bags" if weighted else "bags") + OPTIMIZERS[optimizer],
@@ -55,7 +55,7 @@ def one_race(batch: Batch, optimizer: str | None, weighted: bool, options: Any) 
     return race(work, contenders, options.repeats)
 
 
-def ours(batch: Batch, optimizer: str | None, weighted: bool) -> Iterator[Contender]:
+def ours(batch: BenchBatch, optimizer: str | None, weighted: bool) -> Iterator[Contender]:
     """Every block size, checked."""
     shape = batch.shape
     array = rn.init_array(shape.spec(shape.block_sizes[0]))
@@ -76,15 +76,15 @@ def ours(batch: Batch, optimizer: str | None, weighted: bool) -> Iterator[Conten
         yield Contender("robe", run, block_size=block_size)
 
 
-def bags_of(batch: Batch, spec: rn.RobeSpec, weighted: bool) -> dict[str, Any]:
+def bags_of(batch: BenchBatch, spec: rn.RobeSpec, weighted: bool) -> dict[str, Any]:
     """Arguments of every bag function."""
     put = here().put
     weights = {"per_sample_weights": put(batch.weights)} if weighted else {}
     return {"indices": put(batch.flat), "offsets": put(batch.offsets), "spec": spec, **weights}
 
 
-def step_of(batch: Batch, spec: rn.RobeSpec, weighted: bool) -> Callable[[Any, Any], None]:
-    """A whole step of array and state_sum."""
+def step_of(batch: BenchBatch, spec: rn.RobeSpec, weighted: bool) -> Callable[[Any, Any], None]:
+    """A whole step as a function of array and state_sum."""
     return partial(
         train,
         bags=bags_of(batch, spec, weighted),

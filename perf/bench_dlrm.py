@@ -1,4 +1,4 @@
-"""A whole DLRM, training step and inference, beside torch's and beside its matrix products alone.
+"""A whole DLRM, training step and inference, against torch and its matrix products alone.
 
 python perf/bench_dlrm.py
 python perf/bench_dlrm.py --shape kaggle
@@ -16,8 +16,8 @@ import numpy as np
 from perf import peers
 from perf.harness import checks, command
 from perf.harness.places import here
-from perf.harness.race import Contender, Row, Work, race
-from perf.harness.shapes import S1, S2, TINY, Batch, Shape, make_batch
+from perf.harness.race import Contender, Row, Workload, race
+from perf.harness.shapes import S1, S2, TINY, BenchBatch, BenchShape, make_batch
 from robe_numba.dlrm import DLRM, PRESETS, DLRMConfig, make_embedding
 from robe_numba.dlrm.thread_pool import ThreadPool, micro_batches
 
@@ -26,22 +26,22 @@ try:
 except ImportError:
     threadpool_limits = None
 
-LR = 1e-3  # small enough that a thousand steps on one batch change no time
+LR = 1e-3  # so small that a thousand steps on one batch do not change the speed
 
 
 @dataclass(frozen=True)
-class Model:
-    """A preset's layers over a shape's embeddings."""
+class BenchModel:
+    """The layers of a preset with the embeddings of a shape."""
 
     name: str
     config: DLRMConfig
-    shape: Shape
+    shape: BenchShape
 
 
 SHAPES = {
-    "mlperf": Model("mlperf", PRESETS["mlperf"].config, S1),
-    "kaggle": Model("kaggle", PRESETS["kaggle"].config, S2),
-    "tiny": Model("tiny", DLRMConfig(4, TINY.num_tables, 16, (8,), (8,)), TINY),
+    "mlperf": BenchModel("mlperf", PRESETS["mlperf"].config, S1),
+    "kaggle": BenchModel("kaggle", PRESETS["kaggle"].config, S2),
+    "tiny": BenchModel("tiny", DLRMConfig(4, TINY.num_tables, 16, (8,), (8,)), TINY),
 }
 
 
@@ -49,12 +49,12 @@ SHAPES = {
 class Data:
     """One batch of a model."""
 
-    batch: Batch
+    batch: BenchBatch
     dense: np.ndarray  # float32 (batch, num_dense)
     labels: np.ndarray  # float32 (batch,)
 
 
-def measure(model: Model, options: Any) -> Iterator[Row]:
+def measure(model: BenchModel, options: Any) -> Iterator[Row]:
     """A race for the training step and one for inference."""
     model = replace(model, shape=here().sized(model.shape))
     data, size = make_data(model, options.ids), model.shape.batch
@@ -64,11 +64,11 @@ def measure(model: Model, options: Any) -> Iterator[Row]:
         *products(model, options.threads),
     ]
     for position, name in enumerate(("training step", "inference")):
-        work = Work("dlrm", model.name, name, size)
+        work = Workload("dlrm", model.name, name, size)
         yield from race(work, [pair[position] for pair in contenders], options.repeats)
 
 
-def make_data(model: Model, ids: str) -> Data:
+def make_data(model: BenchModel, ids: str) -> Data:
     """Random ids, features and labels."""
     generator, size = np.random.default_rng(0), model.shape.batch
     return Data(
@@ -78,7 +78,7 @@ def make_data(model: Model, ids: str) -> Data:
     )
 
 
-def ours(model: Model, data: Data, threads: int) -> tuple[Contender, Contender]:
+def ours(model: BenchModel, data: Data, threads: int) -> tuple[Contender, Contender]:
     """Training step and inference, checked against NumPy."""
     dlrm = make_dlrm(model, threads)
     check(dlrm, model, data)
@@ -90,7 +90,7 @@ def ours(model: Model, data: Data, threads: int) -> tuple[Contender, Contender]:
     )
 
 
-def make_dlrm(model: Model, threads: int) -> DLRM:
+def make_dlrm(model: BenchModel, threads: int) -> DLRM:
     """The model over a shared array."""
     shape = model.shape
     embedding = make_embedding(
@@ -103,7 +103,7 @@ def make_dlrm(model: Model, threads: int) -> DLRM:
     return DLRM(model.config, embedding.to(here().device), threads=threads)
 
 
-def check(dlrm: DLRM, model: Model, data: Data) -> None:
+def check(dlrm: DLRM, model: BenchModel, data: Data) -> None:
     """Compare the logits of the first samples with NumPy."""
     head, spec = data.batch.head(checks.SAMPLES), model.shape.spec(model.shape.block_sizes[0])
     parameters = {name: here().fetch(array) for name, array in dlrm.parameters().items()}
@@ -114,8 +114,8 @@ def check(dlrm: DLRM, model: Model, data: Data) -> None:
     np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-4)
 
 
-def torch(model: Model, data: Data, names: list[str]) -> Iterator[tuple[Contender, Contender]]:
-    """The same model over uncompressed tables, all in one sparse EmbeddingBag."""
+def torch(model: BenchModel, data: Data, names: list[str]) -> Iterator[tuple[Contender, Contender]]:
+    """The same model in torch over uncompressed tables, all in one sparse EmbeddingBag."""
     if "torch" not in names:
         return
     if peers.missing("torch"):
@@ -129,9 +129,10 @@ def torch(model: Model, data: Data, names: list[str]) -> Iterator[tuple[Contende
     yield Contender("torch", peer.step, "peer"), Contender("torch", peer.infer, "peer")
 
 
-def products(model: Model, threads: int) -> Iterator[tuple[Contender, Contender]]:
-    """The matrix products alone: on BLAS's own threads, and in parts as the model runs them; on a
-    GPU CuPy's.
+def products(model: BenchModel, threads: int) -> Iterator[tuple[Contender, Contender]]:
+    """The matrix products alone.
+
+    On the host by BLAS's own threads, and in parts as the model runs them; on a GPU by CuPy.
     """
     rows = model.shape.batch
     whole = layer_products(model.config, [slice(0, rows)])
@@ -160,7 +161,7 @@ def products(model: Model, threads: int) -> Iterator[tuple[Contender, Contender]
 
 
 def layer_products(config: DLRMConfig, parts: list[slice]) -> list[Callable[[bool], None]]:
-    """For each part a function that multiplies the matrices of all layers, into kept outputs."""
+    """For each part a function that multiplies the matrices of all layers into fixed outputs."""
     matmul = here().xp.matmul
     fans = [*pairwise(config.bottom_widths), *pairwise(config.top_widths)]
     generator = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Block starts per second of every hash family, beside the same arithmetic vectorised by NumPy.
+"""Block starts per second of every hash family, against the same arithmetic in NumPy.
 
 python perf/bench_hash.py
 """
@@ -11,8 +11,8 @@ import numpy as np
 
 import robe_numba as rn
 from perf.harness import command
-from perf.harness.race import Contender, Row, Work, race
-from perf.harness.shapes import ROWS, Shape, make_batch
+from perf.harness.race import Contender, Row, Workload, race
+from perf.harness.shapes import ROWS, BenchShape, make_batch
 from robe_numba.coefficients import hash_spec
 from robe_numba.spec import HASHES
 
@@ -21,7 +21,7 @@ LOW_WORD = np.uint64(0xFFFFFFFF)
 MIX_1, MIX_2 = np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53)
 
 
-def measure(shape: Shape, options: Any) -> Iterator[Row]:
+def measure(shape: BenchShape, options: Any) -> Iterator[Row]:
     """A race for each family and block size."""
     indices = make_batch(shape, options.ids).indices
     sizes = (shape.rows,) * shape.num_tables
@@ -29,7 +29,7 @@ def measure(shape: Shape, options: Any) -> Iterator[Row]:
         for block_size in shape.block_sizes:
             known = sizes if family == "uma" else None
             spec = shape.spec(block_size, hash=family, num_embeddings=known)
-            work = Work("hash", shape.name, f"starts, {family}", indices.size * spec.num_blocks)
+            work = Workload("hash", shape.name, f"starts, {family}", indices.size * spec.num_blocks)
             ours = partial(rn.block_starts, indices, spec)
             numpy = partial(starts_by_numpy, indices, spec)
             np.testing.assert_array_equal(ours(), numpy())

@@ -1,5 +1,4 @@
-"""Inference of a whole DLRM by batch size: one small array against uncompressed tables, the rest
-being equal, and torch.
+"""Inference of a whole DLRM by batch size: a small array against full tables, ours and torch's.
 
 python perf/bench_inference.py --device cuda        an array of 100 MB against tables of 100 GB,
                                                     or as large as the GPU's memory allows
@@ -11,33 +10,33 @@ from functools import partial
 from typing import Any
 
 from perf import bench_dlrm, peers
-from perf.bench_dlrm import SHAPES, Data, Model
+from perf.bench_dlrm import SHAPES, Data, BenchModel
 from perf.harness import command
 from perf.harness.places import here
-from perf.harness.race import Contender, Row, Work, race
-from perf.harness.shapes import Shape
+from perf.harness.race import Contender, Row, Workload, race
+from perf.harness.shapes import BenchShape
 from perf.peers.indexing import random_rows
 from robe_numba import TableSpec
 from robe_numba.dlrm import DLRM, KINDS
 from robe_numba.dlrm.embeddings.trained_array import TrainedArray
 
 BATCHES = (512, 2048, 8192, 16_384, 32_768, 65_536)
-GPU_TABLE_BYTES = 100 * 10**9  # of which there are as many as fit
+GPU_TABLE_BYTES = 100 * 10**9  # or what fits
 GPU_SPARE_BYTES = 8 * 10**9  # for the layers of the largest batch
 
 
-def measure(model: Model, options: Any) -> Iterator[Row]:
-    """A race for each batch size against tables of ours, then one against torch's."""
+def measure(model: BenchModel, options: Any) -> Iterator[Row]:
+    """A race for each batch size against our own tables, then against torch's."""
     batches = (1, 4) if model.name == command.TINY else BATCHES
     batches = batches[:1] if here().simulated else batches
     small = bench_dlrm.make_dlrm(model, options.threads)
     model = replace(model, shape=largest_tables(model.shape))
-    for rival in (full, torch, torch_apart):
+    for make_peer in (full, torch, torch_apart):
         here().release()
-        yield from races(model, batches, small, rival, options)
+        yield from races(model, batches, small, make_peer, options)
 
 
-def largest_tables(shape: Shape) -> Shape:
+def largest_tables(shape: BenchShape) -> BenchShape:
     """The shape with uncompressed tables of 100 GB on a GPU, or as large as fits."""
     if here().device == "cuda" and shape.name != command.TINY:
         shape = replace(shape, table_bytes=GPU_TABLE_BYTES)
@@ -45,11 +44,11 @@ def largest_tables(shape: Shape) -> Shape:
 
 
 def races(
-    model: Model, batches: tuple[int, ...], small: DLRM, rival: Any, options: Any
+    model: BenchModel, batches: tuple[int, ...], small: DLRM, make_peer: Any, options: Any
 ) -> Iterator[Row]:
-    """A race for each batch size; the tables are those of the largest."""
+    """A race for each batch size, with the tables of the largest."""
     largest = sized(model, batches[-1])
-    run_on = rival(largest, bench_dlrm.make_data(largest, options.ids), options)
+    run_on = make_peer(largest, bench_dlrm.make_data(largest, options.ids), options)
     if run_on is None:  # not asked for
         return
     for batch in batches:
@@ -58,17 +57,17 @@ def races(
         bench_dlrm.check(small, sized_model, data)
         inputs = here().put(data.dense), here().put(data.batch.indices)
         contenders = [Contender("robe", partial(small.logits, *inputs)), run_on(data)]
-        work = Work("inference", model.name, f"inference against {contenders[1].name}", batch)
+        work = Workload("inference", model.name, f"inference against {contenders[1].name}", batch)
         yield from race(replace(work, x=batch), contenders, options.repeats)
 
 
-def sized(model: Model, batch: int) -> Model:
+def sized(model: BenchModel, batch: int) -> BenchModel:
     """The model with another batch size."""
     return replace(model, shape=replace(model.shape, batch=batch))
 
 
-def full(model: Model, data: Data, options: Any) -> Any:
-    """The same model over uncompressed tables of ours."""
+def full(model: BenchModel, data: Data, options: Any) -> Any:
+    """The same model over our own uncompressed tables."""
     shape = model.shape
     spec = TableSpec((shape.rows,) * shape.num_tables, shape.embedding_dim)
     table = random_rows(shape.rows * shape.num_tables, shape.embedding_dim)
@@ -82,8 +81,8 @@ def full(model: Model, data: Data, options: Any) -> Any:
     return run_on
 
 
-def torch(model: Model, data: Data, options: Any, apart: bool = False) -> Any:
-    """torch's model over uncompressed tables; None if it is not asked for."""
+def torch(model: BenchModel, data: Data, options: Any, apart: bool = False) -> Any:
+    """The model in torch over uncompressed tables; None if it was not asked for."""
     if "torch" not in options.peers:
         return None
     if peers.missing("torch"):
@@ -100,9 +99,9 @@ def torch(model: Model, data: Data, options: Any, apart: bool = False) -> Any:
     return run_on
 
 
-def torch_apart(model: Model, data: Data, options: Any) -> Any:
+def torch_apart(model: BenchModel, data: Data, options: Any) -> Any:
     """As `torch`, with an EmbeddingBag for each table."""
-    if peers.missing("torch"):  # which `torch` says
+    if peers.missing("torch"):  # `torch` reports it
         return None
     return torch(model, data, options, apart=True)
 

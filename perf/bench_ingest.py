@@ -1,4 +1,4 @@
-"""Criteo text to dataset, beside polars, duckdb, pyarrow.csv and gzip; loading; peak memory.
+"""Criteo text to dataset, against polars, duckdb, pyarrow.csv and gzip; loading; peak memory.
 
 python perf/bench_ingest.py
 python perf/bench_ingest.py --memory
@@ -11,10 +11,7 @@ import multiprocessing
 import os
 import platform
 import shutil
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -26,19 +23,19 @@ from typing import Any
 import numpy as np
 
 from data_tools import Batch, Dataset, ingest
-from data_tools.synthetic.generator import Generator
-from perf.harness import machine, markdown
-from perf.harness.race import PAUSE, Contender, Row, Work, keep_busy
+from perf.harness import ingest_memory, machine, markdown
+from perf.harness.ingest_memory import empty
+from perf.harness.race import Contender, Row, Workload, race
 from perf.peers import ingest as others
 from perf.peers.ingest import Log
 
 PACKAGES = ("numba", "numpy", "pyarrow", "isal", "polars", "duckdb")
 NOTES = """\
-- MB/s are of text. Everybody keeps the order of the rows; results are compared with ours.
+- MB/s count bytes of text. All keep the order of the rows; results are compared with ours.
 - Ours writes a dataset: it checks every field, computes checksums and waits for the disk (fsync).
   The others leave one file in the page cache.
 - pyarrow.csv parses ids as text and does not convert them; ours makes the final numbers.
-- Loading has one processor for reading, mixing and the caller, who looks at no row: in order,
+- Loading uses one processor for reading, shuffling and a caller that ignores the rows: in order,
   mapped rows are not even read from memory.
 """
 JOBS = (
@@ -49,56 +46,22 @@ JOBS = (
     (".gz", "arrow", "lz4"),
     (".gz", "parquet", "zstd"),
 )
-COPIES = (1, 5, 20)  # of the log, whose memory is measured
-# A child's ru_maxrss begins with its parent's, so the kernel's own figure comes first.
-CHILD = """
-import resource, sys, time
-from data_tools import ingest
-begun = time.perf_counter()
-ingest(*sys.argv[1:])
-seconds = time.perf_counter() - begun
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-if sys.platform == "linux":
-    peak = next(int(line.split()[1]) for line in open("/proc/self/status") if "VmHWM" in line)
-print(peak * (1 if sys.platform == "darwin" else 1024), seconds)
-"""
 
 
-def race(
-    work: Work,
+def ingest_race(
+    work: Workload,
     contenders: Sequence[Contender],
     options: argparse.Namespace,
     prepare: Callable[[], object] = lambda: None,
-) -> Iterator[Row]:
-    """Time contenders in turns, each round in another order; all have run once before."""
-    running = [c for c in contenders if c.run is not None]
-    times: dict[str, list[float]] = {c.name: [] for c in running}
-    order = np.random.default_rng(0)
-    for _ in range(options.repeats):
-        for position in order.permutation(len(running)):
-            contender = running[position]
-            prepare()
-            gc.collect()
-            keep_busy(PAUSE)
-            begun = time.perf_counter()
-            contender.run()
-            times[contender.name].append(1e3 * (time.perf_counter() - begun))
-    for c in contenders:
-        low, median, high = (
-            np.percentile(times[c.name], (25, 50, 75)).tolist() if c.run else (None,) * 3
-        )
-        written = replace(work, output_bytes=c.bytes)
-        row = Row(**vars(written), contender=c.name, role=c.role, note=c.note)
-        yield replace(
-            row, threads=options.threads, ms=median, lower_quartile=low, upper_quartile=high
-        )
+) -> list[Row]:
+    """Time contenders in turns; all have run once before."""
 
+    def prepare_turn() -> None:
+        prepare()
+        gc.collect()
 
-def empty(folder: Path) -> None:
-    """An empty folder, with nothing that the system has yet to write to the disk."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    os.sync()
+    rows = race(work, contenders, options.repeats, warm_up=0, lead=0, prepare=prepare_turn)
+    return [replace(row, threads=options.threads) for row in rows]
 
 
 def jobs(log: Log, folder: Path, options: argparse.Namespace) -> Iterator[Row]:
@@ -107,14 +70,14 @@ def jobs(log: Log, folder: Path, options: argparse.Namespace) -> Iterator[Row]:
     for kind, file_format, compression in JOBS:
         source = log.gz if kind == ".gz" else log.text
         name = f"{kind} to {file_format.capitalize()}, {compression}"
-        work = Work("ingest", "whole job", name, log.rows, bytes=log.bytes)
+        work = Workload("ingest", "whole job", name, log.rows, bytes=log.bytes)
         found = others.contenders(source, output, file_format, compression, options.threads)
-        yield from race(work, warmed(found, output), options, partial(empty, output))
+        yield from ingest_race(work, warmed(found, output), options, partial(empty, output))
     shutil.rmtree(output)
 
 
 def warmed(contenders: Sequence[Contender], output: Path) -> list[Contender]:
-    """Run each once, ours first, and compare the rows; the same with the bytes that they wrote."""
+    """Run each once, ours first, compare the rows, and note the bytes written."""
     found = []
     for contender in contenders:
         empty(output)
@@ -125,7 +88,7 @@ def warmed(contenders: Sequence[Contender], output: Path) -> list[Contender]:
         elif result:
             others.check_written(result, expected)
         written = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
-        found.append(replace(contender, bytes=written or None))
+        found.append(replace(contender, output_bytes=written or None))
     return found
 
 
@@ -138,8 +101,8 @@ def parsing(log: Log, folder: Path, options: argparse.Namespace) -> Iterator[Row
     others.check_parsed(pyarrow(), rows)
     del parts, rows
     contenders = [Contender("robe", ours), Contender("pyarrow.csv", pyarrow, "peer")]
-    work = Work("ingest", "parsing", "text to memory", log.rows, bytes=log.bytes)
-    yield from race(work, contenders, options)
+    work = Workload("ingest", "parsing", "text to memory", log.rows, bytes=log.bytes)
+    yield from ingest_race(work, contenders, options)
 
 
 def inflating(log: Log, folder: Path, options: argparse.Namespace) -> Iterator[Row]:
@@ -147,12 +110,12 @@ def inflating(log: Log, folder: Path, options: argparse.Namespace) -> Iterator[R
     ours, python = partial(others.inflate, log.gz), partial(others.by_gzip, log.gz)
     assert ours() == python() == log.bytes
     contenders = [Contender("robe", ours), Contender("gzip", python, "peer")]
-    work = Work("ingest", "inflating", ".gz to text", log.rows, bytes=log.bytes)
-    yield from race(work, contenders, options)
+    work = Workload("ingest", "inflating", ".gz to text", log.rows, bytes=log.bytes)
+    yield from ingest_race(work, contenders, options)
 
 
 def loading(log: Log, folder: Path, options: argparse.Namespace) -> Iterator[Row]:
-    """Batches from each kind of file, in a process of its own that has one processor."""
+    """Batches from each kind of file, in a separate process with one processor."""
     datasets = []
     for file_format, compression in (("arrow", "none"), ("arrow", "lz4"), ("parquet", "zstd")):
         path = folder / f"{file_format}-{compression}"
@@ -167,7 +130,7 @@ def loading(log: Log, folder: Path, options: argparse.Namespace) -> Iterator[Row
 
 @contextmanager
 def one_processor() -> Iterator[None]:
-    """Keep this thread, and processes that it starts, on one processor, where one can."""
+    """Keep this thread and processes that it starts on one processor, where the system can."""
     if not hasattr(os, "sched_setaffinity"):
         yield
         return
@@ -189,87 +152,47 @@ def load_all(
         for order, seed in (("in order", None), ("shuffled", 0)):
             run = partial(load, path, seed)
             assert run() == log.rows
-            work = Work("ingest", "loading", f"{name}, {order}, 1 processor", log.rows)
-            rows.extend(race(work, [Contender("robe", run)], options))
+            work = Workload("ingest", "loading", f"{name}, {order}, 1 processor", log.rows)
+            rows.extend(ingest_race(work, [Contender("robe", run)], options))
     return rows
 
 
 def load(path: Path, seed: int | None) -> int:
-    """Go through a dataset once; its rows."""
+    """Go through a dataset once; the number of rows."""
     batches = Dataset(path).split("all").batches(2048, shuffle_seed=seed, threads=1)
     return sum(len(batch.dense) for batch in batches)
 
 
-def memory(log: Log, folder: Path) -> list[dict[str, Any]]:
-    """Peak resident memory of ingest with default options, in processes of their own."""
-    need = max(COPIES) * (log.bytes + 200 * log.rows)
-    free = shutil.disk_usage(folder).free
-    if free < need:
-        raise SystemExit(
-            f"--memory needs {need / 1e9:.0f} GB in {folder}, which has {free / 1e9:.0f}"
-        )
-    short, long = folder / "short.tsv", folder / "long.tsv"
-    Generator(preset="kaggle").write(short, 1000)
-    peak(short, folder)  # compiles what is not in Numba's cache
-    found = [{"source": "text", "rows": 1000, **peak(short, folder)}]
-    done = 0
-    for copies in COPIES:
-        with long.open("ab") as packed:
-            for _ in range(copies - done):
-                with log.text.open("rb") as file:
-                    shutil.copyfileobj(file, packed, 1 << 20)
-        done = copies
-        found.append({"source": "text", "rows": copies * log.rows, **peak(long, folder)})
-    found.append({"source": ".gz", "rows": log.rows, **peak(log.gz, folder)})
-    short.unlink()
-    long.unlink()
-    return found
-
-
-def peak(source: Path, folder: Path) -> dict[str, float]:
-    """Peak bytes and seconds of one ingest."""
-    empty(folder / "output")
-    command = [sys.executable, "-c", CHILD, str(source), str(folder / "output")]
-    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-    shutil.rmtree(folder / "output")
-    return {"peak_bytes": int(printed[0]), "seconds": float(printed[1])}
-
-
-def memory_table(found: Sequence[dict[str, Any]]) -> str:
-    """Peaks as a Markdown table."""
-    lines = ["| source | rows | peak, MB | s |", "|---|---|---|---|"]
-    for line in found:
-        cells = [line["source"], f"{line['rows']:,}", f"{line['peak_bytes'] / 1e6:.0f}"]
-        lines.append("| " + " | ".join([*cells, f"{line['seconds']:.2f}"]) + " |")
-    return "\n".join(lines)
-
-
 def table(rows: Sequence[Row]) -> str:
-    """A line for each of ours, and a column for each of the others."""
-    rivals = list(dict.fromkeys(row.contender for row in rows if row.role == "peer"))
-    head = ["what", "ms", "M rows/s", "MB/s", *(f"{name}, ms (times ours)" for name in rivals)]
-    head.append("MB written (ours, others)")
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    """A line for each of our contenders, and a column for each peer."""
+    names = list(dict.fromkeys(row.contender for row in rows if row.role == "peer"))
+    header = ["what", "ms", "M rows/s", "MB/s", *(f"{name}, ms (times ours)" for name in names)]
+    header.append("MB written (ours, others)")
+    lines = []
     for row in (row for row in rows if row.role == "ours"):
-        beside = {other.contender: other for other in markdown.beside(row, rows)}
+        others = {other.contender: other for other in markdown.same_race(row, rows)}
         speed = f"{row.bytes / row.ms / 1e3:,.0f}" if row.bytes else ""
         cells = [f"{row.shape}, {row.work}", milliseconds(row), f"{row.items / row.ms / 1e3:.3g}"]
-        cells += [speed, *(versus(row, beside.get(name)) for name in rivals)]
-        sizes = [r.output_bytes for r in (row, *beside.values()) if r.output_bytes]
-        lines.append("| " + " | ".join([*cells, ", ".join(f"{s / 1e6:.0f}" for s in sizes)]) + " |")
+        cells += [speed, *(versus(row, others.get(name)) for name in names)]
+        sizes = [r.output_bytes for r in (row, *others.values()) if r.output_bytes]
+        lines.append([*cells, ", ".join(f"{size / 1e6:.0f}" for size in sizes)])
     notes = dict.fromkeys(f"{row.contender} {row.note}." for row in rows if row.note)
-    return "\n".join([*lines, "", *notes, *([""] if notes else []), NOTES])
+    return "\n".join([markdown.table(header, lines), "", *notes, *([""] if notes else []), NOTES])
 
 
 def versus(row: Row, other: Row | None) -> str:
-    """Another's time, and how many times as fast ours is."""
+    """The time of a peer, and how many times as fast ours is."""
     if other is None:
         return ""
-    return f"{milliseconds(other)} ({other.ms / row.ms:.2f}x)" if other.ms else "absent"
+    if other.ms is None or row.ms is None:
+        return "absent"
+    return f"{milliseconds(other)} ({other.ms / row.ms:.2f}x)"
 
 
 def milliseconds(row: Row) -> str:
-    """Its time, to three digits or more."""
+    """The time, with three digits or more."""
+    if row.ms is None:
+        return "absent"
     return f"{row.ms:,.0f}" if row.ms >= 100 else f"{row.ms:.1f}"
 
 
@@ -283,11 +206,11 @@ def parse_options() -> argparse.Namespace:
     )
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--threads", type=int, default=processors, help="everybody's")
+    parser.add_argument("--threads", type=int, default=processors, help="of every contender")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--part", choices=PARTS, action="append", help="may be repeated")
-    parser.add_argument("--memory", action="store_true", help="measure that, and nothing else")
-    parser.add_argument("--folder", type=Path, help="keep the log there, and work there")
+    parser.add_argument("--memory", action="store_true", help="measure peak memory only")
+    parser.add_argument("--folder", type=Path, help="work there and keep the log")
     parser.add_argument("--json", type=Path, help="write the results there")
     options = parser.parse_args()
     for name in ("rows", "threads", "repeats"):
@@ -313,7 +236,7 @@ def about(options: argparse.Namespace, log: Log) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure, print a table, and leave the figures."""
+    """Measure, print a table, write the figures."""
     options = parse_options()
     others.set_threads(options.threads)
     if options.folder:
@@ -325,8 +248,8 @@ def main() -> None:
         print(markdown.heading(result["about"]))
         print(f"{log.rows:,} rows, {log.bytes / 1e6:.0f} MB of text.\n", flush=True)
         if options.memory:
-            result["memory"] = memory(log, folder)
-            print(memory_table(result["memory"]))
+            result["memory"] = ingest_memory.measure(log, folder)
+            print(ingest_memory.table_of(result["memory"]))
         else:
             rows: list[Row] = []
             for name in options.part or PARTS:

@@ -1,5 +1,6 @@
-"""Lookup and dot interaction in one pass, in two, and in torch; on one thread and on all, or on a
-GPU.
+"""Lookup and dot interaction in one pass, in two, and in torch.
+
+On one thread and on all of them, or on a GPU.
 
 python perf/bench_interaction.py
 """
@@ -14,29 +15,29 @@ import numpy as np
 import robe_numba as rn
 from perf import peers
 from perf.harness import checks, command
-from perf.harness.backends import here
-from perf.harness.race import Contender, Row, Work, race
-from perf.harness.shapes import ROWS, Batch, Shape, make_batch
+from perf.harness.places import here
+from perf.harness.race import Contender, Row, Workload, race
+from perf.harness.shapes import ROWS, BenchBatch, BenchShape, make_batch
 from robe_numba.dlrm.backends import backend_for
 from robe_numba.dlrm.layers.interaction import dot_interaction, dot_width
 
 SHAPES = {name: shape for name, shape in ROWS.items() if name != "S2"}
 
 
-def measure(shape: Shape, options: Any) -> Iterator[Row]:
-    """A race on one thread and one on all; on a GPU one."""
+def measure(shape: BenchShape, options: Any) -> Iterator[Row]:
+    """A race on one thread and one on all of them; on a GPU one race."""
     shape = here().sized(shape)
     batch = make_batch(shape, options.ids)
     dense = np.random.default_rng(1).random((shape.batch, shape.embedding_dim), np.float32)
     contenders = [*ours(batch, dense), *torch(batch, dense, options.peers)]
-    work = Work("interaction", shape.name, "lookup and interaction", shape.batch)
+    work = Workload("interaction", shape.name, "lookup and interaction", shape.batch)
     for threads in sorted({1, options.threads}) if here().device == "cpu" else (options.threads,):
         command.set_threads(threads)
         yield from race(work, contenders, options.repeats)
 
 
-def ours(batch: Batch, dense: np.ndarray) -> Iterator[Contender]:
-    """Fused, and as the model's training does it: lookup, then parts of the batch."""
+def ours(batch: BenchBatch, dense: np.ndarray) -> Iterator[Contender]:
+    """Fused, and as training does it: a lookup, then the interaction by parts of the batch."""
     shape = batch.shape
     spec = shape.spec(shape.block_sizes[0])
     values = rn.init_array(spec)
@@ -72,8 +73,8 @@ def ours(batch: Batch, dense: np.ndarray) -> Iterator[Contender]:
     yield Contender("robe, two passes", in_two_passes, block_size=spec.block_size)
 
 
-def torch(batch: Batch, dense: np.ndarray, names: list[str]) -> Iterator[Contender]:
-    """embedding_bag, bmm and a gather."""
+def torch(batch: BenchBatch, dense: np.ndarray, names: list[str]) -> Iterator[Contender]:
+    """The same in torch: embedding_bag, bmm and a gather."""
     if "torch" not in names:
         return
     if peers.missing("torch"):

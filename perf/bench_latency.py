@@ -1,10 +1,10 @@
-"""Scoring call by call, as a server does it: `full` tables of Kaggle's size against `robe`.
+"""Score call by call, as a server does: `full` tables of Kaggle's size against `robe`.
 
     python perf/bench_latency.py                             3 minutes, 5 GB of memory
     python perf/bench_latency.py --shape tiny --repeats 1    a second, to see that it works
 
-`robe` hashes raw ids, `full` finds their rows among the known ids. "full, by row" reads the same
-tables but is given the numbers of the rows, as if finding them cost nothing.
+`robe` hashes raw ids; `full` finds their rows among the known ids. "full, by row" reads the same
+tables but is given row numbers, as if finding them cost nothing.
 """
 
 import argparse
@@ -21,16 +21,17 @@ import numpy as np
 import robe_numba as rn
 from data_tools.synthetic.presets import PRESETS as LOGS
 from perf.harness import checks
+from perf.harness.markdown import table
 from perf.harness.places import here
-from perf.harness.race import PAUSE, keep_busy, keep_memory, no_garbage_collection
-from perf.harness.shapes import Shape, make_batch
+from perf.harness.race import keep_memory, take_turns
+from perf.harness.shapes import BenchShape, make_batch
 from perf.peers.indexing import random_rows
 from robe_numba.dlrm import DLRM, KINDS, PRESETS, DLRMConfig, Embedding, Vocabulary
 from robe_numba.dlrm.embeddings.trained_array import TrainedArray
 
 COMPRESSION, BLOCK_SIZE = 1000, 16
 CHECKED = 64  # rows
-SCATTER = 2_654_435_761  # a prime: frequent ids lie anywhere in a table, as those of a log do
+SCATTER = 2_654_435_761  # a prime: spreads frequent ids over a table, as in a real log
 ROBE, FULL, BY_ROW = CONTENDERS = ("robe", "full", "full, by row")
 
 
@@ -40,9 +41,12 @@ class Served:
 
     Parameters
     ----------
-    config : its layers.
-    sizes : rows of each uncompressed table; the first is that of unknown ids.
-    calls : for each batch size the timed calls of a turn.
+    config : DLRMConfig
+        Its layers.
+    sizes : tuple of int
+        Rows of each uncompressed table; the first row is that of unknown ids.
+    calls : mapping of int to int
+        The timed calls of a turn, for each batch size.
     """
 
     config: DLRMConfig
@@ -56,27 +60,27 @@ class Served:
 
     @property
     def robe(self) -> rn.RobeSpec:
-        """The array in their place."""
+        """The array that replaces them."""
         size = self.table.array_size // COMPRESSION
         return rn.RobeSpec(size, BLOCK_SIZE, self.config.embedding_dim, len(self.sizes))
 
     @cached_property
     def known(self) -> list[np.ndarray]:
-        """uint64 (size - 1,) for each table: random ids of 32 bits, rising."""
+        """Known ids of each table, random and increasing: (size - 1,) uint64."""
         draw = np.random.default_rng(0).integers
         return [draw(1, 2**32 // n, n - 1, dtype=np.uint64).cumsum() for n in self.sizes]
 
     def rows(self, count: int, ids: str, seed: int) -> np.ndarray:
-        """int64 (count, num_tables): rows of known ids, "uniform" or "zipf"."""
+        """Rows of known ids, "uniform" or "zipf": (count, num_tables) int64."""
         rows = np.empty((count, len(self.sizes)), np.int64)
         for t, size in enumerate(self.sizes):
-            column = Shape("", 1, 1, (), batch=count, num_tables=1, table_bytes=4 * (size - 1))
+            column = BenchShape("", 1, 1, (), batch=count, num_tables=1, table_bytes=4 * (size - 1))
             drawn = make_batch(column, ids, seed + t).flat
             rows[:, t] = 1 + drawn * SCATTER % (size - 1)
         return rows
 
     def raw(self, rows: np.ndarray) -> np.ndarray:
-        """uint32, as in a dataset: the ids of rows."""
+        """The ids of rows as in a dataset: (count, num_tables) uint32."""
         columns = [known[rows[:, t] - 1] for t, known in enumerate(self.known)]
         return np.stack(columns, axis=1).astype(np.uint32)
 
@@ -92,7 +96,7 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class Latency:
-    """What the calls of one contender took."""
+    """How long the calls of one contender took."""
 
     threads: int
     ids: str
@@ -134,14 +138,14 @@ def check(served: Served, models: Mapping[str, DLRM]) -> None:
 
 
 def random_dense(served: Served, batch: int) -> np.ndarray:
-    """float32 (batch, num_dense)"""
+    """Dense features: (batch, num_dense) float32."""
     return np.random.default_rng(0).random((batch, served.config.num_dense), np.float32)
 
 
 def draw(served: Served, ids: str, batch: int, calls: int) -> dict[str, np.ndarray]:
-    """What each contender is asked in one race: (calls, batch, num_tables).
+    """The requests of each contender in one race: (calls, batch, num_tables).
 
-    All have ids of their own: who came second would find the rows of a table in the caches.
+    Each contender has its own ids; otherwise the second one would find rows in the caches.
     """
     requests = {}
     for number, name in enumerate(CONTENDERS):
@@ -151,32 +155,31 @@ def draw(served: Served, ids: str, batch: int, calls: int) -> dict[str, np.ndarr
     return requests
 
 
-def race(
+def time_calls(
     served: Served, models: Mapping[str, DLRM], requests: Mapping[str, np.ndarray], repeats: int
-) -> dict[str, np.ndarray]:
-    """Milliseconds (calls,) of each contender, call by call, each call with ids not seen before.
+) -> dict[str, list[float]]:
+    """Milliseconds of each contender's calls, each call with new ids.
 
-    Turns are shuffled and begin as those of `timing.race`, with one untimed call.
+    A turn begins with one untimed call.
     """
     batch = requests[ROBE].shape[1]
-    turn, dense = served.calls[batch], random_dense(served, batch)
-    times: dict[str, list[float]] = {name: [] for name in models}
-    order = np.random.default_rng(0)
-    with no_garbage_collection():
-        for repeat in range(repeats):
-            for name in order.permutation(list(models)):
-                score, asked = models[name].logits, requests[name]
-                keep_busy(PAUSE)
-                score(dense, asked[-1])
-                for indices in asked[repeat * turn : (repeat + 1) * turn]:
-                    times[name].append(here().milliseconds(partial(score, dense, indices)))
-    return {name: np.array(taken) for name, taken in times.items()}
+    calls, dense = served.calls[batch], random_dense(served, batch)
+
+    def turn(name: str, number: int) -> list[float]:
+        score, asked = models[name].logits, requests[name]
+        score(dense, asked[-1])
+        return [
+            here().milliseconds(partial(score, dense, indices))
+            for indices in asked[number * calls : (number + 1) * calls]
+        ]
+
+    return take_turns({name: partial(turn, name) for name in models}, repeats)
 
 
 def measure(served: Served, threads: list[int], repeats: int) -> Iterator[Latency]:
-    """Every contender with every number of threads, kind of ids and batch size.
+    """Time every contender with every number of threads, kind of ids and batch size.
 
-    All threads are asked the same; what was read half of the whole run ago is in no cache.
+    Every number of threads gets the same requests; by then, no cache holds what they read before.
     """
     embeddings = make_embeddings(served)
     print(memory(served), flush=True)
@@ -193,14 +196,14 @@ def measure(served: Served, threads: list[int], repeats: int) -> Iterator[Latenc
         check(served, models)
         for (ids, batch), asked in requests.items():
             print(f"threads {number}, {ids} ids, batch {batch:,} ...", flush=True)
-            for name, ms in race(served, models, asked, repeats).items():
+            for name, ms in time_calls(served, models, asked, repeats).items():
                 p50, p99 = map(float, np.percentile(ms, (50, 99)))
-                speed = 1e3 * batch * len(ms) / float(ms.sum())
+                speed = 1e3 * batch * len(ms) / sum(ms)
                 yield Latency(number, ids, batch, name, len(ms), p50, p99, speed)
 
 
 def memory(served: Served) -> str:
-    """Bytes of both embeddings."""
+    """The memory of both embeddings."""
     table, known = served.table, sum(column.nbytes for column in served.known)
     return (
         f"Memory: robe {served.robe.num_bytes / 1e6:,.2f} MB; full {table.num_bytes / 1e6:,.2f} MB "
@@ -208,19 +211,18 @@ def memory(served: Served) -> str:
     )
 
 
-def markdown(results: list[Latency]) -> str:
-    """A line for each race."""
-    heads = [f"{name}, {what}" for name in CONTENDERS for what in ("p50 / p99, ms", "rows/s")]
-    heads = ["threads", "ids", "batch", "calls", *heads, "p50, full / robe"]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+def table_of(results: list[Latency]) -> str:
+    """A line for each race, as Markdown."""
+    columns = [f"{name}, {what}" for name in CONTENDERS for what in ("p50 / p99, ms", "rows/s")]
+    lines = []
     for first in range(0, len(results), len(CONTENDERS)):
         race = results[first : first + len(CONTENDERS)]
         robe, full, _ = race
         cells = [str(robe.threads), robe.ids, f"{robe.batch:,}", f"{robe.calls:,}"]
         for r in race:
             cells += [f"{r.p50:,.3f} / {r.p99:,.3f}", f"{r.rows_per_second:,.0f}"]
-        lines.append(f"| {' | '.join(cells)} | {full.p50 / robe.p50:.2f} |")
-    return "\n".join(lines)
+        lines.append([*cells, f"{full.p50 / robe.p50:.2f}"])
+    return table(["threads", "ids", "batch", "calls", *columns, "p50, full / robe"], lines)
 
 
 def main() -> None:
@@ -243,7 +245,7 @@ def main() -> None:
     if options.json:
         content = {"about": about, "memory": memory(served), "rows": list(map(asdict, results))}
         options.json.write_text(json.dumps(content, indent=1) + "\n")
-    print("\n" + markdown(results))
+    print("\n" + table_of(results))
 
 
 if __name__ == "__main__":

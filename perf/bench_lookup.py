@@ -1,4 +1,4 @@
-"""Forward pass of one id per table, beside uncompressed tables and a copy of the output.
+"""Forward pass of one id per table, against uncompressed tables and a copy of the output.
 
 python perf/bench_lookup.py
 python perf/bench_lookup.py --shape S1 --peers torch,torch-huge --ids zipf
@@ -15,18 +15,18 @@ import robe_numba as rn
 from perf import peers
 from perf.harness import checks, command, copies
 from perf.harness.places import here
-from perf.harness.race import Contender, Row, Work, race
-from perf.harness.shapes import ROWS, Batch, Shape, make_batch
+from perf.harness.race import Contender, Row, Workload, race
+from perf.harness.shapes import ROWS, BenchBatch, BenchShape, make_batch
 
-ALIGNMENT = 16  # elements: starts at the beginning of a cache line
+ALIGNMENT = 16  # elements: blocks start at cache lines
 
 
-def measure(shape: Shape, options: Any) -> list[Row]:
+def measure(shape: BenchShape, options: Any) -> list[Row]:
     """One race of all block sizes and all peers."""
     shape = here().sized(shape)
     shape = here().fitting(shape, spare=6 * shape.output_bytes)
     batch = make_batch(shape, options.ids)
-    work = Work(
+    work = Workload(
         "lookup", shape.name, "lookup", shape.num_ids, shape.output_bytes, 2 * shape.output_bytes
     )
     contenders = [
@@ -37,8 +37,8 @@ def measure(shape: Shape, options: Any) -> list[Row]:
     return race(work, contenders, options.repeats)
 
 
-def ours(batch: Batch) -> Iterator[Contender]:
-    """Every block size: plain, aligned, and read from an array of halves."""
+def ours(batch: BenchBatch) -> Iterator[Contender]:
+    """Every block size: plain, aligned, and from a float16 array."""
     shape = batch.shape
     array = here().put(rn.init_array(shape.spec(shape.block_sizes[0])))
     half = here().empty(array.shape, np.float16)
@@ -50,15 +50,15 @@ def ours(batch: Batch) -> Iterator[Contender]:
             aligned = shape.spec(block_size, alignment=min(ALIGNMENT, block_size))
             yield contender("robe, aligned", array, batch, aligned)
         try:
-            moved = shape.output_bytes * 3 // 2  # halves are read, floats written
+            moved = shape.output_bytes * 3 // 2  # reads float16, writes float32
             yield replace(contender("robe, float16", half, batch, spec), bytes=moved)
         except TypeError as error:
             note = f"absent: {error}"
             yield Contender("robe, float16", None, block_size=block_size, note=note)
 
 
-def contender(name: str, array: Any, batch: Batch, spec: rn.RobeSpec) -> Contender:
-    """A lookup into an output that is there already, checked."""
+def contender(name: str, array: Any, batch: BenchBatch, spec: rn.RobeSpec) -> Contender:
+    """A lookup into an existing output, checked."""
     indices, out = here().put(batch.indices), here().empty(batch.shape.output_shape, np.float32)
     run = partial(rn.lookup, array, indices, spec, out=out)
     run()

@@ -1,4 +1,4 @@
-"""Speed against one thing at a time: block size, batch, array size and threads.
+"""Speed against one parameter at a time: block size, batch, array size, threads.
 
 python perf/bench_sweeps.py
 """
@@ -10,15 +10,15 @@ from typing import Any
 import robe_numba as rn
 from perf import bench_lookup, bench_update, peers
 from perf.harness import command, copies
-from perf.harness.race import Row, Work, race
-from perf.harness.shapes import S1, TINY, Shape, make_batch
+from perf.harness.race import Row, Workload, race
+from perf.harness.shapes import S1, TINY, BenchShape, make_batch
 
 SHAPES = {"S1": S1, "tiny": TINY}
-Points = list[tuple[float, Shape]]
+Points = list[tuple[float, BenchShape]]
 
 
-def measure(shape: Shape, options: Any) -> Iterator[Row]:
-    """All sweeps through one shape."""
+def measure(shape: BenchShape, options: Any) -> Iterator[Row]:
+    """All sweeps of one shape."""
     tiny = shape.name == command.TINY
     for name, points in sweeps(shape, tiny).items():
         for x, point in points:
@@ -28,7 +28,7 @@ def measure(shape: Shape, options: Any) -> Iterator[Row]:
         yield from one_race("threads", threads, largest_blocks(shape), options)
 
 
-def sweeps(shape: Shape, tiny: bool) -> dict[str, Points]:
+def sweeps(shape: BenchShape, tiny: bool) -> dict[str, Points]:
     """The values of each sweep, and the shape at each."""
     base, d = largest_blocks(shape), shape.embedding_dim
     block_sizes = (1, d) if tiny else (1, 2, 4, 8, 16, 32, 64, 128)
@@ -41,21 +41,21 @@ def sweeps(shape: Shape, tiny: bool) -> dict[str, Points]:
     }
 
 
-def with_array(shape: Shape, array_size: int) -> Shape:
-    """Another array, and peers' tables as large, with a row each at the least."""
+def with_array(shape: BenchShape, array_size: int) -> BenchShape:
+    """Another array size, and peers' tables of the same size, at least a row each."""
     least = shape.embedding_dim * shape.num_tables
     return replace(shape, array_size=array_size, table_bytes=4 * max(array_size, least))
 
 
-def largest_blocks(shape: Shape) -> Shape:
-    """The shape with its first block size alone, one block per row."""
+def largest_blocks(shape: BenchShape) -> BenchShape:
+    """The shape with only its first block size: one block per row."""
     return replace(shape, block_sizes=shape.block_sizes[:1])
 
 
-def one_race(name: str, x: float, shape: Shape, options: Any) -> list[Row]:
-    """Lookup and SGD step of ours, torch's lookup, and the copy."""
+def one_race(name: str, x: float, shape: BenchShape, options: Any) -> list[Row]:
+    """Our lookup and SGD step, torch's lookup, and the copy."""
     batch = make_batch(shape, options.ids)
-    work = Work("sweeps", shape.name, name, shape.num_ids, shape.output_bytes, x=x)
+    work = Workload("sweeps", shape.name, name, shape.num_ids, shape.output_bytes, x=x)
     spec = shape.spec(shape.block_sizes[0])
     lookup = bench_lookup.contender("lookup", rn.init_array(spec), batch, spec)
     contenders = [

@@ -1,4 +1,4 @@
-"""Whole steps of one id per table: forward, backward and update, and the memory they take.
+"""Whole steps of one id per table (forward, backward, update) and the memory they take.
 
 python perf/bench_update.py
 python perf/bench_update.py --shape S2 --peers none
@@ -18,13 +18,13 @@ from perf import peers
 from perf.bench_bag import shape_for
 from perf.harness import checks, command
 from perf.harness.places import here
-from perf.harness.race import Contender, Row, Work, race
-from perf.harness.shapes import ROWS, Batch, Shape, make_batch
+from perf.harness.race import Contender, Row, Workload, race
+from perf.harness.shapes import ROWS, BenchBatch, BenchShape, make_batch
 
 OPTIMIZERS = {"sgd": "SGD", "adagrad": "Adagrad"}
 
 
-def measure(shape: Shape, options: Any) -> Iterator[Row]:
+def measure(shape: BenchShape, options: Any) -> Iterator[Row]:
     """A race for each optimizer."""
     shape = here().sized(shape)
     for optimizer in OPTIMIZERS:
@@ -32,17 +32,17 @@ def measure(shape: Shape, options: Any) -> Iterator[Row]:
         yield from one_race(batch, optimizer, options)
 
 
-def one_race(batch: Batch, optimizer: str, options: Any) -> list[Row]:
-    """All block sizes and all peers; what they hold is freed at the end."""
+def one_race(batch: BenchBatch, optimizer: str, options: Any) -> list[Row]:
+    """All block sizes and all peers; their memory is freed at the end."""
     shape = batch.shape
     name = f"{OPTIMIZERS[optimizer]} step"
-    work = Work("update", shape.name, name, shape.num_ids, shape.output_bytes)
+    work = Workload("update", shape.name, name, shape.num_ids, shape.output_bytes)
     contenders = [*ours(batch, optimizer), *peers.contenders(options.peers, batch, optimizer)]
     return race(work, contenders, options.repeats)
 
 
-def ours(batch: Batch, optimizer: str) -> Iterator[Contender]:
-    """Every block size, checked; the output and the starts between the passes are reused."""
+def ours(batch: BenchBatch, optimizer: str) -> Iterator[Contender]:
+    """Every block size, checked."""
     shape = batch.shape
     array = rn.init_array(shape.spec(shape.block_sizes[0]))
     adagrad, head = optimizer == "adagrad", batch.head(checks.SAMPLES)
@@ -56,8 +56,8 @@ def ours(batch: Batch, optimizer: str) -> Iterator[Contender]:
         yield Contender("robe", run, block_size=block_size, peak_bytes=peak_bytes)
 
 
-def step_of(batch: Batch, spec: rn.RobeSpec) -> Callable[[Any, Any], None]:
-    """A whole step of array and state_sum; output and starts are reused from step to step."""
+def step_of(batch: BenchBatch, spec: rn.RobeSpec) -> Callable[[Any, Any], None]:
+    """A whole step as a function of array and state_sum; it reuses the output and the starts."""
     shape = batch.shape
     return partial(
         train,
@@ -88,9 +88,9 @@ def train(
 
 
 def peak(run: Callable[[], object]) -> int:
-    """Most bytes that NumPy and Python hold at once for one call, by tracemalloc.
+    """Peak bytes that NumPy and Python allocate for one call, by tracemalloc.
 
-    What kernels keep for their next call is kept by thread: a new thread shows all of it.
+    Kernels keep scratch memory per thread, so the call runs in a new thread, which allocates it all.
     """
     run()  # compiles
     threads = numba.get_num_threads()

@@ -63,7 +63,7 @@ def main() -> None:
         if found:
             write(found, folders[name])
     if options.device == BOTH and all(results.values()):
-        text = markdown.devices([row for found in results.values() for row in rows_of(found)])
+        text = markdown.device_table([row for found in results.values() for row in rows_of(found)])
         (folders["cpu"] / "devices.md").write_text(text + "\n")
         print(text)
     if failed:
@@ -130,9 +130,9 @@ def rows_of(results: list[dict[str, Any]]) -> list[Row]:
 def write(results: list[dict[str, Any]], output: Path) -> None:
     """Leave the table, and the picture where matplotlib is installed; print the table."""
     about, rows = results[0]["about"], rows_of(results)
-    parts = [markdown.BEGIN, markdown.heading(about), "", markdown.markdown(rows)]
+    parts = [markdown.BEGIN, markdown.heading(about), "", markdown.comparison_table(rows)]
     inference = [row for row in rows if row.bench == "inference"]
-    parts += ["", markdown.sweeps(inference)] if inference else []
+    parts += ["", markdown.sweep_table(inference)] if inference else []
     text = "\n".join([*parts, markdown.END])
     (output / "table.md").write_text(text + "\n")
     print(text)

@@ -1,10 +1,10 @@
-"""Measured against theory: variance of inner products, collisions of ids, rows that share all.
+"""Measurement against theory: variance of inner products, collisions of ids, rows that share all.
 
     python perf/theory.py            a minute or two; leaves runs/theory/table.md and theory.png
     python perf/theory.py --quick    seconds, to see that it works
 
-Everything measured comes from the package's own functions, every theory is written out here. A
-seed serves one measurement, so these are independent; standard errors are those over its seeds.
+Everything measured comes from the package's own functions; every theory is written out here. Each
+seed is used by one measurement only, so these are independent. Standard errors are over the seeds.
 """
 
 import argparse
@@ -15,23 +15,23 @@ from pathlib import Path
 
 import numpy as np
 
-from perf.harness import (
-    checkout,  # noqa: F401  (first; see there)
-    machine,
-)
+from perf.harness import machine, theory_plots
+from perf.harness.markdown import table
+from perf.harness.plots import save
+from perf.harness.theory_plots import Point
 from robe_numba import RobeSpec, block_starts, lookup_backward
 from robe_numba.spec import HASHES
 
-OUR_HASH = HASHES[0]  # mixes ids and is independent per block: of the others theory says less
+OUR_HASH = HASHES[0]  # mixes ids, independent per block; theory claims less about the others
 
-# Of the inner products, x and y being fixed vectors of DIM elements.
+# Inner products of two fixed vectors x and y of DIM elements.
 DIM, BLOCK_SIZES, SIZES = 24, (1, 2, 4, 8, 16), (16, 64, 256)
-STARTS = 64  # n of two ids that start at the same place: few, so that it happens often
-PAIRS = 64  # pairs of ids that one seed is tried on
+STARTS = 64  # n, where two ids may start at the same place: few, so that it happens often
+PAIRS = 64  # pairs of ids for each seed
 STRIDE = 2**16
-FILLED = 4096  # n, and as many ids
-# Of the rows that share all elements: elements of a row, and for each Z the sizes m, such that
-# neither none nor all of them do by theory (Z = 4 goes on, for those that do not keep to it).
+FILLED = 4096  # n, and the number of ids that fill them
+# Rows that share all elements: elements of a row, and for each Z sizes m at which theory expects
+# some, but not all, rows to share (more for Z = 4, where some hash families miss the theory).
 ROW_DIM = 16
 SHARED_SIZES = {
     16: (10_000, 30_000, 100_000, 300_000, 1_000_000),
@@ -44,7 +44,7 @@ _unused = count()
 
 @dataclass(frozen=True)
 class Effort:
-    """How many seeds each measurement takes, and how many rows the last."""
+    """How many seeds each measurement takes, and how many rows the last one."""
 
     products: int = 10_000
     pairs: int = 20_000
@@ -56,38 +56,8 @@ class Effort:
 QUICK = Effort(products=250, pairs=400, filled=30, shared=10, rows=(3000, 10_000))
 
 
-@dataclass(frozen=True)
-class Point:
-    """One measured number and what theory says of it.
-
-    Parameters
-    ----------
-    quantity : what was measured.
-    line : the points of one line in the picture; x is the place on it, `at` that in words.
-    measured, error : mean over seeds (or their variance), and its standard error.
-    theory : the exact value, where `claimed`; else that of independent uniform starts, for
-        comparison with a hash that does not promise it.
-    sample : of each seed, where the spread matters.
-    """
-
-    quantity: str
-    line: str
-    x: float
-    at: str
-    measured: float
-    error: float
-    theory: float
-    claimed: bool = True
-    sample: np.ndarray | None = None
-
-    @property
-    def deviation(self) -> float:
-        """Distance from theory in standard errors."""
-        return (self.measured - self.theory) / self.error
-
-
 def seeds(number: int) -> list[int]:
-    """Seeds that no other point has."""
+    """Seeds that no other point uses."""
     return list(islice(_unused, number))
 
 
@@ -102,7 +72,7 @@ def inner_products(effort: Effort) -> Iterator[Point]:
             squares = np.outer(x * x, y * y) + np.outer(x * y, x * y)
 
             signed = projected(x, y, size, block_size, seeds(effort.products), sign=True)
-            # The sample variance of a law with kurtosis k strays by sqrt((k - 1) / seeds).
+            # The relative error of a sample variance is sqrt((kurtosis - 1) / seeds).
             kurtosis = ((signed - signed.mean()) ** 4).mean() / signed.var() ** 2
             error = signed.var() * np.sqrt((kurtosis - 1) / len(signed))
             variance = squares[apart].sum() / size
@@ -117,7 +87,7 @@ def inner_products(effort: Effort) -> Iterator[Point]:
 def projected(
     x: np.ndarray, y: np.ndarray, size: int, block_size: int, seeds: Sequence[int], sign: bool
 ) -> np.ndarray:
-    """float64 (seeds,): the inner product of x and y after projection by each seed's hash."""
+    """The inner product of x and y after projection by each seed's hash: (seeds,) float64."""
     products, index = np.empty(len(seeds)), np.zeros((1, 1), np.int64)
     for i, seed in enumerate(seeds):
         spec = RobeSpec(size, block_size, DIM, 1, seed=seed, sign=sign)
@@ -156,7 +126,7 @@ def same_start(effort: Effort) -> Iterator[Point]:
 
 
 def distinct_starts(effort: Effort) -> Iterator[Point]:
-    """How many of n starts n ids fill, beside independent uniform starts: the spread over seeds."""
+    """How many of n starts n ids fill, against independent uniform starts: spread over seeds."""
     generator = np.random.default_rng(22)
     theory = FILLED * (1 - (1 - 1 / FILLED) ** FILLED)
     kinds = {
@@ -185,7 +155,7 @@ def shared_rows(effort: Effort) -> Iterator[Point]:
 
 
 def shared_point(family: str, rows: int, block_size: int, size: int, seeds: Sequence[int]) -> Point:
-    """One of them, of random ids: regular ones would mix this with how starts are filled."""
+    """One such count, of random ids; with regular ids it would also depend on `distinct_starts`."""
     ids = np.random.default_rng(23).choice(2**30, rows, replace=False).reshape(-1, 1)
     found = np.empty(len(seeds))
     for i, seed in enumerate(seeds):
@@ -197,30 +167,28 @@ def shared_point(family: str, rows: int, block_size: int, size: int, seeds: Sequ
     places = (size - block_size + 1 if family == "uma" else size) ** spec.num_blocks  # n^B
     theory = -rows * np.expm1((rows - 1) * np.log1p(-1 / places))  # N (1 - (1 - n^-B)^(N - 1))
     error = found.std(ddof=1) / np.sqrt(len(found))
-    if not error:  # all or none, whose exceptions are pairs of rows, about as by Poisson
+    if not error:  # all or none in every seed; exceptions come in pairs, about Poisson
         error = np.sqrt(2 * min(theory, rows - theory) / len(found))
     of = "rows that share all", f"{family}, {rows:,} rows, Z = {block_size}", size, f"m = {size:,}"
     return Point(*of, found.mean(), error, theory, family == OUR_HASH, found)
 
 
-def table(points: Iterable[Point]) -> str:
+def table_of(points: Iterable[Point]) -> str:
     """All points in Markdown."""
-    lines = [
-        "| what | of | measured ± 2 standard errors | theory | deviation, standard errors | "
-        "least and most of a seed |",
-        "|---|---|---|---|---|---|",
-    ]
+    lines = []
     for p in points:
         deviation = f"{p.deviation:+.1f}" if p.claimed else "not claimed"
         spread = "" if p.sample is None else f"{p.sample.min():,.0f}, {p.sample.max():,.0f}"
         measured = f"{p.measured:.5g} ± {2 * p.error:.2g}"
-        cells = p.quantity, f"{p.line}, {p.at}", measured, f"{p.theory:.5g}", deviation, spread
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        place = f"{p.line}, {p.at}"
+        lines.append((p.quantity, place, measured, f"{p.theory:.5g}", deviation, spread))
+    header = ["what", "of", "measured ± 2 standard errors", "theory"]
+    header += ["deviation, standard errors", "least and most of a seed"]
+    return table(header, lines)
 
 
 def worst(points: Sequence[Point]) -> Iterator[str]:
-    """For each quantity the largest deviation of what theory claims."""
+    """The largest deviation from a claimed value, for each quantity."""
     for quantity in dict.fromkeys(p.quantity for p in points):
         claimed = [p for p in points if p.quantity == quantity and p.claimed]
         far = max(claimed, key=lambda p: abs(p.deviation))
@@ -231,7 +199,7 @@ def worst(points: Sequence[Point]) -> Iterator[str]:
 
 
 def main() -> None:
-    """Measure, print the largest deviations, write table and picture."""
+    """Measure, print the largest deviations, write the table and the plot."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a few seeds only")
     parser.add_argument("--output", type=Path, default=Path("runs/theory"))
@@ -242,13 +210,10 @@ def main() -> None:
         mine = list(panel(effort))
         points += mine
         print("\n".join(worst(mine)), flush=True)
-    from perf.harness import theory_plots  # needs matplotlib
-
-    options.output.mkdir(parents=True, exist_ok=True)
+    save(theory_plots.draw(points), options.output / "theory.png")
     (options.output / "table.md").write_text(
-        f"{machine.describe()}; {effort}.\n\n{table(points)}\n"
+        f"{machine.describe()}; {effort}.\n\n{table_of(points)}\n"
     )
-    theory_plots.draw(points).savefig(options.output / "theory.png", dpi=100)
     print(f"{options.output}/table.md and theory.png")
 
 

@@ -14,7 +14,7 @@ import robe_numba as rn
 from perf import bench_bag, bench_interaction, bench_lookup, bench_update
 from perf.harness.checks import EPS, LR
 from perf.harness.places import here
-from perf.harness.shapes import BAGS, ROWS, TINY, Batch, Shape, make_batch
+from perf.harness.shapes import BAGS, ROWS, TINY, BenchBatch, BenchShape, make_batch
 
 # Z and alignment of lookups.
 PAIRS = {
@@ -32,14 +32,14 @@ class Item:
     bytes: int | None = None  # read and written, at the least
 
 
-def shape_of(name: str, tiny: bool) -> Shape:
+def shape_of(name: str, tiny: bool) -> BenchShape:
     """S1, S2 or S3 as a GPU measures it, or the tiny shape of the same kind."""
     shapes = BAGS if name == "S3" else ROWS
     return here().sized(shapes[TINY.name if tiny else name])
 
 
 @lru_cache(maxsize=6)
-def batch_of(shape: Shape, ids: str = "uniform") -> Batch:
+def batch_of(shape: BenchShape, ids: str = "uniform") -> BenchBatch:
     """A batch, made once for all who want the same."""
     return make_batch(shape, ids)
 

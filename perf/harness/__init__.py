@@ -1,1 +1,1 @@
-"""What all benchmarks share: races, tables, plots, shapes and checks."""
+"""What all benchmarks share: timing, tables, plots, shapes and checks."""

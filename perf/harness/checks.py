@@ -1,4 +1,4 @@
-"""What ours must equal before it is timed: plain NumPy arithmetic on `block_starts`' output."""
+"""What our results must equal before they are timed: NumPy arithmetic on `block_starts`."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,40 +7,40 @@ import numpy as np
 
 import robe_numba as rn
 from perf.harness.places import here
-from perf.harness.shapes import Batch
+from perf.harness.shapes import BenchBatch
 
-SAMPLES = 2048  # of a batch, at the most, that are checked
-LR = 2.0**-10  # a power of two: lr * gradient is exact for the gradients of a Batch
+SAMPLES = 2048  # most samples of a batch that are checked
+LR = 2.0**-10  # a power of two: lr * gradient is exact for the gradients of a BenchBatch
 EPS = 1e-10
 # Steps may round once per read; the smallest wrong move, LR / 4, is 24 times as large.
 STEP_ATOL = 1e-5
 
 
 def positions(indices: np.ndarray, spec: rn.RobeSpec) -> np.ndarray:
-    """Where each element of each row lies in the array: int64 (n, num_tables, d)."""
+    """The position in the array of each element of each row: int64 (n, num_tables, d)."""
     element = np.arange(spec.embedding_dim)
     starts = here().fetch(rn.block_starts(here().put(indices), spec))
     starts = starts[..., element // spec.block_size]
     return (starts + element % spec.block_size) % spec.array_size
 
 
-def by_bags(batch: Batch, weighted: bool) -> np.ndarray:
-    """The factor of each id: (batch, bag, num_tables, 1), in the order of `Batch.indices`."""
+def by_bags(batch: BenchBatch, weighted: bool) -> np.ndarray:
+    """The factor of each id: (batch, bag, num_tables, 1), in the order of `BenchBatch.indices`."""
     shape = batch.shape
     weights = batch.weights if weighted else np.ones_like(batch.weights)
     in_order = weights.reshape(shape.num_tables, shape.batch, shape.bag)
     return in_order.transpose(1, 2, 0)[..., None]
 
 
-def pooled(array: np.ndarray, batch: Batch, spec: rn.RobeSpec, weighted: bool) -> np.ndarray:
-    """What a forward pass gives: (batch, num_tables, d)."""
+def pooled(array: np.ndarray, batch: BenchBatch, spec: rn.RobeSpec, weighted: bool) -> np.ndarray:
+    """The result of a forward pass: (batch, num_tables, d)."""
     shape = batch.shape
     rows = array[positions(batch.indices, spec)]
     rows = rows.reshape(shape.batch, shape.bag, shape.num_tables, shape.embedding_dim)
     return (rows * by_bags(batch, weighted)).sum(axis=1, dtype=rows.dtype)
 
 
-def gradient(batch: Batch, spec: rn.RobeSpec, weighted: bool) -> np.ndarray:
+def gradient(batch: BenchBatch, spec: rn.RobeSpec, weighted: bool) -> np.ndarray:
     """The dense gradient of the array: float64 (array_size,)."""
     values = batch.grad_out[:, None] * by_bags(batch, weighted)
     total = np.zeros(spec.array_size)
@@ -49,9 +49,9 @@ def gradient(batch: Batch, spec: rn.RobeSpec, weighted: bool) -> np.ndarray:
 
 
 def check_forward(
-    out: Any, array: np.ndarray, batch: Batch, spec: rn.RobeSpec, weighted: bool = False
+    out: Any, array: np.ndarray, batch: BenchBatch, spec: rn.RobeSpec, weighted: bool = False
 ) -> None:
-    """Compare a forward pass, from its beginning; the sums of bags may round in another order."""
+    """Check the first samples of a forward pass; sums of bags may round in another order."""
     batch = batch.head(SAMPLES)
     out = here().fetch(out[: batch.shape.batch])
     expected = pooled(array, batch, spec, weighted)
@@ -64,14 +64,12 @@ def check_forward(
 def check_step(
     step: Callable[[Any, Any], object],
     array: np.ndarray,
-    batch: Batch,
+    batch: BenchBatch,
     spec: rn.RobeSpec,
     adagrad: bool,
     weighted: bool = False,
 ) -> None:
-    """Compare the first step of a batch, step(array, state_sum), on copies; the learning rate is
-    `LR`.
-    """
+    """Check a batch's first step, step(array, state_sum) with learning rate `LR`, on copies."""
     total = gradient(batch, spec, weighted)
     moved = here().put(array.copy())
     state = here().put(np.zeros_like(array)) if adagrad else None
@@ -95,7 +93,7 @@ def interaction(dense: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
 def dlrm_logits(
     parameters: Mapping[str, np.ndarray], dense: np.ndarray, embeddings: np.ndarray
 ) -> np.ndarray:
-    """Logits of a DLRM with "dot" interaction: (batch,); names as `DLRM.parameters()`."""
+    """Logits of a DLRM with "dot" interaction: (batch,); names as in `DLRM.parameters()`."""
     x = _mlp(dense, parameters, "bottom", final_relu=True)
     return _mlp(interaction(x, embeddings), parameters, "top", final_relu=False)[:, 0]
 

@@ -1,4 +1,4 @@
-"""The command line that all benchmarks share, and what they leave behind."""
+"""The command line and the output files that all benchmarks share."""
 
 import argparse
 import json
@@ -18,7 +18,7 @@ from perf.harness.places import here
 from perf.harness.race import Row, keep_memory
 
 Measure = Callable[[Any, argparse.Namespace], Iterable[Row]]
-TINY = "tiny"  # the shape of a run that takes seconds, to see that everything works
+TINY = "tiny"  # a shape that takes seconds, to see that everything works
 
 
 def main(
@@ -32,11 +32,16 @@ def main(
 
     Parameters
     ----------
-    bench : its name.
-    description : docstring of the script.
-    shapes : what `--shape` chooses from; all but "tiny" by default.
-    measure : measure(shape, options) gives the rows of one shape.
-    devices : on which it has something to measure.
+    bench : str
+        Its name.
+    description : str
+        The script's docstring.
+    shapes : mapping
+        The choices of `--shape`; all but "tiny" run by default.
+    measure : callable
+        measure(shape, options) gives the rows of one shape.
+    devices : sequence of str
+        The devices that it can measure.
     """
     options = parse(description, shapes, devices)
     places.use(options.device)
@@ -50,9 +55,9 @@ def main(
     if options.json:
         result = {"bench": bench, "about": about(options), "rows": [asdict(row) for row in rows]}
         options.json.write_text(json.dumps(result, indent=1) + "\n")
-    print(markdown.sweeps(rows) if rows[0].x is not None else markdown.markdown(rows))
+    print(markdown.table_of(rows))
     if options.plot:
-        from perf.harness import plots  # needs matplotlib
+        from perf.harness import plots  # imports matplotlib
 
         plots.save(plots.times(rows), options.plot)
 
@@ -60,7 +65,7 @@ def main(
 def parse(
     description: str, shapes: Mapping[str, Any], devices: Sequence[str]
 ) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=description.split("\n")[0])
     add_common(parser, devices)
     parser.add_argument("--shape", choices=shapes, action="append", help="may be repeated")
@@ -72,16 +77,18 @@ def parse(
 
 
 def add_common(parser: argparse.ArgumentParser, devices: Sequence[str]) -> None:
-    """Options that `run_all.py` passes on to every benchmark."""
+    """Add the options that `run_all.py` passes on to every benchmark."""
     parser.add_argument("--device", choices=devices, default="cpu")
     parser.add_argument("--threads", type=int, default=numba.config.NUMBA_NUM_THREADS)
-    parser.add_argument("--peers", default="all", help=f"all, none, or of {','.join(peers.LABELS)}")
+    parser.add_argument(
+        "--peers", default="all", help=f"all, none, or a list of {','.join(peers.LABELS)}"
+    )
     parser.add_argument("--ids", choices=("uniform", "zipf"), default="uniform")
     parser.add_argument("--repeats", type=int, default=15)
 
 
 def check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """End with a message where the options cannot be met; make a list of the peers' names."""
+    """Reject options that cannot be met; turn `--peers` into a list of names."""
     if options.device != "cpu" and not getattr(options, "draw", False):
         try:
             places.GPU()
@@ -98,11 +105,11 @@ def check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     options.peers = [name for name in named.split(",") if name != "none"]
     unknown = [name for name in options.peers if name not in peers.LABELS]
     if unknown:
-        parser.error(f"--peers has {unknown}; use all, none, or of {','.join(peers.LABELS)}")
+        parser.error(f"--peers has {unknown}; use all, none, or a list of {','.join(peers.LABELS)}")
 
 
 def set_threads(threads: int) -> None:
-    """Threads of ours and of the peers."""
+    """Set the number of threads, ours and the peers'."""
     numba.set_num_threads(threads)
     peers.set_threads(threads)
 

@@ -1,4 +1,4 @@
-"""The floor of a forward pass: a plain copy of the output's bytes, the fastest that there is."""
+"""The floor of a forward pass: a plain copy of the output's bytes."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -18,8 +18,9 @@ LANES = 16  # of load_x16
 
 
 def contenders(size: int) -> Iterator[Contender]:
-    """Copies of `size` float32: on the host Numba's past the caches, and torch's where it is
-    installed; on a GPU CuPy's.
+    """Copy `size` float32 elements.
+
+    On the host Numba's streaming stores and, where installed, torch; on a GPU CuPy.
     """
     if here().device == "cuda":
         source, target = (here().put(np.full(size, i, np.float32)) for i in range(2))
@@ -40,7 +41,7 @@ def contenders(size: int) -> Iterator[Contender]:
 
 @jit(parallel=True)
 def stream_copy(source, target, parts):
-    """target = source, float32 and aligned to cache lines; one iteration owns one of the parts."""
+    """Copy aligned float32 arrays past the caches; one iteration owns one of the parts."""
     size = np.uint64(source.size)
     length = (size // parts + np.uint64(LANES)) & ~np.uint64(LANES - 1)
     for part in prange(parts):

@@ -1,13 +1,12 @@
-"""torch, or None where it is not installed; loaded after robe_numba.
+"""torch, or None where it is not installed.
 
-robe_numba lets GNU OpenMP's threads spin for a short time only between kernels, unless the user
-chose otherwise, and OpenMP reads that when it is loaded: so one policy holds for all.
+robe_numba must be imported before torch. It limits how long idle OpenMP threads spin, unless the
+user chose otherwise, and OpenMP reads that setting once, when it is loaded.
 """
 
 import os
 
-import robe_numba  # noqa: F401  (before torch; see above)
-from perf.harness import checkout  # noqa: F401  (first; see there)
+import robe_numba  # noqa: F401  (before torch)
 
 OPENMP = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 
@@ -18,5 +17,5 @@ except ImportError:
 
 
 def openmp_policy() -> dict[str, str | None]:
-    """How long OpenMP's idle threads spin, as told by the environment."""
+    """How long idle OpenMP threads spin, according to the environment."""
     return {name: os.environ.get(name) for name in OPENMP}

@@ -8,7 +8,7 @@ from pathlib import Path
 def describe() -> str:
     """Processor and number of cores."""
     name = platform.processor() or platform.machine()
-    try:  # Linux says more here than Python knows
+    try:  # Linux knows more than Python's standard library
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
                 name = line.split(":", 1)[1].strip()
@@ -19,7 +19,7 @@ def describe() -> str:
 
 
 def caches() -> dict[str, int]:
-    """Bytes of the data caches that the first core sees, as {"L2": ..., "L3": ...}; Linux alone."""
+    """Bytes of the first core's data caches, as {"L2": ..., "L3": ...}; on Linux only."""
     found = {}
     for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
         try:

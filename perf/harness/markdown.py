@@ -1,11 +1,17 @@
-"""Results as a Markdown table: a line for each of ours, a column for each peer."""
+"""Results as Markdown tables: a line for each of our contenders, a column for each peer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from perf.harness.race import Row
 
 BEGIN, END = "<!-- table -->", "<!-- /table -->"
+
+
+def table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table."""
+    lines = [f"| {' | '.join(map(str, cells))} |" for cells in (header, *rows)]
+    return "\n".join([lines[0], "|---" * len(header) + "|", *lines[1:]])
 
 
 def heading(about: Mapping[str, Any]) -> str:
@@ -20,54 +26,58 @@ def heading(about: Mapping[str, Any]) -> str:
     )
 
 
-def markdown(rows: Sequence[Row]) -> str:
-    """The table of rows that no sweep made, and below it why anything is absent."""
+def table_of(rows: Sequence[Row]) -> str:
+    """The table of one benchmark's rows."""
+    return comparison_table(rows) if rows[0].x is None else sweep_table(rows)
+
+
+def comparison_table(rows: Sequence[Row]) -> str:
+    """The table of all rows that are not part of a sweep, and below it why anything is absent."""
     rows = [row for row in rows if row.x is None]
     ours = [row for row in rows if row.role == "ours"]
-    rivals = list(dict.fromkeys(row.contender for row in rows if row.role == "peer"))
+    peers = list(dict.fromkeys(row.contender for row in rows if row.role == "peer"))
     with_floor = any(row.role == "floor" for row in rows)
     with_memory = any(row.peak_bytes is not None for row in rows)
-    head = ["what", "ms", "M/s", "GB/s"]
-    head += ["floor, ms (reached)"] * with_floor
-    head += [f"{name}, ms (times ours)" for name in rivals]
-    head += ["memory / output"] * with_memory
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    header = ["what", "ms", "M/s", "GB/s"]
+    header += ["floor, ms (reached)"] * with_floor
+    header += [f"{name}, ms (times ours)" for name in peers]
+    header += ["memory / output"] * with_memory
+    lines = []
     for row in ours:
-        others = beside(row, rows)
+        others = same_race(row, rows)
         cells = [label(row, rows), *_speed(row)]
         cells += [_floor(row, others)] * with_floor
-        cells += [_rival(row, others, name) for name in rivals]
+        cells += [_peer(row, others, name) for name in peers]
         cells += [_memory(row)] * with_memory
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(cells)
     notes = dict.fromkeys(
         f"{row.contender} {row.note}." for row in rows if row.note.startswith("absent")
     )
-    return "\n".join([*lines, *([""] if notes else []), *notes])
+    return "\n".join([table(header, lines), *([""] if notes else []), *notes])
 
 
-def sweeps(rows: Sequence[Row]) -> str:
+def sweep_table(rows: Sequence[Row]) -> str:
     """The table of sweeps: million embeddings per second, a line for each value."""
     names = list(dict.fromkeys(row.contender for row in rows))
-    head = ["sweep", "value", *(f"{name}, M/s" for name in names)]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    lines = []
     for work, x in dict.fromkeys((row.work, row.x) for row in rows):
         speeds = {row.contender: _speed(row) for row in rows if (row.work, row.x) == (work, x)}
         cells = [speeds[name][1] or speeds[name][0] if name in speeds else "" for name in names]
-        lines.append(f"| {work} | {x:,g} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append([work, f"{x:,g}", *cells])
+    return table(["sweep", "value", *(f"{name}, M/s" for name in names)], lines)
 
 
-def devices(rows: Sequence[Row]) -> str:
-    """What both devices did, in millions per second: batches differ in size."""
+def device_table(rows: Sequence[Row]) -> str:
+    """CPU against GPU, in millions per second since batches differ in size."""
     ours = [row for row in rows if row.role == "ours" and row.ms and row.x is None]
-    lines = ["| what | CPU, M/s | GPU, M/s | times |", "|---|---|---|---|"]
+    lines = []
     for row in (row for row in ours if row.device == "cuda"):
         for host in (other for other in ours if other.device == "cpu"):
             if _what(host) == _what(row):
-                speeds = [r.items / r.ms / 1e3 for r in (host, row)]
-                cells = [label(row, [row]), *(f"{s:,.3g}" for s in speeds)]
-                lines.append("| " + " | ".join([*cells, f"{speeds[1] / speeds[0]:.1f}"]) + " |")
-    return "\n".join(lines)
+                cpu, gpu = (r.items / r.ms / 1e3 for r in (host, row) if r.ms)
+                cells = [label(row, [row]), f"{cpu:,.3g}", f"{gpu:,.3g}", f"{gpu / cpu:.1f}"]
+                lines.append(cells)
+    return table(["what", "CPU, M/s", "GPU, M/s", "times"], lines)
 
 
 def label(row: Row, rows: Sequence[Row]) -> str:
@@ -84,8 +94,8 @@ def _what(row: Row) -> tuple[Any, ...]:
     return row.bench, row.shape, row.work, row.contender, row.block_size
 
 
-def beside(row: Row, rows: Sequence[Row]) -> list[Row]:
-    """Who did the same work in the same race."""
+def same_race(row: Row, rows: Sequence[Row]) -> list[Row]:
+    """Peers and floors that did the same work in the same race as one of our rows."""
     return [
         other
         for other in rows
@@ -117,7 +127,7 @@ def _floor(row: Row, others: Sequence[Row]) -> str:
     return f"{floor:.2f}" + (f" ({floor / row.ms:.0%})" if row.ms else "")
 
 
-def _rival(row: Row, others: Sequence[Row], name: str) -> str:
+def _peer(row: Row, others: Sequence[Row], name: str) -> str:
     """A peer's time, and how many times as fast ours is."""
     for other in others:
         if other.contender == name:

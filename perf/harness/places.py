@@ -1,4 +1,4 @@
-"""Where a benchmark runs: arrays and clocks of the host, or of a GPU."""
+"""Where a benchmark runs: arrays and clock of the host, or of a GPU."""
 
 import gc
 import time
@@ -10,16 +10,16 @@ import numpy as np
 
 from perf.harness import machine
 from perf.harness.libraries import torch
-from perf.harness.shapes import TINY, Shape
+from perf.harness.shapes import TINY, BenchShape
 from robe_numba.memory import aligned_empty
 from robe_numba.ops.devices import gpu_module
 
 GPU_BATCH = 65_536  # samples
-SIMULATED_BATCH, SIMULATED_SIZE = 3, 128  # samples and m: each thread is one of Python's
-GPU_TABLE_BYTES = 25_200_000_000  # of a peer's uncompressed tables, all together
-SPARE_BYTES = 4_000_000_000  # of a GPU's memory, for what nobody counts
+SIMULATED_BATCH, SIMULATED_SIZE = 3, 128  # samples and m: each GPU thread is a Python thread
+GPU_TABLE_BYTES = 25_200_000_000  # all uncompressed tables of a peer
+SPARE_BYTES = 4_000_000_000  # GPU memory for everything that is not counted
 
-FILL = 10.0  # milliseconds of calls that are timed together, on a GPU
+FILL = 10.0  # milliseconds of GPU calls that are timed together
 MOST_CALLS = 20
 
 
@@ -29,30 +29,30 @@ class Host:
     device = "cpu"
     torch_device = "cpu"
     simulated = False
-    xp: Any = np  # what the arrays belong to
+    xp: Any = np  # the library of its arrays
 
-    def sized(self, shape: Shape) -> Shape:
+    def sized(self, shape: BenchShape) -> BenchShape:
         """The shape as it is measured here."""
         return shape
 
-    def fitting(self, shape: Shape, copies: int = 1, spare: int = 0) -> Shape:
-        """The shape with tables that fit into memory `copies` times, beside `spare` bytes."""
+    def fitting(self, shape: BenchShape, copies: int = 1, spare: int = 0) -> BenchShape:
+        """The shape with tables that fit into memory `copies` times, with `spare` bytes left."""
         return shape
 
     def put(self, array: np.ndarray) -> Any:
-        """The array here."""
+        """The array on this device."""
         return array
 
     def fetch(self, array: Any) -> np.ndarray:
-        """The array as NumPy's."""
+        """The array in NumPy."""
         return array
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        """A new array of any content."""
+        """A new uninitialised array."""
         return aligned_empty(shape, dtype)
 
     def tensor(self, array: np.ndarray) -> Any:
-        """The array as torch's, here."""
+        """The array as a torch tensor on this device."""
         return torch.from_numpy(array)
 
     def milliseconds(self, run: Callable[[], object]) -> float:
@@ -62,7 +62,7 @@ class Host:
         return 1e3 * (time.perf_counter() - begun)
 
     def release(self) -> None:
-        """Give back what libraries keep for later."""
+        """Free the memory that libraries cache."""
 
     def describe(self) -> str:
         """The machine."""
@@ -81,16 +81,16 @@ class GPU(Host):
         self.simulated = self._device.SIMULATED
         self.torch_device = "cpu" if self.simulated else "cuda"
 
-    def sized(self, shape: Shape) -> Shape:
-        """Batches and tables that a GPU is worth; next to nothing for a simulated one."""
+    def sized(self, shape: BenchShape) -> BenchShape:
+        """The shape with a batch and tables of a GPU's size; tiny for a simulated GPU."""
         if self.simulated:
             return replace(shape, batch=SIMULATED_BATCH, array_size=SIMULATED_SIZE)
         if shape.name == TINY.name:
             return shape
         return replace(shape, batch=GPU_BATCH, table_bytes=GPU_TABLE_BYTES)
 
-    def fitting(self, shape: Shape, copies: int = 1, spare: int = 0) -> Shape:
-        """As on the host, and it says so where tables get smaller."""
+    def fitting(self, shape: BenchShape, copies: int = 1, spare: int = 0) -> BenchShape:
+        """As on the host; it prints where tables get smaller."""
         if self.simulated:
             return shape
         self.release()
@@ -114,17 +114,17 @@ class GPU(Host):
         return array.get()
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        """A new array of any content."""
+        """A new uninitialised array."""
         return self.xp.empty(shape, dtype)
 
     def tensor(self, array: np.ndarray) -> Any:
-        """A copy as torch's, on the GPU."""
+        """A copy as a torch tensor on the GPU."""
         return torch.from_numpy(array).to(self.torch_device)
 
     def milliseconds(self, run: Callable[[], object]) -> float:
-        """How long one of several calls takes that follow each other.
+        """How long one of several consecutive calls takes.
 
-        Where the host takes longer to ask than the GPU to do, it is the host's time.
+        Where launching takes the host longer than the work takes the GPU, this is the host's time.
         """
         once = self._elapsed(run, 1)
         if once <= 0:  # simulated
@@ -132,7 +132,7 @@ class GPU(Host):
         return self._elapsed(run, max(1, min(MOST_CALLS, round(FILL / once))))
 
     def _elapsed(self, run: Callable[[], object], calls: int) -> float:
-        """Milliseconds per call, from the end of what was asked of the GPU before."""
+        """Milliseconds per call, once earlier work of the GPU is done."""
         from numba import cuda
 
         begin, end = cuda.event(), cuda.event()
@@ -144,7 +144,7 @@ class GPU(Host):
         return begin.elapsed_time(end) / calls
 
     def release(self) -> None:
-        """Give back what CuPy and torch keep for later: each sees the other's as taken."""
+        """Free the memory that CuPy and torch cache: neither can use the other's."""
         gc.collect()
         if self.simulated:
             return

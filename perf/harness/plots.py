@@ -1,4 +1,4 @@
-"""Pictures of benchmark results."""
+"""Plots of benchmark results."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from perf.harness.markdown import beside, fastest_floor, label
+from perf.harness.markdown import fastest_floor, label, same_race
 from perf.harness.race import Row
 
 COLOURS = {
@@ -33,9 +33,18 @@ Points = Sequence[tuple[float | None, int, float | None]]
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write the picture in the format of the path's suffix."""
+    """Write a plot in the format of the path's suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)
+
+
+def label_axes(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
+    """Title, labels, a light grid and no frame."""
+    axes.set_title(title)
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def times(rows: Sequence[Row]) -> Figure:
@@ -72,7 +81,7 @@ def _times(axes: Axes, rows: Sequence[Row]) -> None:
     ours = [row for row in rows if row.role == "ours"]
     named: set[str] = set()
     for height, row in enumerate(ours):
-        others = beside(row, rows)
+        others = same_race(row, rows)
         points = [(other.contender, "o", other.ms) for other in others if other.role == "peer"]
         points += [("floor", "|", fastest_floor(others)), ("robe", "D", row.ms)]
         for name, marker, ms in points:
@@ -83,10 +92,9 @@ def _times(axes: Axes, rows: Sequence[Row]) -> None:
     axes.set_yticks(range(len(ours)), [label(row, rows) for row in ours], fontsize=8)
     axes.invert_yaxis()
     axes.set_xscale("log")
-    axes.set_title("Time against peers")
     if named:
         axes.legend(frameon=False, fontsize=8)
-    _tidy(axes, "ms (log scale)", "")
+    label_axes(axes, "Time against peers", "ms (log scale)", "")
 
 
 def _sweep(axes: Axes, name: str, rows: Sequence[Row]) -> None:
@@ -106,26 +114,19 @@ def _sweep(axes: Axes, name: str, rows: Sequence[Row]) -> None:
     else:
         axes.set_xticks(sorted({row.x for row in rows if row.x}))
     axes.set_ylim(bottom=0)
-    axes.set_title(title)
-    _tidy(axes, xlabel, "M samples/s" if name.startswith("inference") else "M embeddings/s")
+    ylabel = "M samples/s" if name.startswith("inference") else "M embeddings/s"
+    label_axes(axes, title, xlabel, ylabel)
 
 
 def _speeds(axes: Axes, points: Points, style: str, name: str, colour: str) -> None:
-    """A line through what was measured of (x, items, milliseconds)."""
+    """A line through the measured points (x, items, milliseconds)."""
     known = [(x, items / ms / 1e3) for x, items, ms in points if ms]
     if known:
         axes.plot(*zip(*known, strict=True), style, ms=3, label=name, color=colour)
 
 
 def _cache(axes: Axes, level: str, size: int | None) -> None:
-    """A line where the array falls out of a cache."""
+    """A line where the array no longer fits a cache."""
     if size:
         axes.axvline(size, color="#999999", lw=0.8)
         axes.text(size, 0, f" {level}", fontsize=8, color="#666666", va="bottom")
-
-
-def _tidy(axes: Axes, xlabel: str, ylabel: str) -> None:
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)

@@ -1,21 +1,64 @@
-"""The picture of `theory.py`: marks are measured, with bars of 2 standard errors; lines theory."""
+"""The plot of `perf/theory.py`: marks are measured, bars ± 2 standard errors, lines are theory."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-if TYPE_CHECKING:  # as the script that runs, it would be loaded twice
-    from perf.theory import Point
+from perf.harness.plots import label_axes
 
 COLOURS = ("#0b6e99", "#d9730d", "#6f4e9c")
 MARKS = ("o", "x", "^")
-FLOOR = 0.01  # of the rows that share all: fewer, on average over seeds, are drawn there
+FLOOR = 0.01  # rows that share all elements: smaller means over seeds are drawn here
 
 
-def draw(points: Sequence["Point"]) -> Figure:
+@dataclass(frozen=True)
+class Point:
+    """One measured number and what theory says about it.
+
+    Parameters
+    ----------
+    quantity : str
+        What was measured.
+    line : str
+        The line in the plot that the point belongs to.
+    x : float
+        Its place on the line.
+    at : str
+        The same in words.
+    measured, error : float
+        Mean over seeds (or their variance), and its standard error.
+    theory : float
+        The exact value, where `claimed`; else that of independent uniform starts, to compare with
+        a hash that does not promise it.
+    claimed : bool
+        Whether the hash promises the value of theory.
+    sample : ndarray, (seeds,) float64, optional
+        One value per seed, where the spread matters.
+    """
+
+    quantity: str
+    line: str
+    x: float
+    at: str
+    measured: float
+    error: float
+    theory: float
+    claimed: bool = True
+    sample: np.ndarray | None = None
+
+    @property
+    def deviation(self) -> float:
+        """Distance from theory in standard errors."""
+        return (self.measured - self.theory) / self.error
+
+
+Points = Sequence[Point]
+
+
+def draw(points: Points) -> Figure:
     """All panels, a column for each question."""
     figure = Figure(figsize=(16, 9), layout="constrained")
     panels = figure.subplots(2, 3)
@@ -24,23 +67,25 @@ def draw(points: Sequence["Point"]) -> Figure:
     ours = shared[0].line.split(",")[0]
 
     inner_products(panels[0, 0], of["variance, signed"])
-    _tidy(panels[0, 0], "Inner product with signs: variance", "Z, elements", "variance")
+    label_axes(panels[0, 0], "Inner product with signs: variance", "Z, elements", "variance")
     inner_products(panels[1, 0], of["bias, unsigned"])
-    _tidy(panels[1, 0], "Inner product without signs: bias", "Z, elements", "mean - true value")
+    title = "Inner product without signs: bias"
+    label_axes(panels[1, 0], title, "Z, elements", "mean - true value")
     same_start(panels[0, 1], of["same start"])
-    _tidy(panels[0, 1], "Two ids start at the same place", "", "probability times n")
+    label_axes(panels[0, 1], "Two ids start at the same place", "", "probability times n")
     distinct_starts(panels[1, 1], of["distinct starts"])
-    _tidy(
-        panels[1, 1], "Starts that 4096 ids fill, of 4096", "starts", "share of seeds with no more"
-    )
+    title = "Starts that 4096 ids fill, of 4096"
+    label_axes(panels[1, 1], title, "starts", "share of seeds with no more")
     shared_rows(panels[0, 2], [p for p in shared if p.line.startswith(ours)])
-    _tidy(panels[0, 2], f"Rows that share all elements: {ours}", "m, elements", "rows")
+    label_axes(panels[0, 2], f"Rows that share all elements: {ours}", "m, elements", "rows")
     shared_rows(panels[1, 2], [p for p in shared if not p.line.startswith(ours)])
-    _tidy(panels[1, 2], "Rows that share all elements: as published", "m, elements", "rows")
+    label_axes(panels[1, 2], "Rows that share all elements: as published", "m, elements", "rows")
+    for axes in panels.flat:
+        axes.legend(frameon=False, fontsize=7, ncols=2)
     return figure
 
 
-def inner_products(axes: Axes, points: Sequence["Point"]) -> None:
+def inner_products(axes: Axes, points: Points) -> None:
     """A line for each m, over Z."""
     for colour, line in zip(COLOURS, _lines(points), strict=True):
         _measured(axes, line, colour, "o", line[0].line)
@@ -49,7 +94,7 @@ def inner_products(axes: Axes, points: Sequence["Point"]) -> None:
     axes.set_yscale("log")
 
 
-def same_start(axes: Axes, points: Sequence["Point"]) -> None:
+def same_start(axes: Axes, points: Points) -> None:
     """Three kinds of pairs side by side, relative to 1/n."""
     for i, line in enumerate(_lines(points)):
         x = [p.x + 0.15 * (i - 1) for p in line]
@@ -61,8 +106,8 @@ def same_start(axes: Axes, points: Sequence["Point"]) -> None:
     axes.set_xticks([p.x for p in line], [p.at for p in line])
 
 
-def distinct_starts(axes: Axes, points: Sequence["Point"]) -> None:
-    """The distribution over seeds: whole lines for contiguous ids, dashed ones for strided."""
+def distinct_starts(axes: Axes, points: Points) -> None:
+    """The distribution over seeds: solid lines for contiguous ids, dashed ones for strided ids."""
     for colour, line in zip(COLOURS, _lines(points), strict=True):
         for point, style in zip(line[:2], ("-", "--"), strict=True):
             assert point.sample is not None
@@ -73,7 +118,7 @@ def distinct_starts(axes: Axes, points: Sequence["Point"]) -> None:
     axes.set_yscale("log")
 
 
-def shared_rows(axes: Axes, points: Sequence["Point"]) -> None:
+def shared_rows(axes: Axes, points: Points) -> None:
     """Over m: a colour for each Z; a mark for each number of rows, or family."""
     for i, line in enumerate(_lines(points)):
         group, block = divmod(i, len(COLOURS))
@@ -85,23 +130,14 @@ def shared_rows(axes: Axes, points: Sequence["Point"]) -> None:
         axes.plot([p.x for p in line], [p.theory for p in line], color=colour, lw=1)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_ylim(FLOOR / 2, 100 * max(p.theory for p in points))  # room for the legend
+    axes.set_ylim(FLOOR / 2, 100 * max(p.theory for p in points))  # leaves room for the legend
 
 
-def _lines(points: Sequence["Point"]) -> list[list["Point"]]:
+def _lines(points: Points) -> list[list[Point]]:
     names = dict.fromkeys(p.line for p in points)
     return [[p for p in points if p.line == name] for name in names]
 
 
-def _measured(axes: Axes, line: Sequence["Point"], colour: str, mark: str, label: str) -> None:
+def _measured(axes: Axes, line: Points, colour: str, mark: str, label: str) -> None:
     axes.errorbar([p.x for p in line], [p.measured for p in line], [2 * p.error for p in line],
                   fmt=mark, color=colour, ms=4, capsize=2, label=label)  # fmt: skip
-
-
-def _tidy(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
-    axes.set_title(title)
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=7, ncols=2)

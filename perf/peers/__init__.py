@@ -1,17 +1,18 @@
-"""Who we race against: PyTorch, FBGEMM and the published formula in torch operations.
+"""The peers: PyTorch, FBGEMM, CuPy indexing, and the published formula in torch operations.
 
-Each peer is checked against NumPy when it is made. One that is not installed is a contender all
-the same, whose note says so: nobody is left out in silence.
+Each peer is checked against NumPy when it is made. A peer that is not installed still gets a
+contender, whose note says so.
 """
 
 from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib import import_module
+from typing import Any
 
 from perf.harness.libraries import torch
 from perf.harness.places import here
 from perf.harness.race import Contender
-from perf.harness.shapes import Batch
+from perf.harness.shapes import BenchBatch
 
 LABELS = {
     "torch": "torch",
@@ -20,14 +21,14 @@ LABELS = {
     "published": "published formula",
     "cupy": "CuPy indexing",
 }
-ELSEWHERE = {"cpu": {"cupy"}, "cuda": {"torch-huge"}}  # who has no place on a device
+UNSUPPORTED = {"cpu": {"cupy"}, "cuda": {"torch-huge"}}  # by device
 
 
 @cache
 def missing(name: str) -> str | None:
     """Why a peer cannot run here; None if it can."""
     if name == "cupy":
-        return None  # there where a GPU is
+        return None  # a GPU needs CuPy anyway
     if torch is None:
         return "torch is not installed"
     if name == "fbgemm":
@@ -39,30 +40,39 @@ def missing(name: str) -> str | None:
 
 
 def absent(name: str, block_size: int | None = None) -> Contender:
-    """A peer that is not here."""
+    """A peer that cannot run here."""
     return Contender(LABELS[name], None, "peer", block_size, f"absent: {missing(name)}")
 
 
 def contenders(
-    names: Sequence[str], batch: Batch, optimizer: str | None = None, weighted: bool = False
+    names: Sequence[str], batch: BenchBatch, optimizer: str | None = None, weighted: bool = False
 ) -> Iterator[Contender]:
     """The named peers that do this work: a forward pass, or with an optimizer a whole step.
 
     Parameters
     ----------
-    names : of `LABELS`.
-    batch : what is read, and the gradient.
-    optimizer : "sgd", "adagrad" or None for the forward pass alone.
-    weighted : bags with per_sample_weights.
+    names : sequence of str
+        Keys of `LABELS`.
+    batch : BenchBatch
+        The ids and the gradient.
+    optimizer : {"sgd", "adagrad"}, optional
+        None is the forward pass alone.
+    weighted : bool
+        Bags with per_sample_weights.
+
+    Yields
+    ------
+    Contender
+        Checked, or with a note that says why it cannot run.
     """
     here().release()
     for name in names:
-        if name in ELSEWHERE[here().device]:
+        if name in UNSUPPORTED[here().device]:
             continue
         if name == "published" and (batch.shape.bag > 1 or optimizer == "adagrad"):
-            continue  # its release has neither
+            continue  # the release supports neither
         if name == "cupy" and (batch.shape.bag > 1 or optimizer is not None):
-            continue  # indexing alone
+            continue  # only indexing
         for block_size in batch.shape.block_sizes if name == "published" else (None,):
             if missing(name):
                 yield absent(name, block_size)
@@ -74,13 +84,15 @@ def contenders(
             yield Contender(LABELS[name], run, "peer", block_size, note)
 
 
-def _make(name, batch, optimizer, weighted, block_size):
-    """The peer of a name; its module needs torch and is imported only here."""
+def _make(
+    name: str, batch: BenchBatch, optimizer: str | None, weighted: bool, block_size: int | None
+) -> Any:
+    """The peer of a name; its module is imported here since it may need torch."""
     if name == "fbgemm":
         from perf.peers.fbgemm import FbgemmTables
 
         return FbgemmTables(batch, optimizer, weighted)
-    if name == "published":
+    if block_size is not None:
         from perf.peers.published import PublishedFormula
 
         return PublishedFormula(batch, optimizer, block_size)
@@ -94,7 +106,7 @@ def _make(name, batch, optimizer, weighted, block_size):
 
 
 def set_threads(threads: int) -> None:
-    """Threads of torch, which are FBGEMM's too."""
+    """Set the threads of torch, which FBGEMM uses too."""
     if torch is not None:
         torch.set_num_threads(threads)
 

@@ -1,4 +1,4 @@
-"""torch's side of the interaction and of a whole DLRM."""
+"""The interaction and a whole DLRM in torch."""
 
 from functools import cache
 from itertools import pairwise
@@ -9,7 +9,7 @@ from torch import nn
 
 from perf.harness.checks import dlrm_logits
 from perf.harness.places import here
-from perf.harness.shapes import Batch
+from perf.harness.shapes import BenchBatch
 from perf.peers.tables import TorchTable, make_optimizer
 from robe_numba.dlrm import DLRMConfig
 
@@ -19,7 +19,7 @@ def dot_interaction(dense: torch.Tensor, embeddings: torch.Tensor) -> torch.Tens
     vectors = torch.cat([dense[:, None], embeddings], dim=1)
     products = torch.bmm(vectors, vectors.transpose(1, 2)).flatten(1)
     pairs = _lower_triangle(vectors.shape[1], vectors.device)
-    # The faster of both each time: indexing has the faster forward, index_select the faster sum.
+    # Whichever is faster: indexing in the forward pass, index_select with its backward pass.
     chosen = products.index_select(1, pairs) if torch.is_grad_enabled() else products[:, pairs]
     return torch.cat([dense, chosen], dim=1)
 
@@ -33,12 +33,12 @@ def _lower_triangle(size: int, device: torch.device) -> torch.Tensor:
 class TorchInteraction(TorchTable):
     """embedding_bag, then `dot_interaction`."""
 
-    def __init__(self, batch: Batch, dense: np.ndarray):
+    def __init__(self, batch: BenchBatch, dense: np.ndarray):
         super().__init__(batch, None, weighted=False, huge_pages=False)
         self._dense = here().tensor(dense)
 
     def interact(self) -> torch.Tensor:
-        """(batch, d + (T + 1) T / 2)"""
+        """Lookup and interaction: (batch, d + (T + 1) T / 2)."""
         with torch.no_grad():
             return dot_interaction(self._dense, self.forward().view(self.batch.shape.output_shape))
 
@@ -46,14 +46,14 @@ class TorchInteraction(TorchTable):
 class TorchDLRM(nn.Module):
     """A DLRM of a configuration over uncompressed tables, trained by SGD.
 
-    All tables are one sparse EmbeddingBag, or with `apart` one for each, as models are often
-    written: then there is a launch for each on a GPU.
+    All tables are one sparse EmbeddingBag, or with `apart` one each, as models are often written;
+    on a GPU that takes a launch for each.
     """
 
     def __init__(
         self,
         config: DLRMConfig,
-        batch: Batch,
+        batch: BenchBatch,
         dense: np.ndarray,
         labels: np.ndarray,
         apart: bool = False,
@@ -73,8 +73,8 @@ class TorchDLRM(nn.Module):
         self._loss = nn.BCEWithLogitsLoss()
         self._optimizer = make_optimizer("sgd", self.parameters())
 
-    def inputs(self, batch: Batch, dense: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """What `forward` takes of a batch: features, and rows (EmbeddingBags, -1, 1)."""
+    def inputs(self, batch: BenchBatch, dense: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """The inputs of `forward`: features, and rows (EmbeddingBags, -1, 1)."""
         numbers = np.arange(batch.shape.num_tables) % self._tables_of_bags
         rows = batch.indices + batch.shape.rows * numbers
         if len(self.bags) > 1:
@@ -91,7 +91,7 @@ class TorchDLRM(nn.Module):
         return self.top(dot_interaction(self.bottom(dense), vectors))[:, 0]
 
     def infer(self, inputs: tuple[torch.Tensor, torch.Tensor] | None = None) -> torch.Tensor:
-        """Logits, without what a backward pass would need, of the batch or of others' inputs."""
+        """Logits of the batch, or of other inputs, without recording a backward pass."""
         with torch.no_grad():
             return self(*(inputs or self._inputs))
 
@@ -102,7 +102,7 @@ class TorchDLRM(nn.Module):
         self._optimizer.step()
 
     def check(self) -> None:
-        """Compare the logits of a few samples with NumPy."""
+        """Check the logits of a few samples against NumPy."""
         _, ids = self._inputs
         count = 8 * self._tables_of_bags
         found = [

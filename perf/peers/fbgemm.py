@@ -11,7 +11,7 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
 
 from perf.harness.checks import EPS, LR
 from perf.harness.places import here
-from perf.harness.shapes import Batch
+from perf.harness.shapes import BenchBatch
 from perf.peers.tables import TablePeer
 
 OPTIMIZERS = {"sgd": EmbOptimType.EXACT_SGD, "adagrad": EmbOptimType.EXACT_ADAGRAD}
@@ -20,7 +20,7 @@ OPTIMIZERS = {"sgd": EmbOptimType.EXACT_SGD, "adagrad": EmbOptimType.EXACT_ADAGR
 class FbgemmTables(TablePeer):
     """All tables in one operator."""
 
-    def __init__(self, batch: Batch, optimizer: str | None, weighted: bool):
+    def __init__(self, batch: BenchBatch, optimizer: str | None, weighted: bool):
         super().__init__(batch, optimizer, weighted)
         shape = batch.shape
         where = EmbeddingLocation.HOST, ComputeDevice.CPU

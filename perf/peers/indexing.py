@@ -1,19 +1,19 @@
-"""CuPy's own indexing of one uncompressed table that holds the rows of all."""
+"""CuPy indexing of one uncompressed table that holds the rows of all tables."""
 
 from typing import Any
 
 import numpy as np
 
 from perf.harness.places import here
-from perf.harness.shapes import Batch
+from perf.harness.shapes import BenchBatch
 
-CHUNK = 1 << 20  # rows that are drawn at a time
+CHUNK = 1 << 20  # rows that are drawn at once
 
 
 class IndexedTable:
-    """table[rows], forward alone."""
+    """table[rows], the forward pass only."""
 
-    def __init__(self, batch: Batch):
+    def __init__(self, batch: BenchBatch):
         shape = batch.shape
         self.batch = batch
         count = shape.rows * shape.num_tables
@@ -22,11 +22,11 @@ class IndexedTable:
         self._rows = here().put(batch.indices + first)
 
     def forward(self) -> Any:
-        """(batch, num_tables, d)"""
+        """Rows of the batch: (batch, num_tables, d)."""
         return self.table[self._rows]
 
     def check(self) -> None:
-        """Compare some samples with rows that are fetched one by one."""
+        """Check some samples against rows that are fetched one by one."""
         out = here().fetch(self.forward()[:2])
         rows = here().fetch(self._rows[:2])
         for place in np.ndindex(rows.shape):
@@ -34,7 +34,7 @@ class IndexedTable:
 
 
 def random_rows(count: int, dim: int) -> Any:
-    """A table float32 (count, dim) of random numbers, the same ones every `CHUNK` rows."""
+    """A random table, (count, dim) float32; its numbers repeat every `CHUNK` rows."""
     table = here().empty((count, dim), np.float32)
     drawn = np.random.default_rng(0).random((min(CHUNK, count), dim), np.float32)
     chunk = here().put(drawn / 5 - np.float32(0.1))

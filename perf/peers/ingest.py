@@ -1,4 +1,4 @@
-"""The log of bench_ingest.py, and who works on it: polars, duckdb, pyarrow, gzip; our parser."""
+"""The log of bench_ingest.py and its readers: polars, duckdb, pyarrow, gzip and our parser."""
 
 import gzip
 import importlib.metadata
@@ -25,14 +25,14 @@ from data_tools.sources.lines import LineBlocks, open_text
 from data_tools.synthetic.generator import Generator
 from perf.harness.race import Contender
 
-LEVEL = 1  # of zstd, everybody's
+LEVEL = 1  # of zstd, for all
 READ_BYTES = 1 << 20
 SHORTEST_LINE = 1 + len(CRITEO.names)  # bytes: a label, and a TAB or LF after every field
 DENSE, CATEGORICAL = CRITEO.dense, CRITEO.categorical
 
 
 class Log(NamedTuple):
-    """What is read."""
+    """A text file of Criteo rows, and the same gzipped."""
 
     text: Path
     gz: Path
@@ -54,13 +54,13 @@ def make_log(folder: Path, rows: int) -> Log:
 
 
 def set_threads(threads: int) -> None:
-    """Threads of polars, which reads this when it is imported, and of pyarrow."""
+    """Set the threads of polars, which reads this when imported, and of pyarrow."""
     os.environ["POLARS_MAX_THREADS"] = str(threads)
     pa.set_cpu_count(threads)
 
 
 def version(name: str) -> str | None:
-    """Version of an installed package; None if there is none."""
+    """Version of a package; None if it is not installed."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -77,7 +77,7 @@ def peer(name: str, run: Callable[[], object]) -> Contender:
 def contenders(
     source: Path, output: Path, file_format: str, compression: str, threads: int
 ) -> list[Contender]:
-    """Those who can write this format; ours, first, into the folder "ours"."""
+    """Contenders that can write this format; ours comes first and writes the folder "ours"."""
     kind = {"file_format": file_format, "compression": compression}
     ours = partial(ingest, source, output / "ours", threads=threads, **kind)
     found = [
@@ -138,7 +138,7 @@ def by_duckdb(source: Path, output: Path, compression: str, threads: int) -> Pat
 
 
 def by_pyarrow(source: Path) -> pa.Table:
-    """Parse a whole file, with ids as text and integers as they are."""
+    """Parse a whole file; ids stay text, and integers are not transformed."""
     types = {CRITEO.label: pa.uint8()}
     types |= dict.fromkeys(DENSE, pa.int64()) | dict.fromkeys(CATEGORICAL, pa.string())
     return pyarrow.csv.read_csv(
@@ -150,13 +150,13 @@ def by_pyarrow(source: Path) -> pa.Table:
 
 
 def by_gzip(source: Path) -> int:
-    """Inflate a file; the bytes of its text."""
+    """Inflate a file; the number of bytes of its text."""
     with gzip.open(source) as file:
         return read_through(file)
 
 
 def read_through(file: Any) -> int:
-    """Read a file to its end; its bytes."""
+    """Read a file to its end; the number of bytes."""
     buffer = bytearray(READ_BYTES)
     total = 0
     while count := file.readinto(buffer):
@@ -165,7 +165,7 @@ def read_through(file: Any) -> int:
 
 
 def parse_all(log: Log, threads: int) -> list[Batch]:
-    """All rows of a log, a part of it by each thread."""
+    """Parse all rows of a log, one part of the file per thread."""
     parser = Parser(CRITEO, True, "log1p")
     cuts = np.linspace(0, log.bytes, threads + 1).astype(int).tolist()
     with ThreadPoolExecutor(threads) as pool:
@@ -173,7 +173,7 @@ def parse_all(log: Log, threads: int) -> list[Batch]:
 
 
 def parse_part(parser: Parser, path: Path, begin: int, end: int) -> Batch:
-    """Rows of the lines that begin in some part of a file."""
+    """Parse the lines that begin in some part of a file."""
     room = (end - begin) // SHORTEST_LINE + 2  # memory that is never touched costs nothing
     labels = np.empty(room, np.float32)
     dense = np.empty((room, CRITEO.num_dense), np.float32)
@@ -187,21 +187,21 @@ def parse_part(parser: Parser, path: Path, begin: int, end: int) -> Batch:
 
 
 def inflate(path: Path) -> int:
-    """Read a gzipped text as ingest does; its bytes."""
+    """Inflate a gzipped text as ingest does; the number of bytes."""
     opened = open_text(str(path))
     with opened.raw, opened.text:
         return read_through(opened.text)
 
 
 def check_written(path: Path, ours: Batch) -> None:
-    """Raise AssertionError unless a file holds the same rows, in the same order."""
+    """Raise AssertionError unless a file holds the same rows in the same order."""
     if path.suffix == ".arrow":
         table = pyarrow.ipc.open_file(pa.memory_map(str(path))).read_all()
     else:
         table = pyarrow.parquet.read_table(path)
     assert table.num_rows == len(ours.dense), f"{path.name} has {table.num_rows} rows"
     np.testing.assert_array_equal(table[CRITEO.label].to_numpy(), ours.labels)
-    for number, name in enumerate(DENSE):  # others take logarithms in float32, or in float64
+    for number, name in enumerate(DENSE):  # others compute logarithms in float32 or float64
         np.testing.assert_allclose(table[name].to_numpy(), ours.dense[:, number], rtol=1e-5)
     for number, name in enumerate(CATEGORICAL):
         assert table[name].type == pa.uint32(), table[name].type
@@ -209,7 +209,7 @@ def check_written(path: Path, ours: Batch) -> None:
 
 
 def check_parsed(table: pa.Table, ours: Batch) -> None:
-    """Raise AssertionError unless pyarrow.csv read what our parser did; of ids every 25th row."""
+    """Raise AssertionError unless pyarrow.csv read the same; ids are compared every 25th row."""
     np.testing.assert_array_equal(table[CRITEO.label].to_numpy(), ours.labels)
     for number, name in enumerate(DENSE):
         values = transform_dense(table[name].to_numpy().astype(np.float64), "log1p")

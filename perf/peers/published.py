@@ -8,7 +8,7 @@ import torch
 
 from perf.harness.checks import LR, SAMPLES, STEP_ATOL
 from perf.harness.places import here
-from perf.harness.shapes import Batch
+from perf.harness.shapes import BenchBatch
 from perf.peers.tables import make_optimizer
 
 PRIME = 2038074743
@@ -18,7 +18,7 @@ A, B, C, D = 1_234_567_891, 987_654_321, 1_357_924_680, 246_813_579
 class PublishedFormula:
     """((A t + B x + C k + D) mod P) mod (m - Z + 1) + j, then indexing; gradients are dense."""
 
-    def __init__(self, batch: Batch, optimizer: str | None, block_size: int):
+    def __init__(self, batch: BenchBatch, optimizer: str | None, block_size: int):
         shape = self._shape = batch.shape
         self._block_size, self._optimizer_name = block_size, optimizer
         self._batch, self._indices = batch, batch.indices
@@ -46,7 +46,7 @@ class PublishedFormula:
         self._optimizer.step()
 
     def check(self) -> None:
-        """Compare the output, and the first step, of some samples with the formula in NumPy."""
+        """Check the output and the first step of some samples against the formula in NumPy."""
         if self._shape.batch > SAMPLES:
             head = self._batch.head(SAMPLES)
             PublishedFormula(head, self._optimizer_name, self._block_size).check()

@@ -1,4 +1,4 @@
-"""Plain tables in torch: one embedding_bag over all tables at once."""
+"""Uncompressed tables in torch: one embedding_bag over all tables at once."""
 
 from abc import ABC, abstractmethod
 from typing import Any
@@ -9,19 +9,19 @@ from torch.nn.functional import embedding_bag
 
 from perf.harness.checks import EPS, LR, STEP_ATOL
 from perf.harness.places import here
-from perf.harness.shapes import Batch
+from perf.harness.shapes import BenchBatch
 
 
 class TablePeer(ABC):
-    """Uncompressed tables, checked against NumPy indexing on copies of a few of their rows."""
+    """Uncompressed tables, checked against NumPy on copies of a few rows."""
 
-    def __init__(self, batch: Batch, optimizer: str | None, weighted: bool):
+    def __init__(self, batch: BenchBatch, optimizer: str | None, weighted: bool):
         self.batch, self.optimizer = batch, optimizer
         self.weights = batch.weights if weighted else None
 
     @abstractmethod
     def forward(self) -> torch.Tensor:
-        """The output, whose memory is (batch, num_tables, d)."""
+        """The output, in memory (batch, num_tables, d)."""
 
     @abstractmethod
     def step(self) -> None:
@@ -32,11 +32,12 @@ class TablePeer(ABC):
         """A copy of some rows of a table."""
 
     def check(self) -> None:
-        """Compare outputs of some bags, then what the first step does to a row of some tables.
+        """Check some bags of the output, then the first step on a row of some tables.
 
         Raises
         ------
-        AssertionError : they differ.
+        AssertionError
+            They differ.
         """
         shape = self.batch.shape
         out = self.forward().detach().cpu().numpy().reshape(shape.output_shape)
@@ -64,13 +65,13 @@ class TablePeer(ABC):
 
 
 class TorchTable(TablePeer):
-    """`embedding_bag` over one table that holds the rows of all, with sparse gradients.
+    """`embedding_bag` over one table that holds the rows of all tables, with sparse gradients.
 
-    NumPy asks the system for huge pages for large arrays and torch does not: with `huge_pages`
-    the table's memory is NumPy's.
+    NumPy asks the system for huge pages for large arrays and torch does not: with `huge_pages`,
+    NumPy allocates the table.
     """
 
-    def __init__(self, batch: Batch, optimizer: str | None, weighted: bool, huge_pages: bool):
+    def __init__(self, batch: BenchBatch, optimizer: str | None, weighted: bool, huge_pages: bool):
         super().__init__(batch, optimizer, weighted)
         shape = batch.shape
         size = (shape.rows * shape.num_tables, shape.embedding_dim)
@@ -87,7 +88,7 @@ class TorchTable(TablePeer):
         self._optimizer = make_optimizer(optimizer, [self.table])
 
     def _by_samples(self, values: np.ndarray) -> np.ndarray:
-        """Values of table-major bags in the order of samples, so that the output is ours."""
+        """Values of table-major bags in sample-major order, so that the output is laid out as ours."""
         shape = self.batch.shape
         bags = values.reshape(shape.num_tables, shape.batch, shape.bag)
         return np.ascontiguousarray(bags.transpose(1, 0, 2)).ravel()
@@ -118,7 +119,7 @@ class TorchTable(TablePeer):
 
 
 def make_optimizer(name: str | None, parameters: Any) -> Any:
-    """torch's own SGD or Adagrad with the learning rate of the checks; None without a name."""
+    """SGD or Adagrad of torch with the learning rate of the checks; None without a name."""
     if name is None:
         return None
     if name == "sgd":

@@ -20,7 +20,7 @@ import numpy as np
 from mpi4py import MPI
 
 from perf.harness.race import PAUSE, keep_busy, no_garbage_collection
-from perf.harness.shapes import Shape, make_batch
+from perf.harness.shapes import BenchShape, make_batch
 from perf.scaling.formulas import MODELS, Model
 from perf.scaling.results import Phase, Results, Setting, Step, Task, Transfer
 from robe_numba.dlrm import DLRM, make_embedding
@@ -50,7 +50,9 @@ Part = tuple[str, int, Callable[[], object]]  # of a step: its name, a count, a 
 def make_rows(model: Model, count: int, ids: str, seed: int) -> Rows:
     """A batch, the same in all ranks."""
     config, generator = model.config, np.random.default_rng(seed)
-    drawn = Shape("", 1, 1, (), 1, count, config.num_tables, 4 * TABLE_ROWS * config.num_tables)
+    drawn = BenchShape(
+        "", 1, 1, (), 1, count, config.num_tables, 4 * TABLE_ROWS * config.num_tables
+    )
     return (
         generator.random((count, config.num_dense), np.float32),
         make_batch(drawn, ids, seed).indices.astype(np.uint32),

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from perf import bench_dlrm, bench_inference
-from perf.bench_dlrm import Data, Model
+from perf.bench_dlrm import Data, BenchModel
 from perf.gpu.calls import options as for_benchmarks
 from perf.gpu.checker.report import Report
 from perf.gpu.device_times import device_times, wall_times
@@ -43,7 +43,7 @@ def run(report: Report, options: Any) -> None:
         here().release()
 
 
-def robe(model: Model, data: Data, options: Any, graph: bool = False) -> Any:
+def robe(model: BenchModel, data: Data, options: Any, graph: bool = False) -> Any:
     """Ours, checked, as the rivals are made."""
     small = bench_dlrm.make_dlrm(model, options.threads)
     bench_dlrm.check(small, model, data)

@@ -12,7 +12,7 @@ from perf.gpu.checker.report import Report
 from perf.gpu.device_times import device_times
 from perf.harness.places import here
 
-# Shape, ids, optimizer or None for the forward pass.
+# BenchShape, ids, optimizer or None for the forward pass.
 RACES = (
     ("S1", "uniform", None),
     ("S3", "uniform", None),

@@ -7,7 +7,7 @@ from typing import Any
 
 from perf import bench_dlrm
 from perf.bench_bag import shape_for
-from perf.bench_dlrm import Data, Model
+from perf.bench_dlrm import Data, BenchModel
 from perf.gpu.checker.report import Report
 from perf.gpu.device_times import device_times, wall_times
 from perf.harness.places import here
@@ -29,19 +29,19 @@ def run(report: Report, options: Any) -> None:
             here().release()
 
 
-def ours(model: Model, data: Data) -> Call:
+def ours(model: BenchModel, data: Data) -> Call:
     """Over the shared array."""
     step, _ = bench_dlrm.ours(model, data, 1)
     return step.run
 
 
-def products(model: Model, data: Data) -> Call:
+def products(model: BenchModel, data: Data) -> Call:
     """The matrix products of all layers, alone."""
     step, _ = next(bench_dlrm.products(model, 1))
     return step.run
 
 
-def torch(model: Model, data: Data, apart: bool = False) -> Call:
+def torch(model: BenchModel, data: Data, apart: bool = False) -> Call:
     """Over uncompressed tables."""
     from perf.peers.dlrm import TorchDLRM
 
