@@ -64,7 +64,9 @@ def ours(batch: BenchBatch, optimizer: str | None, weighted: bool) -> Iterator[C
         spec = shape.spec(block_size)
         if optimizer is None:
             out = here().empty(shape.output_shape, np.float32)
-            run = partial(rn.embedding_bag, stored, **bags_of(batch, spec, weighted), out=out)
+            run: Callable[[], object] = partial(
+                rn.embedding_bag, stored, **bags_of(batch, spec, weighted), out=out
+            )
             run()
             checks.check_forward(out, array, batch, spec, weighted)
         else:
@@ -83,7 +85,7 @@ def bags_of(batch: BenchBatch, spec: rn.RobeSpec, weighted: bool) -> dict[str, A
     return {"indices": put(batch.flat), "offsets": put(batch.offsets), "spec": spec, **weights}
 
 
-def step_of(batch: BenchBatch, spec: rn.RobeSpec, weighted: bool) -> Callable[[Any, Any], None]:
+def step_of(batch: BenchBatch, spec: rn.RobeSpec, weighted: bool) -> "partial[None]":
     """A whole step as a function of array and state_sum."""
     return partial(
         train,

@@ -137,10 +137,7 @@ def products(model: BenchModel, threads: int) -> Iterator[tuple[Contender, Conte
     rows = model.shape.batch
     whole = layer_products(model.config, [slice(0, rows)])
     if here().device == "cuda":
-        yield tuple(
-            Contender("matrix products", partial(whole[0], train), "floor")
-            for train in (True, False)
-        )
+        yield _pair("matrix products", whole[0])
         return
     parts = layer_products(model.config, micro_batches(rows))
     workers = ThreadPool(threads)
@@ -154,10 +151,14 @@ def products(model: BenchModel, threads: int) -> Iterator[tuple[Contender, Conte
         workers.run(lambda part: parts[part](train), len(parts))
 
     for name, run in (("BLAS threads", on_blas_threads), ("in parts", in_parts)):
-        yield tuple(
-            Contender(f"matrix products, {name}", partial(run, train), "floor")
-            for train in (True, False)
-        )
+        yield _pair(f"matrix products, {name}", run)
+
+
+def _pair(name: str, run: Callable[[bool], None]) -> tuple[Contender, Contender]:
+    """The products of a training step and those of inference."""
+    return Contender(name, partial(run, True), "floor"), Contender(
+        name, partial(run, False), "floor"
+    )
 
 
 def layer_products(config: DLRMConfig, parts: list[slice]) -> list[Callable[[bool], None]]:

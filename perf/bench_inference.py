@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from perf import bench_dlrm, peers
-from perf.bench_dlrm import SHAPES, Data, BenchModel
+from perf.bench_dlrm import SHAPES, BenchModel, Data
 from perf.harness import command
 from perf.harness.places import here
 from perf.harness.race import Contender, Row, Workload, race
@@ -27,7 +27,7 @@ GPU_SPARE_BYTES = 8 * 10**9  # for the layers of the largest batch
 
 def measure(model: BenchModel, options: Any) -> Iterator[Row]:
     """A race for each batch size against our own tables, then against torch's."""
-    batches = (1, 4) if model.name == command.TINY else BATCHES
+    batches: tuple[int, ...] = (1, 4) if model.name == command.TINY else BATCHES
     batches = batches[:1] if here().simulated else batches
     small = bench_dlrm.make_dlrm(model, options.threads)
     model = replace(model, shape=largest_tables(model.shape))

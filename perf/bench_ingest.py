@@ -85,7 +85,7 @@ def warmed(contenders: Sequence[Contender], output: Path) -> list[Contender]:
         if contender.role == "ours":
             dataset = Dataset(output / "ours")
             (expected,) = dataset.split("all").batches(dataset.num_rows, threads=0)
-        elif result:
+        elif isinstance(result, Path):
             others.check_written(result, expected)
         written = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
         found.append(replace(contender, output_bytes=written or None))
@@ -169,7 +169,9 @@ def table(rows: Sequence[Row]) -> str:
     header = ["what", "ms", "M rows/s", "MB/s", *(f"{name}, ms (times ours)" for name in names)]
     header.append("MB written (ours, others)")
     lines = []
-    for row in (row for row in rows if row.role == "ours"):
+    for row in rows:
+        if row.role != "ours" or row.ms is None:
+            continue
         others = {other.contender: other for other in markdown.same_race(row, rows)}
         speed = f"{row.bytes / row.ms / 1e3:,.0f}" if row.bytes else ""
         cells = [f"{row.shape}, {row.work}", milliseconds(row), f"{row.items / row.ms / 1e3:.3g}"]

@@ -56,7 +56,7 @@ def ours(batch: BenchBatch, optimizer: str) -> Iterator[Contender]:
         yield Contender("robe", run, block_size=block_size, peak_bytes=peak_bytes)
 
 
-def step_of(batch: BenchBatch, spec: rn.RobeSpec) -> Callable[[Any, Any], None]:
+def step_of(batch: BenchBatch, spec: rn.RobeSpec) -> "partial[None]":
     """A whole step as a function of array and state_sum; it reuses the output and the starts."""
     shape = batch.shape
     return partial(
@@ -90,7 +90,7 @@ def train(
 def peak(run: Callable[[], object]) -> int:
     """Peak bytes that NumPy and Python allocate for one call, by tracemalloc.
 
-    Kernels keep scratch memory per thread, so the call runs in a new thread, which allocates it all.
+    Kernels keep scratch memory per thread, so the call runs in a new thread that allocates it all.
     """
     run()  # compiles
     threads = numba.get_num_threads()

@@ -49,7 +49,7 @@ def main() -> None:
     """Measure what is asked for, then write tables and pictures."""
     options, passed_on = parse()
     folders = {"cpu": options.output, "cuda": options.output / "cuda"}
-    chosen = (options.device,)
+    chosen: tuple[str, ...] = (options.device,)
     if options.device == BOTH:
         folders["cpu"] = options.output / BOTH
         chosen = tuple(folders)

@@ -1,8 +1,8 @@
-"""How long a GPU works on a call: medians by its own events, the host's work hidden.
+"""How long a GPU works on a call: medians by its own events, with the host's work hidden.
 
-A call is asked for while the GPU still waits in a kernel that does nothing else. So everything is
-queued when the first event passes, and what lies between the events is the GPU's time alone. Where
-a call itself waits for the GPU this cannot be, and the note says so.
+A call is launched while the GPU is still busy in a kernel that only waits. So everything is queued
+when the first event passes, and the time between the events is the GPU's alone. Where a call itself
+waits for the GPU this is impossible, and the note says so.
 """
 
 import time
@@ -15,8 +15,8 @@ import numpy as np
 from perf.harness.places import here
 
 REPEATS = 20
-WARM_UP = 3  # untimed calls: compilation, memory of pools
-ROOM = 2.0  # seconds that all calls of one measurement may take
+WARM_UP = 3  # untimed calls: compilation, memory pools
+ROOM = 2.0  # seconds for all calls of one measurement
 FEWEST = 5
 SHORTEST_DELAY, LONGEST_DELAY = 0.2, 100.0  # milliseconds
 HOST_INCLUDED = "waits for the GPU: the host's time is in it"
@@ -33,7 +33,7 @@ extern "C" __global__ void wait(long long nanoseconds) {
 
 
 class Times(NamedTuple):
-    """Of several calls, in one unit of time."""
+    """Quartiles of several calls, in one unit of time."""
 
     median: float
     lower_quartile: float
@@ -42,20 +42,21 @@ class Times(NamedTuple):
 
 
 def quartiles(times: Any, note: str = "") -> Times:
-    """The quartiles of what was measured."""
+    """Quartiles of measured times."""
     low, median, high = map(float, np.percentile(times, (25, 50, 75)))
     return Times(median, low, high, note)
 
 
 def device_times(run: Callable[[], object], repeats: int = REPEATS) -> Times:
-    """Milliseconds of one call on the GPU; of the simulator, the host's."""
+    """Milliseconds of one call on the GPU; in the simulator by the host's clock."""
     for _ in range(1 if here().simulated else WARM_UP):
         run()
     once = wall_milliseconds(run)
     repeats = max(FEWEST, min(repeats, int(1e3 * ROOM / max(once, 1e-3))))
     if here().simulated:
         return quartiles([once])
-    delay, note, found = max(SHORTEST_DELAY, once), "", []
+    delay, note = max(SHORTEST_DELAY, once), ""
+    found: list[float] = []
     while len(found) < repeats:
         elapsed, hidden = _behind_delay(run, delay)
         if not hidden and not note:
@@ -68,7 +69,7 @@ def device_times(run: Callable[[], object], repeats: int = REPEATS) -> Times:
 
 
 def wall_times(run: Callable[[], object], repeats: int = REPEATS) -> Times:
-    """Milliseconds of one call by the host's clock, until the GPU is done."""
+    """Milliseconds of one call by the host's clock, until the GPU is idle."""
     run()
     once = wall_milliseconds(run)
     repeats = max(FEWEST, min(repeats, int(1e3 * ROOM / max(once, 1e-3))))
@@ -77,7 +78,7 @@ def wall_times(run: Callable[[], object], repeats: int = REPEATS) -> Times:
 
 
 def wall_milliseconds(run: Callable[[], object]) -> float:
-    """Of one call by the host's clock, from an idle GPU to an idle GPU."""
+    """Milliseconds of one call by the host's clock, from an idle GPU to an idle GPU."""
     wait()
     begun = time.perf_counter()
     run()
@@ -86,14 +87,15 @@ def wall_milliseconds(run: Callable[[], object]) -> float:
 
 
 def wait() -> None:
-    """Until the GPU has nothing to do."""
+    """Wait until the GPU is idle."""
     if not here().simulated:
         here().xp.cuda.Device().synchronize()
 
 
 def _behind_delay(run: Callable[[], object], milliseconds: float) -> tuple[float, bool]:
-    """Milliseconds between the events around a call, and whether the GPU was still waiting when the
-    whole call had been asked for.
+    """Milliseconds between the events around a call, launched behind a delay.
+
+    And whether the GPU was still in the delay when the whole call had been launched.
     """
     events = here().xp.cuda
     begin, end = events.Event(), events.Event()

@@ -1,14 +1,12 @@
-"""One launch of each main kernel, for a profiler or a checker of memory around this process.
+"""One launch of each main kernel, for a profiler or a memory checker around this process.
 
-python -m gpu.launches          large batches, within the range that profilers are told of
-python -m gpu.launches --tiny   every kernel; each array has memory of its own
+python -m perf.gpu.launch_each          large batches, within the range that the profiler records
+python -m perf.gpu.launch_each --tiny   every kernel; each array has its own allocation
 """
 
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 
-from perf import bench_dlrm
 from perf.gpu import calls
 from perf.gpu.device_times import wait
 from perf.harness import places
@@ -23,45 +21,41 @@ PROFILED = (
     "update S1 Adagrad, zipf ids",
     "lookup and dot S1",
 )
-LARGE = ("lookups of S1", "bags", "interaction")  # kinds of work that have some of these
+LARGE = ("lookups of S1", "bags", "interaction")  # the kinds of calls with some of these
 
 
 def main() -> None:
-    """Compile first, then launch within the range."""
+    """Compile first, then launch within the profiler's range."""
     tiny = "--tiny" in sys.argv[1:]
     places.use("cuda")
     if not here().simulated and tiny:
-        here().xp.cuda.set_allocator(None)  # no pool: what is outside an array is nobody's
-    for item in items(tiny):
-        if tiny or item.name in PROFILED:
-            print(item.name, flush=True)
-            launch(item)
+        here().xp.cuda.set_allocator(None)  # no pool, so an access outside an array is an error
+    for call in all_calls(tiny):
+        if tiny or call.name in PROFILED:
+            print(call.name, flush=True)
+            launch(call)
     print("all launched", flush=True)
 
 
-def items(tiny: bool) -> Iterator[calls.Item]:
-    """What is launched; in tiny shapes a whole model too."""
+def all_calls(tiny: bool) -> Iterator[calls.Call]:
+    """What is launched; with tiny shapes a whole model too."""
     for kind in calls.KINDS if tiny else LARGE:
         yield from calls.KINDS[kind](tiny)
-    if not tiny:
-        yield from calls.steps(tiny, "uniform", ("sgd",))
-        yield from calls.steps(tiny, "zipf", ("adagrad",))
+    if tiny:
+        yield from calls.step_and_inference(calls.model_of(tiny))
         return
-    model = bench_dlrm.SHAPES["tiny"]
-    model = replace(model, shape=here().sized(model.shape))
-    step, infer = bench_dlrm.ours(model, bench_dlrm.make_data(model, "uniform"), 1)
-    yield calls.Item("DLRM step", step.run)
-    yield calls.Item("DLRM inference", infer.run)
+    yield from calls.steps(tiny, "uniform", ("sgd",))
+    yield from calls.steps(tiny, "zipf", ("adagrad",))
 
 
-def launch(item: calls.Item) -> None:
-    """Once to compile, once for who looks on."""
-    item.run()
+def launch(call: calls.Call) -> None:
+    """Launch once to compile, once for the profiler."""
+    call.run()
     wait()
     if here().simulated:
         return
     here().xp.cuda.runtime.profilerStart()
-    item.run()
+    call.run()
     wait()
     here().xp.cuda.runtime.profilerStop()
 

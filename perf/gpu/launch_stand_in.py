@@ -1,6 +1,6 @@
-"""What a launch costs before the GPU, without a GPU: a driver stands in that does nothing.
+"""The cost of a launch in Python, without a GPU: a driver that does nothing stands in.
 
-python perf/gpu/launch_stand_in.py      microseconds in Python for a launch of two kernels
+python -m perf.gpu.launch_stand_in      microseconds in Python for a launch of two kernels
 """
 
 import statistics
@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from perf.harness import checkout  # noqa: F401  (first; see there)
 from robe_numba import RobeSpec
 from robe_numba.coefficients import hash_spec
 from robe_numba.kernels.gpu import launch, lookup
@@ -28,7 +27,7 @@ def main() -> None:
     """Print the medians."""
     launch.driver = DRIVER
     constants = hash_spec(RobeSpec(25_000_000, 128, 128, 26))
-    tables = {"coefficients": array(np.uint64, 3), "sign_keys": array(np.uint64, 2)}
+    tables: Any = {"coefficients": array(np.uint64, 3), "sign_keys": array(np.uint64, 2)}
     spec = Prepared(constants._replace(**tables))
     floats, numbers, words = array(np.float32), array(np.int64), array(np.uint64)
     one = np.uint64(1)
@@ -50,12 +49,12 @@ def main() -> None:
 
 
 def array(dtype: Any, dimensions: int = 1) -> DeviceArray:
-    """Memory that nobody looks at."""
+    """A device array whose memory is never read."""
     return DeviceArray(64, (4,) * dimensions, np.dtype(dtype), None)
 
 
 def report(name: str, kernel: Kernel, arguments: tuple[Any, ...]) -> None:
-    """Time launches of a kernel that is compiled for no GPU."""
+    """Time launches of a kernel that is not compiled."""
     function = SimpleNamespace(handle=1)
     library = SimpleNamespace(get_cufunc=lambda: function)
     kernel._dispatcher = SimpleNamespace(

@@ -1,11 +1,12 @@
-"""What the machine code of every CUDA kernel shows, without a GPU: registers, spilled bytes, shared
-memory, instructions, and how many warps a multiprocessor can have under way.
+"""Machine code of every CUDA kernel, without a GPU.
 
-python perf/gpu/machine_code.py                  as Markdown; --only NAME for kernels of that name
-python perf/gpu/machine_code.py --json before.json, and later --against before.json for both
+Registers, spilled bytes, shared memory, instructions, and resident warps per multiprocessor.
+
+python -m perf.gpu.machine_code                  as Markdown; --only NAME for kernels of that name
+python -m perf.gpu.machine_code --json before.json, and later --against before.json for both
 
 Instructions are counted where nvdisasm is installed (`pip install nvidia-cuda-nvdisasm`). "Loads"
-counts global loads in the longest run of code without a branch; these are in flight together.
+counts global loads in the longest run of code without a branch: they are in flight together.
 """
 
 import argparse
@@ -21,34 +22,35 @@ from typing import Any
 import nvidia
 from numba.cuda import dispatcher
 
-from perf.harness import checkout  # noqa: F401  (first; see there)
+from perf.harness.markdown import table
 from robe_numba.kernels.gpu import layers
 from tests.test_gpu import compile_to_ptx, kernels
 
 CAPABILITY = (9, 0)
 # Of a multiprocessor of compute capability 9.0.
 REGISTERS, WARPS, SHARED_BYTES, WARP = 65_536, 64, 228 << 10, 32
-BLOCK_SHARED_BYTES = 1 << 10  # that each thread block takes beside its own
+BLOCK_SHARED_BYTES = 1 << 10  # that each thread block takes in addition
 COLUMNS = ("registers", "spilled", "shared", "instructions", "loads", "warps")
 
 
 def main() -> None:
-    """Compile every kernel and print what is found."""
+    """Compile every kernel and print its figures."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--only", default="", help="kernels whose name has this")
-    parser.add_argument("--json", type=Path, help="leave the figures there")
-    parser.add_argument("--against", type=Path, help="figures of before")
+    parser.add_argument("--json", type=Path, help="write the figures there")
+    parser.add_argument("--against", type=Path, help="earlier figures to compare with")
     options = parser.parse_args()
-    # Typing a call of a device function asks which GPU is there; any will do.
+    # Compiling a call of a device function asks for the GPU; any will do.
     gpu = type("GPU", (), {"compute_capability": CAPABILITY})
     dispatcher.get_current_device = lambda: gpu
     before = json.loads(options.against.read_text()) if options.against else {}
     found = {}
-    print("| kernel | " + " | ".join(COLUMNS) + " |\n" + "|---" * (1 + len(COLUMNS)) + "|")
     for name in kernels():
         if options.only in name:
+            print(name, file=sys.stderr, flush=True)
             found[name] = figures(name)
-            print(line(name, found[name], before.get(name, {})), flush=True)
+    lines = [cells(name, figure, before.get(name, {})) for name, figure in found.items()]
+    print(table(("kernel", *COLUMNS), lines))
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
 
@@ -81,7 +83,7 @@ def figures(name: str) -> dict[str, int | None]:
 
 
 def warps(registers: int, shared: int, threads: int) -> int:
-    """Warps that a multiprocessor has room for; dynamic shared memory is not known here."""
+    """Warps that fit a multiprocessor, dynamic shared memory aside."""
     each = threads // WARP
     by_registers = REGISTERS // (-(-registers * WARP // 256) * 256 * each)
     by_memory = SHARED_BYTES // (shared + BLOCK_SHARED_BYTES)
@@ -99,11 +101,12 @@ def count_instructions(cubin: Path) -> int | None:
 
 
 def tool(name: str) -> str:
-    """One of NVIDIA's tools, of its packages or on the PATH.
+    """One of NVIDIA's tools, from its packages or the PATH.
 
     Raises
     ------
-    FileNotFoundError : it is not installed.
+    FileNotFoundError
+        It is not installed.
     """
     found = [p for root in nvidia.__path__ for p in Path(root).glob(f"*/bin/{name}")]
     path = str(found[0]) if found else shutil.which(name)
@@ -113,19 +116,19 @@ def tool(name: str) -> str:
 
 
 def number(pattern: str, text: str) -> int:
-    """The number that a pattern finds; 0 if it finds none."""
+    """The number that a pattern finds, or 0."""
     found = re.search(pattern, text)
     return int(found[1]) if found else 0
 
 
-def line(name: str, figures: dict[str, Any], before: dict[str, Any]) -> str:
-    """A row of the table, with what was before where it was another."""
-    cells = []
+def cells(name: str, figures: dict[str, Any], before: dict[str, Any]) -> list[str]:
+    """A row of the table, with the earlier figure where it differs."""
+    row = [f"`{name}`"]
     for column in COLUMNS:
         now, then = figures[column], before.get(column)
         shown = "" if now is None else str(now)
-        cells.append(f"{then} -> {shown}" if then not in (None, now) else shown)
-    return f"| `{name}` | " + " | ".join(cells) + " |"
+        row.append(f"{then} -> {shown}" if then not in (None, now) else shown)
+    return row
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""A picture of scoring by batch size, from what `gpu_check.py` left.
+"""A plot of scoring time against batch size, from the results of `gpu_check.py`.
 
-python -m gpu.curve results.jsonl curve.png    in the folder perf
+python -m perf.gpu.plot_inference results.jsonl curve.png
 """
 
 import sys
@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 
 from perf.gpu.checker.report import read
 
-# Titles of `gpu.inference`, and how they are drawn.
+# Titles of the section `inference`, and how they are drawn.
 LINES = {
     "robe, CUDA graph": ("ROBE, 100 MB, one CUDA graph", "C0", "-"),
     "robe": ("ROBE, 100 MB, launch by launch", "C0", ":"),
@@ -21,8 +21,8 @@ LINES = {
 PRECISIONS = ("float32", "TF32")
 
 
-def main(results: Path, picture: Path) -> None:
-    """Milliseconds of one call by the host's clock, for each precision of the products."""
+def main(results: Path, plot: Path) -> None:
+    """Draw milliseconds of one call by the host's clock, for each precision of the products."""
     found = {result["work"]: result for result in read(results.parent)}
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), sharey=True, layout="constrained")
     for axis, precision in zip(axes, PRECISIONS, strict=True):
@@ -40,8 +40,8 @@ def main(results: Path, picture: Path) -> None:
     axes[0].set_ylabel("ms for a batch, by the host's clock")
     axes[0].legend(fontsize=8)
     figure.suptitle("Scoring with a DLRM of the preset mlperf on one NVIDIA H200")
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(picture, dpi=110)
+    plot.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(plot, dpi=110)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Which kernels a call launches, how often, and how long each takes: by torch's profiler."""
+"""Which kernels a call launches, how often, and how long they take, by torch's profiler."""
 
 import json
 import tempfile
@@ -10,26 +10,27 @@ from typing import NamedTuple
 from perf.gpu.device_times import wait
 from perf.harness.libraries import torch
 
-DEVICE_WORK = ("kernel", "gpu_memcpy", "gpu_memset")  # categories of its trace
+DEVICE_WORK = ("kernel", "gpu_memcpy", "gpu_memset")  # categories of the profiler's trace
 
 
-class Kernel(NamedTuple):
-    """What a call launches under one name."""
+class KernelTime(NamedTuple):
+    """The launches of one kernel in a call."""
 
     name: str
     launches: float  # per call
     microseconds: float  # per call, all launches together
 
 
-def kernels_of(run: Callable[[], object], calls: int = 5) -> list[Kernel]:
+def kernels_of(run: Callable[[], object], calls: int = 5) -> list[KernelTime]:
     """Kernels, copies and fills of one call, the longest first.
 
     Raises
     ------
-    RuntimeError : the profiler saw none.
+    RuntimeError
+        torch is not installed, or its profiler saw no kernel.
     """
     if torch is None:
-        raise RuntimeError("kernels are told apart by torch's profiler; install torch")
+        raise RuntimeError("kernels are timed by torch's profiler; install torch")
     run()
     wait()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
@@ -46,5 +47,5 @@ def kernels_of(run: Callable[[], object], calls: int = 5) -> list[Kernel]:
             durations[event["name"]].append(event["dur"])
     if not durations:
         raise RuntimeError("torch's profiler saw no kernel")
-    found = [Kernel(n, len(d) / calls, sum(d) / calls) for n, d in durations.items()]
+    found = [KernelTime(n, len(d) / calls, sum(d) / calls) for n, d in durations.items()]
     return sorted(found, key=lambda kernel: -kernel.microseconds)

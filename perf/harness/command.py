@@ -48,7 +48,7 @@ def main(
     keep_memory()
     set_threads(options.threads)
     print(markdown.heading(about(options)), flush=True)
-    rows = []
+    rows: list[Row] = []
     for name in options.shape or [name for name in shapes if name != TINY]:
         print(f"{bench} {name} ...", flush=True)
         rows.extend(measure(shapes[name], options))

@@ -40,7 +40,7 @@ def contenders(size: int) -> Iterator[Contender]:
 
 
 @jit(parallel=True)
-def stream_copy(source, target, parts):
+def stream_copy(source: np.ndarray, target: np.ndarray, parts: np.uint64) -> None:
     """Copy aligned float32 arrays past the caches; one iteration owns one of the parts."""
     size = np.uint64(source.size)
     length = (size // parts + np.uint64(LANES)) & ~np.uint64(LANES - 1)

@@ -54,6 +54,12 @@ class Contender:
     bytes: int | None = None
     output_bytes: int | None = None
 
+    @property
+    def call(self) -> Callable[[], object]:
+        """`run` of a contender that can run here."""
+        assert self.run is not None, self.note
+        return self.run
+
 
 @dataclass(frozen=True)
 class Workload:
@@ -208,7 +214,9 @@ def keep_memory() -> None:
     Otherwise it maps every output of more than 128 KiB anew and the system zeroes it page by page,
     which makes peers that allocate their output look nearly twice as slow.
     """
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)
         libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)

@@ -78,7 +78,7 @@ def contenders(
     source: Path, output: Path, file_format: str, compression: str, threads: int
 ) -> list[Contender]:
     """Contenders that can write this format; ours comes first and writes the folder "ours"."""
-    kind = {"file_format": file_format, "compression": compression}
+    kind: dict[str, Any] = {"file_format": file_format, "compression": compression}
     ours = partial(ingest, source, output / "ours", threads=threads, **kind)
     found = [
         Contender("robe", ours),

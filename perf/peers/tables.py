@@ -88,7 +88,7 @@ class TorchTable(TablePeer):
         self._optimizer = make_optimizer(optimizer, [self.table])
 
     def _by_samples(self, values: np.ndarray) -> np.ndarray:
-        """Values of table-major bags in sample-major order, so that the output is laid out as ours."""
+        """Values of table-major bags in sample-major order, so that the output is as ours."""
         shape = self.batch.shape
         bags = values.reshape(shape.num_tables, shape.batch, shape.bag)
         return np.ascontiguousarray(bags.transpose(1, 0, 2)).ravel()

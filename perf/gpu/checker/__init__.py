@@ -1,1 +1,1 @@
-"""What runs the sections of `gpu_check.py`, and what it reports."""
+"""Runs the sections of `gpu_check.py` and reports what they find."""

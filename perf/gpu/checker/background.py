@@ -1,4 +1,4 @@
-"""What runs beside the worker: the tests, the checkers of memory, the host's training, ncu."""
+"""Background programs of `gpu_check.py`: tests, memory checkers, training on the host, and ncu."""
 
 import os
 import shutil
@@ -8,31 +8,35 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from perf import ROOT
 from perf.gpu.checker import ncu
 from perf.gpu.checker.program import Program
 from perf.gpu.checker.report import Report
 from perf.gpu.sections import training
-from perf.harness.checkout import ROOT
 
-LAUNCHES = [sys.executable, "-m", "perf.gpu.launch_each"]
+LAUNCH_EACH = [sys.executable, "-m", "perf.gpu.launch_each"]
 TOOLS = ("memcheck", "racecheck")
-# Sections in which these would disturb times, and the seconds that they get to end before.
-HELD_IN = {
+# Sections that these programs would disturb, and the seconds they get to end before.
+PAUSED_IN = {
     ("tests", *TOOLS): (("times", "peers", "step", "inference", "host", "train", "kernels"), 15.0),
     ("train",): (("step", "inference", "host"), 20.0),
 }
-GOES_ON_AT = "sanitizer"  # after ncu
+RESUMED_AT = "sanitizer"  # after ncu
 
 
-class Beside:
-    """Programs by name, started early and asked for later.
+class BackgroundPrograms:
+    """Programs by name, started early and collected later.
 
     Parameters
     ----------
-    supervisor : who has the folder and the time.
-    scratch : a folder for logs of clicks and the like.
-    rows : of the log that is trained on.
-    simulated : no GPU is there; all of these need one.
+    supervisor : Supervisor
+        It has the folder, the time and the log.
+    scratch : Path
+        A folder for click logs and runs.
+    rows : int
+        Of the log that is trained on.
+    simulated : bool
+        There is no GPU, which all of these need.
     """
 
     def __init__(self, supervisor: Any, scratch: Path, rows: int, simulated: bool):
@@ -42,7 +46,7 @@ class Beside:
         self._programs: dict[str, Program] = {}
 
     def start(self, chosen: Sequence[str]) -> None:
-        """Everything that was chosen and can run beside the rest."""
+        """Start the chosen programs that can run in the background."""
         if self._simulated:
             return
         if "tests" in chosen:
@@ -54,63 +58,55 @@ class Beside:
         if "sanitizer" in chosen and shutil.which("compute-sanitizer"):
             for tool in TOOLS:
                 command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9"]
-                command += ["--print-limit", "20", *LAUNCHES, "--tiny"]
+                command += ["--print-limit", "20", *LAUNCH_EACH, "--tiny"]
                 self._begin(tool, command, f"{tool}.log")
         if "train" in chosen:
             self._begin("train", self._training("cpu"), "train.log")
 
     def before(self, section: str) -> None:
-        """Hold back what would disturb times, and let it go on after them."""
-        for names, (sections, seconds) in HELD_IN.items():
+        """Pause programs that would disturb a section's times; resume them after the last one."""
+        for names, (sections, seconds) in PAUSED_IN.items():
             if section in sections:
-                self._hold(names, seconds)
-        if section == GOES_ON_AT:
+                self._pause(names, seconds)
+        if section == RESUMED_AT:
             for program in self._programs.values():
-                program.go_on()
+                program.resume()
 
     def run(self, section: str, limit: float) -> str:
-        """Wait for what was started, or run it; what became of it."""
+        """Wait for a program, or run it; return what became of it."""
         if self._simulated:
             return "skipped: it needs a GPU"
         return getattr(self, f"_{section}")(Report(self._supervisor.folder, section), limit)
 
     def _tests(self, report: Report, limit: float) -> str:
-        """The last lines of the GPU's tests."""
+        """The last lines of the GPU tests."""
         program = self._programs["tests"]
-        program.go_on()
-        ended = program.wait(limit)
-        program.end()
-        self._supervisor.say(program.tail(30))
+        ended = self._finish(program, limit, 30)
         last = program.tail(1).strip("= ")
         report.add("tests", result=last if ended else "out of time", exit=program.status)
-        return "done" if ended else "out of time"
+        return _outcome(ended)
 
     def _sanitizer(self, report: Report, limit: float) -> str:
-        """What the checkers of memory said."""
+        """The summaries of the memory checkers."""
         if not shutil.which("compute-sanitizer"):
             return "skipped: compute-sanitizer is not on the PATH"
         until, results = time.monotonic() + limit, []
         for tool in TOOLS:
             program = self._programs[tool]
-            program.go_on()
-            ended = program.wait(until - time.monotonic())
-            program.end()
+            ended = self._finish(program, until - time.monotonic(), 8)
             said = [line for line in program.tail(200).splitlines() if "SUMMARY" in line]
-            self._supervisor.say(program.tail(8))
             result = said[-1].strip("= ") if said else "no summary"
             report.add(tool, result=result if ended else f"out of time; {result}")
             results.append(ended)
-        return "done" if all(results) else "out of time"
+        return _outcome(all(results))
 
     def _ncu(self, report: Report, limit: float) -> str:
-        """Hardware counters of one launch each; of ncu's own choice, where it lacks some."""
+        """Hardware counters of one launch each."""
         if not shutil.which("ncu"):
             return "skipped: ncu is not on the PATH"
         until = time.monotonic() + limit
-        for chosen in (["--metrics", ",".join(ncu.METRICS)], ["--set", "basic"]):
-            command = ["ncu", "--clock-control", "none", "--profile-from-start", "off", *chosen]
-            command += ["--csv", "--page", "raw", "--print-units", "base", "--launch-count", "60"]
-            command += LAUNCHES
+        for metrics in ncu.CHOICES:
+            command = [*ncu.COMMAND, *metrics, *LAUNCH_EACH]
             program = self._begin("ncu", command + ["--tiny"] * self._supervisor.tiny, "ncu.csv")
             ended = program.wait(until - time.monotonic())
             program.end()
@@ -119,18 +115,18 @@ class Beside:
                 break
             self._supervisor.say(program.tail(15))
         self._supervisor.say(found or program.tail(15))
-        report.add("ncu", result="done" if ended else "out of time", exit=program.status)
-        return "done" if ended else "out of time"
+        report.add("ncu", result=_outcome(ended), exit=program.status)
+        return _outcome(ended)
 
     def _train(self, report: Report, limit: float) -> str:
-        """The GPU's training, then the host's result, which may still be on its way."""
+        """Training on the GPU, then the result of the host, which may still be running."""
         until = time.monotonic() + limit
         host = self._programs["train"]
-        host.go_on()
-        there = self._begin("train, cuda", self._training("cuda"), "train.log")
-        ended = there.wait(limit)
+        host.resume()
+        gpu = self._begin("train, cuda", self._training("cuda"), "train.log")
+        ended = gpu.wait(limit)
         host.wait(until - time.monotonic())
-        for device, program in (("cuda", there), ("cpu", host)):
+        for device, program in (("cuda", gpu), ("cpu", host)):
             program.end()
             for batch in training.BATCHES:
                 run = training.result(device, self._scratch, batch)
@@ -139,7 +135,7 @@ class Beside:
                     continue
                 report.add(f"train {device} {batch}", **run._asdict())
         self._supervisor.say(host.tail(25))
-        return "done" if ended else "out of time"
+        return _outcome(ended)
 
     def _training(self, device: str) -> list[str]:
         arguments = [device, str(self._scratch), str(self._rows)]
@@ -149,25 +145,37 @@ class Beside:
         path = self._supervisor.folder.resolve() / log
         program = Program(name, command, path, ROOT)
         self._programs[name] = program
-        self._supervisor.say(f"beside the rest: {name}: {' '.join(command)}")
+        self._supervisor.say(f"in the background: {name}: {' '.join(command)}")
         return program
 
-    def _hold(self, names: Sequence[str], seconds: float) -> None:
-        """Wait for programs a little, then hold back what still runs."""
+    def _finish(self, program: Program, limit: float, lines: int) -> bool:
+        """Let a program run to its end, or end it; print its last lines."""
+        program.resume()
+        ended = program.wait(limit)
+        program.end()
+        self._supervisor.say(program.tail(lines))
+        return ended
+
+    def _pause(self, names: Sequence[str], seconds: float) -> None:
+        """Give programs a little time to end, then pause those that still run."""
         until = time.monotonic() + min(seconds, self._supervisor.left)
         running = [
             program
             for name, program in self._programs.items()
-            if name in names and program.status is None and not program.held
+            if name in names and program.status is None and not program.paused
         ]
         for program in running:
             if not program.wait(until - time.monotonic()):
-                program.hold()
-                self._supervisor.say(f"{program.name} is held back after {program.seconds:.0f} s")
+                program.pause()
+                self._supervisor.say(f"{program.name} is paused after {program.seconds:.0f} s")
             else:
                 self._supervisor.say(f"{program.name} ended with {program.status}")
 
     def close(self) -> None:
-        """End whatever runs."""
+        """End all programs."""
         for program in self._programs.values():
             program.end()
+
+
+def _outcome(ended: bool) -> str:
+    return "done" if ended else "out of time"

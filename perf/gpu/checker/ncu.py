@@ -1,4 +1,4 @@
-"""Hardware counters by ncu: which, and what they say of each kernel."""
+"""Hardware counters of kernels by ncu: the command, and a table of its output."""
 
 import csv
 
@@ -16,7 +16,7 @@ METRICS = (
     "launch__occupancy_limit_registers",
     "smsp__average_warps_issue_stalled_long_scoreboard_per_issue_active.ratio",
 )
-# Of the table: a title, a metric, and what it is multiplied by.
+# Columns of the table: a title, a metric, and its factor.
 COLUMNS = (
     ("us", "gpu__time_duration.sum", 1e-3),
     ("MB read", "dram__bytes_read.sum", 1e-6),
@@ -29,12 +29,20 @@ COLUMNS = (
     ("registers", "launch__registers_per_thread", 1),
 )
 NAME = "Kernel Name"
+COMMAND = [
+    *("ncu", "--clock-control", "none", "--profile-from-start", "off", "--csv", "--page", "raw"),
+    *("--print-units", "base", "--launch-count", "60"),
+]
+# Our metrics, or ncu's own choice where it lacks some of them.
+CHOICES = (["--metrics", ",".join(METRICS)], ["--set", "basic"])
 
 
 def table(text: str) -> str:
-    """A line for each launch that ncu's output tells of; empty if it tells of none."""
+    """A line for each launch in ncu's output; empty if there is none."""
     lines = [line for line in text.splitlines() if line.startswith('"')]
-    launches = [row for row in csv.DictReader(lines) if row.get("ID")]  # below them are the units
+    launches = [
+        row for row in csv.DictReader(lines) if row.get("ID")
+    ]  # the line of units has no ID
     if not launches:
         return ""
     head = " | ".join([*(title for title, _, _ in COLUMNS), "kernel"])

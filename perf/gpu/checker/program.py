@@ -1,4 +1,4 @@
-"""Other programs beside the measurements: started early, held back while times are taken."""
+"""A background program that can be paused while times are taken."""
 
 import os
 import signal
@@ -9,15 +9,18 @@ from pathlib import Path
 
 
 class Program:
-    """A program in a process group of its own, its output in a file.
+    """A program in its own process group, with its output in a file.
 
     Parameters
     ----------
-    name : for messages.
-    command : what is run.
-    log : gets stdout and stderr, after what is there.
-    folder : where it works.
-    environment : added to this process's.
+    name : str
+        For messages.
+    command : sequence of str
+        The command line.
+    log : Path
+        Stdout and stderr are appended to it.
+    folder : Path
+        The working directory.
     """
 
     def __init__(
@@ -26,9 +29,8 @@ class Program:
         command: Sequence[str],
         log: Path,
         folder: Path,
-        environment: dict[str, str] | None = None,
     ):
-        self.name, self.log, self.held = name, log, False
+        self.name, self.log, self.paused = name, log, False
         self._begun = time.monotonic()
         with log.open("a") as output:
             self._process = subprocess.Popen(
@@ -37,48 +39,47 @@ class Program:
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 cwd=folder,
-                env=os.environ | (environment or {}),
                 process_group=0,
             )
 
     @property
     def status(self) -> int | None:
-        """The exit status; None while it runs."""
+        """The exit status, or None while it runs."""
         return self._process.poll()
 
     @property
     def seconds(self) -> float:
-        """Since it was started."""
+        """Seconds since it was started."""
         return time.monotonic() - self._begun
 
     def wait(self, seconds: float) -> bool:
-        """Wait up to `seconds`; whether the program has ended."""
+        """Wait up to `seconds`; return whether the program has ended."""
         try:
             self._process.wait(max(seconds, 0))
         except subprocess.TimeoutExpired:
             return False
         return True
 
-    def hold(self) -> None:
-        """Stop it until `go_on`."""
-        if self.status is None and not self.held:
-            self.held = True
+    def pause(self) -> None:
+        """Stop it until `resume`."""
+        if self.status is None and not self.paused:
+            self.paused = True
             os.killpg(self._process.pid, signal.SIGSTOP)
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Let it run again."""
-        if self.held:
-            self.held = False
+        if self.paused:
+            self.paused = False
             if self.status is None:
                 os.killpg(self._process.pid, signal.SIGCONT)
 
     def end(self) -> None:
-        """Kill it with all its children."""
+        """Kill it and its children."""
         if self.status is None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
 
     def tail(self, lines: int) -> str:
-        """The end of its output."""
+        """The last lines of its output."""
         text = self.log.read_text(errors="replace") if self.log.is_file() else ""
         return "\n".join(text.splitlines()[-lines:])

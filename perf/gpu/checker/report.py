@@ -1,4 +1,4 @@
-"""What a check of a GPU finds, kept line by line: a kill loses nothing that was measured."""
+"""Results of a GPU check, written line by line so that a kill loses nothing."""
 
 import json
 import sys
@@ -22,7 +22,7 @@ class Report:
 
     @contextmanager
     def attempt(self, what: str) -> Iterator[None]:
-        """Print an error of what is done within, and go on after it."""
+        """Print an exception of the `with` block, and go on after it."""
         try:
             yield
         except Exception:
@@ -31,18 +31,18 @@ class Report:
             self.add(f"{what}: failed")
 
     def add(self, work: str, **values: Any) -> None:
-        """Anything that was found about some work."""
+        """Print and keep results about some work."""
         self.keep(work, **values)
         shown = ", ".join(f"{name} {_short(value)}" for name, value in values.items() if value)
         print(f"  {work}: {shown}", flush=True)
 
     def keep(self, work: str, **values: Any) -> None:
-        """As `add`, without printing."""
+        """Keep results without printing them."""
         with self._path.open("a") as file:
             file.write(json.dumps({"section": self._section, "work": work, **values}) + "\n")
 
     def time(self, work: str, times: Times, unit: str = "ms", **values: Any) -> None:
-        """Quartiles of times, and for bytes moved by one call the rate."""
+        """Add quartiles of times, and the rate where the bytes of one call are given."""
         moved = values.get("bytes")
         if moved and times.median > 0:
             values["gb_per_s"] = moved / times.median / 1e6
@@ -51,7 +51,7 @@ class Report:
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """Every result of a folder."""
+    """Every result in a folder."""
     path = folder / RESULTS
     lines = path.read_text().splitlines() if path.is_file() else []
     return [json.loads(line) for line in lines]

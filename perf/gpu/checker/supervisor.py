@@ -1,4 +1,4 @@
-"""The process that holds no GPU: starts the worker, its limits, and the log of everything."""
+"""The process that does not use the GPU: it starts the worker, keeps limits and logs."""
 
 import queue
 import subprocess
@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from perf.gpu.checker.worker import BEGINS, ENDS, MODULES
+from perf.gpu.checker.worker import BEGINS, ENDS, SECTIONS
 
-SCRIPT = Path(__file__).resolve().parents[2] / "gpu_check.py"
-SHORTEST = 3.0  # seconds: what has less is not begun
+WORKER = [sys.executable, "-u", "-m", "perf.gpu_check", "--worker"]
+SHORTEST = 3.0  # seconds: a section with less time is not started
 
 
 class Supervisor:
@@ -21,9 +21,12 @@ class Supervisor:
 
     Parameters
     ----------
-    folder : for all files.
-    deadline : of `time.monotonic`.
-    tiny : tiny shapes.
+    folder : Path
+        For all files.
+    deadline : float
+        By `time.monotonic`.
+    tiny : bool
+        Use tiny shapes.
     """
 
     def __init__(self, folder: Path, deadline: float, tiny: bool):
@@ -39,7 +42,7 @@ class Supervisor:
         return self.deadline - time.monotonic()
 
     def say(self, text: str) -> None:
-        """Print, and keep."""
+        """Print, and write to the log."""
         print(text, flush=True)
         with self._log.open("a") as log:
             log.write(text + "\n")
@@ -55,7 +58,7 @@ class Supervisor:
         self.say(f"\n== {section}, at {at:.0f} s, at most {limit:.0f} s")
         begun = time.monotonic()
         try:
-            if section in MODULES:
+            if section in SECTIONS:
                 result = self._in_worker(section, limit, chosen)
             else:
                 result = programs.run(section, limit)
@@ -75,7 +78,7 @@ class Supervisor:
         self._worker = None
 
     def _in_worker(self, section: str, limit: float, chosen: Sequence[str]) -> str:
-        """Send the worker on its way, and print until it has done."""
+        """Let the worker begin, and print its output until it is done."""
         until, begun = time.monotonic() + limit, False
         if self._worker is None:
             self._start(section, chosen)
@@ -86,7 +89,7 @@ class Supervisor:
                 self.close()
                 if begun or not fresh:
                     return "FAILED: the process ended" if fresh else "out of time"
-                self._start(section, chosen)  # the one before left the GPU unusable
+                self._start(section, chosen)  # the last one left the GPU unusable
                 begun = True
             elif line.startswith(BEGINS):
                 begun = True
@@ -110,11 +113,11 @@ class Supervisor:
         self._worker.stdin.flush()
 
     def _start(self, section: str, chosen: Sequence[str]) -> None:
-        """A new process for this section and those that follow."""
-        order = [name for name in MODULES if name in chosen]
+        """Start a new process for this section and those that follow."""
+        order = [name for name in SECTIONS if name in chosen]
         rest = order[order.index(section) :]
-        command = [sys.executable, "-u", str(SCRIPT), "--worker", "--output", str(self.folder)]
-        command += ["--only", ",".join(rest), *(["--tiny"] if self.tiny else [])]
+        command = [*WORKER, "--output", str(self.folder), "--only", ",".join(rest)]
+        command += ["--tiny"] * self.tiny
         self._worker = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -128,7 +131,7 @@ class Supervisor:
 
 
 def _read(worker: "subprocess.Popen[str]", lines: "queue.Queue[str | None]") -> None:
-    """Lines of a worker as they come; None at its end."""
+    """Queue the lines of a worker as they come, then None."""
     assert worker.stdout is not None
     with worker.stdout:
         for line in worker.stdout:

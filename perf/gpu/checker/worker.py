@@ -1,7 +1,8 @@
-"""The process that holds the GPU: runs sections one after the other, and fails in one at a time.
+"""The process that uses the GPU: it runs sections one after the other.
 
-It tells `gpu_check.py` what begins and waits for a word, so that what runs beside it can be held
-back. A section that leaves the GPU unusable ends the process; the next begins with the rest.
+It tells `gpu_check.py` which section begins and waits for an answer, so that background programs
+can be paused first. A section that leaves the GPU unusable ends the process, and a new one runs the
+rest.
 """
 
 import sys
@@ -15,21 +16,22 @@ from perf.gpu.checker.report import Report
 from perf.harness import places
 
 BEGINS, ENDS = "@begins", "@ends"  # lines for `gpu_check.py`, followed by a section's name
-MODULES = {
-    "versions": "versions",
-    "digests": "small_checks",
-    "times": "function_times",
-    "peers": "rivals",
-    "step": "whole_steps",
-    "inference": "model_times",
-    "host": "host",
-    "kernels": "splits",
+# A module of perf.gpu.sections and a function: imported late, so that a failure hits one section.
+SECTIONS = {
+    "versions": ("versions", "run"),
+    "digests": ("small_checks", "run"),
+    "times": ("function_times", "times"),
+    "peers": ("function_times", "peer_times"),
+    "step": ("model_times", "step"),
+    "inference": ("model_times", "inference"),
+    "host": ("function_times", "host_times"),
+    "kernels": ("function_times", "kernel_times"),
 }
 UNUSABLE = 3  # exit status
 
 
 def main(sections: list[str], options: Namespace) -> int:
-    """Run sections; the exit status."""
+    """Run sections; return the exit status."""
     warnings.filterwarnings("ignore", "overflow encountered", RuntimeWarning)  # simulated hashes
     for section in sections:
         print(f"{BEGINS} {section}", flush=True)
@@ -38,7 +40,8 @@ def main(sections: list[str], options: Namespace) -> int:
         try:
             places.use("cuda")
             report = Report(options.output, section)
-            import_module(f"perf.gpu.sections.{MODULES[section]}").run(report, options)
+            module, function = SECTIONS[section]
+            getattr(import_module(f"perf.gpu.sections.{module}"), function)(report, options)
             result = f"FAILED in part: {', '.join(report.failed)}" if report.failed else "done"
         except Exception:
             traceback.print_exc(file=sys.stdout)
@@ -52,7 +55,7 @@ def main(sections: list[str], options: Namespace) -> int:
 
 
 def _usable() -> bool:
-    """Whether calls of the GPU still succeed: after a bad access none does."""
+    """Whether GPU calls still succeed: after an invalid access none does."""
     try:
         places.here().release()
         if not places.here().simulated and places.here().device == "cuda":

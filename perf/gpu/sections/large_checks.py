@@ -1,9 +1,11 @@
-"""Checks at sizes that only a GPU meets: frequent ids, two parts of an array, more than 2**32
-elements, and work on streams of others.
+"""Checks at sizes that only a GPU meets.
+
+Frequent ids, arrays that are updated in two parts, more than 2**32 elements, and foreign streams.
 """
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 
@@ -14,10 +16,10 @@ from perf.harness.libraries import torch
 from perf.harness.places import here
 from tests.support import naive
 
-SIZE = 25_000_000  # elements: two parts, where sums of blocks are made part by part
-HUGE = 2**32 + 2**28  # elements, of which starts beyond 2**32 are one in 17
-PERIOD = 2039  # what an element holds is its position modulo this: exact in float16
-# Ids, and how many elements share one of Adagrad's sums: None is SGD.
+SIZE = 25_000_000  # elements: two parts, where state blocks are summed part by part
+HUGE = 2**32 + 2**28  # elements; one start in 17 lies beyond 2**32
+PERIOD = 2039  # each element is its position modulo this, exact in float16
+# Ids, and how many elements share one of Adagrad's sums; None is SGD.
 ROUNDS = (
     ("frequent", None),
     ("frequent", 32),
@@ -31,7 +33,7 @@ Check = Callable[[], object]
 
 
 def checks(tiny: bool) -> Iterator[tuple[str, Check]]:
-    """Names, and what raises if anything is wrong."""
+    """Names, and functions that raise if anything is wrong."""
     size, batch = (256, 24) if tiny else (SIZE, 4096)
     spec = rn.RobeSpec(size, 16 if tiny else 128, 16 if tiny else 128, 2 if tiny else 26)
     for ids, state_block in ROUNDS[:2] if tiny else ROUNDS:
@@ -55,7 +57,7 @@ def checks(tiny: bool) -> Iterator[tuple[str, Check]]:
 
 
 def inputs(spec: rn.RobeSpec, batch: int, ids: str) -> tuple[np.ndarray, np.ndarray]:
-    """Ids and whole gradients; of frequent ones half are the same and others are common."""
+    """Ids and integer gradients; of frequent ids half are the same and others are common."""
     generator = np.random.default_rng(3)
     shape = batch, spec.num_tables
     indices = generator.integers(0, 2**40, shape)
@@ -72,7 +74,7 @@ def inputs(spec: rn.RobeSpec, batch: int, ids: str) -> tuple[np.ndarray, np.ndar
 def dense_gradient(
     spec: rn.RobeSpec, batch: int, ids: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """As `inputs`, and the gradient of the whole array, by NumPy."""
+    """As `inputs`, with the gradient of the whole array by NumPy."""
     indices, grad_out = inputs(spec, batch, ids)
     gradient = np.zeros(spec.array_size)
     np.add.at(gradient, arithmetic.positions(indices, spec).ravel(), grad_out.ravel())
@@ -80,9 +82,9 @@ def dense_gradient(
 
 
 def check_step(spec: rn.RobeSpec, batch: int, ids: str, state_block: int | None) -> None:
-    """An update beside NumPy's, which adds up the dense gradient at the places of the blocks.
+    """Check an update against NumPy, which sums the dense gradient at the starts of the blocks.
 
-    The first blocks' places are those of the oracle.
+    The first starts are checked against the oracle.
     """
     indices, grad_out, gradient = dense_gradient(spec, batch, ids)
     put = here().put
@@ -94,7 +96,7 @@ def check_step(spec: rn.RobeSpec, batch: int, ids: str, state_block: int | None)
         rn.sgd_update(moved, *step, lr=LR, starts=starts)
         expected = array - LR * gradient
     else:
-        rule = {"lr": LR, "eps": EPS, "starts": starts, "state_block": state_block}
+        rule: dict[str, Any] = {"lr": LR, "eps": EPS, "starts": starts, "state_block": state_block}
         sums = here().xp.zeros((-(-spec.array_size // state_block),), np.float32)
         rn.adagrad_update(moved, sums, *step, **rule)
         expected_sums, rates = adagrad_rates(gradient, state_block)
@@ -107,7 +109,7 @@ def check_step(spec: rn.RobeSpec, batch: int, ids: str, state_block: int | None)
 
 
 def adagrad_rates(gradient: np.ndarray, state_block: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sums of squares of the blocks after a first step, and the rate of each element."""
+    """The sums of state blocks after a first step, and the rate of each element."""
     size, blocks = gradient.size, -(-gradient.size // state_block)
     squares = np.zeros(blocks * state_block)
     squares[:size] = gradient**2
@@ -118,7 +120,7 @@ def adagrad_rates(gradient: np.ndarray, state_block: int) -> tuple[np.ndarray, n
 
 
 def check_same_bits(spec: rn.RobeSpec, batch: int) -> None:
-    """Of gradients that round."""
+    """Repeat an update of gradients that round, and compare the bits."""
     indices, grad_out = inputs(spec, batch, "frequent")
     array, step = rn.init_array(spec), (here().put(grad_out / 7), here().put(indices), spec)
     found = set()
@@ -130,7 +132,7 @@ def check_same_bits(spec: rn.RobeSpec, batch: int) -> None:
 
 
 def check_huge() -> None:
-    """Neither positions nor products of them wrap at 32 bits."""
+    """Check that neither positions nor products of them wrap at 32 bits."""
     xp = here().xp
     spec = rn.RobeSpec(HUGE, 32, 64, 4)
     pattern = (xp.arange(PERIOD << 14) % PERIOD).astype(np.float16)
@@ -148,14 +150,14 @@ def check_huge() -> None:
 
 
 def reads() -> tuple[rn.RobeSpec, np.ndarray, np.ndarray, np.ndarray]:
-    """A spec, an array, ids and the rows that they read."""
+    """A spec, an array, ids, and the rows that they read."""
     spec = rn.RobeSpec(540_000, 16, 16, 26)
     array, indices = rn.init_array(spec), np.arange(26 * 4096).reshape(4096, 26) * 977
     return spec, array, indices, array[arithmetic.positions(indices, spec)]
 
 
 def check_cupy_stream() -> None:
-    """What a stream does before a call is seen by it, though nobody waits for either."""
+    """Check that a call sees earlier work of its stream, though nothing waits for either."""
     spec, array, indices, rows = reads()
     xp = here().xp
     source, ids = here().put(array), here().put(indices)
@@ -175,13 +177,14 @@ def check_cupy_stream() -> None:
 
 
 def check_tensors(own: bool) -> None:
-    """A stream of torch's own, or its default one."""
+    """Check calls on a stream of torch's own, or on its default stream."""
     spec, array, indices, rows = reads()
     stream = torch.cuda.Stream() if own else torch.cuda.default_stream()
     with torch.cuda.stream(stream):
         tensor, ids = torch.from_numpy(array).cuda(), torch.from_numpy(indices).cuda()
         out = torch.empty(rows.shape, device="cuda")
-        assert rn.lookup(tensor, ids, spec, out=out) is out
+        returned: Any = rn.lookup(tensor, ids, spec, out=out)
+        assert returned is out
         half = rn.lookup(tensor.bfloat16(), ids, spec)
         rn.sgd_update(tensor, out, ids, spec, lr=LR)
         stream.synchronize()

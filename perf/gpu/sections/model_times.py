@@ -1,8 +1,7 @@
-"""Scoring of a whole DLRM by batch size: one small array against uncompressed tables, in float32
-and in TF32.
-"""
+"""Times of a whole DLRM: a training step, and scoring by batch size in float32 and in TF32."""
 
-from collections.abc import Iterator
+from argparse import Namespace
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -11,28 +10,73 @@ from typing import Any
 import numpy as np
 
 from perf import bench_dlrm, bench_inference
-from perf.bench_dlrm import Data, BenchModel
-from perf.gpu.calls import options as for_benchmarks
+from perf.bench_bag import shape_for
+from perf.bench_dlrm import BenchModel, Data
+from perf.gpu.calls import model_of
 from perf.gpu.checker.report import Report
 from perf.gpu.device_times import device_times, wall_times
 from perf.harness.libraries import torch
 from perf.harness.places import here
 from perf.harness.race import Contender
-from robe_numba.dlrm import capture_logits
-from robe_numba.dlrm.layers import linear
+from robe_numba.dlrm import capture_logits, linear
 
+STEP_BATCHES = (2048, 65_536)
 BATCHES = (1, 8, 64, 512, 2048, 8192, 32_768, 65_536)
 PRECISIONS = ("float32", "TF32")
 REPEATS = 15
 
 
-def run(report: Report, options: Any) -> None:
-    """Ours, then one rival after the other in memory."""
-    tiny = options.tiny
-    batches = (1, 3) if tiny else BATCHES
-    common = for_benchmarks(tiny)
-    model = bench_dlrm.SHAPES["tiny" if tiny else "mlperf"]
-    model = replace(model, shape=bench_inference.largest_tables(here().sized(model.shape)))
+def step(report: Report, options: Any) -> None:
+    """Time a training step of each batch size, by the GPU's clock and by the host's."""
+    for batch in (3,) if options.tiny else STEP_BATCHES:
+        model = model_of(options.tiny, batch)
+        model = replace(model, shape=shape_for(model.shape, "sgd"))
+        data = bench_dlrm.make_data(model, "uniform")
+        for title, make in STEPS.items():
+            with report.attempt(f"{title}, batch {batch}"):
+                _time(report, f"{title} step mlperf {batch}", make(model, data))
+            here().release()
+
+
+def our_step(model: BenchModel, data: Data) -> Callable[[], object]:
+    """A step of our model."""
+    return bench_dlrm.ours(model, data, 1)[0].call
+
+
+def products(model: BenchModel, data: Data) -> Callable[[], object]:
+    """The matrix products of all layers alone."""
+    return next(bench_dlrm.products(model, 1))[0].call
+
+
+def torch_step(model: BenchModel, data: Data, apart: bool = False) -> Callable[[], object]:
+    """A step of torch's model over uncompressed tables."""
+    from perf.peers.dlrm import TorchDLRM
+
+    peer = TorchDLRM(model.config, data.batch, data.dense, data.labels, apart)
+    peer.check()
+    return peer.step
+
+
+STEPS: dict[str, Callable[[BenchModel, Data], Callable[[], object]]] = {
+    "robe": our_step,
+    "matrix products": products,
+    "torch": torch_step,
+    "torch, EmbeddingBags apart,": partial(torch_step, apart=True),
+}
+
+
+def _time(report: Report, work: str, call: Callable[[], object], **options: Any) -> None:
+    """Both clocks, under one name."""
+    wall = wall_times(call, **options)
+    report.time(work, device_times(call, **options), wall_ms=wall.median)
+
+
+def inference(report: Report, options: Any) -> None:
+    """Time scoring: ours, then one peer after the other in memory."""
+    batches = (1, 3) if options.tiny else BATCHES
+    common = Namespace(ids="uniform", threads=1, peers=["torch"])
+    model = model_of(options.tiny)
+    model = replace(model, shape=bench_inference.largest_tables(model.shape))
     report.add("tables", gb=model.shape.table_bytes / 1e9)
     data = bench_dlrm.make_data(bench_inference.sized(model, batches[-1]), common.ids)
     for title, contender in CONTENDERS.items():
@@ -44,7 +88,7 @@ def run(report: Report, options: Any) -> None:
 
 
 def robe(model: BenchModel, data: Data, options: Any, graph: bool = False) -> Any:
-    """Ours, checked, as the rivals are made."""
+    """Our model, checked, in the form of the peers of `bench_inference`."""
     small = bench_dlrm.make_dlrm(model, options.threads)
     bench_dlrm.check(small, model, data)
 
@@ -56,7 +100,7 @@ def robe(model: BenchModel, data: Data, options: Any, graph: bool = False) -> An
     return run_on
 
 
-CONTENDERS = {
+CONTENDERS: dict[str, Callable[[BenchModel, Data, Any], Any]] = {
     "robe": robe,
     "robe, CUDA graph": partial(robe, graph=True),
     "full": bench_inference.full,
@@ -73,10 +117,7 @@ def _curve(report: Report, title: str, batches: tuple[int, ...], data: Data, run
         with products_in(precision):
             for batch in batches:
                 call = run_on(head(data, batch)).run
-                wall = wall_times(call, REPEATS)
-                work = f"{title} inference {precision} {batch}"
-                times = device_times(call, REPEATS)
-                report.time(work, times, wall_ms=wall.median)
+                _time(report, f"{title} inference {precision} {batch}", call, repeats=REPEATS)
 
 
 def head(data: Data, samples: int) -> Data:
@@ -86,7 +127,7 @@ def head(data: Data, samples: int) -> Data:
 
 @contextmanager
 def products_in(precision: str) -> Iterator[None]:
-    """Matrix products of ours and of torch in full float32, or in TF32; it checks that they are."""
+    """Compute matrix products, ours and torch's, in full float32 or in TF32, and check it."""
     if here().simulated:
         yield
         return

@@ -1,4 +1,4 @@
-"""Every public function once on the GPU, beside plain NumPy and the oracle of the tests.
+"""Every public function once on the GPU, against plain NumPy and the oracle of the tests.
 
 No kernel of the host is compiled: that would take longer than everything else here.
 """
@@ -32,7 +32,7 @@ Check = Callable[[], object]
 
 
 def run(report: Report, options: Any) -> None:
-    """All checks; each failure is printed and passed over."""
+    """Run all checks; a failure is printed, and the rest goes on."""
     failed = 0
     checks = [*small(options.tiny), *large_checks.checks(options.tiny)]
     for name, check in checks:
@@ -51,7 +51,7 @@ def run(report: Report, options: Any) -> None:
 
 
 def small(tiny: bool) -> Iterator[tuple[str, Check]]:
-    """Shapes that the oracle can do."""
+    """Checks at shapes small enough for the oracle."""
     for name in TINY_SPECS if tiny else SPECS:
         inputs = Inputs(SPECS[name])
         yield f"starts and rows, {name}", inputs.check_rows
@@ -67,14 +67,14 @@ def small(tiny: bool) -> Iterator[tuple[str, Check]]:
 
 
 class Inputs:
-    """Random inputs of a spec: sums of whole numbers are exact in any order."""
+    """Random inputs of a spec, and checks on them; sums of whole numbers are exact in any order."""
 
     def __init__(self, spec: Any):
         generator = np.random.default_rng(0)
         self.spec = spec
         rows = min(spec.num_embeddings or (1 << 40,))
         self.indices = generator.integers(0, rows, (BATCH, spec.num_tables))
-        self.indices[1:4] = self.indices[0]  # read several times
+        self.indices[1:4] = self.indices[0]  # rows that are read several times
         self.array = generator.integers(-8, 9, spec.array_size).astype(np.float32)
         shape = (BATCH, spec.num_tables, spec.embedding_dim)
         self.grad_out = generator.integers(-4, 5, shape).astype(np.float32)
@@ -84,6 +84,7 @@ class Inputs:
         self.weights = generator.integers(1, 5, self.ids.size).astype(np.float32) / 4
 
     def check_rows(self) -> None:
+        """Hashes, and rows read by them."""
         spec, put = self.spec, here().put
         places = naive.block_starts(self.indices, spec)
         equal(rn.block_starts(put(self.indices), spec), places)
@@ -93,6 +94,7 @@ class Inputs:
         equal(starts, places)
 
     def check_updates(self) -> None:
+        """The gradient, SGD, and Adagrad with two sizes of state blocks."""
         spec, put = self.spec, here().put
         gradient, _ = naive.lookup_gradient(self.grad_out, self.indices, spec)
         step = put(self.grad_out), put(self.indices), spec
@@ -109,19 +111,21 @@ class Inputs:
             close(moved, expected[0])
 
     def check_interaction(self) -> None:
+        """Lookup and dot interaction in one pass."""
         spec, put = self.spec, here().put
         dense = self.grad_out[:, 0].copy()
-        found = rn.lookup_dot_interaction(*map(put, (self.array, self.indices, dense)), spec)
+        found = rn.lookup_dot_interaction(put(self.array), put(self.indices), put(dense), spec)
         rows = naive.lookup(self.array, self.indices, spec)
         close(found, naive.interaction(rows, dense)[0])
 
     def check_bags(self, mode: str) -> None:
+        """Pooling, its gradient and both updates."""
         spec, put = self.spec, here().put
         weights = self.weights if mode == "sum" else None
         bags = put(self.ids), put(self.offsets), spec, mode
         weighted = {} if weights is None else {"per_sample_weights": put(weights)}
         padding = int(self.ids[0])
-        options = weighted | {"padding_idx": padding}
+        options: dict[str, Any] = weighted | {"padding_idx": padding}
         given = self.ids, self.offsets, spec
         out = rn.embedding_bag(put(self.array), *bags, **options)
         close(out, naive.embedding_bag(self.array, *given, mode, weights, padding))
@@ -129,8 +133,9 @@ class Inputs:
         gradient, _ = naive.embedding_bag_gradient(
             self.grad_out, *given, mode, weights, padding, of_array
         )
-        kept = {} if of_array is None else {"array": put(of_array)}
-        close(rn.embedding_bag_backward(put(self.grad_out), *bags, **options, **kept), gradient)
+        kept: dict[str, Any] = {} if of_array is None else {"array": put(of_array)}
+        options_backward = options | kept
+        close(rn.embedding_bag_backward(put(self.grad_out), *bags, **options_backward), gradient)
         moved = put(self.array)
         rn.embedding_bag_sgd_update(moved, put(self.grad_out), *bags, **options, lr=0.5)
         close(moved, self.array - gradient / 2)
@@ -143,6 +148,7 @@ class Inputs:
         close(moved, expected[0])
 
     def check_dense(self) -> None:
+        """Steps of a dense gradient."""
         put = here().put
         gradient = np.random.default_rng(1).integers(-2, 3, self.array.size).astype(np.float32)
         moved = put(self.array)
@@ -159,13 +165,14 @@ class Inputs:
             close(moved, expected[0])
 
     def check_halves(self) -> None:
+        """A lookup from float16."""
         put, half = here().put, self.array.astype(np.float16)
         found = rn.lookup(put(half), put(self.indices), self.spec)
         equal(found, naive.lookup(half.astype(np.float32), self.indices, self.spec))
 
 
 def check_model() -> None:
-    """Logits and the loss before a step."""
+    """Logits of a model, and the loss before a step."""
     config = DLRMConfig(4, 3, 8, (8,), (8,))
     embedding = make_embedding(
         "robe", embedding_dim=8, num_tables=3, num_parameters=256, block_size=8
@@ -186,10 +193,10 @@ def check_model() -> None:
 
 
 def equal(found: Any, expected: np.ndarray) -> None:
-    """To the bit, of numbers that float32 holds."""
+    """Require the same bits; float32 must hold the expected numbers."""
     np.testing.assert_array_equal(here().fetch(found), expected)
 
 
 def close(found: Any, expected: np.ndarray, tolerance: float = 1e-5) -> None:
-    """Within rounding."""
+    """Require equality within rounding."""
     np.testing.assert_allclose(here().fetch(found), expected, rtol=tolerance, atol=tolerance)

@@ -1,7 +1,7 @@
 """`robe train` on a generated log, on the host and on the GPU with the same settings.
 
 python -m perf.gpu.sections.training cpu FOLDER ROWS     makes the log and the dataset first
-python -m perf.gpu.sections.training cuda FOLDER ROWS    after that
+python -m perf.gpu.sections.training cuda FOLDER ROWS    waits for these
 """
 
 import json
@@ -17,12 +17,12 @@ EPOCHS = 4  # with an evaluation after each
 READY = "ready"  # a file in the folder, once the dataset is there
 
 
-class Run(NamedTuple):
-    """What a run did in the last two epochs: all is compiled by then."""
+class TrainingSpeed(NamedTuple):
+    """Speed in the last two epochs, when everything is compiled."""
 
-    rows_per_second: float  # of training, the time of two validations included
+    rows_per_second: float  # of training; the time includes two validations
     losses: list[float]  # of training, at each evaluation
-    seconds: float  # from the beginning to the last
+    seconds: float  # from the start to the last evaluation
 
 
 def main(device: str, folder: Path, rows: int) -> None:
@@ -41,7 +41,7 @@ def main(device: str, folder: Path, rows: int) -> None:
 
 
 def train_command(device: str, folder: Path, batch: int) -> list[str]:
-    """Kaggle's model; only the batch is another."""
+    """Kaggle's model with another batch size."""
     return [
         *("train", str(folder / "data"), "-o", str(run_folder(device, folder, batch))),
         *("--device", device, "--preset", "kaggle", "--num-parameters", str(NUM_PARAMETERS)),
@@ -50,19 +50,19 @@ def train_command(device: str, folder: Path, batch: int) -> list[str]:
 
 
 def run_folder(device: str, folder: Path, batch: int) -> Path:
-    """Where a run is left."""
+    """The folder of a run."""
     return folder / f"{device}-{batch}"
 
 
 def robe(*arguments: str) -> None:
-    """One command, its time said."""
+    """Run one command and print its time."""
     begun = time.perf_counter()
     subprocess.run([sys.executable, "-m", "robe_numba", *arguments], check=True)
     print(f"robe {arguments[0]}: {time.perf_counter() - begun:.1f} s", flush=True)
 
 
-def result(device: str, folder: Path, batch: int) -> Run | None:
-    """What a run left; None if it has not come to its last evaluation."""
+def result(device: str, folder: Path, batch: int) -> TrainingSpeed | None:
+    """The result of a run; None if it has not reached its last evaluation."""
     path = run_folder(device, folder, batch) / "metrics.jsonl"
     if not path.is_file():
         return None
@@ -72,7 +72,7 @@ def result(device: str, folder: Path, batch: int) -> Run | None:
         return None
     second, last = records[1], records[-1]
     rows = (last["step"] - second["step"]) * batch
-    return Run(
+    return TrainingSpeed(
         rows / (last["seconds"] - second["seconds"]),
         [record["train_loss"] for record in records],
         last["seconds"],

@@ -1,4 +1,4 @@
-"""What is installed, whether its parts fit together, and how fast the GPU copies."""
+"""What is installed, whether the driver accepts the compiler's PTX, and how fast the GPU copies."""
 
 import importlib.metadata
 import platform
@@ -10,7 +10,7 @@ import numpy as np
 from numba import cuda, types
 
 from perf.gpu.checker.report import Report
-from perf.gpu.sections.function_times import copy_ceiling
+from perf.gpu.device_times import device_times
 from perf.harness.places import here
 
 PACKAGES = (
@@ -18,10 +18,11 @@ PACKAGES = (
     *("cuda-bindings", "cuda-pathfinder", "nvidia-cuda-nvcc", "nvidia-nvvm", "nvidia-nvjitlink"),
     *("nvidia-cuda-nvrtc", "pyarrow", "isal", "pytest", "pytest-xdist", "hypothesis", "ml-dtypes"),
 )
+COPY_BYTES = 4 << 30  # of the array that is copied
 
 
 def run(report: Report, options: Any) -> None:
-    """First lines of every log."""
+    """Write the first lines of the log."""
     report.add("python", version=platform.python_version())
     report.add("machine", name=here().describe())
     for name in PACKAGES:
@@ -35,7 +36,7 @@ def run(report: Report, options: Any) -> None:
         _driver(report)
         _ptx(report)
     _trivial_kernel(report)
-    copy_ceiling(report, options.tiny)
+    _copy_ceiling(report, options.tiny)
 
 
 def _driver(report: Report) -> None:
@@ -61,7 +62,7 @@ def _driver(report: Report) -> None:
 
 
 def _ptx(report: Report) -> None:
-    """The compiler that numba-cuda finds; its PTX must not be newer than the driver."""
+    """Report the compiler that numba-cuda finds; its PTX must not be newer than the driver."""
     try:
         from numba.cuda.cudadrv.libs import get_cudalib
 
@@ -72,12 +73,11 @@ def _ptx(report: Report) -> None:
     ptx, _ = cuda.compile_ptx(double.py_func, (types.float32[:],))
     version = re.search(r"\.version\s+(\S+)", ptx)
     target = re.search(r"\.target\s+(\S+)", ptx)
-    # PTX 9.0 is CUDA 13.0's, 9.1 is 13.1's and so on; 8.x is 12's.
+    # CUDA 13.0 has PTX 9.0, CUDA 13.1 has 9.1 and so on; CUDA 12 has 8.x.
     major, minor = divmod(here().xp.cuda.runtime.driverGetVersion(), 1000)
     takes = f"{major - 4}.{minor // 10}"
     report.add("PTX", version=version and version[1], target=target and target[1], takes=takes)
-    found = tuple(int(part) for part in version[1].split(".")) if version else (0, 0)
-    if found > (major - 4, minor // 10):
+    if version and tuple(map(int, version[1].split("."))) > (major - 4, minor // 10):
         print(
             f"  the driver refuses PTX {version[1]}: set CUDA_HOME to a toolkit of CUDA "
             f"{major}.{minor // 10}, or install nvidia-nvvm=={major}.{minor // 10}.*",
@@ -86,8 +86,8 @@ def _ptx(report: Report) -> None:
 
 
 @cuda.jit
-def double(x):
-    """x[i] = 2 x[i]; a thread for each."""
+def double(x: Any) -> None:
+    """x[i] = 2 x[i]; one thread per element."""
     i = cuda.grid(1)
     if i < x.size:
         x[i] *= 2
@@ -98,6 +98,15 @@ def _trivial_kernel(report: Report) -> None:
     double[2, 32](array)
     np.testing.assert_array_equal(array.copy_to_host(), 2 * np.arange(64, dtype=np.float32))
     report.add("trivial kernel", result="right")
+
+
+def _copy_ceiling(report: Report, tiny: bool) -> None:
+    """Time a copy from device to device; bytes read and written count."""
+    size = 1 << 10 if tiny else COPY_BYTES // 4
+    xp = here().xp
+    source, target = (xp.zeros((size,), "float32") for _ in range(2))
+    source[...] = 1
+    report.time("copy", device_times(lambda: xp.copyto(target, source)), bytes=8 * size)
 
 
 def _dotted(version: int) -> str:
