@@ -1,12 +1,12 @@
-"""Training in several processes over MPI: weak and strong scaling, what travels, where a step goes.
+"""Training in several processes over MPI: weak and strong scaling, bytes, parts of a step.
 
     python perf/bench_scaling.py                             7 minutes, 6 GB of memory
-    python perf/bench_scaling.py --json scaling.json         for scaling_model.py
+    python perf/bench_scaling.py --json scaling.json         for perf.scaling.model
     python perf/bench_scaling.py --shape tiny --rounds 1     seconds, to see that it works
 
-Each round starts every number of ranks once for each shape, by mpiexec. Within such a start all
-settings take turns, in another order each round. Every rank has --threads threads; one rank with
-all threads of the machine stands beside them.
+Each round starts every number of ranks once for each shape, by mpiexec. Within a start all settings
+take turns, in another order each round. Every rank has --threads threads; one rank with all threads
+of the machine is measured for comparison.
 """
 
 import argparse
@@ -28,14 +28,13 @@ import numba
 import numpy as np
 
 from perf.harness import machine
-from perf.scaling.formulas import MODELS, TINY, Model
-from perf.scaling.results import Results, Setting, Task
-from perf.scaling.tables import bars, parts_table, steps_table, transfers_table
+from perf.scaling.formulas import MODELS, TINY, ScaledModel
+from perf.scaling.results import RankTask, Results, Setting
+from perf.scaling.tables import parts_table, steps_table, transfers_table
 from robe_numba.parallel.exchange import EXCHANGES
 
 STRONG, WEAK = 2048, (256, 2048)  # rows of all ranks together; of each rank
 MESSAGES = tuple(4**k << 10 for k in range(9))  # bytes that come to a rank, up to 64 MiB
-WORKER = Path(__file__).with_name("worker.py")
 
 
 def parse() -> argparse.Namespace:
@@ -47,7 +46,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--ids", choices=("uniform", "zipf"), default="uniform")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.5, help="of each setting in each round")
-    parser.add_argument("--mpiexec", default=find_mpiexec(), help="with what options it needs")
+    parser.add_argument("--mpiexec", default=find_mpiexec(), help="the command, with its options")
     parser.add_argument("--json", type=Path, help="write the results there")
     parser.add_argument("--plot", type=Path, help="draw the steps there (needs matplotlib)")
     options = parser.parse_args()
@@ -57,17 +56,17 @@ def parse() -> argparse.Namespace:
 
 
 def find_mpiexec() -> str:
-    """Beside the interpreter, else on the PATH: the one of the MPI that mpi4py finds there too."""
+    """The mpiexec beside the interpreter, else on the PATH, where mpi4py finds its MPI too."""
     beside = Path(sys.executable).with_name("mpiexec")
     return str(beside) if beside.exists() else shutil.which("mpiexec") or "mpiexec"
 
 
 def check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """End with a message where the options cannot be met; make a list of the numbers of ranks."""
+    """Reject options that cannot be met; turn `--ranks` into a list of numbers."""
     try:
         options.ranks = sorted({int(ranks) for ranks in options.ranks.split(",")})
     except ValueError:
-        parser.error(f"--ranks is {options.ranks!r}; give numbers with commas, as 1,2")
+        parser.error(f"--ranks is {options.ranks!r}; give numbers with commas, such as 1,2")
     if not 1 <= min(options.ranks) <= max(options.ranks) <= STRONG // 64:
         parser.error(f"--ranks is {options.ranks}; they must be in [1, {STRONG // 64}]")
     cores = numba.config.NUMBA_NUM_THREADS
@@ -78,8 +77,8 @@ def check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
         parser.error(f"--rounds is {options.rounds}; it must be at least 1")
 
 
-def settings_of(model: Model, ranks: int, most: int, threads: int) -> list[Setting]:
-    """All of a shape with so many ranks; `most` is the highest number of ranks."""
+def settings_of(model: ScaledModel, ranks: int, most: int, threads: int) -> list[Setting]:
+    """All settings of a shape with so many ranks; `most` is the highest number of ranks."""
     small = 64 if model == TINY else 1
 
     def batches(ranks: int) -> list[int]:
@@ -87,14 +86,14 @@ def settings_of(model: Model, ranks: int, most: int, threads: int) -> list[Setti
 
     cores = numba.config.NUMBA_NUM_THREADS
     if ranks > 1:
-        ways = list(product([threads], batches(ranks), EXCHANGES, (True, False)))
-    else:
-        ways = [(threads, rows) for rows in batches(1)]
-        ways += [(cores, rows) for rows in batches(most) if cores > threads]
-    return [Setting(model.name, ranks, *way) for way in ways]
+        ways = product([threads], batches(ranks), EXCHANGES, (True, False))
+        return [Setting(model.name, ranks, *way) for way in ways]
+    alone = [(threads, rows) for rows in batches(1)]
+    alone += [(cores, rows) for rows in batches(most) if cores > threads]
+    return [Setting(model.name, 1, *way) for way in alone]
 
 
-def tasks_of(options: argparse.Namespace) -> Iterator[Task]:
+def tasks_of(options: argparse.Namespace) -> Iterator[RankTask]:
     """The check, then all rounds: every shape, with the numbers of ranks in another order."""
     for number in range(-1, options.rounds):
         order = np.random.default_rng(number + 1).permutation(options.ranks)
@@ -103,13 +102,13 @@ def tasks_of(options: argparse.Namespace) -> Iterator[Task]:
             tiny = name == TINY.name
             seconds, messages = (0.02, MESSAGES[:4]) if tiny else (options.seconds, MESSAGES)
             if name != options.shape[0]:
-                messages = ()  # once is enough: transfers have no shape
+                messages = ()  # transfers do not depend on the shape
             if number >= 0 or ranks > 1:
-                yield Task(name, ranks, settings, number, seconds, options.ids, messages)
+                yield RankTask(name, ranks, settings, number, seconds, options.ids, messages)
 
 
 def measure(options: argparse.Namespace) -> Results:
-    """Do all; medians over the rounds."""
+    """Run all tasks; medians over the rounds."""
     taken: dict[tuple[str, int], float] = {}
     found, library, tasks = [], "no MPI", list(tasks_of(options))
     for position, task in enumerate(tasks):
@@ -134,12 +133,13 @@ def measure(options: argparse.Namespace) -> Results:
     return Results.merge(about, found)
 
 
-def start(task: Task, mpiexec: str) -> Results:
-    """What the ranks of a task found."""
+def start(task: RankTask, mpiexec: str) -> Results:
+    """Run a task; return the results of its ranks."""
     with tempfile.TemporaryDirectory() as folder:
         path, output = Path(folder, "task.json"), Path(folder, "result.json")
         path.write_text(json.dumps(asdict(replace(task, output=str(output)))))
-        command = [*shlex.split(mpiexec), "-n", str(task.ranks), sys.executable, WORKER, path]
+        command = [*shlex.split(mpiexec), "-n", str(task.ranks), sys.executable]
+        command += ["-m", "perf.scaling.worker", str(path)]
         finished = subprocess.run(command, capture_output=True, text=True, check=False)
         if finished.returncode or not output.exists():
             print(finished.stdout + finished.stderr, file=sys.stderr)
@@ -150,7 +150,7 @@ def start(task: Task, mpiexec: str) -> Results:
 def main() -> None:
     """Measure and print."""
     options = parse()
-    if options.json:  # now: afterwards it would be too late to learn that it cannot be
+    if options.json:  # fail before measuring, not after
         options.json.parent.mkdir(parents=True, exist_ok=True)
     results = measure(options)
     steps, phases = results.steps, results.phases
@@ -161,10 +161,10 @@ def main() -> None:
         content = {"bench": "scaling", **asdict(results)}
         options.json.write_text(json.dumps(content, indent=1) + "\n")
     if options.plot:
-        from perf.harness.plots import save  # needs matplotlib
+        from perf.harness.plots import save  # imports matplotlib
         from perf.scaling import plots
 
-        save(plots.parts(bars(steps, phases)), options.plot)
+        save(plots.parts(steps, phases), options.plot)
 
 
 if __name__ == "__main__":

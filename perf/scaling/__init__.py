@@ -1,1 +1,1 @@
-"""Training in several processes: measurement and model."""
+"""Training in several processes: the measurement, and a model of more processes."""

@@ -1,11 +1,13 @@
-"""The pictures of `scaling_model.py` and of `bench_scaling.py`."""
+"""The plots of `perf.scaling.model` and of `bench_scaling.py`."""
 
 from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from perf.scaling.tables import PARTS
+from perf.harness.plots import label_axes
+from perf.scaling.results import MeasuredStep, Phase
+from perf.scaling.tables import PARTS, cells_of, parts_of
 
 COLOURS = {"gather": "#0b6e99", "reduce": "#d9730d", "sharded": "#6f4e9c"}
 SHADES = ("#0b6e99", "#d9730d", "#e8a87c", "#f2d0b5", "#6f4e9c", "#a8324a", "#bbbbbb")  # of PARTS
@@ -14,7 +16,7 @@ Curve = Sequence[tuple[int, float]]  # P, rows per second
 
 
 def throughput(rows: Sequence[Mapping[str, Mapping[str, Curve]]]) -> Figure:
-    """A row of panels for each kind of scaling: by title, then by design, its curve."""
+    """A row of panels for each kind of scaling; each maps a title to the curves by design."""
     columns = max(map(len, rows))
     figure = Figure(figsize=(5.3 * columns, 4.5 * len(rows)), layout="constrained")
     grid = figure.subplots(len(rows), columns, squeeze=False)
@@ -26,7 +28,7 @@ def throughput(rows: Sequence[Mapping[str, Mapping[str, Curve]]]) -> Figure:
 
 
 def _curves(axes: Axes, title: str, curves: Mapping[str, Curve]) -> None:
-    """Throughput of each design over P, and that of P processes which share without cost."""
+    """Throughput of each design against P, and the ideal of perfect scaling."""
     first, alone = next(iter(curves.values()))[0]
     processes = [p for p, _ in next(iter(curves.values()))]
     ideal = [alone * p / first for p in processes]
@@ -35,29 +37,29 @@ def _curves(axes: Axes, title: str, curves: Mapping[str, Curve]) -> None:
         axes.plot(*zip(*curve, strict=True), "o-", ms=3, color=COLOURS[name], label=name)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    axes.set_xticks(processes, processes)
-    _tidy(axes, title, "P, processes", "rows/s")
+    axes.set_xticks(processes, [str(p) for p in processes])
+    label_axes(axes, title, "P, processes", "rows/s")
+    axes.title.set_fontsize(10)
 
 
-def parts(steps: Mapping[str, Mapping[str, float]]) -> Figure:
-    """A bar for each step, of what its parts take for a row of the batch, in microseconds."""
+def parts(steps: Sequence[MeasuredStep], phases: Sequence[Phase]) -> Figure:
+    """A bar for each step without overlap: the time of its parts per row of the batch."""
+    steps = [step for step in steps if not step.overlap]
     figure = Figure(figsize=(9, 1.5 + 0.3 * len(steps)), layout="constrained")
     axes = figure.subplots()
-    names, left = list(steps), [0.0] * len(steps)
+    found, left = [parts_of(step, phases) for step in steps], [0.0] * len(steps)
     for part, colour in zip(PARTS, SHADES, strict=True):
-        widths = [max(0.0, step.get(part, 0.0)) for step in steps.values()]
-        axes.barh(range(len(names)), widths, left=left, color=colour, label=part)
+        widths = [
+            max(0.0, 1e3 * ms.get(part, 0.0) / step.batch)
+            for step, ms in zip(steps, found, strict=True)
+        ]
+        axes.barh(range(len(steps)), widths, left=left, color=colour, label=part)
         left = [sum(pair) for pair in zip(left, widths, strict=True)]
+    names = [", ".join(filter(None, cells_of(step))) for step in steps]
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.invert_yaxis()
     axes.legend(frameon=False, fontsize=8)
-    _tidy(axes, "Where a step goes, without overlap", "microseconds per row of the batch", "")
+    title = "Where a step goes, without overlap"
+    label_axes(axes, title, "microseconds per row of the batch", "")
+    axes.title.set_fontsize(10)
     return figure
-
-
-def _tidy(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
-    axes.set_title(title, fontsize=10)
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)

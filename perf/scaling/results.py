@@ -1,7 +1,7 @@
-"""What `bench_scaling.py` asks of its ranks, what these find, and medians of that."""
+"""The settings and results of `bench_scaling.py`, and their medians."""
 
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import groupby
 from typing import Any, TypeVar
@@ -12,76 +12,59 @@ from robe_numba.parallel.carriers.base import Traffic
 
 @dataclass(frozen=True)
 class Setting:
-    """What is measured: a batch of all ranks together, and how they train on it."""
+    """A batch over all ranks, and how they train on it."""
 
     shape: str
     ranks: int
     threads: int
     batch: int
-    exchange: str = ""  # one rank has none
+    exchange: str = ""  # none with one rank
     overlap: bool = False
 
 
 @dataclass(frozen=True)
-class Task:
-    """What one start of mpiexec is for.
-
-    Parameters
-    ----------
-    settings : for each number of threads.
-    round : which; -1 checks and measures nothing.
-    seconds : about how long a turn is timed.
-    messages : bytes of the transfers that are timed alone.
-    output : where the first rank leaves what all found.
-    """
+class RankTask:
+    """The work of one start of mpiexec."""
 
     shape: str
     ranks: int
     settings: list[Setting]
-    round: int
-    seconds: float
+    round: int  # -1 checks and measures nothing
+    seconds: float  # of a timed turn, about
     ids: str
-    messages: Sequence[int]
-    output: str = ""
+    messages: Sequence[int]  # bytes of the transfers that are timed alone
+    output: str = ""  # where the first rank writes the results
 
     @classmethod
-    def read(cls, content: dict[str, Any]) -> "Task":
+    def read(cls, content: dict[str, Any]) -> "RankTask":
         """From JSON."""
         return cls(**content | {"settings": [Setting(**each) for each in content["settings"]]})
 
 
 @dataclass(frozen=True)
-class Step(Setting):
-    """What a step took.
+class MeasuredStep(Setting):
+    """The time of a step; those of transfers are means over ranks."""
 
-    Parameters
-    ----------
-    auto : whether "auto" takes this exchange.
-    bytes : that came to a rank.
-    ms, transfers_ms, waited_ms : the whole step, its transfers from begin to end, and what of them
-        the rank did nothing else in; the last two are means over ranks.
-    """
-
-    auto: bool = False
-    bytes: int = 0
+    auto: bool = False  # whether "auto" chooses this exchange
+    bytes: int = 0  # that came to a rank
     ms: float = 0.0
-    transfers_ms: float = 0.0
-    waited_ms: float = 0.0
+    transfers_ms: float = 0.0  # from their beginning to their end
+    waited_ms: float = 0.0  # the part of it in which the rank did nothing else
 
     @property
     def rows_per_second(self) -> float:
-        """Of all ranks together."""
+        """Rows per second of all ranks together."""
         return 1e3 * self.batch / self.ms
 
     @property
     def hidden(self) -> float:
-        """Share of the transfers in which ranks computed."""
+        """The share of the transfers' time in which ranks computed."""
         return Traffic(self.bytes, self.transfers_ms, self.waited_ms).hidden
 
 
 @dataclass(frozen=True)
 class Phase:
-    """What a part of a step took, all ranks at once doing it: the slowest."""
+    """The time of a part of a step, done by all ranks at once: that of the slowest."""
 
     shape: str
     ranks: int
@@ -93,7 +76,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Transfer:
-    """What MPI took for so many bytes to each rank."""
+    """The time of MPI for so many bytes to each rank."""
 
     ranks: int
     name: str  # "gather" (Allgatherv), "sum" (Alltoallv, adding, Allgatherv), "numbers" (Allgather)
@@ -101,31 +84,31 @@ class Transfer:
     ms: float
 
 
-Found = TypeVar("Found", Step, Phase, Transfer)
+Found = TypeVar("Found", MeasuredStep, Phase, Transfer)
 
 
 @dataclass(frozen=True)
 class Results:
-    """What was found, and where: the machine and how it was used, or of one start which MPI."""
+    """Results, and the machine and settings, or for one start the MPI library."""
 
     about: str
-    steps: Sequence[Step] = ()
+    steps: Sequence[MeasuredStep] = ()
     phases: Sequence[Phase] = ()
     transfers: Sequence[Transfer] = ()
 
     @classmethod
     def read(cls, content: dict[str, Any]) -> "Results":
         """From JSON."""
-
-        def rows(name: str, kind: Callable[..., Found]) -> list[Found]:
-            return [kind(**row) for row in content[name]]
-
-        found = rows("steps", Step), rows("phases", Phase), rows("transfers", Transfer)
-        return cls(content["about"], *found)
+        return cls(
+            content["about"],
+            [MeasuredStep(**row) for row in content["steps"]],
+            [Phase(**row) for row in content["phases"]],
+            [Transfer(**row) for row in content["transfers"]],
+        )
 
     @classmethod
     def merge(cls, about: str, several: Sequence["Results"]) -> "Results":
-        """Medians of what several starts found."""
+        """Medians over several starts."""
         return cls(
             about,
             medians(step for results in several for step in results.steps),
@@ -135,7 +118,7 @@ class Results:
 
 
 def medians(found: Iterable[Found]) -> list[Found]:
-    """One for each that differs in more than what was measured, in the order of tables."""
+    """Merge results that differ only in what was measured; sorted as in the tables."""
     alike = [list(same) for _, same in groupby(sorted(found, key=place), place)]
     return [
         replace(same[0], **{
@@ -148,6 +131,6 @@ def medians(found: Iterable[Found]) -> list[Found]:
 
 
 def place(found: Found) -> tuple[Any, ...]:
-    """Where it stands among others: shapes as listed, then ranks and all that was not measured."""
+    """The sort key: shapes as listed, then everything that was not measured."""
     listed = 0 if isinstance(found, Transfer) else list(MODELS).index(found.shape)
     return listed, *(getattr(found, f.name) for f in fields(found) if f.type is not float)

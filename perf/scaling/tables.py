@@ -1,9 +1,10 @@
 """Tables of `bench_scaling.py`: steps, their parts, transfers."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
+from perf.harness.markdown import table
 from perf.scaling.formulas import MODELS
-from perf.scaling.results import Phase, Step, Transfer
+from perf.scaling.results import MeasuredStep, Phase, Transfer
 
 HEAD = ("shape", "B", "ranks x threads", "exchange")
 PARTS = (
@@ -12,23 +13,17 @@ PARTS = (
 )
 
 
-def markdown(head: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
-    """A table."""
-    rows = [head, ["---"] * len(head), *lines]
-    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
-
-
-def cells_of(step: Step) -> list[str]:
-    """What a line begins with."""
+def cells_of(step: MeasuredStep) -> list[str]:
+    """The first cells of a line."""
     return [step.shape, f"{step.batch:,}", f"{step.ranks} x {step.threads}", step.exchange]
 
 
-def steps_table(steps: Sequence[Step]) -> str:
+def steps_table(steps: Sequence[MeasuredStep]) -> str:
     """A line for each setting, with and without overlap."""
     of = {(s.shape, s.ranks, s.threads, s.batch, s.exchange, s.overlap): s for s in steps}
     threads = min(s.threads for s in steps)  # of each rank
 
-    def ratio(step: Step, batch: int, form: str) -> str:
+    def ratio(step: MeasuredStep, batch: int, form: str) -> str:
         alone = of.get((step.shape, 1, threads, batch, "", False))
         return format(alone.ms / step.ms, form) if alone else ""
 
@@ -44,14 +39,13 @@ def steps_table(steps: Sequence[Step]) -> str:
             cells += [f"{step.transfers_ms:.2f}", f"{step.waited_ms:.2f}", f"{step.hidden:.0%}"]
             cells += [f"{off.ms:.2f}", f"{off.waited_ms:.2f}", f"{step.ms / off.ms - 1:+.1%}"]
         lines.append(cells + [""] * (15 - len(cells)))
-    head = [*HEAD, "ms", "1000 rows/s", "speed-up", "weak efficiency", "MB to a rank"]
-    head += ["transfers, ms", "waited, ms", "hidden"]
-    head += ["no overlap, ms", "waited, ms", "overlap changes"]
-    return markdown(head, lines)
+    header = [*HEAD, "ms", "1000 rows/s", "speed-up", "weak efficiency", "MB to a rank"]
+    header += ["transfers, ms", "waited, ms", "hidden"]
+    return table([*header, "no overlap, ms", "waited, ms", "overlap changes"], lines)
 
 
-def parts_of(step: Step, phases: Sequence[Phase]) -> dict[str, float]:
-    """Milliseconds of the parts of a step in which nothing overlaps; "rest" is all else."""
+def parts_of(step: MeasuredStep, phases: Sequence[Phase]) -> dict[str, float]:
+    """Milliseconds of the parts of a step without overlap; "rest" is everything else."""
     place = step.shape, step.ranks, step.threads
     ms = {(p.name, p.count): p.ms for p in phases if (p.shape, p.ranks, p.threads) == place}
     own = step.batch // step.ranks
@@ -66,25 +60,14 @@ def parts_of(step: Step, phases: Sequence[Phase]) -> dict[str, float]:
     return parts | {"rest": step.ms - sum(parts.values())}
 
 
-def parts_table(steps: Sequence[Step], phases: Sequence[Phase]) -> str:
-    """Where a step goes."""
+def parts_table(steps: Sequence[MeasuredStep], phases: Sequence[Phase]) -> str:
+    """A line for each step without overlap, with the time of its parts."""
     lines = []
     for step in (s for s in steps if not s.overlap):
         parts = parts_of(step, phases)
         cells = [f"{parts[name]:.2f}" if name in parts else "" for name in PARTS]
         lines.append([*cells_of(step), *cells, f"{step.ms:.2f}"])
-    return markdown([*HEAD, *PARTS, "no overlap, ms"], lines)
-
-
-def bars(steps: Sequence[Step], phases: Sequence[Phase]) -> dict[str, dict[str, float]]:
-    """The same as microseconds for a row of the batch, for a picture."""
-    return {
-        ", ".join(filter(None, cells_of(step))): {
-            name: 1e3 * ms / step.batch for name, ms in parts_of(step, phases).items()
-        }
-        for step in steps
-        if not step.overlap
-    }
+    return table([*HEAD, *PARTS, "no overlap, ms"], lines)
 
 
 def transfers_table(transfers: Sequence[Transfer]) -> str:
@@ -93,4 +76,4 @@ def transfers_table(transfers: Sequence[Transfer]) -> str:
         [t.ranks, t.name, f"{t.bytes:,}", f"{t.ms:.4f}", f"{t.bytes / t.ms / 1e6:.2f}"]
         for t in transfers
     ]
-    return markdown(["ranks", "transfer", "bytes to a rank", "ms", "GB/s"], lines)
+    return table(["ranks", "transfer", "bytes to a rank", "ms", "GB/s"], lines)

@@ -1,6 +1,6 @@
-"""What each rank of `bench_scaling.py` runs: a check, or a turn of every setting and its parts.
+"""The program of each rank of `bench_scaling.py`: a check, or a turn of every setting.
 
-The task is a `Task` of `scaling_results.py`, in a JSON file.
+Its argument is a JSON file with a `RankTask`.
 """
 
 import json
@@ -21,8 +21,8 @@ from mpi4py import MPI
 
 from perf.harness.race import PAUSE, keep_busy, no_garbage_collection
 from perf.harness.shapes import BenchShape, make_batch
-from perf.scaling.formulas import MODELS, Model
-from perf.scaling.results import Phase, Results, Setting, Step, Task, Transfer
+from perf.scaling.formulas import MODELS, ScaledModel
+from perf.scaling.results import MeasuredStep, Phase, RankTask, Results, Setting, Transfer
 from robe_numba.dlrm import DLRM, make_embedding
 from robe_numba.dlrm.gradient_buffer import sum_rows
 from robe_numba.parallel.carriers.base import share_of
@@ -31,23 +31,23 @@ from robe_numba.parallel.exchange import AUTO
 from robe_numba.parallel.mpi_group import MPIGroup
 from robe_numba.parallel.replica_check import check_replicas
 
-TABLE_ROWS = 160_000  # that ids are drawn from, in each table
-BATCHES = 4  # which take turns, so that no cache holds what the next step reads
-LEAD, FEWEST, MOST = 3, 4, 200  # steps of a turn: untimed, timed at least and at most
-LR = 1e-3  # small enough that a thousand steps change no time
-STILL = 1e-9  # a rate that moves next to nothing
+TABLE_ROWS = 160_000  # of each table; ids are drawn from them
+BATCHES = 4  # that take turns, so that no cache holds what the next step reads
+LEAD, FEWEST, MOST = 3, 4, 200  # steps of a turn: untimed, timed at least, timed at most
+LR = 1e-3  # so small that a thousand steps do not change the speed
+STILL = 1e-9  # a learning rate that changes almost nothing
 CHECKED, CHECK_STEPS = 2, 4  # batches, and steps over them
-# Of the dense parameters and the embedding: moves are large beside the rounding of weights.
+# Learning rates, dense and embedding: changes are large against the rounding of weights.
 CHECK_LR = {"sgd": (0.1, 10.0), "adagrad": (0.01, 0.01)}
-STRAY = 0.01  # of the way that weights moved: rounding may turn a few ReLUs on or off
+STRAY = 0.01  # relative to the change of weights: rounding may turn a few ReLUs on or off
 REPEATS = 5  # of each part of a step
-PER_SIZE = 0.1  # seconds of transfers of one size
+PER_SIZE = 0.1  # seconds of transfers for each size
 
 Rows = tuple[np.ndarray, np.ndarray, np.ndarray]  # as `DLRM.train_step` takes them
-Part = tuple[str, int, Callable[[], object]]  # of a step: its name, a count, a call of it
+Part = tuple[str, int, Callable[[], object]]  # part of a step: a name, a count, a call
 
 
-def make_rows(model: Model, count: int, ids: str, seed: int) -> Rows:
+def make_rows(model: ScaledModel, count: int, ids: str, seed: int) -> Rows:
     """A batch, the same in all ranks."""
     config, generator = model.config, np.random.default_rng(seed)
     drawn = BenchShape(
@@ -60,8 +60,8 @@ def make_rows(model: Model, count: int, ids: str, seed: int) -> Rows:
     )
 
 
-def make_dlrm(model: Model, threads: int) -> DLRM:
-    """The model, of the same bits in all ranks."""
+def make_dlrm(model: ScaledModel, threads: int) -> DLRM:
+    """The model, with the same bits in all ranks."""
     embedding = make_embedding(
         "robe",
         embedding_dim=model.config.embedding_dim,
@@ -74,14 +74,14 @@ def make_dlrm(model: Model, threads: int) -> DLRM:
 
 
 def contents(dlrm: DLRM) -> dict[str, np.ndarray]:
-    """All that training moves."""
+    """Everything that training changes."""
     return dlrm.parameters() | dlrm.state()
 
 
-class Bench:
-    """One rank of one start."""
+class RankBench:
+    """One rank of one start of mpiexec."""
 
-    def __init__(self, task: Task):
+    def __init__(self, task: RankTask):
         self.task, self.model = task, MODELS[task.shape]
         self.groups = {overlap: MPIGroup(overlap=overlap) for overlap in (True, False)}
         self.group = self.groups[True]
@@ -91,12 +91,13 @@ class Bench:
         }
 
     def shares(self, rows: int) -> list[Rows]:
-        """This rank's of each batch."""
+        """This rank's share of each batch."""
         mine = share_of(rows, self.group.rank, self.group.size)
-        return [tuple(a[mine.start : mine.stop] for a in batch) for batch in self.batches[rows]]
+        part = slice(mine.start, mine.stop)
+        return [(dense[part], ids[part], y[part]) for dense, ids, y in self.batches[rows]]
 
     def trainer(self, dlrm: DLRM, setting: Setting) -> DataParallel:
-        """What trains in a setting."""
+        """The trainer of a setting."""
         group, exchange = self.groups[setting.overlap], setting.exchange or AUTO
         return DataParallel(dlrm, group, setting.batch, np.uint32, exchange)
 
@@ -106,7 +107,8 @@ class Bench:
         if self.task.round < 0:
             self.check()
             return Results(library)
-        steps, phases = [], []
+        steps: list[MeasuredStep] = []
+        phases: list[Phase] = []
         for threads in dict.fromkeys(setting.threads for setting in self.task.settings):
             numba.set_num_threads(threads)
             dlrm = make_dlrm(self.model, threads)
@@ -118,7 +120,7 @@ class Bench:
         return Results(library, steps, phases, list(self.transfers()))
 
     def check(self) -> None:
-        """Require the losses and weights of one rank, and the same bits in all."""
+        """Require the losses and weights of a single process, and the same bits in all ranks."""
         lr, order = CHECK_LR[self.model.optimizer], [n % CHECKED for n in range(CHECK_STEPS)]
         alone: dict[int, tuple[list[float], DLRM]] = {}
         begin = make_dlrm(self.model, self.task.settings[0].threads)
@@ -136,11 +138,13 @@ class Bench:
                 goal, start = contents(right)[name], contents(begin)[name]
                 stray = np.linalg.norm(array - goal) / np.linalg.norm(goal - start)
                 if not stray <= STRAY:
-                    raise ArithmeticError(f"{name} strays by {stray:.1e} of its way in {setting}")
+                    raise ArithmeticError(
+                        f"{name} is off by {stray:.1e} of its change in {setting}"
+                    )
             check_replicas(self.group, contents(dlrm), f"in {setting}")
 
-    def turn(self, trainer: DataParallel, setting: Setting) -> Step:
-        """Steps of one setting, and what came to ranks in them, as planned."""
+    def turn(self, trainer: DataParallel, setting: Setting) -> MeasuredStep:
+        """Time steps of one setting, and require that the planned bytes came to the ranks."""
         times = self.step_times(trainer, setting)
         took, count = trainer.traffic.take(), len(times)
         mean = [1e3 * value / count for value in (took.seconds, took.waited)]
@@ -152,7 +156,7 @@ class Bench:
                 f"{setting}: {max(bytes_):,} bytes came to a rank in {count} steps, "
                 f"but the plan said {plan.bytes:,} in each"
             )
-        return Step(
+        return MeasuredStep(
             **asdict(setting),
             auto=auto is not None and auto.exchange == setting.exchange,
             bytes=0 if plan is None else plan.bytes,
@@ -162,14 +166,14 @@ class Bench:
         )
 
     def step_times(self, trainer: DataParallel, setting: Setting) -> list[float]:
-        """Seconds of steps, until about the seconds of a turn are over; their traffic is left."""
+        """Seconds of the steps of a turn; their traffic stays in `trainer.traffic`."""
         rows, batches = setting.batch, cycle(self.shares(setting.batch))
 
         def seconds() -> float:
             begun = time.perf_counter()
             loss = trainer.train_step(*next(batches), rows, LR)
             taken = time.perf_counter() - begun
-            if not math.isfinite(loss):  # then nothing is updated
+            if not math.isfinite(loss):  # such a step updates nothing
                 raise ArithmeticError(f"a loss of {loss} in {setting}")
             return taken
 
@@ -182,37 +186,37 @@ class Bench:
             return [seconds() for _ in range(max(FEWEST, min(count, MOST)))]
 
     def phases(self, dlrm: DLRM, threads: int) -> Iterator[Phase]:
-        """The parts of a step, over the rows of a rank or those of a whole batch."""
+        """Time the parts of a step, over the rows of a rank or of the whole batch."""
         for name, count, run in self.parts(dlrm, threads):
             taken = self.slowest(run)
             yield Phase(self.model.name, self.group.size, threads, name, count, taken)
 
     def parts(self, dlrm: DLRM, threads: int) -> Iterator[Part]:
-        """Each to be called before the next is taken."""
+        """The parts; each must be called before the next is taken."""
         totals = sorted({s.batch for s in self.task.settings if s.threads == threads})
         for total in totals:
             yield from self.parts_of_rank(dlrm, self.shares(total)[0])
             yield from self.parts_of_all(dlrm, self.batches[total][0][1])
         dense = dlrm.backpropagate(*self.shares(totals[-1])[0]).dense
         yield "dense optimizer", len(dense), partial(dlrm.update_dense, dense, STILL)
-        numba.set_num_threads(1)  # as a carrier's thread does
+        numba.set_num_threads(1)  # as in a carrier's thread
         summands = max(2, self.group.size)
         for size in (1 << 16, self.model.array_size):
             terms = np.ones((summands, size // summands), np.float32)
             yield "adding up", terms.size, partial(sum_rows, terms, np.empty_like(terms[0]))
 
     def parts_of_rank(self, dlrm: DLRM, batch: Rows) -> Iterator[Part]:
-        """What is done with the rows of a rank."""
+        """The parts that work on the rows of a rank."""
         embedding, ids = dlrm.embedding, batch[1]
         yield "forward and backward", len(ids), partial(dlrm.backpropagate, *batch)
         found = dlrm.backpropagate(*batch)
-        grads = found.embeddings.copy()  # out of the memory that calls overwrite
+        grads = found.embeddings.copy()  # later calls overwrite the original
         kept = embedding.gradients(grads, found.context)
         yield "dense gradient", len(ids), partial(embedding.gradients, grads, found.context, kept)
         yield "lookup", len(ids), partial(embedding.lookup, ids, False, np.empty_like(grads))
 
     def parts_of_all(self, dlrm: DLRM, ids: np.ndarray) -> Iterator[Part]:
-        """What is done with the gradients of a whole batch."""
+        """The parts that work on the gradients of a whole batch."""
         embedding, total = dlrm.embedding, len(ids)
         grads = np.random.default_rng(0).random((*ids.shape, embedding.embedding_dim), "f4")
         yield "update", total, lambda: embedding.update(grads, embedding.context(ids), STILL)
@@ -220,7 +224,7 @@ class Bench:
         yield "apply", total, partial(embedding.apply, summed, STILL)
 
     def slowest(self, run: Callable[[], object]) -> float:
-        """Milliseconds that the slowest rank took, all at once."""
+        """Milliseconds of the slowest rank, all working at once."""
         run()
         times = []
         for _ in range(REPEATS):
@@ -231,7 +235,7 @@ class Bench:
         return 1e3 * max(self.group.collect(statistics.median(times)))
 
     def transfers(self) -> Iterator[Transfer]:
-        """What transfers take when nothing else is done."""
+        """Time transfers while nothing else is done."""
         ranks = self.group.size
         if not self.task.messages or ranks == 1:
             return
@@ -256,9 +260,9 @@ class Bench:
 
 
 def main() -> None:
-    """Do a task; an error in one rank ends all."""
-    task = Task.read(json.loads(Path(sys.argv[1]).read_text()))
-    bench = Bench(task)
+    """Run a task; an error in one rank ends all."""
+    task = RankTask.read(json.loads(Path(sys.argv[1]).read_text()))
+    bench = RankBench(task)
     try:
         results = bench.run()
     except BaseException:
