@@ -28,6 +28,7 @@ from perf.harness.ingest_memory import empty
 from perf.harness.race import Contender, Row, Workload, race
 from perf.peers import ingest as others
 from perf.peers.ingest import Log
+from robe_numba.formatting import format_bytes, markdown_table
 
 PACKAGES = ("numba", "numpy", "pyarrow", "isal", "polars", "duckdb")
 NOTES = """\
@@ -179,7 +180,7 @@ def table(rows: Sequence[Row]) -> str:
         sizes = [r.output_bytes for r in (row, *others.values()) if r.output_bytes]
         lines.append([*cells, ", ".join(f"{size / 1e6:.0f}" for size in sizes)])
     notes = dict.fromkeys(f"{row.contender} {row.note}." for row in rows if row.note)
-    return "\n".join([markdown.table(header, lines), "", *notes, *([""] if notes else []), NOTES])
+    return "\n".join([markdown_table(header, lines), "", *notes, *([""] if notes else []), NOTES])
 
 
 def versus(row: Row, other: Row | None) -> str:
@@ -248,7 +249,7 @@ def main() -> None:
         log = others.make_log(options.folder or folder, options.rows)
         result: dict[str, Any] = {"bench": "ingest", "about": about(options, log)}
         print(markdown.heading(result["about"]))
-        print(f"{log.rows:,} rows, {log.bytes / 1e6:.0f} MB of text.\n", flush=True)
+        print(f"{log.rows:,} rows, {format_bytes(log.bytes, 3)} of text.\n", flush=True)
         if options.memory:
             result["memory"] = ingest_memory.measure(log, folder)
             print(ingest_memory.table_of(result["memory"]))

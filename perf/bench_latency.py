@@ -21,13 +21,13 @@ import numpy as np
 import robe_numba as rn
 from data_tools.synthetic.presets import PRESETS as LOGS
 from perf.harness import checks
-from perf.harness.markdown import table
 from perf.harness.places import here
 from perf.harness.race import keep_memory, take_turns
 from perf.harness.shapes import BenchShape, make_batch
 from perf.peers.indexing import random_rows
 from robe_numba.dlrm import DLRM, KINDS, PRESETS, DLRMConfig, Embedding, Vocabulary
 from robe_numba.dlrm.embeddings.trained_array import TrainedArray
+from robe_numba.formatting import format_bytes, markdown_table
 
 COMPRESSION, BLOCK_SIZE = 1000, 16
 CHECKED = 64  # rows
@@ -206,8 +206,8 @@ def memory(served: Served) -> str:
     """The memory of both embeddings."""
     table, known = served.table, sum(column.nbytes for column in served.known)
     return (
-        f"Memory: robe {served.robe.num_bytes / 1e6:,.2f} MB; full {table.num_bytes / 1e6:,.2f} MB "
-        f"({sum(served.sizes):,} rows) and {known / 1e6:,.2f} MB of known ids."
+        f"Memory: robe {format_bytes(served.robe.num_bytes)}; full {format_bytes(table.num_bytes)} "
+        f"({sum(served.sizes):,} rows) and {format_bytes(known)} of known ids."
     )
 
 
@@ -222,7 +222,7 @@ def table_of(results: list[Latency]) -> str:
         for r in race:
             cells += [f"{r.p50:,.3f} / {r.p99:,.3f}", f"{r.rows_per_second:,.0f}"]
         lines.append([*cells, f"{full.p50 / robe.p50:.2f}"])
-    return table(["threads", "ids", "batch", "calls", *columns, "p50, full / robe"], lines)
+    return markdown_table(["threads", "ids", "batch", "calls", *columns, "p50, full / robe"], lines)
 
 
 def main() -> None:

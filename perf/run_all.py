@@ -1,10 +1,10 @@
-"""Every benchmark, one after the other, each in a process of its own; one table and one picture.
+"""Run all benchmarks, each in its own process, and make one table and one plot.
 
 python perf/run_all.py                    leaves table.md, speed.png and JSON in runs/perf
-python perf/run_all.py --device cuda      the same of a GPU in runs/perf/cuda
-python perf/run_all.py --device both      that and less of the host's, in runs/perf/both
+python perf/run_all.py --device cuda      the same on a GPU, in runs/perf/cuda
+python perf/run_all.py --device both      the same, and some on the host in runs/perf/both
 python perf/run_all.py --shape tiny       seconds, to see that everything works
-python perf/run_all.py --draw             table and picture of what an earlier call measured
+python perf/run_all.py --draw             table and plot from an earlier run's results
 """
 
 import argparse
@@ -20,8 +20,8 @@ from perf.harness import command, markdown
 from perf.harness.race import Row
 
 BOTH = "both"
-# Each script by device, and about how many minutes it takes, for the time that is left: on the
-# host measured on 2 cores, on a GPU guessed.
+# The scripts for each device, and about how many minutes they take, to show the time that is left:
+# measured on 2 cores, guessed for a GPU.
 SCRIPTS = {
     "cpu": {
         "bench_hash": 0.3,
@@ -41,12 +41,12 @@ SCRIPTS = {
         "bench_inference": 0.8,
     },
 }
-# On the host, for the comparison with a GPU.
+# Run on the host for comparison with a GPU.
 SHORT = ("bench_lookup", "bench_update", "bench_dlrm")
 
 
 def main() -> None:
-    """Measure what is asked for, then write tables and pictures."""
+    """Measure what is asked for, then write tables and plots."""
     options, passed_on = parse()
     folders = {"cpu": options.output, "cuda": options.output / "cuda"}
     chosen: tuple[str, ...] = (options.device,)
@@ -58,7 +58,7 @@ def main() -> None:
         failed = measure({name: folders[name] for name in chosen}, passed_on)
     results = {name: read(folders[name], SCRIPTS[name]) for name in chosen}
     if options.draw and not all(results.values()):
-        sys.exit(f"{options.output} lacks results; run this without --draw")
+        sys.exit(f"{options.output} has no results; run this without --draw")
     for name, found in results.items():
         if found:
             write(found, folders[name])
@@ -67,11 +67,11 @@ def main() -> None:
         (folders["cpu"] / "devices.md").write_text(text + "\n")
         print(text)
     if failed:
-        sys.exit(f"failed, and lacking above: {', '.join(failed)}")
+        sys.exit(f"failed, and missing above: {', '.join(failed)}")
 
 
 def parse() -> tuple[argparse.Namespace, list[str]]:
-    """The command line, and which part of it every benchmark gets."""
+    """Parse the command line; return also the part of it that every benchmark gets."""
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -90,7 +90,7 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
 
 
 def measure(folders: dict[str, Path], passed_on: list[str]) -> list[str]:
-    """Run every script; a process that ends gives all of its memory back. Those that failed."""
+    """Run every script in its own process, which frees all memory; return those that failed."""
     runs = [
         (device, script, minutes)
         for device in folders
@@ -99,12 +99,12 @@ def measure(folders: dict[str, Path], passed_on: list[str]) -> list[str]:
     ]
     for folder in folders.values():
         folder.mkdir(parents=True, exist_ok=True)
-        for script in set().union(*SCRIPTS.values()):  # figures of two runs do not mix
+        for script in set().union(*SCRIPTS.values()):  # do not mix the figures of two runs
             (folder / f"{script}.json").unlink(missing_ok=True)
     begun, done, failed = time.monotonic(), 0.0, []
     for position, (device, script, minutes) in enumerate(runs, 1):
         left = sum(run[2] for run in runs) - done
-        if done:  # as fast as the scripts so far, against what was expected of them
+        if done:  # scaled by how long the scripts took so far, against the expectation
             left *= (time.monotonic() - begun) / 60 / done
         known = "" if "tiny" in passed_on else f", about {left:.0f} minutes left"
         print(f"[{position}/{len(runs)}] {script}, {device}{known}", flush=True)
@@ -117,18 +117,18 @@ def measure(folders: dict[str, Path], passed_on: list[str]) -> list[str]:
 
 
 def read(folder: Path, scripts: Iterable[str]) -> list[dict[str, Any]]:
-    """What the scripts left in a folder, of those that were run."""
+    """The results of some scripts in a folder, where there are any."""
     paths = [folder / f"{script}.json" for script in scripts]
     return [json.loads(path.read_text()) for path in paths if path.is_file()]
 
 
 def rows_of(results: list[dict[str, Any]]) -> list[Row]:
-    """All rows of some scripts."""
+    """All rows of some results."""
     return [Row(**row) for result in results for row in result["rows"]]
 
 
 def write(results: list[dict[str, Any]], output: Path) -> None:
-    """Leave the table, and the picture where matplotlib is installed; print the table."""
+    """Write and print the table; draw the plot where matplotlib is installed."""
     about, rows = results[0]["about"], rows_of(results)
     parts = [markdown.BEGIN, markdown.heading(about), "", markdown.comparison_table(rows)]
     inference = [row for row in rows if row.bench == "inference"]
@@ -139,7 +139,7 @@ def write(results: list[dict[str, Any]], output: Path) -> None:
     try:
         from perf.harness import plots
     except ImportError:
-        print("no picture: matplotlib is not installed; --draw makes it later, where it is")
+        print("no plot: matplotlib is not installed; --draw makes it later, where it is")
         return
     plots.save(plots.overview(rows, about["caches"]), output / "speed.png")
     print(output / "speed.png")

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from perf.harness import machine, theory_plots
-from perf.harness.markdown import table
 from perf.harness.plots import save
 from perf.harness.theory_plots import Point
 from robe_numba import RobeSpec, block_starts, lookup_backward
+from robe_numba.formatting import markdown_table
 from robe_numba.spec import HASHES
 
 OUR_HASH = HASHES[0]  # mixes ids, independent per block; theory claims less about the others
@@ -184,7 +184,7 @@ def table_of(points: Iterable[Point]) -> str:
         lines.append((p.quantity, place, measured, f"{p.theory:.5g}", deviation, spread))
     header = ["what", "of", "measured ± 2 standard errors", "theory"]
     header += ["deviation, standard errors", "least and most of a seed"]
-    return table(header, lines)
+    return markdown_table(header, lines)
 
 
 def worst(points: Sequence[Point]) -> Iterator[str]:

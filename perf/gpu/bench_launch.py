@@ -25,10 +25,10 @@ from perf.gpu.device_times import Times, quartiles, wait
 from perf.gpu.profiler import kernels_of
 from perf.harness import checks, places
 from perf.harness.libraries import torch
-from perf.harness.markdown import table
 from perf.harness.places import here
 from perf.harness.race import no_garbage_collection
 from perf.harness.shapes import BenchShape, make_batch
+from robe_numba.formatting import markdown_table
 
 CALLS = 300
 AT_ONCE = 20  # calls, then the queue is emptied
@@ -171,7 +171,7 @@ def table_of(found: list[Cost]) -> str:
         each = "" if cost.per_launch is None else f"{cost.per_launch:.1f}"
         launches = "" if cost.launches is None else f"{cost.launches:.0f}"
         lines.append((cost.name, f"{median:.1f}", f"{low:.1f} to {high:.1f}", launches, each))
-    return table(("call", "us", "quartiles", "kernels", "us per kernel"), lines)
+    return markdown_table(("call", "us", "quartiles", "kernels", "us per kernel"), lines)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from typing import Any
 import nvidia
 from numba.cuda import dispatcher
 
-from perf.harness.markdown import table
+from robe_numba.formatting import markdown_table
 from robe_numba.kernels.gpu import layers
 from tests.test_gpu import compile_to_ptx, kernels
 
@@ -50,7 +50,7 @@ def main() -> None:
             print(name, file=sys.stderr, flush=True)
             found[name] = figures(name)
     lines = [cells(name, figure, before.get(name, {})) for name, figure in found.items()]
-    print(table(("kernel", *COLUMNS), lines))
+    print(markdown_table(("kernel", *COLUMNS), lines))
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
 

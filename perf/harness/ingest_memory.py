@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.synthetic.generator import Generator
-from perf.harness.markdown import table
 from perf.peers.ingest import Log
+from robe_numba.formatting import format_bytes, markdown_table
 
 COPIES = (1, 5, 20)  # copies of the log at which memory is measured
 # A child's ru_maxrss starts at its parent's, so on Linux the kernel's own figure is used.
@@ -40,7 +40,7 @@ def measure(log: Log, folder: Path) -> list[dict[str, Any]]:
     free = shutil.disk_usage(folder).free
     if free < need:
         raise SystemExit(
-            f"--memory needs {need / 1e9:.0f} GB in {folder}, which has {free / 1e9:.0f}"
+            f"--memory needs {format_bytes(need, 2)} in {folder}, which has {format_bytes(free, 2)}"
         )
     short, long = folder / "short.tsv", folder / "long.tsv"
     Generator(preset="kaggle").write(short, 1000)
@@ -75,4 +75,4 @@ def table_of(found: Sequence[dict[str, Any]]) -> str:
         (m["source"], f"{m['rows']:,}", f"{m['peak_bytes'] / 1e6:.0f}", f"{m['seconds']:.2f}")
         for m in found
     ]
-    return table(("source", "rows", "peak, MB", "s"), lines)
+    return markdown_table(("source", "rows", "peak, MB", "s"), lines)

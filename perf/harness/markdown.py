@@ -1,17 +1,12 @@
 """Results as Markdown tables: a line for each of our contenders, a column for each peer."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from perf.harness.race import Row
+from robe_numba.formatting import markdown_table
 
 BEGIN, END = "<!-- table -->", "<!-- /table -->"
-
-
-def table(header: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table."""
-    lines = [f"| {' | '.join(map(str, cells))} |" for cells in (header, *rows)]
-    return "\n".join([lines[0], "|---" * len(header) + "|", *lines[1:]])
 
 
 def heading(about: Mapping[str, Any]) -> str:
@@ -53,7 +48,7 @@ def comparison_table(rows: Sequence[Row]) -> str:
     notes = dict.fromkeys(
         f"{row.contender} {row.note}." for row in rows if row.note.startswith("absent")
     )
-    return "\n".join([table(header, lines), *([""] if notes else []), *notes])
+    return "\n".join([markdown_table(header, lines), *([""] if notes else []), *notes])
 
 
 def sweep_table(rows: Sequence[Row]) -> str:
@@ -64,7 +59,7 @@ def sweep_table(rows: Sequence[Row]) -> str:
         speeds = {row.contender: _speed(row) for row in rows if (row.work, row.x) == (work, x)}
         cells = [speeds[name][1] or speeds[name][0] if name in speeds else "" for name in names]
         lines.append([work, f"{x:,g}", *cells])
-    return table(["sweep", "value", *(f"{name}, M/s" for name in names)], lines)
+    return markdown_table(["sweep", "value", *(f"{name}, M/s" for name in names)], lines)
 
 
 def device_table(rows: Sequence[Row]) -> str:
@@ -77,7 +72,7 @@ def device_table(rows: Sequence[Row]) -> str:
                 cpu, gpu = (r.items / r.ms / 1e3 for r in (host, row) if r.ms)
                 cells = [label(row, [row]), f"{cpu:,.3g}", f"{gpu:,.3g}", f"{gpu / cpu:.1f}"]
                 lines.append(cells)
-    return table(["what", "CPU, M/s", "GPU, M/s", "times"], lines)
+    return markdown_table(["what", "CPU, M/s", "GPU, M/s", "times"], lines)
 
 
 def label(row: Row, rows: Sequence[Row]) -> str:

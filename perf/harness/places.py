@@ -11,6 +11,7 @@ import numpy as np
 from perf.harness import machine
 from perf.harness.libraries import torch
 from perf.harness.shapes import TINY, BenchShape
+from robe_numba.formatting import format_bytes
 from robe_numba.memory import aligned_empty
 from robe_numba.ops.devices import gpu_module
 
@@ -99,8 +100,8 @@ class GPU(Host):
         if shape.table_bytes <= room:
             return shape
         print(
-            f"{shape.name}: tables of {room / 1e9:.1f} GB instead of {shape.table_bytes / 1e9:.1f}:"
-            f" {free / 1e9:.1f} GB of the GPU are free",
+            f"{shape.name}: tables of {format_bytes(room, 3)} instead of "
+            f"{format_bytes(shape.table_bytes, 3)}: {format_bytes(free, 3)} of the GPU are free",
             flush=True,
         )
         return replace(shape, table_bytes=room)

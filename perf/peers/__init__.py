@@ -13,6 +13,7 @@ from perf.harness.libraries import torch
 from perf.harness.places import here
 from perf.harness.race import Contender
 from perf.harness.shapes import BenchBatch
+from robe_numba.formatting import format_bytes
 
 LABELS = {
     "torch": "torch",
@@ -80,7 +81,8 @@ def contenders(
             peer = _make(name, batch, optimizer, weighted, block_size)
             peer.check()
             run = peer.forward if optimizer is None else peer.step
-            note = f"tables of {batch.shape.table_bytes / 1e9:.1f} GB" if block_size is None else ""
+            tables = f"tables of {format_bytes(batch.shape.table_bytes, 2)}"
+            note = tables if block_size is None else ""
             yield Contender(LABELS[name], run, "peer", block_size, note)
 
 

@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 
-from perf.harness.markdown import table
 from perf.scaling.clusters import GPUS, NETWORKS, Cluster, machines, measured_link, measured_rates
 from perf.scaling.formulas import (
     DESIGNS,
@@ -35,6 +34,7 @@ from perf.scaling.formulas import (
 )
 from perf.scaling.results import Results
 from perf.scaling.tables import HEAD, cells_of
+from robe_numba.formatting import markdown_table
 
 PROCESSES = (1, 2, 4, 8, 16, 32, 64)
 WEAK, STRONG = 2048, (2048, 32_768, 65_536)  # rows of each process; of all together
@@ -49,7 +49,9 @@ def bytes_table(models: Sequence[ScaledModel]) -> str:
         + [f"{sum_bytes(model.dense_size, processes) / 1e6:,.2f}"]
         for model, batch, processes in product(models, STRONG, (2, 8, 64))
     ]
-    return table(["MB to each process", "B", "P", *DESIGNS, "dense part, beside each"], lines)
+    return markdown_table(
+        ["MB to each process", "B", "P", *DESIGNS, "dense part, beside each"], lines
+    )
 
 
 def faster_table(models: Sequence[ScaledModel], clusters: Sequence[Cluster]) -> str:
@@ -60,7 +62,7 @@ def faster_table(models: Sequence[ScaledModel], clusters: Sequence[Cluster]) -> 
         cells = ["never" if math.isinf(r) else f"{r:,}" for r in rows]
         lines.append([model.name, cluster.name, f"{crossover(model):,.0f}", *cells])
     header = ["reduce is faster above B =", "on", "fewer bytes above"]
-    return table([*header, *(f"P = {p}" for p in PROCESSES[1:])], lines)
+    return markdown_table([*header, *(f"P = {p}" for p in PROCESSES[1:])], lines)
 
 
 def memory_table() -> str:
@@ -76,7 +78,7 @@ def memory_table() -> str:
     header = ["exchange", "optimizer", "copies of m"]
     for memory in MEMORIES:
         header += [f"{memory / 1e9:.0f} GB: m, 10^9", "array", "tables at 1000x"]
-    return table(header, lines)
+    return markdown_table(header, lines)
 
 
 def cases() -> list[tuple[str, Callable[[int], int]]]:
@@ -104,7 +106,7 @@ def throughput_table(cluster: Cluster, models: Sequence[ScaledModel]) -> str:
         cells = [f"{speed / 1e3:,.0f} ({speed / alone / p:.0%})" for p, speed in speeds]
         lines.append([model.name, name, design, *cells])
     header = ["1000 rows/s (efficiency)", "batch", "design", *(f"P = {p}" for p in PROCESSES)]
-    return table(header, lines)
+    return markdown_table(header, lines)
 
 
 def limits_table(models: Sequence[ScaledModel], clusters: Sequence[Cluster]) -> str:
@@ -124,7 +126,7 @@ def limits_table(models: Sequence[ScaledModel], clusters: Sequence[Cluster]) -> 
         lines.append([model.name, cluster.name, *cells])
     header = ["model", "on", "gather: 1000 rows/s at most", "of which the network"]
     header += ["half of it at P =", "reduce: ms per step at least", "of which summing"]
-    return table([*header, "as long as so many rows"], lines)
+    return markdown_table([*header, "as long as so many rows"], lines)
 
 
 def deviation_table(results: Results) -> str:
@@ -141,7 +143,7 @@ def deviation_table(results: Results) -> str:
         cells = [*cells_of(found), overlap, *(f"{ms:.2f}" for ms in times)]
         lines.append([*cells, f"{1e3 * cost.seconds / found.ms - 1:+.0%}"])
     header = [*HEAD, "overlap", *StepCost._fields, "model, ms", "measured, ms", "difference"]
-    return table(header, lines)
+    return markdown_table(header, lines)
 
 
 def draw(models: Sequence[ScaledModel], clusters: Sequence[Cluster], path: Path) -> None:

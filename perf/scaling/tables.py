@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from perf.harness.markdown import table
 from perf.scaling.formulas import MODELS
 from perf.scaling.results import MeasuredStep, Phase, Transfer
+from robe_numba.formatting import markdown_table
 
 HEAD = ("shape", "B", "ranks x threads", "exchange")
 PARTS = (
@@ -41,7 +41,7 @@ def steps_table(steps: Sequence[MeasuredStep]) -> str:
         lines.append(cells + [""] * (15 - len(cells)))
     header = [*HEAD, "ms", "1000 rows/s", "speed-up", "weak efficiency", "MB to a rank"]
     header += ["transfers, ms", "waited, ms", "hidden"]
-    return table([*header, "no overlap, ms", "waited, ms", "overlap changes"], lines)
+    return markdown_table([*header, "no overlap, ms", "waited, ms", "overlap changes"], lines)
 
 
 def parts_of(step: MeasuredStep, phases: Sequence[Phase]) -> dict[str, float]:
@@ -67,7 +67,7 @@ def parts_table(steps: Sequence[MeasuredStep], phases: Sequence[Phase]) -> str:
         parts = parts_of(step, phases)
         cells = [f"{parts[name]:.2f}" if name in parts else "" for name in PARTS]
         lines.append([*cells_of(step), *cells, f"{step.ms:.2f}"])
-    return table([*HEAD, *PARTS, "no overlap, ms"], lines)
+    return markdown_table([*HEAD, *PARTS, "no overlap, ms"], lines)
 
 
 def transfers_table(transfers: Sequence[Transfer]) -> str:
@@ -76,4 +76,4 @@ def transfers_table(transfers: Sequence[Transfer]) -> str:
         [t.ranks, t.name, f"{t.bytes:,}", f"{t.ms:.4f}", f"{t.bytes / t.ms / 1e6:.2f}"]
         for t in transfers
     ]
-    return table(["ranks", "transfer", "bytes to a rank", "ms", "GB/s"], lines)
+    return markdown_table(["ranks", "transfer", "bytes to a rank", "ms", "GB/s"], lines)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from perf.gpu.checker.report import read
-from perf.harness.markdown import table
+from robe_numba.formatting import markdown_table
 
 HEAD = ("work", "ms", "share of copy or ratio", "must reach", "reached?")
 TABLE = "summary.md"
@@ -14,7 +14,7 @@ Found = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class Target:
+class Bound:
     """A line of the table: a share of the copy's bandwidth, or a ratio to another's time."""
 
     work: str
@@ -24,26 +24,26 @@ class Target:
 
 
 TARGETS = (
-    Target("lookup S1 Z=128 alignment 128"),
-    Target("lookup S1 Z=128 alignment 32", share=0.85),
-    Target("lookup S1 Z=128 alignment 1", share=0.70),
-    Target("lookup S1 Z=32 alignment 1", against="torch S1 forward, uniform ids", ratio=1.3),
-    Target("lookup S1 Z=8 alignment 1", against="torch S1 forward, uniform ids"),
-    Target("lookup S2 Z=16 alignment 1", against="torch S2 forward, uniform ids"),
-    Target("bags S3 Z=64 alignment 32", against="torch S3 forward, uniform ids", ratio=1.3),
-    Target("bags S3 Z=64 alignment 1", against="torch S3 forward, uniform ids", ratio=1.3),
-    Target("step S1 SGD, uniform ids", against="torch S1 SGD, uniform ids", ratio=3),
-    Target("step S1 SGD, uniform ids", against="published S1 SGD, uniform ids", ratio=10),
-    Target("step S1 Adagrad, uniform ids", against="torch S1 Adagrad, uniform ids", ratio=3),
-    Target("step S1 SGD, zipf ids", against="torch S1 SGD, zipf ids", ratio=3),
-    Target("step S1 Adagrad, zipf ids", against="torch S1 Adagrad, zipf ids", ratio=3),
-    Target("update S1 SGD, uniform ids"),
-    Target("update S1 Adagrad, uniform ids"),
-    Target("lookup and dot S1", against="torch lookup and dot S1"),
-    Target("lookup and dot S1", against="lookup and dot S1, two passes", ratio=1),
-    Target("starts S1 Z=128"),
-    Target("robe step mlperf 65536", against="torch step mlperf 65536", ratio=1.5),
-    Target("robe step mlperf 2048", against="torch step mlperf 2048", ratio=1.5),
+    Bound("lookup S1 Z=128 alignment 128"),
+    Bound("lookup S1 Z=128 alignment 32", share=0.85),
+    Bound("lookup S1 Z=128 alignment 1", share=0.70),
+    Bound("lookup S1 Z=32 alignment 1", against="torch S1 forward, uniform ids", ratio=1.3),
+    Bound("lookup S1 Z=8 alignment 1", against="torch S1 forward, uniform ids"),
+    Bound("lookup S2 Z=16 alignment 1", against="torch S2 forward, uniform ids"),
+    Bound("bags S3 Z=64 alignment 32", against="torch S3 forward, uniform ids", ratio=1.3),
+    Bound("bags S3 Z=64 alignment 1", against="torch S3 forward, uniform ids", ratio=1.3),
+    Bound("step S1 SGD, uniform ids", against="torch S1 SGD, uniform ids", ratio=3),
+    Bound("step S1 SGD, uniform ids", against="published S1 SGD, uniform ids", ratio=10),
+    Bound("step S1 Adagrad, uniform ids", against="torch S1 Adagrad, uniform ids", ratio=3),
+    Bound("step S1 SGD, zipf ids", against="torch S1 SGD, zipf ids", ratio=3),
+    Bound("step S1 Adagrad, zipf ids", against="torch S1 Adagrad, zipf ids", ratio=3),
+    Bound("update S1 SGD, uniform ids"),
+    Bound("update S1 Adagrad, uniform ids"),
+    Bound("lookup and dot S1", against="torch lookup and dot S1"),
+    Bound("lookup and dot S1", against="lookup and dot S1, two passes", ratio=1),
+    Bound("starts S1 Z=128"),
+    Bound("robe step mlperf 65536", against="torch step mlperf 65536", ratio=1.5),
+    Bound("robe step mlperf 2048", against="torch step mlperf 2048", ratio=1.5),
 )
 # Host calls, and at most how many microseconds.
 HOST = (
@@ -59,7 +59,7 @@ TRAINING_RATIO, LOSS_TOLERANCE = 10.0, 1e-3
 def write(folder: Path) -> str:
     """Write the table into the folder, and return it."""
     found = {result["work"]: result for result in read(folder)}
-    text = table(HEAD, rows(found))
+    text = markdown_table(HEAD, rows(found))
     (folder / TABLE).write_text(text + "\n")
     return text
 
@@ -91,7 +91,7 @@ def _at_least(value: float | None, bound: float | None) -> str:
     return _word(None if value is None or bound is None else value >= bound, bound)
 
 
-def _share(target: Target, found: Found) -> tuple[str, ...]:
+def _share(target: Bound, found: Found) -> tuple[str, ...]:
     """The share of a copy's bandwidth."""
     ours, copy = found.get(target.work, {}), found.get("copy", {}).get("gb_per_s")
     rate = ours.get("gb_per_s")
@@ -101,7 +101,7 @@ def _share(target: Target, found: Found) -> tuple[str, ...]:
     return target.work, _ms(ours), shown, must, _at_least(share, target.share)
 
 
-def _ratio(target: Target, found: Found) -> tuple[str, ...]:
+def _ratio(target: Bound, found: Found) -> tuple[str, ...]:
     """The ratio to another's time."""
     ours, other = found.get(target.work, {}), found.get(target.against or "", {})
     ratio = other["ms"] / ours["ms"] if ours.get("ms") and other.get("ms") else None
