@@ -170,7 +170,7 @@ def test_help_waits_for_nothing_but_typer(command, imported_for_help):
     assert found - ours <= imported_for_help - {"pydantic"}  # which takes longer than all others
     assert "robe_numba.cli.train" in ours
     rooms = {name.split(".")[1] for name in ours if name.startswith("robe_numba.")}
-    assert rooms <= {"_lazy", "cli", "parallel", "training"}
+    assert rooms <= {"_lazy", "cli", "formatting", "parallel", "training"}
 
 
 def test_showing_a_dataset_waits_for_no_kernels(dataset):

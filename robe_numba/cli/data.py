@@ -11,8 +11,8 @@ import typer
 
 from data_tools.sources.rejects import REJECTS_NAME
 from robe_numba.cli import loading
+from robe_numba.cli.arguments import DataPath, Overwrite, check_output_file
 from robe_numba.cli.console import console
-from robe_numba.cli.outputs import Overwrite, check_output_file
 from robe_numba.cli.progress import Quiet, tracking
 
 if TYPE_CHECKING:
@@ -233,7 +233,6 @@ def show(path: str | Path, manifest: "Manifest") -> None:
 
 
 data = typer.Typer(help="What a dataset holds, and whether it is intact.", no_args_is_help=True)
-DataPath = Annotated[str, typer.Argument(help="Dataset made by robe ingest.")]
 
 
 @data.command("info")

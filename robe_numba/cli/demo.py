@@ -94,9 +94,8 @@ def _train_all(dataset: "Dataset", output: Path, seed: int, quiet: bool) -> "lis
         from robe_numba.training import TrainingConfig, train, training_vocabulary, write_report
 
     results = []
-    config = TrainingConfig(embedding="full")
     with tracking("counting ids", quiet, unit="columns") as progress:
-        vocabulary = training_vocabulary(dataset, config, progress)
+        vocabulary = training_vocabulary(dataset, TrainingConfig(embedding="full"), progress)
     with showing(quiet) as display:
         for number, (kind, compression) in enumerate(MODELS, start=1):
             config = TrainingConfig(
@@ -104,7 +103,7 @@ def _train_all(dataset: "Dataset", output: Path, seed: int, quiet: bool) -> "lis
             ).resolved()
             name = model_name(kind, compression)
             title = f"{number}/{len(MODELS)} {name}"
-            watcher = TrainingProgress(display, title, config.batch_size or 1)
+            watcher = TrainingProgress(display, title, config.batch_size)
             run = train(dataset, config, output / name, vocabulary=vocabulary, watcher=watcher)
             write_report(run)
             auc = run.metrics()[-1]["test"]["auc"]

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from robe_numba.cli import loading
+from robe_numba.cli.arguments import parse_cardinalities, parse_memory
 from robe_numba.cli.progress import Quiet, tracking
 
 
@@ -55,7 +56,6 @@ def plan(
     """
     with loading():
         from robe_numba.cli.plan_tables import facts, show, train_options
-        from robe_numba.cli.sizes import parse_memory
         from robe_numba.planning import plan as planning
 
     num_bytes = None if memory is None else parse_memory(memory)
@@ -93,8 +93,6 @@ def _quoted(path: str) -> str:
 
 def _table_sizes(cardinalities: str | None, data: str | None, quiet: bool) -> tuple[int, ...]:
     if cardinalities is not None and data is None:
-        from robe_numba.cli.sizes import parse_cardinalities
-
         return parse_cardinalities(cardinalities)
     if data is None or cardinalities is not None:
         raise ValueError(f"a plan needs --cardinalities or --data; {_given(cardinalities, data)}")

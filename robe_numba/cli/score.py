@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from robe_numba.cli import loading
+from robe_numba.cli.arguments import DataPath, Overwrite, Threads, check_output_file
 from robe_numba.cli.console import console
-from robe_numba.cli.outputs import Overwrite, check_output_file
 from robe_numba.cli.progress import Quiet, tracking
 from robe_numba.cli.train import show_metrics
 from robe_numba.parallel.group import Alone, Group
@@ -16,11 +16,7 @@ if TYPE_CHECKING:
     from robe_numba.training import RunFolder
 
 RunPath = Annotated[Path, typer.Argument(help="Folder left by robe train.")]
-DataPath = Annotated[Path, typer.Argument(help="Dataset made by robe ingest.")]
 Device = Annotated[str, typer.Option(help="cpu, or cuda: one GPU per process.")]
-Threads = Annotated[
-    int | None, typer.Option(min=1, help="Of each process; default: all cores, shared out.")
-]
 
 
 def evaluate(

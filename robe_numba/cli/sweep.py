@@ -6,17 +6,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from robe_numba.cli import loading
+from robe_numba.cli.arguments import DataPath, parse_setting
 from robe_numba.cli.console import console, print_whole
 from robe_numba.cli.progress import Quiet, TrainingProgress, showing
 
 if TYPE_CHECKING:
     from data_tools import Dataset
-    from robe_numba.training import TrainingConfig
+    from robe_numba.training.config import ResolvedConfig
     from robe_numba.training.sweeps.grid import Outcome
 
 
 def sweep(
-    data: Annotated[str, typer.Argument(help="Dataset made by robe ingest.")],
+    data: DataPath,
     settings: Annotated[
         list[str] | None,
         typer.Argument(help="NAME=VALUE,VALUE,... of the settings of robe train.", metavar="GRID"),
@@ -88,7 +89,7 @@ def sweep(
 
 def _run(
     dataset: "Dataset",
-    configs: "list[TrainingConfig]",
+    configs: "list[ResolvedConfig]",
     output: Path,
     jobs: int,
     threads: int | None,
@@ -101,8 +102,7 @@ def _run(
         with showing(quiet) as display:
             task = display.add("runs", "runs", len(configs))
 
-            def watching(config: "TrainingConfig") -> TrainingProgress:
-                assert config.batch_size is not None
+            def watching(config: "ResolvedConfig") -> TrainingProgress:
                 size = f" {config.compression:g}x" if config.compression else ""
                 return TrainingProgress(display, f"{config.embedding}{size}", config.batch_size)
 
@@ -122,8 +122,6 @@ def _run(
 
 def _axis(text: str) -> tuple[str, list[object]]:
     """The name and the values of NAME=VALUE,VALUE."""
-    from robe_numba.cli.arguments import parse_setting
-
     name, equals, values = text.partition("=")
     if not equals or not values:
         raise ValueError(f"{text!r} is no part of a grid; write NAME=VALUE,VALUE, as lr=0.01,0.03")

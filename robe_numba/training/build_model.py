@@ -10,7 +10,7 @@ from data_tools import Dataset
 from robe_numba.dlrm import DLRM, PRESETS, DLRMConfig, make_embedding
 from robe_numba.dlrm.embeddings.kinds import NUMBERED
 from robe_numba.parallel.group import Alone, Group
-from robe_numba.training.config import TrainingConfig
+from robe_numba.training.config import ResolvedConfig, TrainingConfig
 
 # Half-width of the embedding's initial values: small enough that an id seen never or once scores
 # nearly as if it were not there.
@@ -56,12 +56,8 @@ def table_rows(vocabulary: list[np.ndarray]) -> int:
     return sum(ids.size + 1 for ids in vocabulary)
 
 
-def model_config(dataset: Dataset, config: TrainingConfig) -> DLRMConfig:
-    """The preset's shape with the dataset's columns and the chosen d."""
-    config = config.resolved()
-    assert config.embedding_dim is not None
-    assert config.bottom is not None
-    assert config.top is not None
+def model_config(dataset: Dataset, config: ResolvedConfig) -> DLRMConfig:
+    """The preset's shape with the dataset's columns and the chosen widths."""
     return replace(
         PRESETS[config.preset].config,
         num_dense=dataset.schema.num_dense,
@@ -115,7 +111,7 @@ def build_model(
         config.embedding,
         embedding_dim=shape.embedding_dim,
         num_tables=shape.num_tables,
-        num_parameters=_num_parameters(config, vocabulary, shape.embedding_dim),
+        num_parameters=_num_parameters(config, vocabulary),
         vocabulary=vocabulary if config.embedding in NUMBERED else None,
         num_embeddings=_id_ranges(dataset) if config.hash == "uma" else None,
         block_size=config.block_size or shape.embedding_dim,
@@ -123,7 +119,7 @@ def build_model(
         seed=config.seed,
         sign=bool(config.sign),
         alignment=config.alignment,
-        optimizer=config.embedding_optimizer or "sgd",
+        optimizer=config.embedding_optimizer,
         eps=config.embedding_eps,
         block_state=config.block_state,
         scale=SCALE if config.scale is None else config.scale,
@@ -132,16 +128,14 @@ def build_model(
         shape,
         embedding.to(config.device),
         seed=config.seed,
-        optimizer=config.optimizer or "sgd",
+        optimizer=config.optimizer,
         threads=threads,
     )
 
 
-def _num_parameters(
-    config: TrainingConfig, vocabulary: list[np.ndarray] | None, dim: int
-) -> int | None:
+def _num_parameters(config: ResolvedConfig, vocabulary: list[np.ndarray] | None) -> int | None:
     """Elements to keep, enough for the smallest embedding of the kind; None for "full"."""
-    kept, whole = config.num_parameters, ""
+    kept, whole, dim = config.num_parameters, "", config.embedding_dim
     if config.compression is not None:
         rows = sum(config.cardinalities or ()) or table_rows(vocabulary or [])
         kept = round(rows * dim / config.compression)

@@ -12,7 +12,7 @@ from robe_numba.dlrm import DLRM, Schedule
 from robe_numba.parallel.data_parallel import DataParallel
 from robe_numba.parallel.group import Group
 from robe_numba.parallel.replica_check import ReplicaError, check_replicas
-from robe_numba.training.config import TrainingConfig
+from robe_numba.training.config import ResolvedConfig
 from robe_numba.training.run.checkpoints import Standing
 from robe_numba.training.run.folder import RunFolder
 from robe_numba.training.scoring import evaluate
@@ -47,7 +47,7 @@ class Learner:
     """
 
     dataset: Dataset
-    config: TrainingConfig
+    config: ResolvedConfig
     model: DLRM
     run: RunFolder
     group: Group
@@ -65,7 +65,6 @@ class Learner:
 
     def __post_init__(self) -> None:
         config, index_dtype = self.config, self.dataset.manifest.index_dtype
-        assert config.batch_size is not None
         self._trainer = DataParallel(
             self.model, self.group, config.batch_size, index_dtype, config.exchange
         )
@@ -76,7 +75,6 @@ class Learner:
         `check_interrupt` is called between steps, and a run that it ends has a checkpoint.
         """
         config, standing = self.config, self.standing
-        assert config.batch_size is not None
         self._steps_per_epoch = math.ceil(split.num_rows / config.batch_size)
         self._total = config.epochs * self._steps_per_epoch
         self._schedule = config.schedule(self._total)
@@ -151,8 +149,6 @@ class Learner:
     def _step(self, batch: Any, rows: int) -> None:
         """One step on a batch of so many rows, of which `batch` has this process's."""
         config, standing = self.config, self.standing
-        assert config.lr is not None
-        assert config.embedding_lr is not None
         factor = self._schedule.factor(standing.step + 1)
         loss = self._trainer.train_step(
             batch.dense,

@@ -20,7 +20,7 @@ from robe_numba.parallel.data_parallel import check_batch_size
 from robe_numba.parallel.group import Alone, Group
 from robe_numba.parallel.replica_check import different
 from robe_numba.training.build_model import build_model, needs_vocabulary, training_vocabulary
-from robe_numba.training.config import TrainingConfig
+from robe_numba.training.config import ResolvedConfig, TrainingConfig
 from robe_numba.training.interrupts import deferred_interrupt
 from robe_numba.training.learner import AgreedStop, Learner
 from robe_numba.training.run.checkpoints import Standing
@@ -103,7 +103,7 @@ def train(
     overwrite : replace a run that stands in `output`.
     resume : go on with a run that stands in `output`, from its last checkpoint; a run that is
         finished is returned as it is, and where none stands one is begun. Settings that decide
-        steps to come (`run_folder.CHANGEABLE`) may differ from those before.
+        steps to come (`robe_numba.training.settings.RESUMABLE`) may differ from those before.
     use_previous : where the last checkpoint is damaged, take the one before it.
     checkpoint_seconds : between checkpoints, 0 for one after each step; None writes none.
     group : processes that train together, all of which call this (see `robe_numba.parallel`). The
@@ -132,7 +132,6 @@ def train(
     watcher = watcher or Watcher()
     split = _training_rows(dataset, config)
     check_alike(group, dataset, config)
-    assert config.batch_size is not None
     check_batch_size(config.batch_size, group.size)
     resumed = group.at_root(lambda: _standing_run(output, dataset, config, overwrite, resume))
     if resumed is not None and group.at_root(lambda: resumed.finished):
@@ -196,7 +195,7 @@ def check_alike(group: Group, dataset: Dataset, config: TrainingConfig | None = 
 def _standing_run(
     output: str | os.PathLike[str],
     dataset: Dataset,
-    config: TrainingConfig,
+    config: ResolvedConfig,
     overwrite: bool,
     resume: bool,
 ) -> RunFolder | None:
@@ -217,7 +216,7 @@ def _standing_run(
     return run
 
 
-def _training_rows(dataset: Dataset, config: TrainingConfig) -> Split:
+def _training_rows(dataset: Dataset, config: ResolvedConfig) -> Split:
     if not dataset.labelled:
         raise ValueError("the dataset has no labels; training needs a labelled log")
     split = dataset.split("train", config.fractions, config.split_by, config.seed)
@@ -233,7 +232,7 @@ def _begin(
     resumed: RunFolder | None,
     model: DLRM,
     dataset: Dataset,
-    config: TrainingConfig,
+    config: ResolvedConfig,
     output: str | os.PathLike[str],
     overwrite: bool,
     use_previous: bool,

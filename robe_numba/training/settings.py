@@ -1,88 +1,236 @@
-"""The settings of a run and their defaults, of which the command line is made.
+"""The settings of a run, each stated once: type, default, help, bounds and where it applies.
 
-Apart from `TrainingConfig`, which checks them, so that `robe train --help` need not wait for Numba.
+The options of `robe train`, the keys of `robe sweep`, the checks of `TrainingConfig`, what may
+change when a run is resumed and the table in docs/settings.md come from the fields of `Settings`.
+This module does not import Numba, so that `robe train --help` is quick.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from types import UnionType
+from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
+
+from robe_numba.formatting import markdown_table
+
+KINDS = ("robe", "full", "hashed", "qr")
+OPTIMIZERS = ("sgd", "adagrad")
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    choices: tuple[str, ...] = (),
+    at_least: int | None = None,
+    at_most: int = 2**62,
+    below: float | None = None,
+    kinds: tuple[str, ...] = KINDS,
+    resumable: bool = False,
+    option: str | None = "",
+) -> Any:
+    """A field of `Settings`.
+
+    Parameters
+    ----------
+    default : object
+        None takes the preset's value, or what `help` says.
+    help : str
+        What the setting does, in a line or two.
+    choices : tuple of str
+        The values that a text may have.
+    at_least : int, optional
+        Smallest value. None is 1 for integers, and any positive value for floats.
+    at_most : int
+        Largest value of an integer.
+    below : float, optional
+        Exclusive upper bound of a float.
+    kinds : tuple of str
+        Kinds of embedding that have the setting.
+    resumable : bool
+        Whether a resumed run may change it: it affects future steps, not what already exists.
+    option : str, optional
+        How the command line spells it, where not like the field; None leaves it out there.
+    """
+    metadata = locals()
+    del metadata["default"]
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of one run; None takes the preset's or the documented default.
+    """Settings of one run, not checked: see `TrainingConfig`."""
 
-    Parameters
-    ----------
-    preset : gives widths, optimizer, batch size, learning rate and its schedule: "kaggle" (d = 16)
-        and "mlperf" (d = 128) as published, "mlperf-32k" and "mlperf-55k" with MLPerf's large
-        batches, or "default", the shape of "kaggle" with Adagrad.
-    embedding : "robe", "full", "hashed" or "qr".
-    compression : elements of the uncompressed tables per element kept, at least 1. Not for "full".
-    num_parameters : elements to keep, instead of a compression.
-    cardinalities : rows of each uncompressed table, which a compression is counted from; None
-        counts the distinct ids of the training rows, and one for unknown ids per table.
-    embedding_dim : d; None is the preset's.
-    bottom, top : hidden widths of the MLPs; None is the preset's.
-    block_size : Z, elements, of "robe"; None is d.
-    hash, sign : of "robe" and "hashed", see `RobeSpec`. A sign of None is True for "robe" with the
-        preset "default" (and not the hash "uma"), else False.
-    alignment : of "robe", see `RobeSpec`.
-    optimizer, lr : of the dense part and, unless they have their own, of the embedding.
-    embedding_optimizer, embedding_lr : of the embedding.
-    embedding_eps : addend of the embedding's Adagrad, see `make_embedding`.
-    block_state : Adagrad keeps one sum for each block of Z elements of the embedding, not for each
-        element.
-    warmup_steps, decay_start, decay_steps : of the learning rates, see `Schedule`; each None is
-        the preset's, and if neither says `decay_steps` the decay lasts until the end of the run.
-    clip_norm : most that the gradient of a batch may measure, see `DLRM.train_step`; None is any.
-    epochs : passes over the training rows, each in another order.
-    batch_size : rows.
-    evaluations : times per epoch that the validation rows are scored.
-    evaluation_steps : score them after every so many steps instead, and at the end.
-    target_auc : stop at the first evaluation that reaches it.
-    patience : stop once so many evaluations have not bettered the best; None does not.
-    scale : half-width of the initial values of the embedding; None is 0.001.
-    fractions : shares of train, validation and test rows. Not for a split by "day".
-    split_by : "order" (time order, as the rows stand), "random" (seeded), or "day" (the last day
-        validates and tests, see `data_tools.loader.split.day_rows`).
-    seed : of initial values, hashes, split and shuffles.
-    device : "cpu" or "cuda", one GPU for each process.
-    exchange : how processes that train together exchange the embedding's gradient: "gather",
-        "reduce" or "auto", see `robe_numba.parallel.exchange`.
-    ranks : how many these are; `train` fills it in.
-    """
+    preset: str = setting(
+        "default",
+        "Widths, optimizer, learning rate and batch size: default, or as published kaggle (d=16), "
+        "mlperf, mlperf-32k or mlperf-55k (d=128).",
+        choices=("default", "kaggle", "mlperf", "mlperf-32k", "mlperf-55k"),
+    )
+    embedding: str = setting("robe", "robe, full, hashed or qr.", choices=KINDS)
+    compression: float | None = setting(
+        None,
+        "How many times smaller than the uncompressed tables.",
+        at_least=1,
+        kinds=("robe", "hashed", "qr"),
+    )
+    num_parameters: int | None = setting(
+        None, "Elements to keep, instead of --compression.", kinds=("robe", "hashed", "qr")
+    )
+    cardinalities: tuple[int, ...] | None = setting(
+        None,
+        "Rows of the uncompressed tables: kaggle, terabyte, mlperf, 1000,200,30 or a file. "
+        "Default: the distinct ids of the training rows, and one more per table.",
+        kinds=("robe", "hashed", "qr"),
+    )
+    embedding_dim: int | None = setting(
+        None, "d, elements per embedding. Default: the preset's.", option="--dim"
+    )
+    bottom: tuple[int, ...] | None = setting(
+        None, "Hidden widths of the bottom MLP, such as 512-256-64. Default: the preset's."
+    )
+    top: tuple[int, ...] | None = setting(
+        None, "Hidden widths of the top MLP. Default: the preset's."
+    )
+    block_size: int | None = setting(None, "Z, elements per hash. Default: d.", kinds=("robe",))
+    hash: str = setting(
+        "multiply-shift",
+        "multiply-shift, paper or uma.",
+        choices=("multiply-shift", "paper", "uma"),
+        kinds=("robe", "hashed"),
+    )
+    sign: bool | None = setting(
+        None,
+        "Hashed signs. Default: on for robe with the default preset, unless the hash is uma.",
+        kinds=("robe", "hashed"),
+        option="--sign/--no-sign",
+    )
+    alignment: int = setting(1, "Blocks start at multiples of this many elements.", kinds=("robe",))
+    optimizer: str | None = setting(
+        None, "sgd or adagrad. Default: the preset's.", choices=OPTIMIZERS
+    )
+    lr: float | None = setting(None, "Learning rate. Default: the preset's.", resumable=True)
+    embedding_optimizer: str | None = setting(
+        None, "Optimizer of the embedding. Default: --optimizer.", choices=OPTIMIZERS
+    )
+    embedding_lr: float | None = setting(
+        None, "Learning rate of the embedding. Default: --lr.", resumable=True
+    )
+    embedding_eps: float = setting(
+        0.003, "eps of the embedding's Adagrad; larger values slow down rare ids."
+    )
+    block_state: bool = setting(
+        False,
+        "Adagrad keeps one sum per block of Z elements, not per element.",
+        option="--block-state",
+    )
+    warmup_steps: int | None = setting(
+        None,
+        "Steps over which the learning rates rise linearly. Default: the preset's.",
+        at_least=0,
+        resumable=True,
+    )
+    decay_start: int | None = setting(
+        None,
+        "Step at which the learning rates start to fall, quadratically. Default: the preset's.",
+        at_least=0,
+        resumable=True,
+    )
+    decay_steps: int | None = setting(
+        None, "Steps of the fall. Default: the preset's, or until the end.", resumable=True
+    )
+    clip_norm: float | None = setting(
+        None, "Scale longer gradients down to this norm.", resumable=True
+    )
+    epochs: int = setting(1, "Passes over the training rows.", resumable=True)
+    batch_size: int | None = setting(
+        None, "Rows per step, of all processes together. Default: the preset's."
+    )
+    evaluations: int = setting(4, "Validations per epoch.", resumable=True)
+    evaluation_steps: int | None = setting(
+        None, "Validate every N steps, instead of --evaluations.", resumable=True
+    )
+    target_auc: float | None = setting(
+        None, "Stop at the first validation AUC that reaches this.", below=1, resumable=True
+    )
+    patience: int | None = setting(
+        None, "Stop after this many validations without a better AUC.", resumable=True
+    )
+    scale: float | None = setting(
+        None, "Half-width of the embedding's initial values. Default: 0.001."
+    )
+    fractions: tuple[float, float, float] = setting(
+        (0.8, 0.1, 0.1), "Shares of training, validation and test rows."
+    )
+    split_by: str = setting(
+        "order",
+        "order (of time), day (the last day validates and tests) or random.",
+        choices=("order", "random", "day"),
+    )
+    seed: int = setting(0, "The same seed gives the same bytes.", at_least=0, at_most=2**64 - 1)
+    device: str = setting("cpu", "cpu, or cuda: one GPU per process.", choices=("cpu", "cuda"))
+    exchange: str = setting(
+        "auto",
+        "How processes exchange the embedding's gradient: gather, reduce, or auto for fewer bytes.",
+        choices=("auto", "gather", "reduce"),
+        resumable=True,
+    )
+    ranks: int = setting(
+        1, "Processes that train together, set by the launcher.", resumable=True, option=None
+    )
 
-    preset: str = "default"
-    embedding: str = "robe"
-    compression: float | None = None
-    num_parameters: int | None = None
-    cardinalities: tuple[int, ...] | None = None
-    embedding_dim: int | None = None
-    bottom: tuple[int, ...] | None = None
-    top: tuple[int, ...] | None = None
-    block_size: int | None = None
-    hash: str = "multiply-shift"
-    sign: bool | None = None
-    alignment: int = 1
-    optimizer: str | None = None
-    lr: float | None = None
-    embedding_optimizer: str | None = None
-    embedding_lr: float | None = None
-    embedding_eps: float = 0.003
-    block_state: bool = False
-    warmup_steps: int | None = None
-    decay_start: int | None = None
-    decay_steps: int | None = None
-    clip_norm: float | None = None
-    epochs: int = 1
-    batch_size: int | None = None
-    evaluations: int = 4
-    evaluation_steps: int | None = None
-    target_auc: float | None = None
-    patience: int | None = None
-    scale: float | None = None
-    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
-    split_by: str = "order"
-    seed: int = 0
-    device: str = "cpu"
-    exchange: str = "auto"
-    ranks: int = 1
+
+class Setting(NamedTuple):
+    """A field of `Settings` as commands and checks use it; see `setting` for the other parts."""
+
+    name: str
+    kind: Any  # int, float, str, bool, or a tuple type such as tuple[int, ...]
+    optional: bool  # may be None
+    default: Any
+    help: str
+    choices: tuple[str, ...]
+    at_least: int | None
+    at_most: int
+    below: float | None
+    kinds: tuple[str, ...]
+    resumable: bool
+    option: str | None
+
+    @property
+    def is_sequence(self) -> bool:
+        """Whether a value is a tuple."""
+        return get_origin(self.kind) is tuple
+
+
+def _declared() -> dict[str, Setting]:
+    hints, found = get_type_hints(Settings), {}
+    for each in fields(Settings):
+        hint = hints[each.name]
+        optional = isinstance(hint, UnionType)
+        kind = get_args(hint)[0] if optional else hint
+        found[each.name] = Setting(each.name, kind, optional, each.default, **each.metadata)
+    return found
+
+
+SETTINGS = _declared()
+# Those that a resumed run may change.
+RESUMABLE = tuple(name for name, each in SETTINGS.items() if each.resumable)
+
+
+def applies(name: str, embedding: str) -> bool:
+    """Whether a kind of embedding has a setting; unknown names and kinds are refused elsewhere."""
+    return name not in SETTINGS or embedding not in KINDS or embedding in SETTINGS[name].kinds
+
+
+def settings_table() -> str:
+    """The Markdown table of docs/settings.md."""
+    rows = []
+    for name, each in SETTINGS.items():
+        default = "" if each.default is None else f"`{each.default}`"
+        kinds = "" if each.kinds == KINDS else ", ".join(each.kinds)
+        rows.append((f"`{name}`", each.help, default, kinds, "yes" if each.resumable else ""))
+    return markdown_table(
+        ("setting", "meaning", "default", "only for", "may change on resume"), rows
+    )
+
+
+if __name__ == "__main__":
+    print(settings_table())

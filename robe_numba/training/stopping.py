@@ -3,14 +3,14 @@
 from contextlib import closing
 
 from data_tools import Dataset, Split
-from robe_numba.training.config import TrainingConfig
+from robe_numba.training.config import ResolvedConfig
 from robe_numba.training.run.folder import RunFolder
 from robe_numba.training.scoring import SCORING_ROWS
 
 BY_AUC = ("patience", "target_auc")  # settings that look at the AUC of the validation rows
 
 
-def check_stopping(dataset: Dataset, config: TrainingConfig, resumed: RunFolder | None) -> None:
+def check_stopping(dataset: Dataset, config: ResolvedConfig, resumed: RunFolder | None) -> None:
     """Require an AUC of the validation rows, where a setting stops a run by it.
 
     Rows are read until one of each class was seen.

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 import data_tools
 from robe_numba import RobeSpec, block_starts, lookup, lookup_backward
 from robe_numba.cli import app as cli
+from robe_numba.cli.arguments import parse_cardinalities, parse_memory
 from robe_numba.cli.plan_tables import size
-from robe_numba.cli.sizes import parse_cardinalities, parse_memory
 from robe_numba.planning.plan import (
     IDENTICAL_SHARE,
     expected_identical_rows,

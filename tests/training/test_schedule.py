@@ -218,25 +218,6 @@ def test_other_widths_make_other_layers(dataset, tmp_path):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"decay_steps": 5}, "without a decay_start"),
-        ({"warmup_steps": 9, "decay_start": 3}, "within the warm-up"),
-        ({"target_auc": 1.0}, "an AUC to be reached is below 1"),
-        ({"patience": 0}, "patience is 0"),
-        ({"clip_norm": 0}, "clip_norm is 0"),
-        ({"evaluation_steps": 0}, "evaluation_steps is 0"),
-        ({"block_state": True, "optimizer": "sgd"}, "sums of Adagrad"),
-        ({"cardinalities": (5,) * 26}, "what a compression is counted from"),
-        ({"top": (0,)}, "top is 0"),
-    ],
-)
-def test_settings_that_make_no_sense_are_refused(change, words):
-    with pytest.raises(ValueError, match=words):
-        config(**change)
-
-
 @pytest.fixture(scope="module")
 def one_class(tmp_path_factory):
     """3000 rows whose last fifth, which validates and tests, has no click."""

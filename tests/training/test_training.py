@@ -1,6 +1,5 @@
 """Training runs: reproducible to the byte, scored the same after loading, honest about trouble."""
 
-import json
 import os
 import signal
 
@@ -260,44 +259,3 @@ def test_training_needs_labels_and_rows(tmp_path):
     with pytest.raises(ValueError, match="needs a labelled log"):
         train(Dataset(tmp_path / "new"), config(), tmp_path / "run")
     assert not (tmp_path / "run").exists()
-
-
-def test_settings_survive_json_and_fill_in_the_preset():
-    settings = config(fractions=(0.5, 0.25, 0.25))
-    assert TrainingConfig.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
-    filled = TrainingConfig(embedding="full", preset="mlperf").resolved()
-    assert (filled.embedding_dim, filled.batch_size, filled.optimizer) == (128, 2048, "sgd")
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"embedding": "magic"}, "robe, full, hashed, qr"),
-        ({"preset": "big"}, "default, kaggle, mlperf"),
-        ({"optimizer": "adam"}, "sgd, adagrad"),
-        ({"hash": "md5"}, "multiply-shift"),
-        ({"split_by": "luck"}, "order, random"),
-        ({"epochs": 0}, "epochs is 0"),
-        ({"lr": -1.0}, "lr is -1"),
-        ({"lr": float("nan")}, "lr is nan"),
-        ({"compression": 0.5}, "compression is 0.5"),
-        ({"compression": None}, "neither is given"),
-        ({"num_parameters": 5}, "both are given"),
-        ({"block_size": 0}, "block_size is 0"),
-        ({"lr": 0.0}, "lr is 0"),
-        ({"seed": -1}, "seed is -1"),
-        ({"alignment": -1}, "alignment is -1"),
-        ({"embedding": "hashed", "block_size": 4}, "'hashed' has no block_size"),
-        ({"embedding": "qr", "sign": True}, "'qr' has no sign"),
-        ({"embedding": "full"}, "uncompressed table"),
-    ],
-)
-def test_bad_settings_are_refused_with_the_rule(change, words):
-    with pytest.raises(ValueError, match=words):
-        TrainingConfig(**{"embedding": "robe", "compression": 10, **change})
-
-
-@pytest.mark.parametrize("change", [{"compression": "10"}, {"epochs": 1.5}, {"seed": None}])
-def test_settings_of_the_wrong_type_are_refused(change):
-    with pytest.raises(TypeError, match=next(iter(change))):
-        TrainingConfig(**{"embedding": "robe", "compression": 10, **change})

@@ -7,7 +7,7 @@ one and the new one, so that a process that is killed between them leaves a run 
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, make_dataclass
+from dataclasses import asdict, dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -18,29 +18,14 @@ from data_tools.storage.atomic import write_text
 from data_tools.storage.checksums import digest
 from data_tools.storage.json_files import convert, parse
 from data_tools.storage.own_files import read_bytes
-from robe_numba.dlrm import DLRM, KINDS, DLRMConfig
+from robe_numba.dlrm import DLRM, DLRMConfig
 from robe_numba.dlrm.embeddings.kinds import specs_from
-from robe_numba.training.config import SPLIT_ORDERS, TrainingConfig
+from robe_numba.training.config import ResolvedConfig
 from robe_numba.training.run.dataset_facts import dataset_facts
 from robe_numba.training.run.weights import PREFIX
+from robe_numba.training.settings import KINDS, SETTINGS, Settings
 
 CONFIG = "config.json"
-# Settings that a run may go on with changed: they decide steps to come, not what is there.
-CHANGEABLE = (
-    "lr",
-    "embedding_lr",
-    "warmup_steps",
-    "decay_start",
-    "decay_steps",
-    "clip_norm",
-    "epochs",
-    "evaluations",
-    "evaluation_steps",
-    "target_auc",
-    "patience",
-    "exchange",
-    "ranks",
-)
 FORMAT = "robe run 2"
 WITHOUT_DIGESTS = "robe run 1"  # of earlier versions
 REMEDY = "restore it from a copy, or train again (with --overwrite, or to another output)"
@@ -54,14 +39,15 @@ class NotARunError(ValueError):
     """A config.json is another program's."""
 
 
-# Settings by type; rules for them may have come since the run was begun, and must not close it.
-_KINDS = get_type_hints(TrainingConfig) | {
-    "embedding": Literal[tuple(KINDS)],
-    "split_by": Literal[SPLIT_ORDERS],
+# Types of the settings, and few of their rules: others may be newer than the run and must not
+# keep it from being read.
+_TYPES = get_type_hints(Settings) | {
+    "embedding": Literal[KINDS],
+    "split_by": Literal[SETTINGS["split_by"].choices],
     "seed": Annotated[int, Meta(ge=0)],
 }
 _Settings = make_dataclass(
-    "_Settings", [(f.name, _KINDS[f.name], f.default) for f in fields(TrainingConfig)]
+    "_Settings", [(name, _TYPES[name], setting.default) for name, setting in SETTINGS.items()]
 )
 
 
@@ -134,7 +120,7 @@ class _Config:
     digests: _Digests | None = None
 
 
-def new_config(training: TrainingConfig, dataset: Dataset, model: DLRM) -> dict[str, Any]:
+def new_config(training: ResolvedConfig, dataset: Dataset, model: DLRM) -> dict[str, Any]:
     """That of a run which begins."""
     tables = model.embedding.tables().values()
     dense = (a.nbytes for n, a in model.parameters().items() if not n.startswith(PREFIX))
@@ -206,7 +192,4 @@ def _digest(config: Mapping[str, Any]) -> str:
     return digest(json.dumps(facts, sort_keys=True).encode())
 
 
-# As JSON has them.
-_DEFAULTS: dict[str, Any] = TrainingConfig(embedding="full").to_dict() | {
-    "embedding": TrainingConfig.embedding
-}
+_DEFAULTS: dict[str, Any] = json.loads(json.dumps({n: s.default for n, s in SETTINGS.items()}))

@@ -19,10 +19,9 @@ from data_tools.storage.own_files import check_no_link
 from data_tools.storage.paths import check_folder, check_room_for_folder
 from robe_numba.dlrm import DLRM
 from robe_numba.parallel.group import Alone, Group
-from robe_numba.training.config import TrainingConfig
+from robe_numba.training.config import ResolvedConfig
 from robe_numba.training.run.checkpoints import BEST, Checkpoints, Standing, link
 from robe_numba.training.run.config_file import (
-    CHANGEABLE,
     CONFIG,
     FORMAT,
     WITHOUT_DIGESTS,
@@ -36,6 +35,7 @@ from robe_numba.training.run.dataset_facts import PREPARATION, dataset_facts
 from robe_numba.training.run.metrics_file import append_record, read_records, write_records
 from robe_numba.training.run.model_file import check_model, replacing_model
 from robe_numba.training.run.weights import load_weights, write_weights
+from robe_numba.training.settings import RESUMABLE
 from robe_numba.training.watchers import mlperf, tensorboard
 
 METRICS, MODEL, REPORT = "metrics.jsonl", "model.safetensors", "report.html"
@@ -129,7 +129,7 @@ class RunFolder:
     def create(
         cls,
         path: str | os.PathLike[str],
-        training: TrainingConfig,
+        training: ResolvedConfig,
         dataset: Dataset,
         model: DLRM,
         overwrite: bool = False,
@@ -156,7 +156,7 @@ class RunFolder:
         remove_temporary(folder)
         return cls(folder)
 
-    def changed(self, training: TrainingConfig, dataset: Dataset) -> dict[str, Any]:
+    def changed(self, training: ResolvedConfig, dataset: Dataset) -> dict[str, Any]:
         """Settings that differ from those of this run, with their new values.
 
         Raises
@@ -165,7 +165,7 @@ class RunFolder:
         """
         old, new = self.config["training"], training.to_dict()
         changes = {name: new[name] for name in new if new[name] != old.get(name)}
-        fixed = [name for name in changes if name not in CHANGEABLE]
+        fixed = [name for name in changes if name not in RESUMABLE]
         if fixed:
             words = ", ".join(f"{name} {old.get(name)} (given: {new[name]})" for name in fixed)
             raise ValueError(
@@ -179,7 +179,7 @@ class RunFolder:
             )
         return changes
 
-    def change(self, training: TrainingConfig, step: int, changes: dict[str, Any]) -> None:
+    def change(self, training: ResolvedConfig, step: int, changes: dict[str, Any]) -> None:
         """Have config.json say what a run goes on with, and since when."""
         self.config["training"] = training.to_dict()
         if step:
@@ -208,7 +208,7 @@ class RunFolder:
         facts = {n: value for n, value in self.config.items() if n not in ("changes", "digests")}
         facts["format"] = WITHOUT_DIGESTS  # of checkpoints, which digests of the run leave
         training = self.config["training"].items()
-        facts["training"] = {name: value for name, value in training if name not in CHANGEABLE}
+        facts["training"] = {name: value for name, value in training if name not in RESUMABLE}
         return Checkpoints(self.path / CHECKPOINTS, facts)
 
     def load_checkpoint(self, model: DLRM, use_previous: bool = False) -> Standing:

@@ -14,7 +14,8 @@ from robe_numba.formatting import markdown_table
 from robe_numba.training.reports import plots
 from robe_numba.training.reports.html import html_table, page
 from robe_numba.training.run.folder import RunFolder
-from robe_numba.training.sweeps.grid import RUNS, WITHOUT
+from robe_numba.training.settings import applies
+from robe_numba.training.sweeps.grid import RUNS
 
 TABLE, RESULTS, REPORT = "table.md", "results.json", "report.html"
 PICTURES = ("memory", "block-size", "epochs", "target")
@@ -116,9 +117,7 @@ def varying(found: Sequence[Group]) -> list[str]:
 
     def values(name: str) -> set[str]:
         """Of the kinds of embedding that do not leave it out."""
-        return {
-            str(g.settings.get(name)) for g in found if name not in WITHOUT[g.settings["embedding"]]
-        }
+        return {str(g.settings.get(name)) for g in found if applies(name, g.settings["embedding"])}
 
     return [name for name in names if len(values(name)) > 1]
 

@@ -17,23 +17,16 @@ from data_tools import Dataset
 from data_tools.storage.own_files import check_no_link
 from data_tools.storage.paths import check_room_for_folder
 from robe_numba.training.build_model import needs_vocabulary, training_vocabulary
-from robe_numba.training.config import TrainingConfig
+from robe_numba.training.config import ResolvedConfig, TrainingConfig
 from robe_numba.training.learner import TrainingError
 from robe_numba.training.loop import train
 from robe_numba.training.reports.html import write_report
 from robe_numba.training.run.folder import RunFolder
+from robe_numba.training.settings import SETTINGS, applies
 from robe_numba.training.sweeps.workers import ProcessKilledError, call_all
 from robe_numba.training.watchers.base import Watcher
 
 RUNS = "runs"  # folder of the runs, in that of the sweep
-HASHED = ("hash", "sign")
-# Settings of a grid that a kind of embedding has no use for.
-WITHOUT = {
-    "full": ("compression", "num_parameters", "cardinalities", "block_size", "alignment", *HASHED),
-    "hashed": ("block_size", "alignment"),
-    "qr": ("block_size", "alignment", *HASHED),
-    "robe": (),
-}
 
 
 @dataclass(frozen=True)
@@ -47,12 +40,12 @@ class Outcome:
     error : why there is no run, or None.
     """
 
-    config: TrainingConfig
+    config: ResolvedConfig
     path: Path
     error: str | None
 
 
-def grid(axes: Mapping[str, Sequence[Any]]) -> list[TrainingConfig]:
+def grid(axes: Mapping[str, Sequence[Any]]) -> list[ResolvedConfig]:
     """Every combination of settings, once.
 
     Parameters
@@ -68,18 +61,18 @@ def grid(axes: Mapping[str, Sequence[Any]]) -> list[TrainingConfig]:
     ------
     TypeError, ValueError : a setting is unknown, or a combination is not allowed.
     """
-    kinds = axes.get("embedding", [TrainingConfig.embedding])
+    kinds = axes.get("embedding", [SETTINGS["embedding"].default])
     others = {name: values for name, values in axes.items() if name != "embedding"}
-    configs: dict[TrainingConfig, None] = {}
+    configs: dict[ResolvedConfig, None] = {}
     for kind in kinds:
-        used = {name: v for name, v in others.items() if name not in WITHOUT.get(kind, ())}
+        used = {name: v for name, v in others.items() if applies(name, kind)}
         for values in itertools.product(*used.values()):
             settings = dict(zip(used, values, strict=True))
             configs[TrainingConfig(embedding=kind, **settings).resolved()] = None
     return list(configs)
 
 
-def run_name(config: TrainingConfig) -> str:
+def run_name(config: ResolvedConfig) -> str:
     """A folder for a run: what it is in short, a digest of all settings but the seed, the seed."""
     settings = config.to_dict()
     seed = settings.pop("seed")
@@ -91,12 +84,12 @@ def run_name(config: TrainingConfig) -> str:
 
 def sweep(
     dataset: Dataset,
-    configs: Sequence[TrainingConfig],
+    configs: Sequence[ResolvedConfig],
     output: str | os.PathLike[str],
     *,
     jobs: int = 1,
     threads: int | None = None,
-    watching: Callable[[TrainingConfig], Watcher] | None = None,
+    watching: Callable[[ResolvedConfig], Watcher] | None = None,
     progress: Callable[[int, int], Any] | None = None,
 ) -> list[Outcome]:
     """Train every configuration that is not finished, going on where a run was stopped.
@@ -167,7 +160,7 @@ def _known_runs(folder: Path) -> dict[str, Path]:
 def _results(
     calls: Sequence[tuple[Any, ...]],
     jobs: int,
-    watching: Callable[[TrainingConfig], Watcher] | None,
+    watching: Callable[[ResolvedConfig], Watcher] | None,
 ) -> Iterator[tuple[int, str | None]]:
     """Number and error of each run as it ends."""
     if jobs == 1:
@@ -182,7 +175,7 @@ def _results(
 
 
 def _train(
-    place: str, config: TrainingConfig, path: Path, threads: int, watcher: Watcher | None = None
+    place: str, config: ResolvedConfig, path: Path, threads: int, watcher: Watcher | None = None
 ) -> str | None:
     """Train one run to its end; the error if that cannot be."""
     dataset = Dataset(place)

@@ -12,7 +12,7 @@ from typing import Any
 from data_tools.storage.own_files import open_own
 from robe_numba import __version__
 from robe_numba.dlrm import DLRM
-from robe_numba.training.config import TrainingConfig
+from robe_numba.training.config import ResolvedConfig
 from robe_numba.training.watchers.base import Watcher
 
 NAME = "mlperf.log"
@@ -31,7 +31,7 @@ class MLPerfLog(Watcher):
     train_rows, validation_rows : of the dataset.
     """
 
-    def __init__(self, folder: Path, config: TrainingConfig, train_rows: int, validation_rows: int):
+    def __init__(self, folder: Path, config: ResolvedConfig, train_rows: int, validation_rows: int):
         self._path = folder / NAME
         self._config = config
         self._waiting: list[str] | None = []  # lines from before there is a folder
