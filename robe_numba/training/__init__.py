@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from robe_numba._lazy import attributes
 
 if TYPE_CHECKING:
-    from robe_numba.training.build_model import build_model, table_rows, training_vocabulary
     from robe_numba.training.config import TrainingConfig
     from robe_numba.training.learner import TrainingError
     from robe_numba.training.loop import TrainingInterrupted, check_alike, computing, train
+    from robe_numba.training.model_builder import build_model, table_rows, training_vocabulary
     from robe_numba.training.reports.html import write_report
     from robe_numba.training.run.checkpoints import CheckpointError
     from robe_numba.training.run.folder import RunFolder
@@ -49,15 +49,15 @@ __getattr__, __dir__ = attributes(
         "TrainingInterrupted": "robe_numba.training.loop",
         "Watcher": "robe_numba.training.watchers.base",
         "Watchers": "robe_numba.training.watchers.base",
-        "build_model": "robe_numba.training.build_model",
+        "build_model": "robe_numba.training.model_builder",
         "check_alike": "robe_numba.training.loop",
         "computing": "robe_numba.training.loop",
         "evaluate": "robe_numba.training.scoring",
         "predict": "robe_numba.training.scoring",
         "score": "robe_numba.training.scoring",
-        "table_rows": "robe_numba.training.build_model",
+        "table_rows": "robe_numba.training.model_builder",
         "train": "robe_numba.training.loop",
-        "training_vocabulary": "robe_numba.training.build_model",
+        "training_vocabulary": "robe_numba.training.model_builder",
         "write_report": "robe_numba.training.reports.html",
     },
 )

@@ -14,7 +14,7 @@ from robe_numba.dlrm import DLRM
 from robe_numba.dlrm.backends import to_numpy
 from robe_numba.parallel.distributed_auc import ranking
 from robe_numba.parallel.group import Alone, Group
-from robe_numba.training.build_model import Progress
+from robe_numba.training.model_builder import Progress
 
 SCORING_ROWS = 8192
 
