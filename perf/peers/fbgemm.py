@@ -42,12 +42,15 @@ class FbgemmTables(TablePeer):
         self._grad = tensor(batch.grad_out.reshape(shape.batch, -1))
 
     def forward(self) -> torch.Tensor:
+        """All tables in one operator, without autograd."""
         with torch.no_grad():
             return self._tables(*self._input)
 
     def step(self) -> None:
+        """Forward and backward; the operator updates in its backward pass."""
         self._tables(*self._input).backward(self._grad)
 
     def rows(self, table: int, ids: np.ndarray) -> np.ndarray:
+        """Copied from the table's part of all weights."""
         weights = self._tables.split_embedding_weights()[table].detach()
         return weights[here().tensor(ids)].cpu().numpy()

@@ -37,10 +37,12 @@ class PublishedFormula:
         return start % (self._shape.array_size - self._block_size + 1) + inside
 
     def forward(self) -> torch.Tensor:
+        """Hash every element, then index the array."""
         with torch.no_grad():
             return self._array[self._positions()]
 
     def step(self) -> None:
+        """Forward, a dense gradient, and a step of torch's optimizer."""
         self._optimizer.zero_grad()
         self._array[self._positions()].backward(self._grad)
         self._optimizer.step()

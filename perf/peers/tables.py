@@ -105,15 +105,18 @@ class TorchTable(TablePeer):
         )
 
     def forward(self) -> torch.Tensor:
+        """One `embedding_bag` over all tables, without autograd."""
         with torch.no_grad():
             return self._pool(sparse=False)
 
     def step(self) -> None:
+        """Forward, a sparse gradient, and a step of torch's optimizer."""
         self._optimizer.zero_grad()
         self._pool(sparse=True).backward(self._grad)
         self._optimizer.step()
 
     def rows(self, table: int, ids: np.ndarray) -> np.ndarray:
+        """Copied from the table's part of the one large table."""
         wanted = here().tensor(table * self.batch.shape.rows + ids)
         return self.table.detach()[wanted].cpu().numpy()
 

@@ -91,7 +91,7 @@ class RankBench:
         }
 
     def shares(self, rows: int) -> list[Rows]:
-        """This rank's share of each batch."""
+        """Each batch's rows of this rank."""
         mine = share_of(rows, self.group.rank, self.group.size)
         part = slice(mine.start, mine.stop)
         return [(dense[part], ids[part], y[part]) for dense, ids, y in self.batches[rows]]
