@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from data_tools.ingestion.coordinator import ingest
     from data_tools.loader.dataset import Dataset
     from data_tools.loader.parquet_dataset import ParquetDataset
-    from data_tools.loader.peers import Peers, share_of
+    from data_tools.loader.peers import Peers
     from data_tools.loader.split import Split
     from data_tools.schema import CRITEO, Schema
     from data_tools.synthetic.presets import cardinalities
+    from robe_numba._shares import share_of
 
 __all__ = [
     "CRITEO",
@@ -49,7 +50,7 @@ __getattr__, __dir__ = attributes(
         "Split": "data_tools.loader.split",
         "cardinalities": "data_tools.synthetic.presets",
         "ingest": "data_tools.ingestion.coordinator",
-        "share_of": "data_tools.loader.peers",
+        "share_of": "robe_numba._shares",
         "verify": "data_tools.format.verification",
     },
 )

@@ -399,7 +399,7 @@ def test_the_launcher_of_another_mpi_is_refused_by_rank_0(dataset, tmp_path):
     ]
     heard = [process.communicate(timeout=SECONDS) for process in started]
     assert [process.returncode for process in started] == [1, 1]
-    words = "error: the launcher started 2 processes, but MPI knows of 1: it belongs to another MPI"
+    words = "error: the launcher started 2 processes, but MPI sees 1: it belongs to another MPI"
     assert heard[0][0] == ""
     assert heard[0][1].startswith(words)
     assert heard[1] == ("", "")

@@ -40,6 +40,7 @@ LAYERS = {
     "_jit": 0,
     "_lazy": 0,
     "_locks": 0,
+    "_shares": 0,
 }
 
 
@@ -67,7 +68,9 @@ def test_imports_point_one_way():
 
 def test_the_packages_do_not_know_each_other_but_in_training_and_cli():
     """Both compile, import lazily and lock in the same way, though."""
-    shared = tuple(f"robe_numba._{name}" for name in ("environment", "jit", "lazy", "locks"))
+    shared = tuple(
+        f"robe_numba._{name}" for name in ("environment", "jit", "lazy", "locks", "shares")
+    )
     for path in (ROOT / "data_tools").rglob("*.py"):
         ours = [m for m in imported_modules(path) if m.split(".")[0] == "robe_numba"]
         assert all(module.startswith(shared) for module in ours), path

@@ -14,6 +14,7 @@ import numpy as np
 
 from data_tools.batch import Batch, concatenate, take
 from data_tools.loader.shuffle import Shuffle
+from robe_numba._shares import share_of
 
 
 class Peers(Protocol):
@@ -38,11 +39,6 @@ class Peers(Protocol):
         the caller's own may use the same network meanwhile. Parts may have no rows. They follow
         one another in memory, and neither they nor what is returned are written to.
         """
-
-
-def share_of(count: int, rank: int, size: int) -> range:
-    """Rows of a mini-batch of `count` rows that are a rank's; shares differ by one row at most."""
-    return range(rank * count // size, (rank + 1) * count // size)
 
 
 def share_edges(counts: int | np.ndarray, size: int) -> np.ndarray:

@@ -7,9 +7,10 @@ import numpy as np
 
 from data_tools.batch import Batch, concatenate
 from data_tools.loader.blocks import Blocks
-from data_tools.loader.peers import Cuts, Peers, SharedWindows, share_of
+from data_tools.loader.peers import Cuts, Peers, SharedWindows
 from data_tools.loader.read_ahead import read_ahead, stream
 from data_tools.loader.shuffle import Shuffle
+from robe_numba._shares import share_of
 
 UNSORTED_IDS = 1 << 20  # ids to collect, at least, before they are sorted
 

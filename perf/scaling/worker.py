@@ -23,9 +23,9 @@ from perf.harness.race import PAUSE, keep_busy, no_garbage_collection
 from perf.harness.shapes import BenchShape, make_batch
 from perf.scaling.formulas import MODELS, ScaledModel
 from perf.scaling.results import MeasuredStep, Phase, RankTask, Results, Setting, Transfer
+from robe_numba._shares import share_of
 from robe_numba.dlrm import DLRM, make_embedding
 from robe_numba.dlrm.gradient_buffer import sum_rows
-from robe_numba.parallel.carriers.base import share_of
 from robe_numba.parallel.data_parallel import DataParallel
 from robe_numba.parallel.exchange import AUTO
 from robe_numba.parallel.mpi_group import MPIGroup
@@ -148,7 +148,7 @@ class RankBench:
         times = self.step_times(trainer, setting)
         took, count = trainer.traffic.take(), len(times)
         mean = [1e3 * value / count for value in (took.seconds, took.waited)]
-        ranks = self.group.collect((took.bytes, 1e3 * statistics.median(times), *mean))
+        ranks = self.group.all_gather((took.bytes, 1e3 * statistics.median(times), *mean))
         bytes_, ms, carried, waited = zip(*ranks, strict=True)
         plan, auto = trainer.plan, self.trainer(trainer.model, replace(setting, exchange=AUTO)).plan
         if plan is not None and max(bytes_) != count * plan.bytes:
@@ -178,10 +178,10 @@ class RankBench:
             return taken
 
         with no_garbage_collection():
-            self.group.collect(None)
+            self.group.all_gather(None)
             keep_busy(PAUSE)
             lead = [seconds() for _ in range(LEAD)][-1]
-            count = self.group.share(round(self.task.seconds / lead))
+            count = self.group.broadcast(round(self.task.seconds / lead))
             trainer.traffic.take()
             return [seconds() for _ in range(max(FEWEST, min(count, MOST)))]
 
@@ -228,11 +228,11 @@ class RankBench:
         run()
         times = []
         for _ in range(REPEATS):
-            self.group.collect(None)
+            self.group.all_gather(None)
             begun = time.perf_counter()
             run()
             times.append(time.perf_counter() - begun)
-        return 1e3 * max(self.group.collect(statistics.median(times)))
+        return 1e3 * max(self.group.all_gather(statistics.median(times)))
 
     def transfers(self) -> Iterator[Transfer]:
         """Time transfers while nothing else is done."""
@@ -248,15 +248,15 @@ class RankBench:
             for _ in range(count):
                 run()
             ms = 1e3 * (time.perf_counter() - begun) / count
-            came = self.group.collect((carrier.traffic.take().bytes // count, ms))
+            came = self.group.all_gather((carrier.traffic.take().bytes // count, ms))
             return Transfer(ranks, name, *map(max, zip(*came, strict=True)))
 
-        yield transfer("numbers", partial(carrier.add_numbers, (0.0, 0.0)))
+        yield transfer("numbers", partial(carrier.all_reduce_scalars, (0.0, 0.0)))
         for nbytes in self.task.messages:
             each = nbytes // 4 // (ranks - 1)
             rows, array = (np.full(n, 0, np.float32) for n in (each, each * ranks // 2))
-            yield transfer("gather", partial(carrier.gather, rows, each * ranks))
-            yield transfer("sum", partial(carrier.add_up, array))
+            yield transfer("gather", partial(carrier.all_gather, rows, each * ranks))
+            yield transfer("sum", partial(carrier.all_reduce, array))
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from robe_numba.cli.display import Display
     from robe_numba.dlrm import DLRM
-    from robe_numba.parallel.exchange import Plan
+    from robe_numba.parallel.exchange import ExchangePlan
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show results alone, no progress.")]
 
@@ -80,7 +80,7 @@ class TrainingProgress(Watcher):
         total, completed = steps * self._batch_size, done * self._batch_size
         self._training = self._display.add(self._title, "rows", total, completed)
 
-    def exchanging(self, plan: "Plan") -> None:
+    def exchanging(self, plan: "ExchangePlan") -> None:
         """Tell who trains, and what they bring each other."""
         import numba
 

@@ -1,42 +1,50 @@
-"""One optimizer step on a batch whose rows are spread over processes, each with the whole model."""
+"""Training steps on batches whose rows are spread over processes, each with the whole model."""
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from robe_numba._shares import share_of
 from robe_numba.dlrm import DLRM
 from robe_numba.dlrm.backends import backend_for
 from robe_numba.dlrm.captured import capture_train_step
 from robe_numba.dlrm.optimizers import check_rates
-from robe_numba.parallel.carriers.base import Carrier, Done, Pending, Traffic, share_of
-from robe_numba.parallel.exchange import AUTO, EXCHANGES, Exchange, Plan, check_exchange
+from robe_numba.parallel.carriers.base import Carrier, Done, Pending, Traffic
+from robe_numba.parallel.exchange import AUTO, EXCHANGES, Exchange, ExchangePlan, check_exchange
 from robe_numba.parallel.group import Group
 
 
 class DataParallel:
     """Trains one model in all processes of a group, each with its share of every batch.
 
-    All have the same bits after each step, and the same bits again in another run of as many
-    processes. One process trains as `DLRM.train_step` does.
+    After each step all processes have the same bits, and they have them again in another run with
+    the same number of processes. One process trains as `DLRM.train_step` does.
 
     Parameters
     ----------
-    model : of the same bits in all processes.
-    group : the processes.
-    batch_size : rows of a full batch, all processes together.
-    index_dtype : dtype of the ids.
-    exchange : way of the embedding's gradient, "gather" or "reduce" (see
+    model : DLRM
+        Of the same bits in all processes.
+    group : Group
+        The processes.
+    batch_size : int
+        Rows of a full batch, all processes together.
+    index_dtype : dtype
+        Of the ids.
+    exchange : str
+        How the embedding's gradient travels: "gather" or "reduce" (see
         `robe_numba.parallel.exchange`), or "auto" for the one that brings fewer bytes.
 
     Attributes
     ----------
-    plan : bytes of a step; None for one process.
+    plan : ExchangePlan, optional
+        Bytes of a step; None for one process.
 
     Raises
     ------
-    ValueError : an unknown exchange, or fewer rows than processes.
+    ValueError
+        The exchange is unknown, or there are fewer rows than processes.
     """
 
     def __init__(
@@ -51,50 +59,40 @@ class DataParallel:
         check_batch_size(batch_size, group.size)
         self.model, self._group, self._batch_size = model, group, batch_size
         self._captured: dict[Any, Callable[..., Any]] = {}
-        self.plan: Plan | None = None
-        self._shared: tuple[Carrier, Exchange] | None = None
+        self.plan: ExchangePlan | None = None
+        self._shared: _SharedSteps | None = None
         if group.size > 1:
             carrier = group.carrier(model.device)
-            ways: dict[str, Exchange] = {
-                name: make(model.embedding, carrier) for name, make in EXCHANGES.items()
+            exchanges: dict[str, Exchange] = {
+                name: kind(model.embedding, carrier) for name, kind in EXCHANGES.items()
             }
-            self.plan = self._choose(carrier, ways, batch_size, np.dtype(index_dtype), exchange)
-            self._shared = carrier, ways[self.plan.exchange]
-            self._backend = backend_for(model.device, threads=1)
+            self.plan = self._plan(carrier, exchanges, np.dtype(index_dtype), exchange)
+            self._shared = _SharedSteps(model, carrier, exchanges[self.plan.exchange])
 
-    def _choose(
+    def _plan(
         self,
         carrier: Carrier,
-        ways: dict[str, Exchange],
-        batch_size: int,
+        exchanges: dict[str, Exchange],
         index_dtype: np.dtype,
-        exchange: str,
-    ) -> Plan:
-        mine = {name: way.bytes(batch_size, index_dtype) for name, way in ways.items()}
+        chosen: str,
+    ) -> ExchangePlan:
+        mine = {name: e.bytes(self._batch_size, index_dtype) for name, e in exchanges.items()}
         # The most of any process, so that all choose alike.
-        most = {name: self._group.highest(count) for name, count in mine.items()}
-        if exchange == AUTO:
-            exchange = min(most, key=lambda name: most[name])
-        model, item = self.model, self.model.dtype.itemsize
+        most = {name: self._group.all_max(count) for name, count in mine.items()}
+        if chosen == AUTO:
+            chosen = min(most, key=lambda name: most[name])
+        model, itemsize = self.model, self.model.dtype.itemsize
         embedded = sum(array.size for array in model.embedding.parameters().values())
         elements = sum(array.size for array in model.parameters().values()) - embedded
-        dense = carrier.sum_bytes(elements, item)
-        numbers = 2 * np.dtype(np.float64).itemsize * (self._group.size - 1)
-        total = self._group.highest(mine[exchange] + dense + numbers)
-        return Plan(exchange, most, self._group.highest(dense), total)
-
-    def _captured_step(self, index_dtype: Any, clip_norm: float | None) -> Callable[..., Any]:
-        """The step of full batches on a GPU."""
-        key = np.dtype(index_dtype), clip_norm
-        if key not in self._captured:
-            arguments = self.model, self._batch_size, index_dtype, clip_norm
-            self._captured[key] = capture_train_step(*arguments)
-        return self._captured[key]
+        dense = carrier.all_reduce_bytes(elements, itemsize)
+        loss_and_norm = 2 * np.dtype(np.float64).itemsize * (self._group.size - 1)
+        total = self._group.all_max(mine[chosen] + dense + loss_and_norm)
+        return ExchangePlan(chosen, most, self._group.all_max(dense), total)
 
     @property
     def traffic(self) -> Traffic:
         """What was carried so far."""
-        return Traffic() if self._shared is None else self._shared[0].traffic
+        return Traffic() if self._shared is None else self._shared.carrier.traffic
 
     def train_step(
         self,
@@ -106,64 +104,103 @@ class DataParallel:
         embedding_lr: float | None = None,
         clip_norm: float | None = None,
     ) -> Any:
-        """One step on one batch, called by all processes; the loss of the whole batch before it.
-
-        On the host a loss that is not finite moves nothing, in any process.
+        """Make one step on one batch; all processes call it.
 
         Parameters
         ----------
-        dense, indices, labels : this process's rows, as `DLRM.train_step` takes them: of a batch
-            of `rows` rows those of `share_of(rows, rank, size)`, which may be none.
-        rows : of the whole batch.
-        lr, embedding_lr, clip_norm : as `DLRM.train_step` takes them.
+        dense, indices, labels : ndarray
+            This process's rows, as for `DLRM.train_step`: of a batch of `rows` rows those of
+            `share_of(rows, rank, size)`, which may be none.
+        rows : int
+            Rows of the whole batch.
+        lr, embedding_lr, clip_norm : float
+            As for `DLRM.train_step`.
+
+        Returns
+        -------
+        float
+            Loss of the whole batch before the step; on a GPU an array () there. On the CPU nothing
+            is updated in any process if it is not finite.
 
         Raises
         ------
-        TypeError, ValueError : shapes, dtypes or labels do not fit; nothing was updated.
+        TypeError, ValueError
+            Shapes, dtypes or labels do not fit; nothing was updated.
         """
+        batch = dense, indices, labels
         if self._shared is None:
             if self.model.device == "cpu" or len(labels) != self._batch_size:
-                return self.model.train_step(dense, indices, labels, lr, embedding_lr, clip_norm)
-            step = self._captured_step(indices.dtype, clip_norm)
-            return step(dense, indices, labels, lr, embedding_lr)
+                return self.model.train_step(*batch, lr, embedding_lr, clip_norm)
+            return self._captured_step(indices.dtype, clip_norm)(*batch, lr, embedding_lr)
         share = share_of(rows, self._group.rank, self._group.size)
         if len(labels) != len(share):
             raise ValueError(
-                f"rank {self._group.rank} was given {len(labels)} rows; its share of {rows} are "
+                f"rank {self._group.rank} was given {len(labels)} rows; its share of {rows} is "
                 f"{len(share)}"
             )
-        lr, embedding_lr, clip_norm = check_rates(lr, embedding_lr, clip_norm)
+        return self._shared.step(_Share(*batch, rows), *check_rates(lr, embedding_lr, clip_norm))
 
-        model, (carrier, exchange) = self.model, self._shared
-        exchange.begin(indices, rows)
+    def _captured_step(self, index_dtype: Any, clip_norm: float | None) -> Callable[..., Any]:
+        """The step of full batches on a GPU."""
+        key = np.dtype(index_dtype), clip_norm
+        if key not in self._captured:
+            arguments = self.model, self._batch_size, index_dtype, clip_norm
+            self._captured[key] = capture_train_step(*arguments)
+        return self._captured[key]
+
+
+class _Share(NamedTuple):
+    """The rows of a batch that one process has."""
+
+    dense: Any
+    indices: Any
+    labels: Any
+    batch_rows: int  # of all processes
+
+
+class _SharedSteps:
+    """The steps of several processes."""
+
+    def __init__(self, model: DLRM, carrier: Carrier, exchange: Exchange):
+        self._model, self.carrier, self._exchange = model, carrier, exchange
+        self._backend = backend_for(model.device, threads=1)
+
+    def step(self, share: _Share, lr: float, embedding_lr: float, clip_norm: float | None) -> Any:
+        model, carrier, exchange = self._model, self.carrier, self._exchange
+        exchange.begin(share.indices, share.batch_rows)
         loss, flat, grad_out, context = model.backpropagate(
-            dense, indices, labels, count=rows, keep=exchange.computes_first
+            share.dense,
+            share.indices,
+            share.labels,
+            count=share.batch_rows,
+            keep=exchange.computes_first,
         )
         squares = 0.0
         if clip_norm is not None:
-            carrier.wait(carrier.start(carrier.add_up, flat))
+            carrier.wait(carrier.start(carrier.all_reduce, flat))
             squares = self._backend.sum_of_squares((grad_out,))
-        loss, squares = carrier.wait(carrier.start(carrier.add_numbers, (loss, squares)))
+        sums = carrier.start(carrier.all_reduce_scalars, (loss, squares))
+        loss, squares = carrier.wait(sums)
         if model.device == "cpu" and not math.isfinite(loss):
             return loss
         if clip_norm is not None:
             squares += self._backend.sum_of_squares((flat,))
             self._backend.clip((flat, grad_out), squares, clip_norm)
-        # The dense gradient travels while the embedding is updated. An exchange that computes first
-        # leaves time for it before that; one that sends at once goes first.
+        # Without clipping, the dense gradient travels while the embedding is updated: before an
+        # exchange that computes first, since it has that time; after one that sends at once.
         summed: Pending[Any] = Done(flat)
         if clip_norm is None and exchange.computes_first:
-            summed = carrier.start(carrier.add_up, flat)
+            summed = carrier.start(carrier.all_reduce, flat)
         exchange.send(grad_out, context)
         if clip_norm is None and not exchange.computes_first:
-            summed = carrier.start(carrier.add_up, flat)
+            summed = carrier.start(carrier.all_reduce, flat)
         exchange.update(embedding_lr)
         model.update_dense(carrier.wait(summed), lr)
         return loss
 
 
 def check_batch_size(batch_size: int, processes: int) -> None:
-    """Require a row for each process; ValueError otherwise."""
+    """Raise ValueError unless a batch has a row for each process."""
     if batch_size < processes:
         raise ValueError(
             f"batch_size is {batch_size} but {processes} processes train together; give each at "

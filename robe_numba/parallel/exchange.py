@@ -1,6 +1,7 @@
-"""The two ways of an embedding's gradient from the rows of each process to the array of all.
+"""Two ways to bring an embedding's gradient from the rows of each process to the array of all.
 
-Both leave the same bits in every process. `gather` grows with the batch, `reduce` with the array.
+Both leave the same bits in every process. The bytes of `gather` grow with the batch, those of
+`reduce` with the array.
 """
 
 from abc import ABC, abstractmethod
@@ -14,12 +15,16 @@ from robe_numba.parallel.carriers.base import Carrier, Done, Pending
 
 
 class Exchange(ABC):
-    """Takes the gradient of one batch after another to an embedding.
+    """Updates an embedding, batch after batch, by the gradients of all processes.
+
+    For each batch `begin`, `send` and `update` are called in this order.
 
     Parameters
     ----------
-    embedding : this process's, of the same bits in all.
-    carrier : of the embedding's device.
+    embedding : Embedding
+        This process's, of the same bits in all.
+    carrier : Carrier
+        Of the embedding's device.
     """
 
     name: ClassVar[str]
@@ -30,15 +35,15 @@ class Exchange(ABC):
 
     @abstractmethod
     def bytes(self, batch_size: int, index_dtype: np.dtype) -> int:
-        """What a batch brings to this process."""
+        """Bytes that this process receives for a batch."""
 
     @abstractmethod
     def begin(self, indices: Any, rows: int) -> None:
-        """A batch of `rows` rows begins, of which this process has those of `indices`."""
+        """Begin a batch of `rows` rows; `indices` are those of this process."""
 
     @abstractmethod
     def send(self, grad_out: Any, context: Any) -> None:
-        """The gradient of this process's rows is there; it stays as it is until the update."""
+        """Send the gradient of this process's rows, which must not change before the update."""
 
     @abstractmethod
     def update(self, lr: float) -> None:
@@ -46,8 +51,9 @@ class Exchange(ABC):
 
 
 class Gather(Exchange):
-    """All processes gather the ids and gradients of the batch, and make the update that a single
-    process would make of it.
+    """All processes gather the ids and gradients of the batch.
+
+    Each then makes the update that a single process would make.
     """
 
     name, computes_first = "gather", False
@@ -56,30 +62,29 @@ class Gather(Exchange):
     _grads: Pending[Any] = Done(None)
 
     def bytes(self, batch_size: int, index_dtype: np.dtype) -> int:
-        """See `Exchange.bytes`: an id and d elements for each place of a row."""
+        """An id and d elements for each lookup of a row."""
         embedding = self.embedding
-        place = embedding.embedding_dim * embedding.dtype.itemsize + index_dtype.itemsize
-        return self._carrier.gather_bytes(batch_size, embedding.num_tables * place)
+        lookup = embedding.embedding_dim * embedding.dtype.itemsize + index_dtype.itemsize
+        return self._carrier.all_gather_bytes(batch_size, embedding.num_tables * lookup)
 
     def begin(self, indices: Any, rows: int) -> None:
-        """See `Exchange.begin`: ids travel while the layers compute."""
+        """Send the ids, while the layers compute."""
         self._rows = rows
-        self._ids = self._carrier.start(self._carrier.gather, indices, rows)
+        self._ids = self._carrier.start(self._carrier.all_gather, indices, rows)
 
     def send(self, grad_out: Any, context: Any) -> None:
-        """See `Exchange.send`."""
-        self._grads = self._carrier.start(self._carrier.gather, grad_out, self._rows)
+        self._grads = self._carrier.start(self._carrier.all_gather, grad_out, self._rows)
 
     def update(self, lr: float) -> None:
-        """See `Exchange.update`."""
         ids, grads = self._carrier.wait(self._ids), self._carrier.wait(self._grads)
-        self._ids = self._grads = Done(None)  # which would keep their memory from the next batch
+        self._ids = self._grads = Done(None)  # drop them: the next batch reuses their memory
         self.embedding.update(grads, self.embedding.context(ids), lr)
 
 
 class Reduce(Exchange):
-    """Each process makes the dense gradient of its rows, as large as the array; these are added up
-    and applied by all.
+    """Each process computes the dense gradient of its rows, as large as the array.
+
+    These are summed, and each process applies the sum.
     """
 
     name, computes_first = "reduce", True
@@ -87,24 +92,23 @@ class Reduce(Exchange):
     def __init__(self, embedding: Embedding, carrier: Carrier):
         super().__init__(embedding, carrier)
         self._sums: dict[str, Pending[Any]] = {}
-        self._kept: dict[str, Any] = {}  # fresh memory for an array's gradient would cost as much
+        self._gradients: dict[str, Any] = {}  # kept: fresh memory costs as much as the gradient
 
     def bytes(self, batch_size: int, index_dtype: np.dtype) -> int:
-        """See `Exchange.bytes`."""
         arrays = self.embedding.parameters().values()
-        return sum(self._carrier.sum_bytes(array.size, array.itemsize) for array in arrays)
+        return sum(self._carrier.all_reduce_bytes(array.size, array.itemsize) for array in arrays)
 
     def begin(self, indices: Any, rows: int) -> None:
-        """See `Exchange.begin`."""
+        """Do nothing: only gradients travel."""
 
     def send(self, grad_out: Any, context: Any) -> None:
-        """See `Exchange.send`."""
-        self._kept = self.embedding.gradients(grad_out, context, self._kept)
-        add_up = self._carrier.add_up
-        self._sums = {name: self._carrier.start(add_up, g) for name, g in self._kept.items()}
+        self._gradients = self.embedding.gradients(grad_out, context, self._gradients)
+        self._sums = {
+            name: self._carrier.start(self._carrier.all_reduce, gradient)
+            for name, gradient in self._gradients.items()
+        }
 
     def update(self, lr: float) -> None:
-        """See `Exchange.update`."""
         sums = {name: self._carrier.wait(pending) for name, pending in self._sums.items()}
         self.embedding.apply(sums, lr)
 
@@ -114,15 +118,19 @@ AUTO = "auto"
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a step of a full batch brings from others to a process, in bytes; the most of any.
+class ExchangePlan:
+    """Bytes that a process receives in a step of a full batch, the most of any process.
 
     Parameters
     ----------
-    exchange : the way that was chosen.
-    choices : bytes of each way.
-    dense : of the gradient of the dense parameters.
-    bytes : of the way that was chosen, the dense part, loss and norm.
+    exchange : str
+        The chosen exchange.
+    choices : dict of str to int
+        Bytes of the embedding's gradient, by exchange.
+    dense : int
+        Bytes of the dense parameters' gradient.
+    bytes : int
+        Of all: the chosen exchange, the dense gradient, loss and norm.
     """
 
     exchange: str
@@ -144,6 +152,6 @@ class Plan:
 
 
 def check_exchange(name: str) -> None:
-    """Require "auto" or a known exchange; ValueError otherwise."""
+    """Raise ValueError unless an exchange is known or "auto"."""
     if name not in (AUTO, *EXCHANGES):
         raise ValueError(f"exchange is {name!r}; choose one of {', '.join((AUTO, *EXCHANGES))}")

@@ -1,34 +1,27 @@
-"""Processes that train together: what each of them may ask of the others.
+"""Processes that train together, and what each of them can ask of the others.
 
-All processes of a group run the same program. Every method here but the properties is called by
-all of them, in the same order.
+All processes of a group run the same program. Every method here but the properties is collective:
+all of them call it, in the same order.
 """
 
 import os
-import pickle
 import platform
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+import numpy as np
 
 from robe_numba.parallel.carriers.base import Carrier
 
 Result = TypeVar("Result")
-Rows = TypeVar("Rows", bound=tuple)  # named, of arrays (rows, ...) or None
-
-
-class Peers(Protocol):
-    """Processes that send each other rows, on a thread of its own in each."""
-
-    rank: int
-    size: int
-
-    def exchange(self, parts: list[Rows]) -> list[Rows]:
-        """As `Group.exchange`."""
+Rows = TypeVar("Rows", bound=tuple)  # named tuple of arrays (rows, ...) or None
+Arguments = ParamSpec("Arguments")
 
 
 def this_process() -> str:
-    """What a person finds this process by."""
+    """Process id and host name, for messages."""
     return f"process {os.getpid()} on {platform.node()}"
 
 
@@ -37,18 +30,23 @@ class Group(ABC):
 
     Attributes
     ----------
-    rank : which of them this is, from 0; the one of rank 0 reads and writes the run's folder.
-    size : how many they are.
-    threads : of each, so that those of one machine share its cores; None if it is alone.
-    local_rank : which of those of its machine this is, from 0.
-    peers : the same processes for a thread that reads ahead; None if it is alone.
+    rank : int
+        Of this process, from 0. Rank 0 alone reads and writes the run folder.
+    size : int
+        Number of processes.
+    threads : int, optional
+        Of each process, so that those of one machine share its cores; None if there is one.
+    local_rank : int
+        Rank among the processes of this machine.
+    peers : data_tools.Peers, optional
+        The same processes, for the thread that reads ahead; None if there is one.
     """
 
     rank: int
     size: int
     threads: int | None
     local_rank: int
-    peers: Peers | None
+    peers: Any
 
     @property
     def is_root(self) -> bool:
@@ -56,52 +54,36 @@ class Group(ABC):
         return self.rank == 0
 
     @abstractmethod
-    def collect(self, value: Any) -> list[Any]:
-        """What each process gave, by rank; small values that can be pickled."""
+    def all_gather(self, value: Any) -> list[Any]:
+        """The values of all processes, by rank: small ones that can be pickled."""
 
     @abstractmethod
-    def share(self, value: Any, owner: int = 0) -> Any:
-        """What the process of rank `owner` gave."""
+    def broadcast(self, value: Any, root: int = 0) -> Any:
+        """The value of the process of rank `root`."""
 
     @abstractmethod
-    def highest(self, value: int) -> int:
-        """The highest of the numbers that the processes gave."""
+    def all_max(self, value: int) -> int:
+        """The largest of all processes' numbers."""
 
     @abstractmethod
-    def spread(self, arrays: Sequence[Any]) -> None:
-        """Overwrite C-contiguous arrays of either device by those of rank 0."""
+    def broadcast_arrays(self, arrays: Sequence[Any]) -> None:
+        """Overwrite C-contiguous arrays, on either device, by those of rank 0."""
 
     @abstractmethod
-    def exchange(self, parts: list[Rows]) -> list[Rows]:
-        """Send parts[r] to the process of rank r; what each sent here, in the order of ranks."""
+    def all_to_all(self, parts: list[Rows]) -> list[Rows]:
+        """Send parts[r] to the process of rank r; return what each sent here, by rank."""
 
     @abstractmethod
     def carrier(self, device: str) -> Carrier:
         """What carries gradients on a device, "cpu" or "cuda"."""
 
+    @abstractmethod
     def at_root(self, function: Callable[[], Result]) -> Result:
-        """What a function gives at rank 0, where alone it is called; what it raises, all raise."""
-        outcome: tuple[Any, BaseException | None] = None, None
-        if self.is_root:
-            try:
-                outcome = function(), None
-            except Exception as error:  # raised below, by all
-                if self.size == 1:
-                    raise
-                outcome = None, _portable(error)
-        result, raised = self.share(outcome)
-        if raised is not None:
-            raise raised
-        return result
+        """Call a function at rank 0 alone; all processes get its result or its error."""
 
-
-def _portable(error: Exception) -> Exception:
-    """The error, or what it says where other processes could not make it again."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return error
+    @abstractmethod
+    def arrays_at_root(self, read: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """Read arrays at rank 0 alone; all processes get them, or the error."""
 
 
 class Alone(Group):
@@ -109,25 +91,47 @@ class Alone(Group):
 
     rank, size, threads, local_rank, peers = 0, 1, None, 0, None
 
-    def collect(self, value: Any) -> list[Any]:
-        """Its own."""
+    def all_gather(self, value: Any) -> list[Any]:
         return [value]
 
-    def share(self, value: Any, owner: int = 0) -> Any:
-        """Its own."""
+    def broadcast(self, value: Any, root: int = 0) -> Any:
         return value
 
-    def highest(self, value: int) -> int:
-        """Its own."""
+    def all_max(self, value: int) -> int:
         return value
 
-    def spread(self, arrays: Sequence[Any]) -> None:
-        """To nobody."""
+    def broadcast_arrays(self, arrays: Sequence[Any]) -> None:
+        pass
 
-    def exchange(self, parts: list[Rows]) -> list[Rows]:
-        """With itself."""
+    def all_to_all(self, parts: list[Rows]) -> list[Rows]:
         return parts
 
     def carrier(self, device: str) -> Carrier:
-        """There is nobody to carry to."""
         raise NotImplementedError("one process has no gradients to carry")
+
+    def at_root(self, function: Callable[[], Result]) -> Result:
+        return function()
+
+    def arrays_at_root(self, read: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        return read()
+
+
+class _Member(Protocol):
+    """What belongs to one process of a group."""
+
+    group: Group
+
+
+Self = TypeVar("Self", bound=_Member)
+
+
+def root_only(
+    method: Callable[Concatenate[Self, Arguments], Result],
+) -> Callable[Concatenate[Self, Arguments], Result]:
+    """Make a method run at rank 0 of `self.group` alone; see `Group.at_root`."""
+
+    @wraps(method)
+    def call(self: Self, /, *arguments: Arguments.args, **options: Arguments.kwargs) -> Result:
+        return self.group.at_root(lambda: method(self, *arguments, **options))
+
+    return call

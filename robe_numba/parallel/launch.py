@@ -1,4 +1,4 @@
-"""From a process that a launcher of MPI started to its group."""
+"""The group of the processes that an MPI launcher started."""
 
 import sys
 import traceback
@@ -13,8 +13,8 @@ from robe_numba.parallel.supervisor import joined, launched
 if TYPE_CHECKING:
     from robe_numba.parallel.mpi_group import MPIGroup
 
-ALIKE_SECONDS = 2.0  # in which all processes come to an error that all of them have
-# Errors whose message says enough.
+ALIKE_SECONDS = 2.0  # within which all processes meet an error that all of them have
+# Errors whose message is enough, without a traceback.
 KNOWN = (
     ArithmeticError,
     ImportError,
@@ -28,16 +28,24 @@ KNOWN = (
 
 @contextmanager
 def processes() -> Iterator[Group]:
-    """The group of all processes that `mpiexec` or its like started; of this alone without it.
+    """Provide the group of all processes that a launcher such as mpiexec started.
 
-    An error in the block that all processes have leaves the block at rank 0; the others end
-    quietly. Where some have another or none, each writes its own out with its rank, and all end.
+    If all processes raise the same error in the block, it leaves the block at rank 0 and the others
+    exit silently. Otherwise each writes its own error with its rank, and all exit.
+
+    Yields
+    ------
+    Group
+        Without a launcher, this process alone.
 
     Raises
     ------
-    ImportError : started as one of several, without mpi4py or Numba's compiler.
-    ValueError : NUMBA_NUM_THREADS is no number of threads.
-    OSError : the launcher is another MPI's than mpi4py's.
+    ImportError
+        There are several processes, but no mpi4py, or Numba's compiler is disabled.
+    ValueError
+        NUMBA_NUM_THREADS is not a number of threads.
+    OSError
+        The launcher belongs to another MPI than mpi4py.
     """
     started = launched()
     if started is None:
@@ -61,8 +69,8 @@ def processes() -> Iterator[Group]:
         if rank > 0:
             sys.exit(1)
         raise OSError(
-            f"the launcher started {size} processes, but MPI knows of {group.size}: it belongs to "
-            f"another MPI than mpi4py uses, which is {library!r}; start with the mpiexec of that"
+            f"the launcher started {size} processes, but MPI sees {group.size}: it belongs to "
+            f"another MPI than the one mpi4py uses, {library!r}; use the mpiexec of that one"
         )
     try:
         yield group
@@ -76,10 +84,10 @@ def processes() -> Iterator[Group]:
 
 
 def _fail(group: "MPIGroup", error: BaseException) -> None:
-    """Leave an error to rank 0 if all have it; else say who has which, and end all."""
+    """Leave an error to rank 0 if all have it; else write which rank has which, and end all."""
     heard = group.failures(f"{type(error).__name__}: {error}", ALIKE_SECONDS)
     alike = heard is not None and len({reason for reason, _ in heard}) == 1
-    # A transfer that others will not take part in could not be waited for at the end.
+    # A process with a running transfer cannot exit normally: others do not take part in it.
     idle = heard is not None and all(idle for _, idle in heard)
     if alike and idle:
         if group.is_root:
@@ -90,14 +98,14 @@ def _fail(group: "MPIGroup", error: BaseException) -> None:
         sys.stderr.write(f"error: {name}: {reason(error)}\n")
         sys.stderr.flush()
     if heard is not None:
-        group.failures("", ALIKE_SECONDS)  # all have written
+        group.failures("", ALIKE_SECONDS)  # wait until all have written
         if idle:
             sys.exit(1)
     group.abort()
 
 
 def reason(error: BaseException) -> str:
-    """What a person should know of an error; of a fault of ours all that is known."""
+    """The text of an error; with a traceback if it is a bug."""
     if isinstance(error, SystemExit):
         return f"exit {error.code}"
     if not isinstance(error, (*KNOWN, KeyboardInterrupt)):

@@ -1,9 +1,10 @@
 """Groups of processes that MPI connects, through mpi4py."""
 
 import os
+import pickle
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from mpi4py import MPI
@@ -11,37 +12,47 @@ from mpi4py import MPI
 from robe_numba.dlrm.backends import to_numpy
 from robe_numba.ops.devices import gpu_module
 from robe_numba.parallel.carriers.base import Carrier
-from robe_numba.parallel.carriers.mpi import HostCarrier, pieces, whole
+from robe_numba.parallel.carriers.mpi import HostCarrier, buffer_of, buffer_of_shares
 from robe_numba.parallel.group import Group, Rows
+
+Result = TypeVar("Result")
 
 
 class MPIGroup(Group):
     """The processes of MPI's world, or of another communicator.
 
-    Transfers of gradients, of rows and all else have communicators of their own, so that threads
-    need not agree on an order.
+    Gradients, rows and everything else travel over separate communicators, so that threads need not
+    agree on an order.
+
+    Parameters
+    ----------
+    communicator : mpi4py.MPI.Comm, optional
+        By default MPI.COMM_WORLD.
+    overlap : bool
+        Whether gradients on the host are carried by a thread of their own.
 
     Raises
     ------
-    OSError : this MPI does not allow several threads to call it.
+    OSError
+        This MPI does not allow several threads to call it.
     """
 
     def __init__(self, communicator: Any = None, overlap: bool = True):
         if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
             raise OSError(
-                "MPI was begun without MPI_THREAD_MULTIPLE; use a build that has it, and leave "
+                "MPI was started without MPI_THREAD_MULTIPLE; use a build that has it, and leave "
                 "mpi4py.rc.thread_level as it is"
             )
         self._all = MPI.COMM_WORLD if communicator is None else communicator
         self._control, rows, self._failures = (self._all.Dup() for _ in range(3))
-        self.peers = _Peers(rows)
+        self.peers = MPIPeers(rows)
         self.rank, self.size = self._control.rank, self._control.size
         self._overlap, self._carriers = overlap, list[Carrier]()
         self._node = self._control.Split_type(MPI.COMM_TYPE_SHARED)
         self.threads, self.local_rank = self._fair_threads(), self._node.rank
 
     def _fair_threads(self) -> int:
-        """Cores of this process, shared with those of its machine that may run on them too."""
+        """A fair share of this process's cores, which others of its machine may use too."""
         if hasattr(os, "sched_getaffinity"):
             own = set(os.sched_getaffinity(0))
         else:
@@ -50,34 +61,29 @@ class MPIGroup(Group):
         cores = set().union(*sharing)
         return max(1, min(len(own), len(cores) // len(sharing)))
 
-    def collect(self, value: Any) -> list[Any]:
-        """See `Group.collect`."""
+    def all_gather(self, value: Any) -> list[Any]:
         return list(self._control.allgather(value))
 
-    def share(self, value: Any, owner: int = 0) -> Any:
-        """See `Group.share`."""
-        return self._control.bcast(value, root=owner)
+    def broadcast(self, value: Any, root: int = 0) -> Any:
+        return self._control.bcast(value, root=root)
 
-    def highest(self, value: int) -> int:
-        """See `Group.highest`."""
+    def all_max(self, value: int) -> int:
         mine, found = np.array([value], np.int64), np.empty(1, np.int64)
         self._control.Allreduce(mine, found, MPI.MAX)
         return int(found[0])
 
-    def spread(self, arrays: Sequence[Any]) -> None:
-        """See `Group.spread`; those on a GPU by way of the host."""
+    def broadcast_arrays(self, arrays: Sequence[Any]) -> None:
+        """By way of the host for arrays on a GPU."""
         for array in arrays:
             host = to_numpy(array)
-            self._control.Bcast(whole(host), root=0)
+            self._control.Bcast(buffer_of(host), root=0)
             if host is not array and not self.is_root:
                 array[...] = gpu_module("device").array_library().asarray(host, blocking=True)
 
-    def exchange(self, parts: list[Rows]) -> list[Rows]:
-        """See `Group.exchange`."""
-        return _exchange(self._control, parts)
+    def all_to_all(self, parts: list[Rows]) -> list[Rows]:
+        return _all_to_all(self._control, parts)
 
     def carrier(self, device: str) -> Carrier:
-        """See `Group.carrier`."""
         if device == "cuda":
             from robe_numba.parallel.carriers.gpu import gpu_carrier
 
@@ -87,9 +93,46 @@ class MPIGroup(Group):
         self._carriers.append(carrier)
         return carrier
 
+    def at_root(self, function: Callable[[], Result]) -> Result:
+        outcome: tuple[Any, BaseException | None] = None, None
+        if self.is_root:
+            try:
+                outcome = function(), None
+            except Exception as error:  # raised below, by all
+                outcome = None, _picklable(error)
+        result, raised = self.broadcast(outcome)
+        if raised is not None:
+            raise raised
+        return result
+
+    def arrays_at_root(self, read: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        arrays: dict[str, np.ndarray] = {}
+
+        def read_forms() -> dict[str, tuple[tuple[int, ...], str]]:
+            arrays.update(read())
+            return {name: (array.shape, array.dtype.str) for name, array in arrays.items()}
+
+        forms = self.at_root(read_forms)
+        if not self.is_root:
+            arrays = {name: np.empty(*form) for name, form in forms.items()}
+        self.broadcast_arrays([arrays[name] for name in forms])
+        return arrays
+
     def failures(self, reason: str, seconds: float) -> list[tuple[str, bool]] | None:
-        """Why each process failed and whether it has no transfer under way, by rank; None if not
-        all come here within so many seconds.
+        """Tell the others why this process fails.
+
+        Parameters
+        ----------
+        reason : str
+            Of this process.
+        seconds : float
+            How long to wait for the others.
+
+        Returns
+        -------
+        list of (str, bool), optional
+            Reason of each process, and whether no transfer is running there, by rank; None if not
+            all came here in time.
         """
         request, until = self._failures.Ibarrier(), time.monotonic() + seconds
         while not request.Test():
@@ -102,22 +145,22 @@ class MPIGroup(Group):
     def abort(self) -> None:
         """End all processes at once, this one too."""
         self._all.Abort(1)
-        os._exit(1)  # an MPI may come back from that
+        os._exit(1)  # some MPI return from Abort
 
 
-class _Peers:
-    """See `robe_numba.parallel.group.Peers`."""
+class MPIPeers:
+    """The processes of a communicator, as `data_tools.Peers`: they send each other rows."""
 
     def __init__(self, communicator: Any):
         self._mpi = communicator
         self.rank, self.size = communicator.rank, communicator.size
 
     def exchange(self, parts: list[Rows]) -> list[Rows]:
-        """See `Group.exchange`."""
-        return _exchange(self._mpi, parts)
+        """Send parts[r] to the process of rank r; return what each sent here, by rank."""
+        return _all_to_all(self._mpi, parts)
 
 
-def _exchange(communicator: Any, parts: list[Rows]) -> list[Rows]:
+def _all_to_all(communicator: Any, parts: list[Rows]) -> list[Rows]:
     sent = [len(next(array for array in part if array is not None)) for part in parts]
     counts: list[int] = communicator.alltoall(sent)
     columns: list[list[Any]] = []
@@ -127,7 +170,16 @@ def _exchange(communicator: Any, parts: list[Rows]) -> list[Rows]:
             continue
         joined = np.concatenate(arrays)
         out = np.empty((sum(counts), *joined.shape[1:]), joined.dtype)
-        communicator.Alltoallv(pieces(joined, sent), pieces(out, counts))
+        communicator.Alltoallv(buffer_of_shares(joined, sent), buffer_of_shares(out, counts))
         columns.append(np.split(out, np.cumsum(counts)[:-1]))
     kind: Any = type(parts[0])
     return [kind(*row) for row in zip(*columns, strict=True)]
+
+
+def _picklable(error: Exception) -> Exception:
+    """The error, or its text if it does not survive pickling."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error

@@ -1,4 +1,4 @@
-"""Whether all processes still have the same."""
+"""Whether all processes have the same bits."""
 
 import hashlib
 from collections import Counter
@@ -10,30 +10,35 @@ from robe_numba.parallel.group import Group, this_process
 
 
 class ReplicaError(RuntimeError):
-    """Processes that should have the same bits have not; the message names them."""
+    """Processes that should have the same bits do not; the message names them."""
 
 
-def different(group: Group, contents: Mapping[str, Any]) -> list[str]:
-    """The ranks that do not have the same bits as most, or as rank 0 if none are most.
+def differing_ranks(group: Group, contents: Mapping[str, Any]) -> list[str]:
+    """Compare contents of all processes.
 
     Parameters
     ----------
-    contents : bytes, or C-contiguous arrays of either device, by the same names everywhere.
+    group : Group
+        The processes.
+    contents : mapping of str to bytes or array
+        C-contiguous arrays of either device; the names are the same in all processes.
 
     Returns
     -------
-    "rank 2 (process 4242 on node7): name, name" of each, the same in all processes
+    list of str
+        "rank 2 (process 4242 on node7): name, name" of each rank that does not have the bits of the
+        majority, or of rank 0 if there is none. The same in all processes.
     """
     if group.size == 1:
         return []
     digests = {name: _digest(content) for name, content in contents.items()}
-    found = group.collect((this_process(), digests))
+    found = group.all_gather((this_process(), digests))
     votes = Counter(tuple(each.values()) for _, each in found)
-    right = max(votes, key=lambda each: votes[each])  # of several the first, which is rank 0's
+    expected = max(votes, key=lambda each: votes[each])  # the first of several, so that of rank 0
     wrong = []
     for rank, (process, each) in enumerate(found):
-        pairs = zip(each.items(), right, strict=True)
-        names = [name for (name, digest), expected in pairs if digest != expected]
+        pairs = zip(each.items(), expected, strict=True)
+        names = [name for (name, digest), right in pairs if digest != right]
         if names:
             wrong.append(f"rank {rank} ({process}): {', '.join(names)}")
     return wrong
@@ -44,19 +49,25 @@ def check_replicas(group: Group, arrays: Mapping[str, Any], when: str) -> None:
 
     Parameters
     ----------
-    arrays : as `different` takes them.
-    when : for the message: "after step 12".
+    group : Group
+        The processes.
+    arrays : mapping of str to array
+        As for `differing_ranks`.
+    when : str
+        For the message: "after step 12".
 
     Raises
     ------
-    ReplicaError : in all processes.
+    ReplicaError
+        In all processes.
     """
-    wrong = different(group, arrays)
+    wrong = differing_ranks(group, arrays)
     if wrong:
-        rest = "rank 0 (of two nobody knows which is right)" if group.size == 2 else "the rest"
+        rest = "rank 0 (either of the two may be right)" if group.size == 2 else "the rest"
         raise ReplicaError(
-            f"{when} the processes no longer have the same model, as they must. Other bits than "
-            f"{rest}: {'; '.join(wrong)}. A machine's memory, network or libraries may be at fault"
+            f"{when} the processes no longer have the same model, as they must. Ranks that differ "
+            f"from {rest}: {'; '.join(wrong)}. A machine's memory, network or libraries may be at "
+            f"fault"
         )
 
 

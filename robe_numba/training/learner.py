@@ -123,8 +123,8 @@ class Learner:
             mine = STOP
         if mine == GO_ON and self.group.is_root and self._is_due(after):
             mine = CHECKPOINT
-        agreed = self.group.highest(mine)
-        if agreed == CHECKPOINT or (agreed == STOP and self.group.share(self._is_due(0))):
+        agreed = self.group.all_max(mine)
+        if agreed == CHECKPOINT or (agreed == STOP and self.group.broadcast(self._is_due(0))):
             self._write_checkpoint()
         if agreed == STOP:
             raise AgreedStop

@@ -18,7 +18,7 @@ from robe_numba.dlrm import DLRM
 from robe_numba.dlrm.backends import backend_for
 from robe_numba.parallel.data_parallel import check_batch_size
 from robe_numba.parallel.group import Alone, Group
-from robe_numba.parallel.replica_check import different
+from robe_numba.parallel.replica_check import differing_ranks
 from robe_numba.training.config import ResolvedConfig, TrainingConfig
 from robe_numba.training.interrupts import deferred_interrupt
 from robe_numba.training.learner import AgreedStop, Learner
@@ -141,7 +141,7 @@ def train(
     group.at_root(lambda: check_stopping(dataset, config, resumed))
     with computing(config.device, threads, group) as threads:
         # All count if one has to.
-        if needs_vocabulary(config) and group.highest(vocabulary is None):
+        if needs_vocabulary(config) and group.all_max(vocabulary is None):
             vocabulary = training_vocabulary(dataset, config, watcher.counting, group)
         model = build_model(dataset, config, vocabulary, threads)
         with ExitStack() as held:
@@ -149,7 +149,7 @@ def train(
             run, standing = group.at_root(
                 lambda: _begin(resumed, model, dataset, config, output, overwrite, use_previous)
             )
-            group.spread(list((model.parameters() | model.state()).values()))
+            group.broadcast_arrays(list((model.parameters() | model.state()).values()))
             learner = Learner(
                 dataset, config, model, run, group, watcher, threads, checkpoint_seconds, standing
             )
@@ -183,7 +183,7 @@ def check_alike(group: Group, dataset: Dataset, config: TrainingConfig | None = 
         "dataset": dataset_facts(dataset),
     }
     contents = {name: json.dumps(f, sort_keys=True).encode() for name, f in facts.items()}
-    wrong = different(group, contents)
+    wrong = differing_ranks(group, contents)
     if wrong:
         raise ValueError(
             f"the processes must have the same versions of robe_numba and NumPy, settings and "

@@ -39,7 +39,7 @@ def training_vocabulary(
         columns = range(first, min(first + group.size, num_columns))
         mine = first + group.rank
         ids = split.unique_ids(mine) if mine in columns else None
-        vocabulary += [group.share(ids, owner=column - first) for column in columns]
+        vocabulary += [group.broadcast(ids, root=column - first) for column in columns]
         if progress:
             progress(columns.stop, num_columns)
     return vocabulary

@@ -12,7 +12,7 @@ from data_tools.storage.atomic import replacing
 from robe_numba import metrics
 from robe_numba.dlrm import DLRM
 from robe_numba.dlrm.backends import to_numpy
-from robe_numba.parallel.distributed_auc import ranking
+from robe_numba.parallel.distributed_auc import distributed_ranking
 from robe_numba.parallel.group import Alone, Group
 from robe_numba.training.model_builder import Progress
 
@@ -56,11 +56,11 @@ def evaluate(
     group = group or Alone()
     part = split.part(group.rank, group.size)
     labels, scores = part.labels(), score(model, part, progress)
-    wrong = sum(group.collect(int(np.count_nonzero(~np.isfinite(scores)))))
+    wrong = sum(group.all_gather(int(np.count_nonzero(~np.isfinite(scores)))))
     if wrong:
         raise FloatingPointError(f"{wrong} of {split.num_rows} scores are not finite")
-    fit = reduce(metrics.Fit.beside, group.collect(metrics.Fit.of(labels, scores)))
-    ranks = ranking(group, labels, scores)
+    fit = reduce(metrics.Fit.beside, group.all_gather(metrics.Fit.of(labels, scores)))
+    ranks = distributed_ranking(group, labels, scores)
     result: dict[str, float | int | None] = {"rows": fit.rows}
     for name in ("click_rate", "auc", "log_loss", "normalized_entropy", "calibration"):
         try:

@@ -80,8 +80,8 @@ if STARTED is not None:
     def shared_folder(group):
         """A folder that all ranks see."""
         with tempfile.TemporaryDirectory() if group.is_root else nullcontext() as name:
-            yield Path(group.share(name))
-            group.collect(None)  # nobody needs it any more
+            yield Path(group.broadcast(name))
+            group.all_gather(None)  # nobody needs it any more
 
     @pytest.fixture
     def folder(group, shared_folder, request):

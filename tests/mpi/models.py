@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from robe_numba._shares import share_of
 from robe_numba.dlrm import DLRM, make_embedding
 from robe_numba.dlrm.backends import to_numpy
-from robe_numba.parallel.carriers.base import share_of
 from robe_numba.parallel.replica_check import check_replicas
 from tests.dlrm.test_model import TINY, VOCABULARY
 
@@ -45,7 +45,7 @@ def bits(arrays):
 def assert_replicas(group, model, when=""):
     """All ranks have the same bits: by a look at them, and by what training asks."""
     mine = bits(arrays_of(model))
-    assert all(theirs == mine for theirs in group.collect(mine))
+    assert all(theirs == mine for theirs in group.all_gather(mine))
     check_replicas(group, model.parameters() | model.state(), when)
 
 

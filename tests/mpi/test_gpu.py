@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
+from robe_numba._shares import share_of
 from robe_numba.dlrm import DLRM
 from robe_numba.kernels.gpu import simulated
 from robe_numba.parallel.carriers import gpu
-from robe_numba.parallel.carriers.base import share_of
 from robe_numba.parallel.carriers.gpu import GPUMemoryCarrier, NCCLCarrier, StagedCarrier
 from robe_numba.parallel.data_parallel import DataParallel
 from tests.dlrm.test_model import batch_of
@@ -63,7 +63,7 @@ class CuPy:
         return getattr(simulated, name)
 
 
-class Backend:
+class FakeNCCL:
     """What stands for `cupyx.distributed.NCCLBackend`, by MPI."""
 
     def __init__(self, communicator):
@@ -90,7 +90,7 @@ def carriers(group, monkeypatch):
     """By name what makes a carrier of the group's own choice."""
 
     def nccl(communicator):
-        return NCCLCarrier(Backend(communicator), communicator.rank, communicator.size, CuPy())
+        return NCCLCarrier(FakeNCCL(communicator), communicator.rank, communicator.size, CuPy())
 
     @contextmanager
     def chosen(name):
@@ -160,7 +160,7 @@ def test_rows_are_gathered_in_the_order_of_ranks(group, carriers, name, count, w
     with carriers(name):
         carrier = group.carrier("cuda")
         rows = to_gpu(whole[mine.start : mine.stop])
-        gathered = carrier.wait(carrier.start(carrier.gather, rows, count))
+        gathered = carrier.wait(carrier.start(carrier.all_gather, rows, count))
         found = to_cpu(gathered)
     assert found.dtype == whole.dtype
     np.testing.assert_array_equal(found, whole)
@@ -179,13 +179,13 @@ def test_sums_are_those_of_all_in_place(group, carriers, name, shape):
     with carriers(name):
         carrier = group.carrier("cuda")
         array = to_gpu(np.arange(np.prod(shape), dtype=np.float32).reshape(shape) + group.rank)
-        found = carrier.wait(carrier.start(carrier.add_up, array))
+        found = carrier.wait(carrier.start(carrier.all_reduce, array))
     assert found is array
     extra = sum(range(group.size))
     np.testing.assert_array_equal(
         to_cpu(array), group.size * np.arange(np.prod(shape)).reshape(shape) + extra
     )
-    assert carrier.traffic.bytes == carrier.sum_bytes(array.size, 4)
+    assert carrier.traffic.bytes == carrier.all_reduce_bytes(array.size, 4)
 
 
 @pytest.mark.parametrize("name", ["mpi", "nccl", "staged"])
@@ -193,7 +193,7 @@ def test_numbers_of_the_host_and_of_the_gpu_are_added(group, carriers, name):
     with carriers(name):
         carrier = group.carrier("cuda")
         there = to_gpu(np.array(0.5 + group.rank))
-        found = carrier.wait(carrier.start(carrier.add_numbers, (there, 2.0)))
+        found = carrier.wait(carrier.start(carrier.all_reduce_scalars, (there, 2.0)))
     expected = [sum(0.5 + rank for rank in range(group.size)), 2.0 * group.size]
     assert [float(number) for number in found] == expected
 
@@ -201,7 +201,7 @@ def test_numbers_of_the_host_and_of_the_gpu_are_added(group, carriers, name):
 def test_streams_wait_for_each_other_and_nobody_else(group, carriers):
     with carriers("nccl"):
         current, carrier = Stream.current[-1], group.carrier("cuda")
-        pending = carrier.start(carrier.add_up, to_gpu(np.ones(3)))
+        pending = carrier.start(carrier.all_reduce, to_gpu(np.ones(3)))
         assert current.notes == ["record"], "what was asked for so far"
         assert carrier._stream.notes == [(current, 1), "record"]
         pending.result()
@@ -209,12 +209,12 @@ def test_streams_wait_for_each_other_and_nobody_else(group, carriers):
         assert Stream.current == [current]
 
 
-@pytest.mark.parametrize("name", ["gather", "add_numbers"])
+@pytest.mark.parametrize("name", ["all_gather", "all_reduce_scalars"])
 def test_what_a_stream_reads_is_kept_until_another_waits_for_it(group, carriers, name):
     with carriers("nccl"):
         carrier = group.carrier("cuda")
-        array = to_gpu(np.ones(() if name == "add_numbers" else 2))
-        given = ([array],) if name == "add_numbers" else (array, 2 * group.size)
+        array = to_gpu(np.ones(() if name == "all_reduce_scalars" else 2))
+        given = ([array],) if name == "all_reduce_scalars" else (array, 2 * group.size)
         pending, kept = carrier.start(getattr(carrier, name), *given), weakref.ref(array)
         del array, given
         assert kept() is not None
@@ -224,6 +224,6 @@ def test_what_a_stream_reads_is_kept_until_another_waits_for_it(group, carriers,
 
 def test_arrays_of_rank_0_reach_every_gpu(group):
     arrays = [to_gpu(np.full(shape, group.rank + 1.0)) for shape in ((), (3,), (2, 2))]
-    group.spread(arrays)
+    group.broadcast_arrays(arrays)
     for array in arrays:
         np.testing.assert_array_equal(to_cpu(array), 1.0)

@@ -10,30 +10,30 @@ from mpi4py import MPI
 
 from data_tools.batch import Batch
 from robe_numba.metrics import Ranking, auc
-from robe_numba.parallel.distributed_auc import ranking
+from robe_numba.parallel.distributed_auc import distributed_ranking
 from robe_numba.parallel.mpi_group import MPIGroup
 from robe_numba.training import computing
 
 
 def test_ranks_are_those_of_the_launcher(group):
     assert (group.rank, group.size) == (MPI.COMM_WORLD.rank, MPI.COMM_WORLD.size)
-    assert group.collect(group.is_root) == [rank == 0 for rank in range(group.size)]
-    assert group.collect(group.local_rank) == list(range(group.size))  # all are on one machine
+    assert group.all_gather(group.is_root) == [rank == 0 for rank in range(group.size)]
+    assert group.all_gather(group.local_rank) == list(range(group.size))  # all are on one machine
 
 
 def test_everyone_hears_what_each_gave(group):
     given = {"rank": group.rank, "text": "x" * (10**5 * group.rank)}
     expected = [{"rank": r, "text": "x" * (10**5 * r)} for r in range(group.size)]
-    assert group.collect(given) == expected
+    assert group.all_gather(given) == expected
     for owner in range(group.size):
-        assert group.share(given, owner) == expected[owner]
-    assert group.share(given if group.is_root else None) == expected[0]
+        assert group.broadcast(given, owner) == expected[owner]
+    assert group.broadcast(given if group.is_root else None) == expected[0]
 
 
 def test_the_highest_number(group):
-    assert group.highest(group.rank) == group.size - 1
-    assert group.highest(-group.rank) == 0
-    assert group.highest(-(2**62) - group.rank) == -(2**62)
+    assert group.all_max(group.rank) == group.size - 1
+    assert group.all_max(-group.rank) == 0
+    assert group.all_max(-(2**62) - group.rank) == -(2**62)
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (7,), (3, 5)])
@@ -41,7 +41,7 @@ def test_the_highest_number(group):
 def test_all_get_the_arrays_of_rank_0(group, shape, dtype):
     mine = np.full(shape, group.rank + 1, dtype)
     kept = mine.reshape(-1)  # the same memory
-    group.spread([mine, mine * 0])
+    group.broadcast_arrays([mine, mine * 0])
     np.testing.assert_array_equal(kept, 1)
 
 
@@ -80,7 +80,7 @@ COUNTS = {
 @pytest.mark.parametrize("labelled", [True, False])
 @pytest.mark.parametrize("counts", COUNTS)
 def test_each_gets_the_rows_that_are_its_own(group, labelled, counts):
-    assert_exchanged(group, group.exchange, labelled, COUNTS[counts])
+    assert_exchanged(group, group.all_to_all, labelled, COUNTS[counts])
 
 
 def test_rows_are_exchanged_while_others_speak(group):
@@ -98,9 +98,9 @@ def test_rows_are_exchanged_while_others_speak(group):
     thread = threading.Thread(target=exchange)
     thread.start()
     for number in range(60):
-        assert group.highest(group.rank + number) == group.size - 1 + number
-        assert group.collect(number) == [number] * group.size
-        assert_exchanged(group, group.exchange, False, COUNTS["uneven"])
+        assert group.all_max(group.rank + number) == group.size - 1 + number
+        assert group.all_gather(number) == [number] * group.size
+        assert_exchanged(group, group.all_to_all, False, COUNTS["uneven"])
     thread.join()
     assert errors == []
 
@@ -151,7 +151,7 @@ def test_auc_of_all_rows_is_exact(group, scores, rows):
         count = ROWS[rows](rank)
         labels = generator.permutation((np.arange(count) + rank) % 3 == 0).astype(np.float32)
         parts.append((labels, SCORES[scores](generator, count).astype(np.float32)))
-    found = ranking(group, *parts[group.rank])
+    found = distributed_ranking(group, *parts[group.rank])
     everything = [np.concatenate(column) for column in zip(*parts, strict=True)]
     assert found == Ranking.of(*everything)
     assert found.auc == auc(*everything)
@@ -159,7 +159,7 @@ def test_auc_of_all_rows_is_exact(group, scores, rows):
 
 def test_no_rows_have_no_auc(group):
     nothing = np.empty(0, np.float32)
-    assert ranking(group, nothing, nothing) == Ranking(0, 0, 0)
+    assert distributed_ranking(group, nothing, nothing) == Ranking(0, 0, 0)
 
 
 AFFINITIES = {

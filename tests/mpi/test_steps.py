@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from robe_numba._shares import share_of
 from robe_numba.dlrm import DLRM, KINDS, make_embedding
 from robe_numba.dlrm.thread_pool import micro_batches
-from robe_numba.parallel.carriers.base import share_of
 from robe_numba.parallel.data_parallel import DataParallel
 from robe_numba.parallel.group import Alone
 from robe_numba.parallel.mpi_group import MPIGroup
@@ -79,7 +79,7 @@ def test_the_same_number_of_ranks_gives_the_same_bits_again(group, kind, exchang
         results.append((losses, bits(arrays_of(model))))
         assert_replicas(group, model)
     assert results[0] == results[1]
-    assert group.collect(results[0][0]) == [results[0][0]] * group.size
+    assert group.all_gather(results[0][0]) == [results[0][0]] * group.size
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "adagrad of blocks"])
@@ -128,7 +128,7 @@ def test_a_step_carries_what_its_plan_says(group, kind, exchange, clip_norm):
     for _ in range(2):
         trainer.train_step(*share(group, batch), count, lr=0.1, clip_norm=clip_norm)
         traffic = trainer.traffic.take()
-        assert max(group.collect(traffic.bytes)) == trainer.plan.bytes
+        assert max(group.all_gather(traffic.bytes)) == trainer.plan.bytes
         assert traffic.seconds > 0
         assert 0 <= traffic.hidden <= 1
     # Worked out by hand: ids of 4 and gradients of 4 d bytes; or each array twice, but for the
@@ -154,7 +154,7 @@ def test_the_way_that_carries_less_is_chosen(group, elements, rows, better):
     assert str(plan).startswith(f"{better} brings")
     batch = batch_of(rows)
     trainer.train_step(*share(group, batch), rows, lr=0.1)
-    assert max(group.collect(trainer.traffic.bytes)) == plan.bytes
+    assert max(group.all_gather(trainer.traffic.bytes)) == plan.bytes
 
 
 @pytest.mark.parametrize("clip_norm", [None, 0.05])
@@ -181,7 +181,7 @@ def test_a_batch_has_a_row_for_each_rank(group):
 
 
 BAD = {
-    "another share": (lambda batch: batch, "was given 60 rows; its share of 60 are", {}),
+    "another share": (lambda batch: batch, "was given 60 rows; its share of 60 is", {}),
     "labels": (lambda batch: (*batch[:2], batch[2] - 1), "labels must be 0 or 1", {}),
     "lr": (lambda batch: batch, "lr is -1", {"lr": -1.0}),
     "embedding_lr": (lambda batch: batch, "embedding_lr is nan", {"embedding_lr": float("nan")}),
@@ -214,7 +214,7 @@ def test_a_loss_that_is_not_finite_moves_nothing_anywhere(group, kind, exchange,
     good, bad = batch_of(count, np.float64), batch_of(count, np.float64, seed=1)
     bad[0][-1, 1] = np.nan
     mine = share(group, bad)[0]
-    assert group.collect(bool(np.isfinite(mine).all())) == [True] * (group.size - 1) + [False]
+    assert group.all_gather(bool(np.isfinite(mine).all())) == [True] * (group.size - 1) + [False]
     single, model = (model_of(kind, "adagrad", np.float64) for _ in range(2))
     trainer = DataParallel(model, group, count, exchange=exchange)
     for _ in range(2):  # with nothing from before, and with sums

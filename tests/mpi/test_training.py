@@ -17,7 +17,7 @@ import data_tools
 from data_tools import Dataset
 from data_tools.loader import shuffle
 from robe_numba import metrics
-from robe_numba.parallel.carriers.base import share_of
+from robe_numba._shares import share_of
 from robe_numba.parallel.data_parallel import DataParallel
 from robe_numba.parallel.group import Alone
 from robe_numba.parallel.mpi_group import MPIGroup
@@ -101,7 +101,7 @@ def test_as_many_ranks_leave_the_same_bytes_and_others_the_same_run(
     fewer = group.size - 1
     if fewer in groups:
         runs.append(train(dataset, config, folder / "fewer", group=groups[fewer]))
-    group.collect(None)
+    group.all_gather(None)
     if not group.is_root:
         return
     assert weights(runs[0]) == weights(runs[1])
@@ -131,7 +131,7 @@ def model(dataset):
 def test_metrics_are_those_of_one_process(group, dataset, model, part):
     rows, heard = dataset.split(part), []
     found = evaluate(model, rows, lambda *progress: heard.append(progress), group)
-    assert group.collect(found) == [found] * group.size
+    assert group.all_gather(found) == [found] * group.size
     mine = rows.part(group.rank, group.size)
     assert heard[-1] == (mine.num_rows, mine.num_rows)
     # To the bit where scores are the same; a row's last bit may depend on the rows beside it.
@@ -236,7 +236,7 @@ def row_bytes(dense, indices, labels):
 
 def collected(group, steps, size):
     """What `size` ranks were given in each step, one after the other; their shares are even."""
-    ranks = group.collect(list(steps))
+    ranks = group.all_gather(list(steps))
     steps.clear()
     assert ranks[size:] == [[]] * (group.size - size)
     batches = []
@@ -339,12 +339,12 @@ def test_a_changed_bit_ends_the_run_on_all_ranks_with_its_place(
     watcher = Flip(step, name) if group.rank == changed else None
     with pytest.raises(TrainingError, match=r"after step 8 .* no longer have the same") as error:
         train(dataset, CONFIG, folder / "run", group=group, watcher=watcher)
-    processes = group.collect(os.getpid())
+    processes = group.all_gather(os.getpid())
     ((rank, process, names),) = re.findall(
         r"rank (\d+) \(process (\d+) on [^)]*\): ([\w., ]+)\. ", str(error.value)
     )
     assert (int(rank), int(process), names) == (named, processes[named], name)
-    assert group.collect(str(error.value)) == [str(error.value)] * group.size
+    assert group.all_gather(str(error.value)) == [str(error.value)] * group.size
     if group.is_root:
         assert [r["step"] for r in RunFolder(folder / "run").metrics()] == [4]
 
@@ -371,7 +371,7 @@ def test_ranks_that_were_asked_for_another_thing_are_named(
         monkeypatch.setattr(loop, "__version__", "0.0")
     with pytest.raises(ValueError, match="must have the same versions") as error:
         train(data, config, folder / "run", group=group)
-    pid = group.collect(os.getpid())[odd]
+    pid = group.all_gather(os.getpid())[odd]
     assert re.findall(r"rank (\d+) \(process (\d+) on [^)]*\): (\w+)", str(error.value)) == [
         (str(odd), str(pid), what)
     ]
@@ -452,6 +452,6 @@ def test_rank_0_alone_reads_the_model_that_all_score_with(group, dataset, folder
             n: a.tobytes() for n, a in alone.parameters().items()
         }
         (run.path / "model.safetensors").write_bytes(b"damaged")
-    group.collect(None)
+    group.all_gather(None)
     with pytest.raises(ValueError, match=r"does not hold the model of config\.json"):
         run.load_model(1, "cpu", group)

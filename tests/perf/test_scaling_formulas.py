@@ -37,7 +37,7 @@ SLOW = scaling.Link("slow", 1e-4, 1e8)
 class Counting(Carrier):
     """What bytes would come to a rank, with nobody to bring them."""
 
-    start = gather = add_up = add_numbers = None
+    start = all_gather = all_reduce = all_reduce_scalars = None
 
     def __init__(self, rank, size):
         self.rank, self.size, self.traffic = rank, size, Traffic()
@@ -57,7 +57,7 @@ def plans(model, batch, processes, exchange):
         group = SimpleNamespace(
             rank=rank,
             size=processes,
-            highest=lambda value: value,
+            all_max=lambda value: value,
             carrier=lambda device, rank=rank: Counting(rank, processes),
         )
         yield DataParallel(dlrm, group, batch, np.uint32, exchange).plan

@@ -1,4 +1,4 @@
-"""Carrying gradients between processes, with a count of what that takes."""
+"""Collective operations on gradients, with a count of what they carry."""
 
 import time
 from abc import ABC, abstractmethod
@@ -6,16 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
 
+from robe_numba._shares import share_of
+
 Result = TypeVar("Result")
 Awaited = TypeVar("Awaited", covariant=True)
-
-
-def share_of(count: int, rank: int, size: int) -> range:
-    """Which of `count` things are the share of a rank: as many for each, but for one.
-
-    `data_tools.share_of` is the same of rows; the packages do not know each other.
-    """
-    return range(rank * count // size, (rank + 1) * count // size)
 
 
 @dataclass
@@ -24,10 +18,13 @@ class Traffic:
 
     Parameters
     ----------
-    bytes : that came here from other processes.
-    seconds : from the beginning to the end of each transfer, waiting for others included.
-    waited : seconds in which this process could do nothing but wait for a transfer, or for those
-        before it; handing it over included.
+    bytes : int
+        Received from other processes.
+    seconds : float
+        From the start to the end of each transfer, waiting for others included.
+    waited : float
+        Seconds in which this process could only wait for a transfer or for those before it,
+        including the time to start it.
     """
 
     bytes: int = 0
@@ -35,22 +32,22 @@ class Traffic:
     waited: float = 0.0
 
     def take(self) -> "Traffic":
-        """This much, and begin anew."""
+        """Return the counts and reset them to 0."""
         taken = replace(self)
         self.bytes, self.seconds, self.waited = 0, 0.0, 0.0
         return taken
 
     @property
     def hidden(self) -> float:
-        """Share of the transfers' time in which this process computed; 0 where there were none."""
+        """Share of the transfers' time in which this process computed; 0 if there were none."""
         return max(0.0, 1 - self.waited / self.seconds) if self.seconds else 0.0
 
 
 class Pending(Protocol[Awaited]):
-    """A transfer that goes on while others compute."""
+    """A transfer that runs while the process computes."""
 
     def result(self) -> Awaited:
-        """Wait for it."""
+        """Wait for its result."""
 
 
 class Done(Generic[Result]):
@@ -60,19 +57,21 @@ class Done(Generic[Result]):
         self._value = value
 
     def result(self) -> Result:
-        """What it gave."""
+        """Return its result."""
         return self._value
 
 
 class Carrier(ABC):
-    """Carries arrays of one device between processes, which all call the same in the same order.
+    """Collective operations on arrays of one device: all processes call the same in one order.
 
-    Each element of a sum is added up by one process, in the order of ranks (by NCCL in its own), so
-    all have the same bits, and have them again in another run of as many processes.
+    Each element of a sum is computed by one process, in the order of ranks (by NCCL in an order of
+    its own), so all processes have the same bits, and have them again in another run with the same
+    number of processes.
 
     Attributes
     ----------
-    traffic : what was carried so far.
+    traffic : Traffic
+        What was carried so far.
     """
 
     rank: int
@@ -81,45 +80,53 @@ class Carrier(ABC):
 
     @abstractmethod
     def start(self, transfer: Callable[..., Result], *arguments: Any) -> Pending[Result]:
-        """Begin a transfer, a method of this object, after those that were begun before."""
+        """Start a transfer, a method of this object, after those that were started before."""
 
     @abstractmethod
-    def gather(self, rows: Any, count: int) -> Any:
-        """The rows of all processes in the order of ranks, in memory that is the caller's for as
-        long as it refers to them.
+    def all_gather(self, rows: Any, count: int) -> Any:
+        """Gather the rows of all processes, in the order of ranks.
 
         Parameters
         ----------
-        rows : C-contiguous (share, ...), of `count` rows the share of this rank.
+        rows : array, C-contiguous (share, ...)
+            The share of this rank.
+        count : int
+            Rows of all processes together.
+
+        Returns
+        -------
+        array, (count, ...)
+            Its memory is reused once the caller drops it.
         """
 
     @abstractmethod
-    def add_up(self, array: Any) -> Any:
-        """The sum of the C-contiguous arrays of all processes, in place; returns it."""
+    def all_reduce(self, array: Any) -> Any:
+        """Sum the C-contiguous arrays of all processes in place; returns the array."""
 
     @abstractmethod
-    def add_numbers(self, numbers: Sequence[Any]) -> list[Any]:
-        """Sums of the numbers that each process gives, in float64; on a GPU of arrays () there."""
+    def all_reduce_scalars(self, numbers: Sequence[Any]) -> list[Any]:
+        """Sum numbers of all processes in float64; on a GPU they are arrays () there."""
 
     @property
     def idle(self) -> bool:
-        """Whether no transfer is under way that this process would wait for at its end."""
+        """Whether no transfer is running that this process would wait for when it ends."""
         return True
 
     def wait(self, pending: Pending[Result]) -> Result:
-        """What a transfer gives, with the time of waiting for it counted."""
+        """Wait for the result of a transfer, and count the time."""
         begun = time.perf_counter()
         result = pending.result()
         self.traffic.waited += time.perf_counter() - begun
         return result
 
-    def gather_bytes(self, count: int, row_bytes: int) -> int:
-        """Bytes that `gather` brings to this process."""
+    def all_gather_bytes(self, count: int, row_bytes: int) -> int:
+        """Bytes that this process receives in `all_gather`."""
         return (count - len(share_of(count, self.rank, self.size))) * row_bytes
 
-    def sum_bytes(self, elements: int, itemsize: int) -> int:
-        """Bytes that `add_up` brings to this process: its share of every other's array, then the
-        sums of all other shares.
+    def all_reduce_bytes(self, elements: int, itemsize: int) -> int:
+        """Bytes that this process receives in `all_reduce`.
+
+        Its share of every other process's array, then the sums of all other shares.
         """
         own = len(share_of(elements, self.rank, self.size))
         return ((self.size - 1) * own + elements - own) * itemsize

@@ -1,4 +1,4 @@
-"""Gradients on GPUs: carried by NCCL, by an MPI that takes arrays there, or by way of the host."""
+"""Collective operations on GPUs: by NCCL, by a CUDA-aware MPI, or through the host."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -7,20 +7,23 @@ from typing import Any, TypeVar
 import numpy as np
 from mpi4py import MPI
 
+from robe_numba._shares import share_of
 from robe_numba.ops.devices import gpu_module
-from robe_numba.parallel.carriers.base import Carrier, Pending, Traffic, share_of
+from robe_numba.parallel.carriers.base import Carrier, Pending, Traffic
 from robe_numba.parallel.carriers.mpi import HostCarrier, MPICarrier
 
 Result = TypeVar("Result")
 
-# By what Open MPI, Cray's MPICH and MVAPICH are told to take arrays on GPUs. An MPI cannot be asked
-# whether it does, and one that does not ends the process.
+# Variables that tell Open MPI, Cray MPICH and MVAPICH to take GPU arrays. There is no way to ask an
+# MPI whether it does, and one that does not crashes.
 CUDA_AWARE = ("OMPI_MCA_opal_cuda_support", "MPICH_GPU_SUPPORT_ENABLED", "MV2_USE_CUDA")
 
 
 def gpu_carrier(communicator: Any) -> Carrier:
-    """NCCL's where CuPy has it in all processes; else MPI's own if the environment says that MPI
-    takes arrays on GPUs; else one by way of the host.
+    """Choose a carrier.
+
+    NCCL if CuPy has it in all processes; else MPI itself if the environment says that it takes GPU
+    arrays; else copies on the host.
     """
     device = gpu_module("device")
     xp = device.array_library()
@@ -48,64 +51,66 @@ def _has_nccl(xp: Any, simulated: bool) -> bool:
 
 
 class StagedCarrier(HostCarrier):
-    """CuPy arrays, carried as copies on the host: slow, and right with any MPI."""
+    """CuPy arrays, carried as copies on the host: slow, but any MPI will do."""
 
     def __init__(self, communicator: Any, xp: Any):
         super().__init__(communicator, overlap=False)
         self._xp = xp
 
-    def gather(self, rows: Any, count: int) -> Any:
-        """See `Carrier.gather`."""
-        return self._put(super().gather(rows.get(), count))
+    def all_gather(self, rows: Any, count: int) -> Any:
+        return self._put(super().all_gather(rows.get(), count))
 
-    def add_up(self, array: Any) -> Any:
-        """See `Carrier.add_up`."""
-        array[...] = self._put(super().add_up(array.get()))
+    def all_reduce(self, array: Any) -> Any:
+        array[...] = self._put(super().all_reduce(array.get()))
         return array
 
-    def add_numbers(self, numbers: Sequence[Any]) -> list[Any]:
-        """See `Carrier.add_numbers`."""
-        return list(self._put(np.array(super().add_numbers([float(n) for n in numbers]))))
+    def all_reduce_scalars(self, numbers: Sequence[Any]) -> list[Any]:
+        return list(self._put(np.array(super().all_reduce_scalars([float(n) for n in numbers]))))
 
-    def _add_rows(self, rows: np.ndarray, total: np.ndarray) -> None:
-        MPICarrier._add_rows(self, rows, total)  # a simulated GPU has no kernels on the host
+    def _sum_rows(self, rows: np.ndarray, total: np.ndarray) -> None:
+        MPICarrier._sum_rows(
+            self, rows, total
+        )  # a simulated GPU has no compiled kernels on the host
 
     def _put(self, array: np.ndarray) -> Any:
-        """A copy on the GPU, there when this returns: the host's memory is used again."""
+        """A copy on the GPU, complete on return: the host's memory is reused."""
         return self._xp.asarray(array, blocking=True)
 
 
 class GPUMemoryCarrier(MPICarrier):
-    """CuPy arrays, given to MPI as they are; it must be one that is aware of CUDA.
+    """CuPy arrays, passed to a CUDA-aware MPI as they are.
 
-    MPI knows nothing of streams, so each transfer waits for the GPU, and is over when it has begun.
+    MPI knows nothing of streams, so `start` waits for the GPU and runs the whole transfer.
     """
 
     def __init__(self, communicator: Any, xp: Any):
         super().__init__(communicator)
         self._xp = xp
 
-    def add_numbers(self, numbers: Sequence[Any]) -> list[Any]:
-        """See `Carrier.add_numbers`."""
-        return list(self.add_up(_stacked(self._xp, numbers)))
+    def all_reduce_scalars(self, numbers: Sequence[Any]) -> list[Any]:
+        return list(self.all_reduce(_stacked(self._xp, numbers)))
 
-    def _room(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> Any:
+    def _scratch(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> Any:
         return self._xp.empty(shape, dtype)
 
-    def _settle(self) -> None:
+    def _synchronize(self) -> None:
         gpu_module("device").wait()
 
 
 class NCCLCarrier(Carrier):
-    """CuPy arrays, carried by NCCL on a stream of its own; nobody waits for it but other streams.
+    """CuPy arrays, carried by NCCL on a separate stream; only other streams wait for it.
 
-    NCCL takes each element's sum in one place and one order as long as the machines and their
-    number are the same.
+    NCCL sums each element in one place and one order, as long as the machines and their number are
+    the same.
 
     Parameters
     ----------
-    backend : `cupyx.distributed.NCCLBackend` of the processes.
-    xp : CuPy.
+    backend : cupyx.distributed.NCCLBackend
+        Of the processes.
+    rank, size : int
+        Of this process, and of all.
+    xp : module
+        CuPy.
     """
 
     def __init__(self, backend: Any, rank: int, size: int, xp: Any):
@@ -114,15 +119,15 @@ class NCCLCarrier(Carrier):
         self._stream = xp.cuda.Stream(non_blocking=True)
 
     def start(self, transfer: Callable[..., Result], *arguments: Any) -> Pending[Result]:
-        """See `Carrier.start`: once what was asked of the current stream is done."""
+        """It begins after the work that is now queued on the current stream."""
         current = self._xp.cuda.get_current_stream()
         self._stream.wait_event(current.record())
         with self._stream:
             result = transfer(*arguments)
             return _OnStream(result, self._stream.record(), arguments, self._xp)
 
-    def gather(self, rows: Any, count: int) -> Any:
-        """See `Carrier.gather`: NCCL gathers as many rows of each, so the longest share's."""
+    def all_gather(self, rows: Any, count: int) -> Any:
+        """Pad shares to the longest: NCCL gathers equally many rows of each process."""
         most = -(-count // self.size)
         padded = self._xp.zeros((most, *rows.shape[1:]), rows.dtype)
         padded[: len(rows)] = rows
@@ -132,22 +137,20 @@ class NCCLCarrier(Carrier):
         self.traffic.bytes += (self.size - 1) * padded.nbytes
         return self._xp.concatenate([gathered[r, :share] for r, share in enumerate(shares)])
 
-    def add_up(self, array: Any) -> Any:
-        """See `Carrier.add_up`."""
+    def all_reduce(self, array: Any) -> Any:
         self._nccl.all_reduce(array, array, op="sum", stream=self._stream)
-        self.traffic.bytes += self.sum_bytes(array.size, array.itemsize)
+        self.traffic.bytes += self.all_reduce_bytes(array.size, array.itemsize)
         return array
 
-    def add_numbers(self, numbers: Sequence[Any]) -> list[Any]:
-        """See `Carrier.add_numbers`."""
-        return list(self.add_up(_stacked(self._xp, numbers)))
+    def all_reduce_scalars(self, numbers: Sequence[Any]) -> list[Any]:
+        return list(self.all_reduce(_stacked(self._xp, numbers)))
 
 
 class _OnStream:
-    """What a stream will have done when its event comes.
+    """A transfer that is done when an event of its stream occurs.
 
-    It keeps what the stream reads: CuPy would give the memory to the current stream's next array,
-    which waits for no other stream.
+    It keeps references to what the stream reads: CuPy would reuse that memory for the current
+    stream's next array, which does not wait for other streams.
     """
 
     def __init__(self, value: Any, event: Any, arguments: tuple[Any, ...], xp: Any):
@@ -155,14 +158,14 @@ class _OnStream:
         self._arguments = arguments
 
     def result(self) -> Any:
-        """What it gave; the current stream waits for it, this process does not."""
+        """Return its result; the current stream waits for it, this process does not."""
         self._xp.cuda.get_current_stream().wait_event(self._event)
         self._arguments = ()
         return self._value
 
 
 def _stacked(xp: Any, numbers: Sequence[Any]) -> Any:
-    """Numbers, some of them arrays () on a GPU, as one array there."""
+    """Numbers, some of them arrays () on a GPU, as one array there, float64."""
     out = xp.empty((len(numbers),), np.float64)
     for place, number in enumerate(numbers):
         out[place] = number

@@ -1,4 +1,4 @@
-"""Carrying gradients on the host by MPI's own calls."""
+"""Collective operations by MPI's own calls, on arrays of the host or of a GPU."""
 
 import math
 import time
@@ -13,19 +13,21 @@ import numpy as np
 from mpi4py import MPI
 from mpi4py.util.dtlib import from_numpy_dtype
 
+from robe_numba._shares import share_of
 from robe_numba.dlrm.gradient_buffer import sum_rows
 from robe_numba.memory import scratch
-from robe_numba.parallel.carriers.base import Carrier, Done, Pending, Traffic, share_of
+from robe_numba.parallel.carriers.base import Carrier, Done, Pending, Traffic
 
 Result = TypeVar("Result")
 
 
 class MPICarrier(Carrier):
-    """Carries arrays by MPI's own calls; subclasses know where memory comes from.
+    """Collective operations by MPI's own calls; subclasses provide memory.
 
     Parameters
     ----------
-    communicator : used by nothing else.
+    communicator : mpi4py.MPI.Comm
+        Used by nothing else.
     """
 
     def __init__(self, communicator: Any):
@@ -33,81 +35,81 @@ class MPICarrier(Carrier):
         self.rank, self.size, self.traffic = communicator.rank, communicator.size, Traffic()
 
     @abstractmethod
-    def _room(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> Any:
-        """An array of any content, the caller's for as long as it refers to it."""
+    def _scratch(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> Any:
+        """An uninitialised array, whose memory is reused once the caller drops it."""
 
-    def _add_rows(self, rows: Any, total: Any) -> None:
+    def _sum_rows(self, rows: Any, total: Any) -> None:
         """total (n,) = the sum of rows (size, n), row 0 first."""
         total[...] = rows[0]
         for row in rows[1:]:
             total += row
 
-    def _settle(self) -> None:
-        """What was asked for is in memory when this returns."""
+    def _synchronize(self) -> None:
+        """Wait until all arrays are in memory."""
 
     def start(self, transfer: Callable[..., Result], *arguments: Any) -> Pending[Result]:
-        """See `Carrier.start`: it is over when it has begun."""
+        """The transfer is over when this returns."""
         before = self.traffic.seconds
         done = Done(self._timed(transfer, *arguments))
         self.traffic.waited += self.traffic.seconds - before
         return done
 
     def _timed(self, transfer: Callable[..., Result], *arguments: Any) -> Result:
-        """What a transfer gives, with its time counted."""
+        """Run a transfer and count its time."""
         begun = time.perf_counter()
         result = transfer(*arguments)
         self.traffic.seconds += time.perf_counter() - begun
         return result
 
-    def gather(self, rows: Any, count: int) -> Any:
-        """See `Carrier.gather`."""
-        out = self._room(
+    def all_gather(self, rows: Any, count: int) -> Any:
+        out = self._scratch(
             f"gathered {rows.shape[1:]} {rows.dtype}", (count, *rows.shape[1:]), rows.dtype
         )
         counts = [len(share_of(count, rank, self.size)) for rank in range(self.size)]
-        self._settle()
-        self._mpi.Allgatherv(whole(rows), pieces(out, counts))
-        self.traffic.bytes += self.gather_bytes(count, out.nbytes // max(count, 1))
+        self._synchronize()
+        self._mpi.Allgatherv(buffer_of(rows), buffer_of_shares(out, counts))
+        self.traffic.bytes += self.all_gather_bytes(count, out.nbytes // max(count, 1))
         return out
 
-    def add_up(self, array: Any) -> Any:
-        """See `Carrier.add_up`: each process adds up its share of the elements."""
+    def all_reduce(self, array: Any) -> Any:
+        """Each process sums its share of the elements."""
         flat = array.reshape(-1)
         shares = [share_of(flat.size, rank, self.size) for rank in range(self.size)]
         mine, counts = shares[self.rank], [len(share) for share in shares]
-        rows = self._room("summands", (self.size, len(mine)), flat.dtype)
-        own_parts = pieces(flat, counts)
-        self._settle()
-        self._mpi.Alltoallv(own_parts, pieces(rows.reshape(-1), [len(mine)] * self.size))
-        self._add_rows(rows, flat[mine.start : mine.stop])
-        self._settle()
+        rows = self._scratch("summands", (self.size, len(mine)), flat.dtype)
+        own_parts = buffer_of_shares(flat, counts)
+        self._synchronize()
+        self._mpi.Alltoallv(own_parts, buffer_of_shares(rows.reshape(-1), [len(mine)] * self.size))
+        self._sum_rows(rows, flat[mine.start : mine.stop])
+        self._synchronize()
         self._mpi.Allgatherv(MPI.IN_PLACE, own_parts)
-        self.traffic.bytes += self.sum_bytes(flat.size, flat.itemsize)
+        self.traffic.bytes += self.all_reduce_bytes(flat.size, flat.itemsize)
         return array
 
 
 class HostCarrier(MPICarrier):
-    """NumPy arrays, carried by a thread of its own while others compute.
+    """NumPy arrays, carried by a separate thread while others compute.
 
     Parameters
     ----------
-    communicator : used by nothing else.
-    overlap : whether there is such a thread; without, a transfer is over when it has begun.
+    communicator : mpi4py.MPI.Comm
+        Used by nothing else.
+    overlap : bool
+        Whether there is such a thread; without it `start` runs the whole transfer.
     """
 
     def __init__(self, communicator: Any, overlap: bool = True):
         super().__init__(communicator)
         self._thread: ThreadPoolExecutor | None = None
-        # Of the transfers, which follow one another; its result is not to be kept in memory.
+        # The last transfer, by a weak reference so that its result is not kept in memory.
         self._last: Callable[[], Future[Any] | None] = lambda: None
         if overlap:
-            # Its sums are taken by itself alone: the other threads have work of their own.
+            # It computes sums alone: the other threads are busy.
             self._thread = ThreadPoolExecutor(
                 1, "carrier", initializer=numba.set_num_threads, initargs=(1,)
             )
 
     def start(self, transfer: Callable[..., Result], *arguments: Any) -> Pending[Result]:
-        """See `Carrier.start`."""
         if self._thread is None:
             return super().start(transfer, *arguments)
         pending = self._thread.submit(self._timed, transfer, *arguments)
@@ -116,29 +118,27 @@ class HostCarrier(MPICarrier):
 
     @property
     def idle(self) -> bool:
-        """See `Carrier.idle`."""
         last = self._last()
         return last is None or last.done()
 
-    def add_numbers(self, numbers: Sequence[Any]) -> list[Any]:
-        """See `Carrier.add_numbers`."""
+    def all_reduce_scalars(self, numbers: Sequence[Any]) -> list[Any]:
         mine = np.array(numbers, np.float64)
         rows = np.empty((self.size, len(numbers)), np.float64)
         self._mpi.Allgather(mine, rows)
         self.traffic.bytes += (self.size - 1) * mine.nbytes
         return [float(sum(column)) for column in rows.T]
 
-    def _room(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    def _scratch(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         return scratch(name, shape, dtype)
 
-    def _add_rows(self, rows: np.ndarray, total: np.ndarray) -> None:
+    def _sum_rows(self, rows: np.ndarray, total: np.ndarray) -> None:
         sum_rows(rows, total)
 
 
-def pieces(array: Any, counts: Sequence[int]) -> list[Any]:
-    """A buffer of MPI with so many rows for each process, one after the other.
+def buffer_of_shares(array: Any, counts: Sequence[int]) -> list[Any]:
+    """A buffer for MPI with consecutive rows for each process, by their counts.
 
-    Counted in elements, not in bytes: many an MPI counts to 2**31 only.
+    It is counted in elements, not in bytes: some MPI count to 2**31 only.
     """
     width = math.prod(array.shape[1:])
     sizes = [count * width for count in counts]
@@ -146,6 +146,6 @@ def pieces(array: Any, counts: Sequence[int]) -> list[Any]:
     return [array.reshape(-1), (sizes, starts), from_numpy_dtype(array.dtype)]
 
 
-def whole(array: Any) -> list[Any]:
-    """A C-contiguous array as a buffer of MPI."""
+def buffer_of(array: Any) -> list[Any]:
+    """A C-contiguous array as a buffer for MPI."""
     return [array.reshape(-1), from_numpy_dtype(array.dtype)]

@@ -70,7 +70,7 @@ def load_weights(
     forms = group.at_root(read)
     if not group.is_root:
         arrays = {name: np.empty(*form) for name, form in forms.items()}
-    group.spread([arrays[name] for name in forms])
+    group.broadcast_arrays([arrays[name] for name in forms])
     try:
         config = DLRMConfig.from_dict(shape)
         _check_shapes(config, arrays)  # before a model of any size is made

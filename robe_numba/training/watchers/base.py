@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from robe_numba.dlrm import DLRM
-    from robe_numba.parallel.exchange import Plan
+    from robe_numba.parallel.exchange import ExchangePlan
 
 
 class Watcher:
@@ -17,7 +17,7 @@ class Watcher:
     def begin(self, model: "DLRM", steps: int, done: int) -> None:
         """The run folder is there and the model is built; of so many steps so many are done."""
 
-    def exchanging(self, plan: "Plan") -> None:
+    def exchanging(self, plan: "ExchangePlan") -> None:
         """What processes that train together will bring each other."""
 
     def epoch(self, epoch: int) -> None:
@@ -57,7 +57,7 @@ class Watchers(Watcher):
         for watcher in self._watchers:
             watcher.begin(model, steps, done)
 
-    def exchanging(self, plan: "Plan") -> None:
+    def exchanging(self, plan: "ExchangePlan") -> None:
         """See `Watcher.exchanging`."""
         for watcher in self._watchers:
             watcher.exchanging(plan)
