@@ -132,7 +132,7 @@ def _config(
     output: Path, resume: bool, settings: dict[str, Any], given: dict[str, Any]
 ) -> "ResolvedConfig":
     """The settings of a new run, or of the run to resume with those that were given changed."""
-    if resume and training.RunFolder.stands_in(output):
+    if resume and training.RunFolder.exists_at(output):
         return _changed(training.RunFolder(output), given)
     return training.TrainingConfig(**settings).resolved()
 

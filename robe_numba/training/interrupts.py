@@ -1,4 +1,4 @@
-"""Ctrl-C between steps: a step is done or not begun, never half done."""
+"""Ctrl-C between steps: a step is either complete or not started."""
 
 import signal
 import threading
@@ -9,14 +9,19 @@ from typing import Any
 
 @contextmanager
 def deferred_interrupt() -> Iterator[Callable[[], None]]:
-    """Hold Ctrl-C back within the block, until the yielded function is called at a good place.
+    """Defer Ctrl-C within the block until the yielded function is called between two steps.
 
-    That function raises KeyboardInterrupt if Ctrl-C was pressed since. A second Ctrl-C does not
-    wait. Off the main thread, where Python delivers no signals, nothing is held back.
+    A second Ctrl-C is not deferred. Outside the main thread, where Python delivers no signals,
+    nothing is deferred.
+
+    Yields
+    ------
+    function
+        Raises KeyboardInterrupt if Ctrl-C was pressed.
     """
     pressed = threading.Event()
 
-    def note(number: int, frame: Any) -> None:
+    def press(number: int, frame: Any) -> None:
         if pressed.is_set():
             raise KeyboardInterrupt
         pressed.set()
@@ -28,7 +33,7 @@ def deferred_interrupt() -> Iterator[Callable[[], None]]:
     if threading.current_thread() is not threading.main_thread():
         yield check
         return
-    previous = signal.signal(signal.SIGINT, note)
+    previous = signal.signal(signal.SIGINT, press)
     try:
         yield check
     finally:

@@ -3,18 +3,14 @@
 import json
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import numba
 import numpy as np
 
 from data_tools import Dataset, Split
-from data_tools.storage.atomic import remove_temporary
-from data_tools.storage.locks import alone_in
 from robe_numba import __version__
-from robe_numba.dlrm import DLRM
 from robe_numba.dlrm.backends import backend_for
 from robe_numba.parallel.data_parallel import check_batch_size
 from robe_numba.parallel.group import Alone, Group
@@ -23,10 +19,9 @@ from robe_numba.training.config import ResolvedConfig, TrainingConfig
 from robe_numba.training.interrupts import deferred_interrupt
 from robe_numba.training.learner import AgreedStop, Learner
 from robe_numba.training.model_builder import build_model, needs_vocabulary, training_vocabulary
-from robe_numba.training.run.checkpoints import Standing
 from robe_numba.training.run.dataset_facts import dataset_facts
 from robe_numba.training.run.folder import RunFolder
-from robe_numba.training.stopping import check_stopping
+from robe_numba.training.run.root_only import RootOnlyRun
 from robe_numba.training.watchers.base import Watcher
 
 CHECKPOINT_SECONDS = 600.0
@@ -37,7 +32,8 @@ class TrainingInterrupted(KeyboardInterrupt):
 
     Attributes
     ----------
-    run : RunFolder   What was left; its weights can be scored, and it can be gone on with.
+    run : RunFolder
+        The run so far: its weights can be scored, and it can be resumed.
     """
 
     def __init__(self, run: RunFolder):
@@ -45,18 +41,34 @@ class TrainingInterrupted(KeyboardInterrupt):
         self.run = run
 
     def __str__(self) -> str:
-        return f"{self.run.path} was interrupted; --resume goes on"
+        return f"{self.run.path} was interrupted; --resume continues"
 
 
 @contextmanager
 def computing(device: str, threads: int | None = None, group: Group | None = None) -> Iterator[int]:
-    """Within the block, run a device's models: "cpu" on at most so many threads, None changing
-    nothing; "cuda" on a stream of their own. Processes of a group that are on one machine share its
-    cores out, where `threads` is None, and its GPUs. Yields the number of threads.
+    """Set up a device for models within the block: threads of the CPU, or a stream of a GPU.
+
+    Processes of a group that are on one machine share its GPUs, and its cores where `threads` is
+    None.
+
+    Parameters
+    ----------
+    device : str
+        "cpu" or "cuda".
+    threads : int, optional
+        Most threads; by default Numba's number of threads, or this process's share.
+    group : Group, optional
+        The processes.
+
+    Yields
+    ------
+    int
+        The number of threads.
 
     Raises
     ------
-    ValueError, ImportError, OSError : no such device, or not on this machine.
+    ValueError, ImportError, OSError
+        The device is unknown, or not available on this machine.
     """
     backend, before = backend_for(device), numba.get_num_threads()
     group = group or Alone()
@@ -90,95 +102,117 @@ def train(
 
     model.safetensors holds the weights of the best validation AUC so far, or the latest weights
     where AUC is not defined. The same dataset, config, number of processes and machine give the
-    same bytes, for any number of threads, and however often the run was killed and gone on with.
+    same bytes, for any number of threads, and however often the run was killed and resumed.
 
     Parameters
     ----------
-    dataset : labelled.
-    config : all settings.
-    output : folder to make.
-    threads : None takes all cores, or a fair share where other processes use them too.
-    vocabulary : distinct ids of the training rows, where the caller has them already.
-    watcher : is told of each step and evaluation.
-    overwrite : replace a run that stands in `output`.
-    resume : go on with a run that stands in `output`, from its last checkpoint; a run that is
-        finished is returned as it is, and where none stands one is begun. Settings that decide
-        steps to come (`robe_numba.training.settings.RESUMABLE`) may differ from those before.
-    use_previous : where the last checkpoint is damaged, take the one before it.
-    checkpoint_seconds : between checkpoints, 0 for one after each step; None writes none.
-    group : processes that train together, all of which call this (see `robe_numba.parallel`). The
-        batches are those of a single process and each process takes its share of every one. The
-        one of rank 0 alone uses `output` and should be given a watcher.
+    dataset : Dataset
+        Labelled.
+    config : TrainingConfig
+        All settings.
+    output : path
+        Folder to make.
+    threads : int, optional
+        By default all cores, or a fair share if other processes of the group use them too.
+    vocabulary : list of ndarray, optional
+        Distinct ids of the training rows, if they are known already.
+    watcher : Watcher, optional
+        Is told of each step and evaluation.
+    overwrite : bool
+        Replace a run in `output`.
+    resume : bool
+        Resume the run in `output` from its last checkpoint. A finished run is returned as it is; if
+        there is no run, one is started. Settings that only affect later steps
+        (`robe_numba.training.settings.RESUMABLE`) may differ from those before.
+    use_previous : bool
+        If the last checkpoint is damaged, use the one before it.
+    checkpoint_seconds : float, optional
+        Time between checkpoints, 0 for one after each step; None writes none.
+    group : Group, optional
+        Processes that train together, all of which call this (see `robe_numba.parallel`). The
+        batches are those of a single process, and each process takes its share of every batch.
+        Rank 0 alone uses `output`, and should be given a watcher.
 
     Returns
     -------
-    the run; its last metrics record has the test metrics of the weights that were kept.
+    RunFolder
+        Its last metrics record has the test metrics of the best weights.
 
     Raises
     ------
-    ValueError : the dataset has no labels or no training rows, or a setting does not fit it (such
-        as patience, if the validation rows have no AUC); not the run that is to be gone on with,
-        or a file of it is damaged; or processes were asked for different things.
-    CheckpointError : the checkpoint is damaged or of another run.
-    FileExistsError : `output` is not empty, or cannot be a folder.
-    ImportError, OSError : the device cannot be used, or a file cannot be read or written; or what
-        is to be written in `output` is a symbolic link there.
-    TrainingError : loss, scores or weights are not finite. What was saved before stays.
-    TrainingInterrupted : Ctrl-C; the run has the best weights so far, or the latest, and a
-        checkpoint.
+    ValueError
+        The dataset has no labels or no training rows; a setting does not fit it (such as patience,
+        if the validation rows have no AUC); the run cannot be resumed with these settings, or one
+        of its files is damaged; or the processes were given different arguments.
+    CheckpointError
+        The checkpoint is damaged or of another run.
+    FileExistsError
+        `output` is not empty, or cannot be a folder.
+    ImportError, OSError
+        The device cannot be used; a file cannot be read or written; or a file that is to be
+        written is a symbolic link.
+    TrainingError
+        Loss, scores or weights are not finite. What was saved before is kept.
+    TrainingInterrupted
+        Ctrl-C; the run has the best weights so far, or the latest, and a checkpoint.
     """
     group = group or Alone()
-    config = replace(config.resolved(), ranks=group.size)
+    resolved = replace(config.resolved(), ranks=group.size)
     watcher = watcher or Watcher()
-    split = _training_rows(dataset, config)
-    check_alike(group, dataset, config)
-    check_batch_size(config.batch_size, group.size)
-    resumed = group.at_root(lambda: _standing_run(output, dataset, config, overwrite, resume))
-    if resumed is not None and group.at_root(lambda: resumed.finished):
-        group.at_root(resumed.check_model)
-        group.at_root(resumed.checkpoints.remove)
-        return resumed
-    group.at_root(lambda: check_stopping(dataset, config, resumed))
-    with computing(config.device, threads, group) as threads:
-        # All count if one has to.
-        if needs_vocabulary(config) and group.all_max(vocabulary is None):
-            vocabulary = training_vocabulary(dataset, config, watcher.counting, group)
-        model = build_model(dataset, config, vocabulary, threads)
-        with ExitStack() as held:
-            group.at_root(lambda: held.enter_context(alone_in(Path(output))))
-            run, standing = group.at_root(
-                lambda: _begin(resumed, model, dataset, config, output, overwrite, use_previous)
-            )
-            group.broadcast_arrays(list((model.parameters() | model.state()).values()))
-            learner = Learner(
-                dataset, config, model, run, group, watcher, threads, checkpoint_seconds, standing
-            )
-            status = "aborted"
-            try:
-                with deferred_interrupt() as check_interrupt:
-                    learner.learn(split, check_interrupt)
-                status = "success"
-                learner.test()
-            except KeyboardInterrupt as error:
-                if group.size > 1 and not isinstance(error, AgreedStop):
-                    raise  # the others do not know of it
-                group.at_root(lambda: None if run.has_model else run.save_model(model))
-                raise TrainingInterrupted(run) from None
-            finally:
-                watcher.end(status)
-            group.at_root(run.checkpoints.remove)
-    return run
+    rows = _training_rows(dataset, resolved)
+    check_alike(group, dataset, resolved)
+    check_batch_size(resolved.batch_size, group.size)
+    run = RootOnlyRun(output, resolved, dataset, group)
+    finished = run.open(overwrite, resume)
+    if finished is not None:
+        return finished
+    with computing(resolved.device, threads, group) as threads:
+        # All processes count ids if one has to.
+        if needs_vocabulary(resolved) and group.all_max(vocabulary is None):
+            vocabulary = training_vocabulary(dataset, resolved, watcher.counting, group)
+        model = build_model(dataset, resolved, vocabulary, threads)
+        with run.begun(model, overwrite, use_previous) as state:
+            _learn(Learner(dataset, rows, model, run, watcher, threads, checkpoint_seconds, state))
+            run.finish()
+    return run.folder
+
+
+def _learn(learner: Learner) -> None:
+    """Train and test; at Ctrl-C leave a run that can be scored and resumed."""
+    run, status = learner.run, "aborted"
+    try:
+        with deferred_interrupt() as check_interrupt:
+            learner.learn(check_interrupt)
+        status = "success"
+        learner.test()
+    except KeyboardInterrupt as error:
+        if run.group.size > 1 and not isinstance(error, AgreedStop):
+            raise  # the other processes do not know of it
+        run.save_first_model(learner.model)
+        raise TrainingInterrupted(run.folder) from None
+    finally:
+        learner.watcher.end(status)
 
 
 def check_alike(group: Group, dataset: Dataset, config: TrainingConfig | None = None) -> None:
-    """Require that all processes were asked for the same, and have the same software.
+    """Require that all processes have the same arguments and software.
+
+    Parameters
+    ----------
+    group : Group
+        The processes.
+    dataset : Dataset
+        Of this process.
+    config : TrainingConfig, optional
+        Settings of this process.
 
     Raises
     ------
-    ValueError : in all processes; the message names those that differ, and in what.
+    ValueError
+        In all processes; the message names the ranks that differ, and in what.
     """
     facts = {
-        "versions": [__version__, np.__version__],  # NumPy's: all draw the same permutations
+        "versions": [__version__, np.__version__],  # NumPy's: all must draw the same permutations
         "settings": None if config is None else config.to_dict(),
         "dataset": dataset_facts(dataset),
     }
@@ -187,33 +221,9 @@ def check_alike(group: Group, dataset: Dataset, config: TrainingConfig | None = 
     if wrong:
         raise ValueError(
             f"the processes must have the same versions of robe_numba and NumPy, settings and "
-            f"dataset. Others than the rest: {'; '.join(wrong)}. Start all alike, with data that "
-            f"all see"
+            f"dataset. Ranks that differ from the rest: {'; '.join(wrong)}. Start all with the "
+            f"same command, on data that all can read"
         )
-
-
-def _standing_run(
-    output: str | os.PathLike[str],
-    dataset: Dataset,
-    config: ResolvedConfig,
-    overwrite: bool,
-    resume: bool,
-) -> RunFolder | None:
-    """The run to go on with; None where one is to begin."""
-    if not (resume and RunFolder.stands_in(output)):
-        RunFolder.check_free(output, overwrite)
-        RunFolder.check_links(output)
-        return None
-    RunFolder.check_links(output)
-    run = RunFolder(output)
-    changes = run.changed(config, dataset)
-    changes = {name: new for name, new in changes.items() if name not in ("ranks", "exchange")}
-    if run.finished and changes:  # but for those, which matter no more
-        raise ValueError(
-            f"{output} is finished and cannot go on with another {', '.join(changes)}; choose "
-            f"another output"
-        )
-    return run
 
 
 def _training_rows(dataset: Dataset, config: ResolvedConfig) -> Split:
@@ -226,26 +236,3 @@ def _training_rows(dataset: Dataset, config: ResolvedConfig) -> Split:
             f"no training rows: {dataset.num_rows} rows, split by {config.split_by}{shares}"
         )
     return split
-
-
-def _begin(
-    resumed: RunFolder | None,
-    model: DLRM,
-    dataset: Dataset,
-    config: ResolvedConfig,
-    output: str | os.PathLike[str],
-    overwrite: bool,
-    use_previous: bool,
-) -> tuple[RunFolder, Standing]:
-    """The run folder and where the run is, with the model in that state."""
-    if resumed is None:
-        return RunFolder.create(output, config, dataset, model, overwrite), Standing()
-    if resumed.finished:
-        raise BlockingIOError(f"{output} has just been finished by another process")
-    remove_temporary(resumed.path)
-    standing = resumed.load_checkpoint(model, use_previous)
-    changes = resumed.changed(config, dataset)
-    if changes:
-        resumed.change(config, standing.step, changes)
-    standing.records = resumed.restore(standing.records, standing.step)
-    return resumed, standing

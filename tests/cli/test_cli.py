@@ -249,7 +249,7 @@ def test_ctrl_c_leaves_a_usable_checkpoint_and_the_run_goes_on(work):
     assert (run / "report.html").is_file()
     # What is not said again is as it was; one epoch is over, so nothing but the test is left.
     text = robe("train", work / "data", "-o", run, "--seed", 1, "--resume", code=1)
-    assert "begun with seed 0 (given: 1)" in text
+    assert "started with seed 0 (given: 1)" in text
     assert "test rows 500" in robe("train", work / "data", "-o", run, "--resume", "--epochs", 1)
     settings = json.loads((run / "config.json").read_text())["training"]
     assert (settings["lr"], settings["batch_size"], settings["epochs"]) == (0.02, 256, 1)

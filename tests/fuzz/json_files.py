@@ -27,7 +27,7 @@ with harness.guided(__name__):
     from robe_numba.dlrm import DLRM, DLRMConfig, make_embedding
     from robe_numba.spec import RobeSpec, TableSpec
     from robe_numba.training.config import TrainingConfig
-    from robe_numba.training.run.checkpoints import CheckpointError, Standing, _read_state
+    from robe_numba.training.run.checkpoints import CheckpointError, TrainingState, _read_state
     from robe_numba.training.run.config_file import new_config, read_config, write_config
     from robe_numba.training.run.metrics_file import read_records
 
@@ -164,7 +164,7 @@ def read_metrics(content: bytes, folder: Path) -> None:
 def state_target(folder: Path) -> Target:
     """The state.json of a checkpoint, whose digest is that of its text, damaged or not."""
     document = {
-        "format": "robe checkpoint 1", "run": "r", "arrays": "d", **as_document(Standing())
+        "format": "robe checkpoint 1", "run": "r", "arrays": "d", **as_document(TrainingState())
     }  # fmt: skip
     path = folder / "state.json"
 

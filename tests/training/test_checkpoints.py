@@ -253,7 +253,7 @@ def test_the_checkpoint_of_another_run_is_refused(dataset, tmp_path, stopped_twi
 
 
 def test_other_settings_and_other_data_are_refused(dataset, tmp_path, stopped_twice):
-    with pytest.raises(ValueError, match=r"begun with seed 0 \(given: 1\)"):
+    with pytest.raises(ValueError, match=r"started with seed 0 \(given: 1\)"):
         train(dataset, config(seed=1), stopped_twice, resume=True)
     Generator(seed=6, scale=0.001).write(tmp_path / "other.tsv", 2500)
     data_tools.ingest(tmp_path / "other.tsv", tmp_path / "other")
@@ -302,12 +302,12 @@ def test_a_loss_that_is_no_number_stops_there_and_the_run_goes_on_with_less(data
     with pytest.raises(TrainingError) as error:
         train(dataset, config(), folder, watcher=Poison(), checkpoint_seconds=None)
     assert "the loss of step 11 is nan, at batch 2 of epoch 1 (counted from 0)" in str(error.value)
-    assert "--overwrite begins anew" in str(error.value)
+    assert "--overwrite starts again" in str(error.value)
 
     # With checkpoints after every step, weights that are no numbers are found at once.
     with pytest.raises(TrainingError, match=r"after step 10 .* not finite") as error:
         train(dataset, config(), folder, watcher=Poison(), overwrite=True, checkpoint_seconds=0)
-    assert "goes on from the checkpoint of step 9" in str(error.value)
+    assert "continues from the checkpoint of step 9" in str(error.value)
     assert RunFolder(folder).checkpoints.steps() == [9, 8]
 
     run = train(dataset, config(lr=0.01, embedding_lr=0.005), folder, resume=True)
@@ -407,4 +407,4 @@ def test_overwriting_may_be_interrupted_anywhere(dataset, tmp_path, monkeypatch,
         assert weights(run) == weights(expected)
         assert records(run) == records(expected)
     assert [calls for calls, _ in refusals] == ([0] if finished else [])
-    assert all("is finished and cannot go on" in text for _, text in refusals)
+    assert all("is finished and cannot be resumed" in text for _, text in refusals)

@@ -9,7 +9,6 @@ import shutil
 import numpy as np
 import pytest
 
-from robe_numba.parallel.group import Alone
 from robe_numba.training import (
     RunFolder,
     TrainingConfig,
@@ -20,7 +19,8 @@ from robe_numba.training import (
     write_report,
 )
 from robe_numba.training.run import checkpoints
-from robe_numba.training.run.weights import load_weights, save_weights
+from robe_numba.training.run.resume import restore_records
+from robe_numba.training.run.weights import model_from_weights, read_weights, save_weights
 from robe_numba.training.sweeps.comparison import compare
 from tests.training.test_checkpoints import SIZES, die_at_call, records, stopped, weights
 
@@ -247,8 +247,8 @@ def test_models_of_elsewhere_are_loaded_without_digests(dataset, tmp_path):
     model = build_model(dataset, settings, training_vocabulary(dataset, settings))
     save_weights(model, tmp_path / "weights.safetensors")
     shape, embedding = model.config.to_dict(), model.embedding.describe()
-    place = (tmp_path / "weights.safetensors", shape, embedding, None, "cpu", Alone())
-    loaded = load_weights(*place)
+    path = tmp_path / "weights.safetensors"
+    loaded = model_from_weights(path, read_weights(path), shape, embedding, None, "cpu")
     for name, array in model.parameters().items():
         np.testing.assert_array_equal(loaded.parameters()[name], array)
 
@@ -388,7 +388,7 @@ def test_damaged_changes_are_an_error_that_names_the_config(unfinished, dataset,
     whole = json.loads(path.read_text())
     for text in damages({"changes": [{"step": 3, "changed": {"lr": 0.5}}]}):
         path.write_bytes(json.dumps(whole).encode()[:-1] + b", " + text[1:])
-        message = refusal(lambda: RunFolder(folder).restore([], 5))
+        message = refusal(lambda: restore_records(RunFolder(folder), [], 5))
         assert message is None or "config.json" in message
 
 

@@ -1,11 +1,11 @@
-"""Checkpoints: everything that a run needs to go on as if it had never stopped.
+"""Checkpoints: everything that a run needs to continue as if it had never stopped.
 
 checkpoints/step-000000012345/state.json          where the run is, and digests
-checkpoints/step-000000012345/state.safetensors   weights and what the optimizers remember
-checkpoints/step-000000012345/best.safetensors    model.safetensors as it was, another name of it
+checkpoints/step-000000012345/state.safetensors   weights and optimizer state
+checkpoints/step-000000012345/best.safetensors    model.safetensors of that time, as a hard link
 
-A checkpoint is written aside, flushed to the disk and then renamed: under its name it is whole. The
-last two are kept. Nothing is pickled.
+A checkpoint is written under another name, flushed to the disk and then renamed, so that it is
+complete under its own. The last two are kept. Nothing is pickled.
 """
 
 import json
@@ -35,22 +35,29 @@ KEPT = 2
 
 
 class CheckpointError(ValueError):
-    """A checkpoint cannot be used; the message says why, and what can be done."""
+    """A checkpoint cannot be used; the message says why, and what to do."""
 
 
 @dataclass
-class Standing:
+class TrainingState:
     """Where a run is, apart from weights and optimizer state.
 
     Parameters
     ----------
-    step : steps done. Epoch and batch follow from it, and the order of rows from the settings.
-    loss_sum, losses : sum and number of the losses since the last evaluation.
-    seconds : spent so far.
-    best : validation AUC of the weights in model.safetensors.
-    best_digest : of that file; None while there is none.
-    waited : evaluations since then.
-    records : metrics.jsonl so far.
+    step : int
+        Steps done. Epoch and batch follow from it, and the order of rows from the settings.
+    loss_sum, losses : float, int
+        Sum and number of the losses since the last evaluation.
+    seconds : float
+        Spent so far.
+    best : float, optional
+        Validation AUC of the weights in model.safetensors.
+    best_digest : str, optional
+        Of that file; None if there is none yet.
+    waited : int
+        Evaluations since the best one.
+    records : list of dict
+        metrics.jsonl so far.
     """
 
     step: int = 0
@@ -68,8 +75,10 @@ class Checkpoints:
 
     Parameters
     ----------
-    folder : where they are.
-    run : what a checkpoint must have been written for, ready for JSON: settings and data.
+    folder : Path
+        Where they are.
+    run : mapping
+        Settings and dataset, ready for JSON; a checkpoint of others is refused.
     """
 
     def __init__(self, folder: Path, run: Mapping[str, Any]):
@@ -77,7 +86,7 @@ class Checkpoints:
         self._run = _digest(json.dumps(run, sort_keys=True).encode())
 
     def steps(self) -> list[int]:
-        """Steps of the checkpoints that are there, the latest first."""
+        """Steps of the existing checkpoints, the latest first."""
         names = (path.name for path in self.folder.glob(f"step-{'[0-9]' * 12}"))
         return sorted((int(name.removeprefix("step-")) for name in names), reverse=True)
 
@@ -85,15 +94,24 @@ class Checkpoints:
         """The folder of a checkpoint."""
         return self.folder / f"step-{step:012d}"
 
-    def write(self, model: DLRM, standing: Standing, best: Path) -> None:
-        """Write a checkpoint, and remove all but the last ones and those of later steps.
+    def write(self, model: DLRM, state: TrainingState, best: Path) -> None:
+        """Write a checkpoint, then remove those of later steps and all but the last two.
 
-        `best` is model.safetensors, which is taken along if the standing has its digest.
+        Parameters
+        ----------
+        model : DLRM
+            In the state to save.
+        state : TrainingState
+            Where the run is.
+        best : Path
+            model.safetensors, which is linked if `state` has its digest.
 
         Raises
         ------
-        FloatingPointError : a weight is not finite; such a checkpoint would be of no use.
-        OSError : it could not be written, on a full disk for instance. Earlier ones stay.
+        FloatingPointError
+            A weight is not finite; such a checkpoint would be of no use.
+        OSError
+            It could not be written, for instance on a full disk. Earlier ones are kept.
         """
         arrays = {name: to_numpy(a) for name, a in (model.parameters() | model.state()).items()}
         for name, array in arrays.items():
@@ -106,15 +124,15 @@ class Checkpoints:
         try:
             save_file(arrays, aside / ARRAYS)
             digest = digest_of(aside / ARRAYS)
-            if standing.best_digest is not None:
+            if state.best_digest is not None:
                 link(best, aside / BEST)
-            facts = {"format": FORMAT, "run": self._run, "arrays": digest, **asdict(standing)}
+            facts = {"format": FORMAT, "run": self._run, "arrays": digest, **asdict(state)}
             text = json.dumps(facts)
             (aside / STATE).write_text(f"{text}\n{_digest(text.encode())}\n", encoding="utf-8")
             for path in (aside / ARRAYS, aside / STATE, aside):
                 flush(path)
-            target = self.path(standing.step)
-            remove(target)  # one that was passed over as damaged
+            target = self.path(state.step)
+            remove(target)  # a damaged one that was skipped
             os.rename(aside, target)
             flush(self.folder)
         except SafetensorError as error:  # a full disk, most likely
@@ -122,26 +140,30 @@ class Checkpoints:
         finally:
             shutil.rmtree(aside, ignore_errors=True)
         steps = self.steps()
-        kept = [step for step in steps if step <= standing.step][:KEPT]
+        kept = [step for step in steps if step <= state.step][:KEPT]
         for step in set(steps) - set(kept):
             remove(self.path(step))
 
-    def load(self, model: DLRM, use_previous: bool = False) -> Standing:
-        """Put a model into the state of the latest checkpoint, and say where the run was.
+    def load(self, model: DLRM, use_previous: bool = False) -> TrainingState:
+        """Put a model into the state of the latest checkpoint.
 
         Parameters
         ----------
-        model : of the run's settings; not touched unless the whole checkpoint is good.
-        use_previous : where the latest cannot be used, take the one before it.
+        model : DLRM
+            Of the run's settings; not changed unless the whole checkpoint is good.
+        use_previous : bool
+            If the latest cannot be used, use the one before it.
 
         Returns
         -------
-        the standing; of step 0 where there is no checkpoint.
+        TrainingState
+            Of step 0 if there is no checkpoint.
 
         Raises
         ------
-        CheckpointError : it is damaged, truncated or of another run, and the one before it is not
-            to be used or no better.
+        CheckpointError
+            It is damaged, truncated or of another run, and the one before it is not to be used, or
+            cannot be used either.
         """
         steps = self.steps()
         for position, step in enumerate(steps):
@@ -152,33 +174,33 @@ class Checkpoints:
                 if use_previous and others:
                     continue
                 remedy = (
-                    f"pass --use-previous to go on from the one before it, of step {others[0]:,}"
+                    f"pass --use-previous to continue from the one before it, of step {others[0]:,}"
                     if others
                     else "there is none before it; train again with --overwrite"
                 )
                 raise CheckpointError(f"{error}; {remedy}") from None
-        return Standing()
+        return TrainingState()
 
-    def _load(self, step: int, model: DLRM) -> Standing:
+    def _load(self, step: int, model: DLRM) -> TrainingState:
         path = self.path(step)
         facts = _read_state(path / STATE)
         run, digest = facts.pop("run", None), facts.pop("arrays", None)
-        standing = convert(facts, Standing, str(path / STATE), OTHERWISE, CheckpointError)
+        state = convert(facts, TrainingState, str(path / STATE), OTHERWISE, CheckpointError)
         if run != self._run:
             raise CheckpointError(f"{path} is of a run with other settings or other data")
-        if standing.step != step:
-            raise CheckpointError(f"{path} holds step {standing.step}; it was renamed")
+        if state.step != step:
+            raise CheckpointError(f"{path} holds step {state.step}; it was renamed")
         _check_digest(path / ARRAYS, digest)
-        if standing.best_digest is not None:
-            _check_digest(path / BEST, standing.best_digest)
+        if state.best_digest is not None:
+            _check_digest(path / BEST, state.best_digest)
         try:
             model.load(load_file(path / ARRAYS))
         except (SafetensorError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path / ARRAYS} does not fit the model ({error})") from None
-        return standing
+        return state
 
     def remove(self) -> None:
-        """Remove all, once the run is finished."""
+        """Remove all checkpoints, once the run is finished."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -210,8 +232,8 @@ def _check_digest(path: Path, expected: str) -> None:
 
 
 def link(path: Path, target: Path) -> None:
-    """The same file under another name; it is never written to, only replaced."""
+    """Give a file another name. It is never written to, only replaced."""
     try:
         os.link(path, target)
-    except OSError:  # of a file system without links
+    except OSError:  # the file system has no hard links
         shutil.copyfile(path, target)

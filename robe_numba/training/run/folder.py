@@ -1,29 +1,28 @@
-"""A run on disk: settings, metrics as they came, and the weights.
+"""The folder of a run.
 
 config.json         settings, model shape, how embeddings are read, the dataset, digests
 metrics.jsonl       one record per evaluation, the test record last
-model.safetensors   weights (and, for the kinds that number ids, the known ids)
-checkpoints/        of a run that is not finished, see `robe_numba.training.run.checkpoints`
+model.safetensors   weights (and the known ids, for the kinds that number them)
+checkpoints/        until the run is finished, see `robe_numba.training.run.checkpoints`
 report.html         curves and a table
 """
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+
 from data_tools import Dataset
 from data_tools.storage.atomic import is_temporary, remove, remove_temporary
-from data_tools.storage.checksums import digest_of
 from data_tools.storage.own_files import check_no_link
 from data_tools.storage.paths import check_folder, check_room_for_folder
 from robe_numba.dlrm import DLRM
 from robe_numba.parallel.group import Alone, Group
 from robe_numba.training.config import ResolvedConfig
-from robe_numba.training.run.checkpoints import BEST, Checkpoints, Standing, link
+from robe_numba.training.run.checkpoints import Checkpoints
 from robe_numba.training.run.config_file import (
     CONFIG,
-    FORMAT,
     WITHOUT_DIGESTS,
     DamagedRunError,
     NotARunError,
@@ -32,15 +31,15 @@ from robe_numba.training.run.config_file import (
     write_config,
 )
 from robe_numba.training.run.dataset_facts import PREPARATION, dataset_facts
-from robe_numba.training.run.metrics_file import append_record, read_records, write_records
+from robe_numba.training.run.metrics_file import append_record, read_records
 from robe_numba.training.run.model_file import check_model, replacing_model
-from robe_numba.training.run.weights import load_weights, write_weights
+from robe_numba.training.run.weights import model_from_weights, read_weights, write_weights
 from robe_numba.training.settings import RESUMABLE
 from robe_numba.training.watchers import mlperf, tensorboard
 
 METRICS, MODEL, REPORT = "metrics.jsonl", "model.safetensors", "report.html"
 CHECKPOINTS = "checkpoints"
-# All that we make in the folder of a run.
+# Everything that training writes in the folder of a run.
 OWN = (CONFIG, METRICS, MODEL, REPORT, CHECKPOINTS, mlperf.NAME, tensorboard.NAME)
 
 
@@ -49,12 +48,22 @@ class RunFolder:
 
     Parameters
     ----------
-    path : the folder.
+    path : path
+        The folder.
+
+    Attributes
+    ----------
+    path : Path
+        The folder.
+    config : dict
+        The content of config.json.
 
     Raises
     ------
-    FileNotFoundError, NotADirectoryError : it is no run folder.
-    ValueError : its config.json is damaged (`DamagedRunError`) or another program's.
+    FileNotFoundError, NotADirectoryError
+        It is not a run folder.
+    ValueError
+        Its config.json is damaged (`DamagedRunError`) or another program's.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
@@ -68,13 +77,15 @@ class RunFolder:
         self.config = read_config(self.path / CONFIG)
 
     @classmethod
-    def stands_in(cls, path: str | os.PathLike[str]) -> bool:
-        """Whether a run stands in `path`; False where nothing does.
+    def exists_at(cls, path: str | os.PathLike[str]) -> bool:
+        """Whether `path` has a run; False if it has nothing.
 
         Raises
         ------
-        FileExistsError : something else does.
-        ValueError : a run whose config.json is damaged.
+        FileExistsError
+            It has something else.
+        ValueError
+            It has a run whose config.json is damaged.
         """
         folder = Path(path)
         check_room_for_folder(folder)
@@ -86,10 +97,10 @@ class RunFolder:
         try:
             cls(folder)
         except (FileNotFoundError, NotARunError) as error:
-            why = f"{folder / CONFIG} is not of one" if isinstance(error, NotARunError) else ""
+            foreign = isinstance(error, NotARunError)
+            why = f"its {CONFIG} is another program's" if foreign else f"it has no {CONFIG}"
             raise FileExistsError(
-                f"{folder} is there and is not a run ({why or f'it has no {CONFIG}'}); choose "
-                f"another output"
+                f"{folder} exists and is not a run ({why}); choose another output"
             ) from None
         return True
 
@@ -99,28 +110,31 @@ class RunFolder:
 
         Raises
         ------
-        FileExistsError : something stands there that is not a run to be overwritten.
-        ValueError : a damaged run does, and is not to be overwritten.
+        FileExistsError
+            It has something other than a run to be overwritten.
+        ValueError
+            It has a damaged run that is not to be overwritten.
         """
         try:
-            stands = cls.stands_in(path)
+            exists = cls.exists_at(path)
         except DamagedRunError:
             if not overwrite:
                 raise
             return
-        if stands and not overwrite:
+        if exists and not overwrite:
             raise FileExistsError(
-                f"{path} holds a run; choose another output, or pass --resume to go on with it, or "
+                f"{path} holds a run; choose another output, or pass --resume to continue it, or "
                 f"--overwrite to replace it"
             )
 
     @staticmethod
     def check_links(path: str | os.PathLike[str]) -> None:
-        """Require that nothing in the folder of a run is a symbolic link that we would write to.
+        """Require that no file to be written in a run folder is a symbolic link.
 
         Raises
         ------
-        OSError : something is; the folder itself may be a link.
+        OSError
+            One is. (The folder itself may be a link.)
         """
         for name in OWN:
             check_no_link(Path(path) / name)
@@ -134,20 +148,22 @@ class RunFolder:
         model: DLRM,
         overwrite: bool = False,
     ) -> Self:
-        """Begin a run: the folder with its config.json and no metrics yet.
+        """Start a run: make the folder, with its config.json and no metrics yet.
 
         Raises
         ------
-        FileExistsError, ValueError : as `check_free`.
-        OSError : as `check_links`.
+        FileExistsError, ValueError
+            As `check_free`.
+        OSError
+            As `check_links`.
         """
         cls.check_free(path, overwrite)
         cls.check_links(path)
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
         remove_temporary(folder)
-        # What an interrupted overwriting leaves must never pass for progress of the new run: the
-        # checkpoints go at once, then the metrics, and the new settings come last.
+        # An interrupted overwrite must leave nothing that looks like progress of the new run: the
+        # checkpoints are removed at once, then the metrics; the new settings are written last.
         if (folder / CHECKPOINTS).exists():
             os.rename(folder / CHECKPOINTS, folder / f".{CHECKPOINTS}.tmp")
         for name in (METRICS, MODEL, REPORT, mlperf.NAME, tensorboard.NAME):
@@ -156,82 +172,21 @@ class RunFolder:
         remove_temporary(folder)
         return cls(folder)
 
-    def changed(self, training: ResolvedConfig, dataset: Dataset) -> dict[str, Any]:
-        """Settings that differ from those of this run, with their new values.
-
-        Raises
-        ------
-        ValueError : a run cannot go on with them, or the dataset is not its own.
-        """
-        old, new = self.config["training"], training.to_dict()
-        changes = {name: new[name] for name in new if new[name] != old.get(name)}
-        fixed = [name for name in changes if name not in RESUMABLE]
-        if fixed:
-            words = ", ".join(f"{name} {old.get(name)} (given: {new[name]})" for name in fixed)
-            raise ValueError(
-                f"{self.path} was begun with {words}; go on with the same, choose another output, "
-                f"or pass --overwrite instead of --resume"
-            )
-        if not self.is_own(dataset):
-            raise ValueError(
-                f"{self.path} was begun on another dataset, or it was ingested again otherwise; "
-                f"give the same"
-            )
-        return changes
-
-    def change(self, training: ResolvedConfig, step: int, changes: dict[str, Any]) -> None:
-        """Have config.json say what a run goes on with, and since when."""
-        self.config["training"] = training.to_dict()
-        if step:
-            record = {"step": step, "changed": changes}
-            self.config["changes"] = [*self.config.get("changes", ()), record]
-        write_config(self.path / CONFIG, self.config)
-
-    def restore(self, records: Sequence[dict[str, Any]], step: int) -> list[dict[str, Any]]:
-        """Have metrics.jsonl hold the records of a checkpoint and what was changed since.
-
-        Returns
-        -------
-        all of them
-        """
-        changes = [
-            {**change, "step": min(step, change["step"])}
-            for change in self.config.get("changes", ())
-        ]
-        records = [*records, *(change for change in changes if change not in records)]
-        write_records(self.path / METRICS, records)
-        return records
-
     @property
     def checkpoints(self) -> Checkpoints:
-        """The checkpoints, which are only good for these data and fixed settings."""
+        """The checkpoints, which only fit this dataset and the settings that cannot change."""
         facts = {n: value for n, value in self.config.items() if n not in ("changes", "digests")}
-        facts["format"] = WITHOUT_DIGESTS  # of checkpoints, which digests of the run leave
+        facts["format"] = WITHOUT_DIGESTS  # of the checkpoints, whatever that of the run
         training = self.config["training"].items()
         facts["training"] = {name: value for name, value in training if name not in RESUMABLE}
         return Checkpoints(self.path / CHECKPOINTS, facts)
 
-    def load_checkpoint(self, model: DLRM, use_previous: bool = False) -> Standing:
-        """Put a model, and model.safetensors, into the state of the latest checkpoint.
-
-        Arguments, result and errors are those of `Checkpoints.load`.
-        """
-        standing = self.checkpoints.load(model, use_previous)
-        if not self.has_digests:  # an earlier version began it: from here on it has
-            models = [digest_of(self.model_path)] if self.has_model else []
-            self.config |= {"format": FORMAT, "digests": {"models": models}}
-            write_config(self.path / CONFIG, self.config)
-        if standing.best_digest is not None:
-            with replacing_model(self.model_path, self.path / CONFIG, self.config) as temporary:
-                temporary.unlink()
-                link(self.checkpoints.path(standing.step) / BEST, temporary)
-        return standing
-
     @property
     def finished(self) -> bool:
-        """Whether the run has come to its test record.
+        """Whether the run has a test record.
 
-        One whose metrics.jsonl is damaged goes on where it has a checkpoint, which has the records.
+        If its metrics.jsonl is damaged it is not finished as long as it has a checkpoint, which has
+        the records.
         """
         try:
             return any("test" in record for record in self.metrics())
@@ -245,37 +200,39 @@ class RunFolder:
         append_record(self.path / METRICS, record)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All records of metrics.jsonl so far; see `read_records`."""
+        """All records of metrics.jsonl; see `read_records`."""
         return read_records(self.path / METRICS)
 
     def save_model(self, model: DLRM) -> str:
-        """Write model.safetensors, see `write_weights`; its digest."""
+        """Write model.safetensors and return its digest; see `write_weights`."""
         with replacing_model(self.model_path, self.path / CONFIG, self.config) as temporary:
             write_weights(model, temporary)
         return str(self.config["digests"]["models"][-1])
 
     @property
     def model_path(self) -> Path:
-        """Where the best weights are."""
+        """The path of model.safetensors, the best weights."""
         return self.path / MODEL
 
     @property
     def has_model(self) -> bool:
-        """Whether there are weights to score with."""
+        """Whether there is a model.safetensors."""
         return self.model_path.is_file()
 
     @property
     def has_digests(self) -> bool:
-        """Whether damage to its model and its settings is noticed; earlier versions kept none."""
+        """Whether damage to the model and the settings can be detected; not in earlier versions."""
         return "digests" in self.config
 
     def check_model(self) -> None:
-        """Require that model.safetensors is as this run wrote it, if it has come to that.
+        """Require that model.safetensors is as this run wrote it, if it has one.
 
         Raises
         ------
-        DamagedRunError : it is not.
-        OSError : it is gone or cannot be read.
+        DamagedRunError
+            It is not.
+        OSError
+            It is missing or cannot be read.
         """
         if self.has_digests and (self.has_model or self.finished):
             check_model(self.model_path, self.path / CONFIG)
@@ -283,23 +240,42 @@ class RunFolder:
     def load_model(
         self, threads: int | None = None, device: str = "cpu", group: Group | None = None
     ) -> DLRM:
-        """The model of the run, ready to score on a device; see `load_weights`.
+        """Load the model of the run, ready to score but without optimizer state.
+
+        Parameters
+        ----------
+        threads : int, optional
+            As for `DLRM`.
+        device : str
+            "cpu" or "cuda".
+        group : Group, optional
+            Processes that all call this and get the model; rank 0 alone reads it.
+
+        Returns
+        -------
+        DLRM
 
         Raises
         ------
-        ValueError, OSError : as `check_model` and `load_weights`.
+        ValueError, OSError
+            The model is damaged, missing or not of this run, or cannot be read.
         """
-        group = group or Alone()
-        group.at_root(self.check_model)
+
+        def read() -> dict[str, np.ndarray]:
+            self.check_model()
+            return read_weights(self.model_path)
+
+        arrays = (group or Alone()).arrays_at_root(read)
         shape, embedding = self.config["model"], self.config["embedding"]
-        return load_weights(self.model_path, shape, embedding, threads, device, group)
+        return model_from_weights(self.model_path, arrays, shape, embedding, threads, device)
 
     def check_dataset(self, dataset: Dataset) -> None:
-        """Require data that was prepared as the training data was.
+        """Require a dataset that was prepared as the training data was.
 
         Raises
         ------
-        ValueError : its columns or its options differ; the message says which.
+        ValueError
+            Its columns or its options differ; the message says which.
         """
         trained, given = self.config["dataset"], dataset_facts(dataset)
         for name in PREPARATION:

@@ -1,4 +1,4 @@
-"""Weights of a model in a file of safetensors, with the known ids of the kinds that number ids."""
+"""The weights of a model as a safetensors file, with the known ids of kinds that number them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,13 +13,12 @@ from data_tools.storage.own_files import readable
 from data_tools.storage.paths import what_stands_at
 from robe_numba.dlrm import DLRM, DLRMConfig, embedding_from
 from robe_numba.dlrm.backends import to_numpy
-from robe_numba.parallel.group import Group
 
 PREFIX = "embedding."
 
 
 def save_weights(model: DLRM, path: Path) -> None:
-    """Write a file at once; otherwise as `write_weights`."""
+    """Write a file atomically; otherwise as `write_weights`."""
     with replacing(path) as temporary:
         write_weights(model, temporary)
 
@@ -29,7 +28,8 @@ def write_weights(model: DLRM, path: Path) -> None:
 
     Raises
     ------
-    OSError : it could not be written.
+    OSError
+        It could not be written.
     """
     tables = {PREFIX + name: array for name, array in model.embedding.tables().items()}
     weights = {name: to_numpy(array) for name, array in model.parameters().items()}
@@ -39,45 +39,67 @@ def write_weights(model: DLRM, path: Path) -> None:
         raise OSError(f"{path} could not be written: {error}") from error
 
 
-def load_weights(
+def read_weights(path: Path) -> dict[str, np.ndarray]:
+    """Read all arrays of a file.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ValueError
+        It is damaged.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{what_stands_at(path)}: the run stopped before its model was saved; continue it with "
+            f"--resume"
+        )
+    try:
+        with readable(path), open(path, "rb"):  # safetensors does not say why it cannot
+            return load_file(path)
+    except SafetensorError as error:
+        raise _unusable(path, error) from error
+
+
+def model_from_weights(
     path: Path,
+    arrays: Mapping[str, np.ndarray],
     shape: Mapping[str, Any],
     embedding: Mapping[str, Any],
     threads: int | None,
     device: str,
-    group: Group,
 ) -> DLRM:
-    """A model that is ready to score, without optimizer state; of a group all processes get it.
+    """Make a model that is ready to score, without optimizer state.
 
     Parameters
     ----------
-    path : read by the process of rank 0 alone.
-    shape : what `DLRMConfig.to_dict` gave.
-    embedding : what `Embedding.describe` gave.
-    threads, device : as `DLRM` and `Embedding.to` take them.
+    path : Path
+        Of the file, for messages.
+    arrays : mapping of str to ndarray
+        From `read_weights`.
+    shape : mapping
+        What `DLRMConfig.to_dict` returned.
+    embedding : mapping
+        What `Embedding.describe` returned.
+    threads, device
+        As for `DLRM` and `Embedding.to`.
+
+    Returns
+    -------
+    DLRM
 
     Raises
     ------
-    FileNotFoundError : there is no such file.
-    ValueError : it is damaged or of another model.
+    ValueError
+        The arrays are of another model.
     """
-    arrays: dict[str, np.ndarray] = {}
-
-    def read() -> dict[str, tuple[tuple[int, ...], str]]:
-        arrays.update(_read(path))
-        return {name: (array.shape, array.dtype.str) for name, array in arrays.items()}
-
-    forms = group.at_root(read)
-    if not group.is_root:
-        arrays = {name: np.empty(*form) for name, form in forms.items()}
-    group.broadcast_arrays([arrays[name] for name in forms])
     try:
         config = DLRMConfig.from_dict(shape)
         _check_shapes(config, arrays)  # before a model of any size is made
         inner = {n.removeprefix(PREFIX): a for n, a in arrays.items() if n.startswith(PREFIX)}
         without_sums = {"optimizer": "sgd", "state_block": 1}
-        there = embedding_from({**embedding, **without_sums}, inner).to(device)
-        model = DLRM(config, there, threads=threads)
+        moved = embedding_from({**embedding, **without_sums}, inner).to(device)
+        model = DLRM(config, moved, threads=threads)
         model.load(arrays)
     except (KeyError, TypeError, ValueError) as error:
         raise _unusable(path, error) from error
@@ -89,19 +111,6 @@ def _check_shapes(config: DLRMConfig, arrays: Mapping[str, np.ndarray]) -> None:
         if name not in arrays or arrays[name].shape != shape:
             found = f"has shape {arrays[name].shape}" if name in arrays else "is missing"
             raise ValueError(f"{name} {found}; it must be {shape}")
-
-
-def _read(path: Path) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{what_stands_at(path)}: the run stopped before its model was saved; go on with "
-            f"--resume"
-        )
-    try:
-        with readable(path), open(path, "rb"):  # safetensors does not say why it cannot
-            return load_file(path)
-    except SafetensorError as error:
-        raise _unusable(path, error) from error
 
 
 def _unusable(path: Path, error: Exception) -> ValueError:

@@ -181,7 +181,7 @@ def _train(
     dataset = Dataset(place)
     try:
         vocabulary = None
-        finished = RunFolder.stands_in(path) and RunFolder(path).finished
+        finished = RunFolder.exists_at(path) and RunFolder(path).finished
         if needs_vocabulary(config) and not finished:
             seed = config.seed if config.split_by == "random" else 0  # nothing else depends on it
             vocabulary = _vocabulary(place, config.fractions, config.split_by, seed)
