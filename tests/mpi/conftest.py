@@ -1,4 +1,4 @@
-"""Tests that every rank of a launcher runs alike; the first that fails on any ends all."""
+"""Tests that each rank of a launcher runs; the first failure on any rank ends all."""
 
 import faulthandler
 import os
@@ -18,11 +18,11 @@ from robe_numba.parallel.supervisor import launched
 
 STARTED = launched()
 SIMULATED = bool(numba.config.ENABLE_CUDASIM)
-SECONDS = 150  # after which a test that hangs says where, and ends
+SECONDS = 150  # after which a test that hangs prints its stacks and ends
 
 
 def pytest_ignore_collect(collection_path, config):
-    """Not one of several; or tests of the GPU and none to simulate it, or the other way round."""
+    """Collect nothing without a launcher; in the simulator test_gpu.py, else all but that."""
     of_gpu = collection_path.name == "test_gpu.py"
     return True if STARTED is None or (collection_path.is_file() and of_gpu != SIMULATED) else None
 
@@ -30,42 +30,48 @@ def pytest_ignore_collect(collection_path, config):
 if STARTED is not None:
     from mpi4py import MPI
 
+    from data_tools.loader import shuffle
+    from robe_numba.parallel.group import Alone
     from robe_numba.parallel.mpi_group import MPIGroup
 
     def end_all(report):
-        """Say what failed here, and end the whole job: the others would wait for this rank."""
+        """Print what failed, and end the whole job: the others would wait for this rank."""
         parts = [report.nodeid, report.longreprtext, *(text for _, text in report.sections)]
         sys.stderr.write("\n".join([f"\nrank {STARTED[0]} of {STARTED[1]}:", *parts, ""]))
         sys.stderr.flush()
-        time.sleep(0.5)  # in which others may say what failed there
+        time.sleep(0.5)  # for others to print what failed there
         MPI.COMM_WORLD.Abort(1)
-        os._exit(1)  # of some MPI that returns
+        os._exit(1)  # some MPI return from Abort
 
     def pytest_runtest_logreport(report):
-        """No test follows one that failed."""
+        """End all at the first failure."""
         if report.failed:
             end_all(report)
 
     def pytest_collectreport(report):
-        """No test begins where one cannot be read."""
+        """End all if a test file cannot be imported."""
         if report.failed:
             end_all(report)
 
     def pytest_configure(config):
-        """Keep standard error, which tests do not have."""
+        """Keep standard error, which pytest captures during tests."""
         global standard_error
         standard_error = os.dup(2)
+        if SIMULATED:
+            from tests.gpu import simulator
+
+            simulator.install()
 
     @pytest.fixture(autouse=True)
     def no_hanging():
-        """Where threads wait for ever, say where, and end."""
+        """Print stacks and end if a test takes too long."""
         faulthandler.dump_traceback_later(SECONDS, exit=True, file=standard_error)
         yield
         faulthandler.cancel_dump_traceback_later()
 
     @pytest.fixture(autouse=True)
     def one_thread():
-        """Of each rank: the machine may have fewer cores than there are ranks."""
+        """One thread per rank: the machine may have fewer cores than there are ranks."""
         before = numba.get_num_threads()
         numba.set_num_threads(1)
         yield
@@ -77,22 +83,38 @@ if STARTED is not None:
         return MPIGroup()
 
     @pytest.fixture(scope="session")
+    def groups(group):
+        """By size, the groups of the first ranks that have this one."""
+        some = {1: Alone()} if group.is_root else {}
+        for size in range(2, group.size + 1):
+            member = group.rank < size
+            part = MPI.COMM_WORLD.Split(0 if member else MPI.UNDEFINED, group.rank)
+            if member:
+                some[size] = MPIGroup(part)
+        return some
+
+    @pytest.fixture(autouse=True)
+    def small_windows(monkeypatch):
+        """Several windows in an epoch, each of several shards."""
+        monkeypatch.setattr(shuffle, "WINDOW_ROWS", 600)
+
+    @pytest.fixture(scope="session")
     def shared_folder(group):
-        """A folder that all ranks see."""
+        """A folder for all ranks."""
         with tempfile.TemporaryDirectory() if group.is_root else nullcontext() as name:
             yield Path(group.broadcast(name))
-            group.all_gather(None)  # nobody needs it any more
+            group.all_gather(None)  # no rank needs it any more
 
     @pytest.fixture
     def folder(group, shared_folder, request):
-        """A folder of one test, which all ranks see."""
+        """A folder for all ranks in one test."""
         path = shared_folder / request.node.name
         group.at_root(path.mkdir)
         return path
 
     @pytest.fixture(scope="session")
     def dataset(group, shared_folder):
-        """2500 generated clicks in many small shards; 2000 of them train, 8 steps of 256 rows."""
+        """2500 generated clicks in many small shards; 2000 are training rows, 8 steps of 256."""
         path = shared_folder / "data"
 
         def make():

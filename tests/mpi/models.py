@@ -1,4 +1,4 @@
-"""Small models and batches, of which each rank has its share."""
+"""Small models, and each rank's share of small batches."""
 
 import numpy as np
 
@@ -32,25 +32,25 @@ def share(group, batch):
 
 
 def arrays_of(model):
-    """Copies of all that a step may move."""
+    """Copies of everything that a step may update."""
     arrays = model.parameters() | model.state()
     return {name: to_numpy(array).copy() for name, array in arrays.items()}
 
 
 def bits(arrays):
-    """By name, for a comparison that knows no tolerance."""
+    """By name, for exact comparisons."""
     return {name: array.tobytes() for name, array in arrays.items()}
 
 
 def assert_replicas(group, model, when=""):
-    """All ranks have the same bits: by a look at them, and by what training asks."""
+    """All ranks have the same bits: compared here, and by the check of training."""
     mine = bits(arrays_of(model))
     assert all(theirs == mine for theirs in group.all_gather(mine))
     check_replicas(group, model.parameters() | model.state(), when)
 
 
 def assert_close(found, expected, tolerance):
-    """Arrays by name differ by so much of 1 or of themselves."""
+    """Compare arrays by name, with an absolute and relative tolerance."""
     assert list(found) == list(expected)
     for name, array in expected.items():
         np.testing.assert_allclose(found[name], array, tolerance, tolerance, err_msg=name)

@@ -1,4 +1,4 @@
-"""Gradients of models on a GPU, carried by MPI and by what stands for NCCL, in the simulator."""
+"""Gradients of models on a GPU, carried by MPI and by a fake NCCL, in the simulator."""
 
 import weakref
 from contextlib import contextmanager
@@ -22,20 +22,20 @@ __all__ = ["wrap_around_quietly"]  # a fixture
 
 
 class Stream:
-    """What stands for CuPy's: it notes what it is told, and all is done at once."""
+    """A fake of CuPy's: it records calls, and all work is done at once."""
 
     current: ClassVar[list["Stream"]] = []
 
     def __init__(self, non_blocking=False):
         assert non_blocking, "the default stream would wait for this one"
-        self.notes = []
+        self.calls = []
 
     def record(self):
-        self.notes.append("record")
-        return self, len(self.notes)
+        self.calls.append("record")
+        return self, len(self.calls)
 
     def wait_event(self, event):
-        self.notes.append(event)
+        self.calls.append(event)
 
     def __enter__(self):
         Stream.current.append(self)
@@ -46,7 +46,7 @@ class Stream:
 
 
 class CuPy:
-    """What stands for CuPy where the simulated arrays know no streams."""
+    """A fake of CuPy: the simulated array library has no streams."""
 
     class cuda:  # noqa: N801 - CuPy's name
         Stream = Stream
@@ -64,7 +64,7 @@ class CuPy:
 
 
 class FakeNCCL:
-    """What stands for `cupyx.distributed.NCCLBackend`, by MPI."""
+    """A fake of `cupyx.distributed.NCCLBackend`, by MPI."""
 
     def __init__(self, communicator):
         self.communicator, self.gathered = communicator, []
@@ -87,7 +87,7 @@ class FakeNCCL:
 
 @pytest.fixture
 def carriers(group, monkeypatch):
-    """By name what makes a carrier of the group's own choice."""
+    """A context in which the group chooses the carrier of a name."""
 
     def nccl(communicator):
         return NCCLCarrier(FakeNCCL(communicator), communicator.rank, communicator.size, CuPy())
@@ -125,7 +125,7 @@ def test_the_host_carries_unless_mpi_is_said_to_take_gpu_arrays(group, carriers)
     ],
 )
 def test_steps_are_those_of_a_single_gpu(group, carriers, kind, exchange, carrier, clip_norm):
-    """Of uneven shares, and of fewer rows than ranks."""
+    """With uneven shares, and with fewer rows than ranks."""
     single, model = model_on_gpu(kind), model_on_gpu(kind)
     before = arrays_of(single)
     with carriers(carrier):
@@ -165,7 +165,7 @@ def test_rows_are_gathered_in_the_order_of_ranks(group, carriers, name, count, w
     assert found.dtype == whole.dtype
     np.testing.assert_array_equal(found, whole)
     row_bytes = whole.itemsize * int(np.prod(width))
-    if name == "nccl":  # shares as long as the longest
+    if name == "nccl":  # all shares are padded to the longest
         most = -(-count // group.size)
         assert carrier._nccl.gathered == [(most, *width)]
         assert carrier.traffic.bytes == (group.size - 1) * most * row_bytes
@@ -202,10 +202,10 @@ def test_streams_wait_for_each_other_and_nobody_else(group, carriers):
     with carriers("nccl"):
         current, carrier = Stream.current[-1], group.carrier("cuda")
         pending = carrier.start(carrier.all_reduce, to_gpu(np.ones(3)))
-        assert current.notes == ["record"], "what was asked for so far"
-        assert carrier._stream.notes == [(current, 1), "record"]
+        assert current.calls == ["record"], "the work so far"
+        assert carrier._stream.calls == [(current, 1), "record"]
         pending.result()
-        assert current.notes == ["record", (carrier._stream, 2)]
+        assert current.calls == ["record", (carrier._stream, 2)]
         assert Stream.current == [current]
 
 

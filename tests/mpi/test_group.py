@@ -1,4 +1,4 @@
-"""What the processes of a group ask of each other."""
+"""Collective operations of a group of processes."""
 
 import os
 import threading
@@ -46,7 +46,7 @@ def test_all_get_the_arrays_of_rank_0(group, shape, dtype):
 
 
 def batch_between(sender, receiver, labelled, counts):
-    """What one rank sends to another, recognisable."""
+    """Rows that one rank sends to another, different for each pair."""
     rows, name = counts(sender, receiver), 100 * sender + receiver
     numbers = np.arange(rows, dtype=np.float32) + 1000 * name
     dense = np.tile(numbers[:, None], (1, 3))
@@ -121,7 +121,7 @@ def test_what_fails_at_rank_0_fails_for_all(group):
         group.at_root(fail)
     assert caught.value.__notes__ == ["choose another"]
     assert caught.value.errno == 17
-    assert group.at_root(lambda: group.size) == group.size, "and they still understand each other"
+    assert group.at_root(lambda: group.size) == group.size, "the ranks are still in step"
 
 
 def test_reasons_of_failures_come_by_rank(group):
@@ -185,7 +185,7 @@ def test_threads_that_are_asked_for_are_taken(group, monkeypatch, threads, expec
     if numba.config.NUMBA_NUM_THREADS < 2:
         pytest.skip("Numba was started for one thread")
     monkeypatch.setattr(group, "threads", 1)
-    numba.set_num_threads(2)  # to be left for its own share
+    numba.set_num_threads(2)  # its own share is smaller
     before = numba.get_num_threads()
     with computing("cpu", threads, group):
         assert numba.get_num_threads() == expected

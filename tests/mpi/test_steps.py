@@ -21,7 +21,7 @@ OPTIMIZERS = {
     "adagrad of blocks": {"optimizer": "adagrad", "block_state": True},
     "two": {"optimizer": "adagrad", "dense_optimizer": "sgd"},
 }
-ROWS = 301  # uneven shares; with two ranks one micro-batch each, alone two
+ROWS = 301  # uneven shares; of two micro-batches in one process, of one on each rank
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +30,7 @@ def without_overlap():
 
 
 def trained(group, model, batches, exchange, check=None, **step):
-    """The losses of steps of a model that all ranks train."""
+    """Losses of the steps that all ranks of a group make."""
     trainer = DataParallel(model, group, max(len(b[0]) for b in batches), np.uint32, exchange)
     losses = []
     for batch in batches:
@@ -66,7 +66,21 @@ def test_steps_are_those_of_a_single_process(
         np.testing.assert_allclose(losses, expected, rtol=1e-12)
         assert_close(arrays_of(model), arrays_of(single), 1e-12)
         results.append((losses, bits(arrays_of(model))))
-    assert results[0] == results[1], "whether transfers wait decides nothing"
+    assert results[0] == results[1], "overlap changes no bit"
+
+
+@pytest.mark.parametrize("exchange", EXCHANGES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_steps_of_two_ranks_are_those_of_a_single_process(group, groups, kind, exchange):
+    if 2 in groups:
+        batches, step = batches_of(np.float64), {"lr": 0.3, "embedding_lr": 0.1, "clip_norm": 0.05}
+        single, model = (model_of(kind, "adagrad", np.float64) for _ in range(2))
+        expected = [single.train_step(*batch, **step) for batch in batches]
+        losses = trained(groups[2], model, batches, exchange, **step)
+        np.testing.assert_allclose(losses, expected, rtol=1e-12)
+        assert_close(arrays_of(model), arrays_of(single), 1e-12)
+        assert_replicas(groups[2], model)
+    group.all_gather(None)
 
 
 @pytest.mark.parametrize("exchange", EXCHANGES)
@@ -85,7 +99,7 @@ def test_the_same_number_of_ranks_gives_the_same_bits_again(group, kind, exchang
 @pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "adagrad of blocks"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_gathered_moves_the_embedding_as_a_single_process_does(group, kind, optimizer):
-    """In float32, to the bit, where parts of a batch are those of a single process."""
+    """In float32, to the bit, if the ranks' shares are the parts of a single process."""
     count, lr = 128 * group.size, 0.5
     assert len(micro_batches(count)) == group.size, "each rank has one of the parts"
     batch = batch_of(count)
@@ -100,8 +114,8 @@ def test_what_is_gathered_moves_the_embedding_as_a_single_process_does(group, ki
     assert {name: moved[name].tobytes() for name in embedded} == bits(
         {name: after[name] for name in embedded}
     )
-    # Each gradient of the dense part is a sum of `size` summands in either order, each addition
-    # rounded, and so are the product with lr and the difference.
+    # Each dense gradient is a sum of `size` terms in either order. Each addition rounds, and so do
+    # the product with lr and the difference.
     summands = [
         fresh.backpropagate(*(a[rows] for a in batch), count=count).dense.astype(np.float64)
         for rows in micro_batches(count)
@@ -114,7 +128,7 @@ def test_what_is_gathered_moves_the_embedding_as_a_single_process_does(group, ki
 
     bound = unit * (group.size * magnitude + magnitude + np.abs(flat(before)))
     assert (np.abs(flat(moved) - flat(after)) <= bound).all()
-    assert (np.abs(flat(before) - flat(after)) > bound).mean() > 0.9, "the bound means something"
+    assert (np.abs(flat(before) - flat(after)) > bound).mean() > 0.9, "the bound is not loose"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -131,8 +145,8 @@ def test_a_step_carries_what_its_plan_says(group, kind, exchange, clip_norm):
         assert max(group.all_gather(traffic.bytes)) == trainer.plan.bytes
         assert traffic.seconds > 0
         assert 0 <= traffic.hidden <= 1
-    # Worked out by hand: ids of 4 and gradients of 4 d bytes; or each array twice, but for the
-    # shares that need not travel.
+    # By hand: ids of 4 bytes and gradients of 4 d; or each array twice, less the shares that need
+    # not travel.
     others = count - count // group.size
     arrays = sum(array.size for array in model.embedding.parameters().values())
     assert trainer.plan.choices["gather"] == others * 3 * (4 + 4 * 4)
@@ -209,7 +223,7 @@ def test_what_all_ranks_refuse_moves_nothing(group, exchange, bad):
 @pytest.mark.parametrize("exchange", EXCHANGES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_loss_that_is_not_finite_moves_nothing_anywhere(group, kind, exchange, clip_norm):
-    """One rank alone has the row."""
+    """Only one rank has the row."""
     count, step = 20 * group.size, {"lr": 0.1, "clip_norm": clip_norm}
     good, bad = batch_of(count, np.float64), batch_of(count, np.float64, seed=1)
     bad[0][-1, 1] = np.nan
@@ -217,7 +231,7 @@ def test_a_loss_that_is_not_finite_moves_nothing_anywhere(group, kind, exchange,
     assert group.all_gather(bool(np.isfinite(mine).all())) == [True] * (group.size - 1) + [False]
     single, model = (model_of(kind, "adagrad", np.float64) for _ in range(2))
     trainer = DataParallel(model, group, count, exchange=exchange)
-    for _ in range(2):  # with nothing from before, and with sums
+    for _ in range(2):  # without sums of earlier steps, then with
         before = bits(arrays_of(model))
         loss = trainer.train_step(*share(group, bad), count, **step)
         assert np.isnan(loss)

@@ -1,96 +1,18 @@
-"""Each death of a rank is reported by its supervisor, and neither outlives the other."""
+"""A supervisor reports how its worker ended, and neither outlives the other."""
 
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import suppress
 
 import pytest
 
 from robe_numba.parallel import supervisor
+from tests.parallel.jobs import COUNT, RANK_1_OF_8, VARIABLES, finish
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no supervisors on Windows")
-
-MPIEXEC = Path(sys.executable).with_name("mpiexec")
-VARIABLES = {name for pair in supervisor._LAUNCHERS for name in pair} | {
-    "ROBE_RANK_WORKER", "SLURM_NTASKS", "SLURM_PROCID",
-}  # fmt: skip
-RANK_1_OF_8 = {"PMI_RANK": "1", "PMI_SIZE": "8"}
-
-# As the command line begins, but without importing the package.
-BEGIN = f"""
-import ctypes, os, signal, subprocess, sys, time
-sys.path.insert(0, {str(Path(supervisor.__file__).parent)!r})
-import supervisor
-supervisor.supervise_if_launched()
-def say(*words):
-    os.write(1, (" ".join(map(str, words)) + "\\n").encode())
-"""
-COUNT = """
-counted = []
-signal.signal(signal.SIGINT, lambda number, frame: counted.append(number))
-def count():
-    while not counted:
-        time.sleep(0.02)
-    time.sleep(0.3)
-    return len(counted)
-"""
-
-
-@contextmanager
-def nothing_ignored():
-    """Within the block, processes begin as in a terminal. These tests may run under nohup, or in
-    the background, where a signal is ignored, and so it is in whatever they start.
-    """
-    ignored = [n for n in supervisor._FORWARDED if signal.getsignal(n) is signal.SIG_IGN]
-    for number in ignored:
-        signal.signal(number, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        for number in ignored:
-            signal.signal(number, signal.SIG_IGN)
-
-
-@pytest.fixture
-def start(tmp_path):
-    """Call it with a script to start, by default as a launcher starts rank 1 of 8."""
-    started = []
-
-    def start_script(code, *arguments, launcher=(), variables=RANK_1_OF_8, **options):
-        script = tmp_path / "worker.py"
-        script.write_text(BEGIN + code)
-        environment = {k: v for k, v in os.environ.items() if k not in VARIABLES}
-        with nothing_ignored():
-            process = subprocess.Popen(
-                [*launcher, sys.executable, script, *arguments],
-                env=environment | variables,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                start_new_session=True,
-                **options,
-            )
-        alarm = threading.Timer(60, process.kill)  # nothing that a test reads lasts longer
-        alarm.start()
-        started.append((process, alarm))
-        return process
-
-    yield start_script
-    for process, alarm in started:
-        alarm.cancel()
-        process.kill()
-        with process:
-            pass
-
-
-def finish(process):
-    """Standard output and error, once no process that has them is left."""
-    return process.communicate(timeout=30)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +108,7 @@ def test_ctrl_c_reaches_the_worker_once(start):
 def press_ctrl_c(process):
     """Standard error of a process that Ctrl-C ends.
 
-    It is pressed again where Python lost it: it ignores errors in the callbacks of its imports.
+    It is pressed again if Python lost it: it ignores errors in callbacks of its imports.
     """
     for _ in range(4):
         process.send_signal(signal.SIGINT)
@@ -214,7 +136,7 @@ def test_a_signal_that_the_launcher_sends_ends_both_silently(start, number):
 
 @pytest.mark.parametrize("name", ["HUP", "INT", "QUIT"])
 def test_a_signal_that_is_ignored_at_the_start_stays_ignored(start, name):
-    """As under nohup, or in the background of a shell, also where it comes to the whole group."""
+    """As under nohup or in the background of a shell, also if the whole process group gets it."""
     launcher = ["sh", "-c", f"trap '' {name}; exec \"$@\"", "sh"]
     code = "say('ready')\nfor line in sys.stdin:\n    say(line)"
     process = start(code, launcher=launcher, stdin=subprocess.PIPE)
@@ -226,7 +148,7 @@ def test_a_signal_that_is_ignored_at_the_start_stays_ignored(start, name):
     assert (output, errors, process.returncode) == ("on\n", "", 0)
 
 
-def test_the_worker_stops_and_goes_on_as_asked(start):
+def test_the_worker_stops_and_continues_as_asked(start):
     process = start("say('ready')\nfor line in sys.stdin:\n    say(line)", stdin=subprocess.PIPE)
     assert process.stdout.readline() == "ready\n"
     for number in (signal.SIGTSTP, signal.SIGCONT):
@@ -274,50 +196,3 @@ def test_what_a_worker_starts_is_no_rank(start):
     assert worker.startswith("(1, 8) ")
     assert child == f"None {worker.split()[-1]}"  # its parent is the worker
     assert errors == ""
-
-
-MPI = "from mpi4py import MPI\nrank, size = MPI.COMM_WORLD.rank, MPI.COMM_WORLD.size\n"
-
-
-def test_mpi_reaches_the_workers(start):
-    process = start(MPI + "say(rank, size, supervisor.launched())", launcher=[MPIEXEC, "-n", "3"])
-    output, errors = finish(process)
-    assert sorted(output.splitlines()) == [f"{rank} 3 ({rank}, 3)" for rank in range(3)]
-    assert (errors, process.returncode) == ("", 0)
-
-
-KILL = "if supervisor.launched()[0] == 1:\n    os.kill(os.getpid(), signal.SIGKILL)\n"
-
-
-def test_an_error_of_one_rank_before_mpi_ends_the_job(start):
-    code = "if supervisor.launched()[0] == 1:\n    sys.exit('no MPI here')\n" + MPI
-    begun = time.monotonic()
-    process = start(code + "MPI.COMM_WORLD.Barrier()", launcher=[MPIEXEC, "-n", "2"])
-    output, errors = finish(process)
-    assert time.monotonic() - begun < 20
-    assert process.returncode != 0
-    assert "no MPI here" in output + errors
-
-
-@pytest.mark.parametrize("code", [MPI + KILL, KILL + MPI], ids=["with MPI", "before MPI"])
-def test_a_killed_rank_ends_the_job(start, code):
-    begun = time.monotonic()
-    process = start(code + "MPI.COMM_WORLD.Barrier()", launcher=[MPIEXEC, "-n", "3"])
-    output, errors = finish(process)
-    assert time.monotonic() - begun < 20
-    assert process.returncode != 0
-    (line,) = [line for line in (output + errors).splitlines() if "error: rank" in line]
-    assert line.startswith("error: rank 1 of 3 (process ")
-    assert " was killed by SIGKILL; " in line
-
-
-def test_ctrl_c_of_a_job_reaches_each_worker_once(start):
-    process = start(
-        MPI + COUNT + "say('ready')\nsay(f'{rank} counts', count())", launcher=[MPIEXEC, "-n", "3"]
-    )
-    assert [process.stdout.readline() for _ in range(3)] == ["ready\n"] * 3
-    process.send_signal(signal.SIGINT)
-    output, errors = finish(process)
-    counts = [line for line in output.splitlines() if "counts" in line]
-    assert sorted(counts) == [f"{rank} counts 1" for rank in range(3)]
-    assert "error:" not in errors
