@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from robe_numba.checks.arrays import ARRAY_DTYPES, check_scalar, check_spec
+from robe_numba.checks.arrays import ARRAY_DTYPES
+from robe_numba.checks.scalars import check_scalar, check_spec
 from robe_numba.memory import aligned_empty
 from robe_numba.spec import Spec, check_int
 

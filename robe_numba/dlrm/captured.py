@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from robe_numba.checks.arrays import INDEX_DTYPES
+from robe_numba.checks.ids import INDEX_DTYPES
 from robe_numba.dlrm.model import DLRM
 from robe_numba.dlrm.optimizers import check_rates
 from robe_numba.ops.devices import gpu_module

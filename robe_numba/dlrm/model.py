@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from robe_numba.checks.arrays import INDEX_DTYPES
+from robe_numba.checks.ids import INDEX_DTYPES
 from robe_numba.dlrm.backends import Rows, backend_for
 from robe_numba.dlrm.config import DLRMConfig
 from robe_numba.dlrm.dense_part import DensePart, Gradients

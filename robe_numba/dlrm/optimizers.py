@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from robe_numba.checks.arrays import ARRAY_DTYPES, check_scalar
+from robe_numba.checks.arrays import ARRAY_DTYPES
+from robe_numba.checks.scalars import check_scalar
 from robe_numba.device_arrays import is_on_device
 from robe_numba.ops.dense import dense_update
 from robe_numba.ops.devices import check_any_device

@@ -6,12 +6,23 @@ num_tables, d (embedding_dim), n (ids of all bags) and blocks (ceil(d / Z)).
 
 import numpy as np
 
-from robe_numba.checks import arrays
+from robe_numba.checks.arrays import (
+    ARRAY_DTYPES,
+    check_array,
+    check_kept_starts,
+    check_out,
+    check_shared_array,
+    check_stored_array,
+    real_dtype,
+)
+from robe_numba.checks.bags import MAX_NEEDS_ARRAY, BagArguments, check_bags, check_mode
+from robe_numba.checks.scalars import check_scalar, check_spec
 from robe_numba.coefficients import hash_spec
-from robe_numba.kernels.cpu import bags as cpu_bag
-from robe_numba.kernels.cpu.bags_max import pool_max
+from robe_numba.kernels.cpu import bags as kernels
+from robe_numba.kernels.cpu.bags_max import Maxima, pool_max
 from robe_numba.kernels.cpu.launch import launch, threads_for
-from robe_numba.kernels.cpu.update.driver import Reads
+from robe_numba.kernels.cpu.update.partition import Reads
+from robe_numba.kernels.scalar.bags import MAX, MEAN, Bags
 from robe_numba.memory import scratch
 from robe_numba.ops.devices import on_any_device
 from robe_numba.ops.updating import (
@@ -23,8 +34,6 @@ from robe_numba.ops.updating import (
     sgd_step,
 )
 from robe_numba.spec import Spec
-
-MODES = {"sum": cpu_bag.SUM, "mean": cpu_bag.MEAN, "max": cpu_bag.MAX}
 
 
 @on_any_device("bags")
@@ -66,17 +75,16 @@ def embedding_bag(
     TypeError, ValueError : an argument of another type, shape, dtype or order, offsets that fall
         or do not span the indices, or an index outside its table.
     """
-    arrays.check_spec(spec)
-    stored = arrays.check_stored_array(array, spec)
-    real = arrays.real_dtype(stored)
-    bags = _check_bags(indices, offsets, spec, mode, per_sample_weights, padding_idx, real)
-    read = {"array": array, "indices": indices, "offsets": offsets}
-    if per_sample_weights is not None:
-        read["per_sample_weights"] = per_sample_weights
+    check_spec(spec)
+    stored = check_stored_array(array, spec)
+    real = real_dtype(stored)
+    given = BagArguments(indices, offsets, mode, per_sample_weights, padding_idx)
+    bags = check_bags(given, spec, real)
+    read = {"array": array, **given.arrays()}
     shape = (bags.batch, spec.num_tables, spec.embedding_dim)
-    out = arrays.check_out("out", out, shape, real, read)
+    out = check_out("out", out, shape, real, read)
     places = (bags.indices.size, spec.num_blocks)
-    flat, keep = arrays.check_kept_starts(starts, places, read | {"out": out})
+    flat, keep = check_kept_starts(starts, places, read | {"out": out})
     if not keep:
         flat = scratch("starts", places, np.uint64).reshape(-1)
     _pool(stored, bags, spec, flat, out)
@@ -114,18 +122,14 @@ def embedding_bag_backward(
     ------
     TypeError, ValueError : as `embedding_bag`, or "max" without `array`.
     """
-    arrays.check_spec(spec)
-    arrays.check_mode(mode)
+    check_spec(spec)
+    check_mode(mode)
     if mode == "max" and array is None:
-        raise ValueError(arrays.MAX_NEEDS_ARRAY)
+        raise ValueError(MAX_NEEDS_ARRAY)
     if array is not None:
-        arrays.check_shared_array(array, spec)
-    bags, grads = _check_step_bags(
-        grad_out, indices, offsets, spec, mode, per_sample_weights, padding_idx, array
-    )
-    threads = threads_for(bags.indices.size * spec.embedding_dim)
-    reads = _reads(bags, grads, array, spec, starts, threads)
-    return dense_gradient(reads, spec, threads)
+        check_shared_array(array, spec)
+    given = BagArguments(indices, offsets, mode, per_sample_weights, padding_idx)
+    return dense_gradient(_reads(grad_out, given, array, spec, starts), spec)
 
 
 @on_any_device("bags")
@@ -147,15 +151,10 @@ def embedding_bag_sgd_update(
     ------
     TypeError, ValueError : as `embedding_bag` and `sgd_update`. Nothing was written then.
     """
-    read = {"grad_out": grad_out, "indices": indices, "offsets": offsets, "starts": starts}
-    read["per_sample_weights"] = per_sample_weights
+    given = BagArguments(indices, offsets, mode, per_sample_weights, padding_idx)
+    read = {"grad_out": grad_out, "starts": starts, **given.arrays()}
     lr = check_step(spec, lr, {"array": array}, read)
-    bags, grads = _check_step_bags(
-        grad_out, indices, offsets, spec, mode, per_sample_weights, padding_idx, array
-    )
-    threads = threads_for(bags.indices.size * spec.embedding_dim)
-    reads = _reads(bags, grads, array, spec, starts, threads)
-    sgd_step(array, reads, spec, lr, threads)
+    sgd_step(array, _reads(grad_out, given, array, spec, starts), spec, lr)
 
 
 @on_any_device("bags")
@@ -181,104 +180,51 @@ def embedding_bag_adagrad_update(
     TypeError, ValueError : as `embedding_bag` and `adagrad_update`. Nothing was written then.
     """
     written = {"array": array, "state_sum": state_sum}
-    read = {"grad_out": grad_out, "indices": indices, "offsets": offsets, "starts": starts}
-    read["per_sample_weights"] = per_sample_weights
+    given = BagArguments(indices, offsets, mode, per_sample_weights, padding_idx)
+    read = {"grad_out": grad_out, "starts": starts, **given.arrays()}
     lr = check_step(spec, lr, written, read, state_block)
-    eps = arrays.check_scalar("eps", eps, 0, array.dtype)
-    bags, grads = _check_step_bags(
-        grad_out, indices, offsets, spec, mode, per_sample_weights, padding_idx, array
-    )
-    threads = threads_for(bags.indices.size * spec.embedding_dim)
-    reads = _reads(bags, grads, array, spec, starts, threads)
-    adagrad_step(array, state_sum, reads, spec, lr, eps, threads, state_block)
+    eps = check_scalar("eps", eps, 0, array.dtype)
+    reads = _reads(grad_out, given, array, spec, starts)
+    adagrad_step(array, state_sum, reads, spec, lr, eps, state_block)
 
 
-def _check_bags(
-    indices: np.ndarray,
-    offsets: np.ndarray,
-    spec: Spec,
-    mode: str,
-    per_sample_weights: np.ndarray | None,
-    padding_idx: int | None,
-    dtype: np.dtype,
-) -> cpu_bag.Bags:
-    """The bags of a call, checked; `dtype` is the array's."""
-    offsets = arrays.check_offsets(offsets, spec)
-    num_indices = arrays.check_bag_shape(indices)
-    weights = arrays.check_pooling(mode, per_sample_weights, num_indices, dtype)
-    padding = arrays.check_padding(padding_idx)
-    return cpu_bag.Bags(
-        indices=arrays.check_bag_indices(indices, offsets, spec, padding),
-        offsets=offsets,
-        weights=weights,
-        batch=(offsets.size - 1) // spec.num_tables,
-        mode=MODES[mode],
-        padded=padding is not None,
-        padding_idx=np.uint64(0) if padding is None else padding,
-    )
-
-
-def _check_step_bags(
-    grad_out: np.ndarray,
-    indices: np.ndarray,
-    offsets: np.ndarray,
-    spec: Spec,
-    mode: str,
-    per_sample_weights: np.ndarray | None,
-    padding_idx: int | None,
-    array: np.ndarray | None,
-) -> tuple[cpu_bag.Bags, np.ndarray]:
-    """The bags of a backward pass and the flat gradient, checked."""
-    dtypes = arrays.ARRAY_DTYPES if array is None else (array.dtype,)
-    batch = (arrays.check_offsets(offsets, spec).size - 1) // spec.num_tables
-    grads = check_grad_out(grad_out, batch, spec, dtypes)
-    bags = _check_bags(indices, offsets, spec, mode, per_sample_weights, padding_idx, grads.dtype)
-    return bags, grads
-
-
-def _pool(
-    stored: np.ndarray, bags: cpu_bag.Bags, spec: Spec, starts: np.ndarray, out: np.ndarray
-) -> None:
-    """Run the kernel of the mode; starts and out are filled."""
-    flat, constants = out.reshape(-1), hash_spec(spec)
+def _pool(stored: np.ndarray, bags: Bags, spec: Spec, starts: np.ndarray, out: np.ndarray) -> None:
+    """Run the kernel of the mode, which fills starts and out."""
+    constants, flat = hash_spec(spec), out.reshape(-1)
     threads = threads_for(max(bags.indices.size * spec.embedding_dim, out.size))
-    if bags.mode == cpu_bag.MAX:
-        argmax = np.empty(out.size, dtype=np.int64)
-        launch(threads, pool_max, stored, bags, constants, starts, flat, argmax, threads)
+    if bags.mode == MAX:
+        maxima = Maxima(flat, np.empty(out.size, dtype=np.int64))
+        launch(threads, pool_max, stored, starts, constants, bags, maxima, threads)
     else:
-        launch(threads, cpu_bag.pool, stored, bags, constants, starts, flat, threads)
+        launch(threads, kernels.pool, stored, starts, constants, bags, flat, threads)
 
 
 def _reads(
-    bags: cpu_bag.Bags,
-    grads: np.ndarray,
+    grad_out: np.ndarray,
+    given: BagArguments,
     array: np.ndarray | None,
     spec: Spec,
     starts: np.ndarray | None,
-    threads: int,
 ) -> Reads:
     """The reads of an `embedding_bag`: their rows, factors and, for "max", the argmax."""
-    constants = hash_spec(spec)
+    dtypes = ARRAY_DTYPES if array is None else (array.dtype,)
+    dtype = check_array("grad_out", grad_out, None, dtypes).dtype
+    bags, constants = check_bags(given, spec, dtype), hash_spec(spec)
+    grads = check_grad_out(grad_out, bags.batch, spec, dtypes)
+    num_indices = bags.indices.size
+    threads = threads_for(num_indices * spec.embedding_dim)
 
     def hash_into(flat: np.ndarray) -> None:
-        launch(threads, cpu_bag.hash_bags, bags, constants, flat, threads)
+        launch(threads, kernels.hash_bags, bags, constants, flat, threads)
 
-    flat = read_starts(starts, (bags.indices.size, spec.num_blocks), spec, threads, hash_into)
-    rows = scratch("rows", (bags.indices.size,), np.uint64)
-    scales = bags.weights
-    if bags.mode == cpu_bag.MEAN:
-        scales = scratch("scales", (bags.indices.size,), grads.dtype)
-    launch(threads, cpu_bag.expand, bags, constants, rows, scales, threads)
-    argmax = np.empty(grads.size if bags.mode == cpu_bag.MAX else 0, dtype=np.int64)
-    if bags.mode == cpu_bag.MAX:
-        maxima = scratch("maxima", (grads.size,), grads.dtype)
+    flat = read_starts(starts, (num_indices, spec.num_blocks), spec, threads, hash_into)
+    rows = scratch("rows", (num_indices,), np.uint64)
+    scales = bags.weights if bags.mode != MEAN else scratch("scales", (num_indices,), dtype)
+    launch(threads, kernels.expand, bags, constants, rows, scales, threads)
+    argmax = np.empty(grads.size if bags.mode == MAX else 0, dtype=np.int64)
+    if bags.mode == MAX:
+        assert array is not None  # which the callers check
+        maxima = Maxima(scratch("maxima", (grads.size,), dtype), argmax)
         hashed = scratch("hashed", flat.shape, np.uint64)  # not into the caller's starts
-        launch(threads, pool_max, array, bags, constants, hashed, maxima, argmax, threads)
-    return Reads(
-        indices=bags.indices,
-        starts=flat,
-        rows=rows,
-        scales=scales,
-        argmax=argmax,
-        grad_out=grads,
-    )
+        launch(threads, pool_max, array, hashed, constants, bags, maxima, threads)
+    return Reads(bags.indices, flat, rows, scales, argmax, grads)

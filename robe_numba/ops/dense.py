@@ -2,9 +2,11 @@
 
 import numpy as np
 
-from robe_numba.checks import arrays
+from robe_numba.checks.arrays import ARRAY_DTYPES, check_apart, check_array, check_written
+from robe_numba.checks.scalars import check_scalar
 from robe_numba.kernels.cpu.launch import threads_for
 from robe_numba.kernels.cpu.update import dense as cpu_dense
+from robe_numba.kernels.cpu.update.apply import make_step
 from robe_numba.ops.devices import on_any_device
 from robe_numba.state_blocks import check_state_block, check_state_shape
 
@@ -40,18 +42,18 @@ def apply_gradient(
         or arrays that share memory. Nothing was written then.
     """
     check_state_block(state_block)
-    arrays.check_array("array", array, None, arrays.ARRAY_DTYPES)
+    check_array("array", array, None, ARRAY_DTYPES)
     written = {"array": array}
     if state_sum is not None:
-        arrays.check_array("state_sum", state_sum, None, (array.dtype,))
+        check_array("state_sum", state_sum, None, (array.dtype,))
         check_state_shape(state_sum, array.size, state_block)
         written["state_sum"] = state_sum
-    arrays.check_written(**written)
-    arrays.check_array("gradient", gradient, array.shape, (array.dtype,))
+    check_written(**written)
+    check_array("gradient", gradient, array.shape, (array.dtype,))
     for name, target in written.items():
-        arrays.check_apart(name, target, "gradient", gradient)
-    lr = arrays.check_scalar("lr", lr, 0, array.dtype)
-    eps = arrays.check_scalar("eps", eps, 0, array.dtype)
+        check_apart(name, target, "gradient", gradient)
+    lr = check_scalar("lr", lr, 0, array.dtype)
+    eps = check_scalar("eps", eps, 0, array.dtype)
     dense_update(array, state_sum, gradient, lr, eps, int(state_block))
 
 
@@ -66,5 +68,5 @@ def dense_update(
 ) -> None:
     """As `apply_gradient`, of arguments that were checked; `state_sum` too may have any shape."""
     sums = None if state_sum is None else state_sum.reshape(-1)
-    flat = array.reshape(-1), sums, gradient.reshape(-1)
-    cpu_dense.update(*flat, lr, eps, threads_for(array.size), state_block)
+    step = make_step(array.reshape(-1), sums, lr, eps, state_block)
+    cpu_dense.update(step, gradient.reshape(-1), threads_for(array.size))

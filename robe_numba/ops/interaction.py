@@ -5,9 +5,23 @@ Source: Naumov et al., Deep Learning Recommendation Model, 2019, arXiv 1906.0009
 
 import numpy as np
 
-from robe_numba.checks import arrays
+from robe_numba.checks.arrays import (
+    check_array,
+    check_kept_starts,
+    check_out,
+    check_stored_array,
+    real_dtype,
+)
+from robe_numba.checks.ids import check_indices
+from robe_numba.checks.scalars import check_spec
 from robe_numba.coefficients import hash_spec
-from robe_numba.kernels.cpu.interaction import lookup_dot, padded, padded_width, products_size
+from robe_numba.kernels.cpu.interaction import (
+    RowBuffers,
+    lookup_dot,
+    padded,
+    padded_width,
+    products_size,
+)
 from robe_numba.kernels.cpu.launch import launch, threads_for
 from robe_numba.memory import scratch
 from robe_numba.ops.devices import on_any_device
@@ -48,34 +62,22 @@ def lookup_dot_interaction(
     TypeError, ValueError : an argument of another type, shape, dtype or order, an index outside
         its table, or `out` or `starts` read-only or in the memory of another argument.
     """
-    arrays.check_spec(spec)
-    stored = arrays.check_stored_array(array, spec)
-    ids = arrays.check_indices(indices, spec)
+    check_spec(spec)
+    stored = check_stored_array(array, spec)
+    ids = check_indices(indices, spec)
     batch, tables, dim = len(indices), spec.num_tables, spec.embedding_dim
-    real = arrays.real_dtype(stored)
-    arrays.check_array("dense", dense, (batch, dim), (real,))
+    real = real_dtype(stored)
+    check_array("dense", dense, (batch, dim), (real,))
     read = {"array": array, "indices": indices, "dense": dense}
-    out = arrays.check_out("out", out, (batch, dim + (tables + 1) * tables // 2), real, read)
-    flat, keep = arrays.check_kept_starts(
-        starts, (batch, tables, spec.num_blocks), read | {"out": out}
-    )
+    out = check_out("out", out, (batch, dim + (tables + 1) * tables // 2), real, read)
+    flat, keep = check_kept_starts(starts, (batch, tables, spec.num_blocks), read | {"out": out})
     width = padded_width(dim)
     threads = threads_for(batch * tables * dim)
     if not keep:
         flat = scratch("tiles", (threads * 2 * tables * spec.num_blocks,), np.uint64)
-    launch(
-        threads,
-        lookup_dot,
-        stored,
-        ids,
-        dense.reshape(-1),
-        hash_spec(spec),
-        flat,
-        keep,
-        scratch("vectors", (threads, padded(tables + 1) * width), real),
-        np.uint64(width),
-        scratch("products", (threads, products_size(tables + 1)), real),
-        out.reshape(-1),
-        threads,
-    )
+    vectors = scratch("vectors", (threads, padded(tables + 1) * width), real)
+    products = scratch("products", (threads, products_size(tables + 1)), real)
+    buffers = RowBuffers(vectors, np.uint64(width), products)
+    source, inputs = (stored, flat, hash_spec(spec)), (ids, dense.reshape(-1))
+    launch(threads, lookup_dot, *source, *inputs, keep, buffers, out.reshape(-1))
     return out

@@ -6,12 +6,20 @@ formulas are in docs/design.md.
 
 import numpy as np
 
-from robe_numba.checks import arrays
+from robe_numba.checks.arrays import (
+    ARRAY_DTYPES,
+    check_kept_starts,
+    check_out,
+    check_stored_array,
+    real_dtype,
+)
+from robe_numba.checks.ids import check_indices
+from robe_numba.checks.scalars import check_scalar, check_spec
 from robe_numba.coefficients import hash_spec
 from robe_numba.kernels.cpu import lookup as cpu_lookup
 from robe_numba.kernels.cpu import starts as cpu_starts
 from robe_numba.kernels.cpu.launch import launch, threads_for
-from robe_numba.kernels.cpu.update.driver import Reads
+from robe_numba.kernels.cpu.update.partition import Reads
 from robe_numba.memory import scratch
 from robe_numba.ops.devices import on_any_device
 from robe_numba.ops.updating import (
@@ -43,8 +51,8 @@ def block_starts(indices: np.ndarray, spec: Spec) -> np.ndarray:
     ------
     TypeError, ValueError : indices of another type, shape, order, or outside their table.
     """
-    arrays.check_spec(spec)
-    ids = arrays.check_indices(indices, spec)
+    check_spec(spec)
+    ids = check_indices(indices, spec)
     starts = np.empty((len(indices), spec.num_tables, spec.num_blocks), dtype=np.int64)
     flat, threads = starts.view(np.uint64).reshape(-1), threads_for(starts.size)
     launch(threads, cpu_starts.block_starts, ids, hash_spec(spec), flat, threads)
@@ -82,30 +90,21 @@ def lookup(
 
     Source: Desai, Chou, Shrivastava, ROBE, MLSys 2022.
     """
-    arrays.check_spec(spec)
-    stored = arrays.check_stored_array(array, spec)
-    ids = arrays.check_indices(indices, spec)
+    check_spec(spec)
+    stored = check_stored_array(array, spec)
+    ids = check_indices(indices, spec)
     read = {"array": array, "indices": indices}
     shape = (len(indices), spec.num_tables, spec.embedding_dim)
-    out = arrays.check_out("out", out, shape, arrays.real_dtype(stored), read)
+    out = check_out("out", out, shape, real_dtype(stored), read)
     shape = (len(indices), spec.num_tables, spec.num_blocks)
-    flat, keep = arrays.check_kept_starts(starts, shape, read | {"out": out})
+    flat, keep = check_kept_starts(starts, shape, read | {"out": out})
     tile = cpu_lookup.tile_rows(spec.embedding_dim * out.itemsize)
     threads = threads_for(out.size)
     if not keep:
         flat = scratch("tiles", (threads * 2 * tile * spec.num_blocks,), np.uint64)
-    launch(
-        threads,
-        cpu_lookup.lookup,
-        stored,
-        ids,
-        hash_spec(spec),
-        flat,
-        keep,
-        np.uint64(tile),
-        out.reshape(-1),
-        threads,
-    )
+    source = (stored, flat, hash_spec(spec))
+    rows = (np.uint64(tile), out.reshape(-1))
+    launch(threads, cpu_lookup.lookup, *source, ids, keep, *rows, threads)
     return out
 
 
@@ -138,16 +137,15 @@ def lookup_backward(
     TypeError, ValueError : an argument of another type, shape, dtype or order, an index outside
         its table, or `out` read-only or in the memory of another argument.
     """
-    arrays.check_spec(spec)
-    ids = arrays.check_indices(indices, spec)
-    grads = check_grad_out(grad_out, len(indices), spec, arrays.ARRAY_DTYPES)
+    check_spec(spec)
+    ids = check_indices(indices, spec)
+    grads = check_grad_out(grad_out, len(indices), spec, ARRAY_DTYPES)
     if out is not None:
         read = {"grad_out": grad_out, "indices": indices}
         if isinstance(starts, np.ndarray):
             read["starts"] = starts
-        arrays.check_out("out", out, (spec.array_size,), grads.dtype, read)
-    threads = threads_for(grads.size)
-    return dense_gradient(_reads(ids, grads, spec, starts, threads), spec, threads, out)
+        check_out("out", out, (spec.array_size,), grads.dtype, read)
+    return dense_gradient(_reads(ids, grads, spec, starts), spec, out)
 
 
 @on_any_device("rows")
@@ -182,10 +180,9 @@ def sgd_update(
     """
     read = {"grad_out": grad_out, "indices": indices, "starts": starts}
     lr = check_step(spec, lr, {"array": array}, read)
-    ids = arrays.check_indices(indices, spec)
+    ids = check_indices(indices, spec)
     grads = check_grad_out(grad_out, len(indices), spec, (array.dtype,))
-    threads = threads_for(grads.size)
-    sgd_step(array, _reads(ids, grads, spec, starts, threads), spec, lr, threads)
+    sgd_step(array, _reads(ids, grads, spec, starts), spec, lr)
 
 
 @on_any_device("rows")
@@ -230,22 +227,16 @@ def adagrad_update(
     written = {"array": array, "state_sum": state_sum}
     read = {"grad_out": grad_out, "indices": indices, "starts": starts}
     lr = check_step(spec, lr, written, read, state_block)
-    eps = arrays.check_scalar("eps", eps, 0, array.dtype)
-    ids = arrays.check_indices(indices, spec)
+    eps = check_scalar("eps", eps, 0, array.dtype)
+    ids = check_indices(indices, spec)
     grads = check_grad_out(grad_out, len(indices), spec, (array.dtype,))
+    reads = _reads(ids, grads, spec, starts)
+    adagrad_step(array, state_sum, reads, spec, lr, eps, state_block)
+
+
+def _reads(ids: np.ndarray, grads: np.ndarray, spec: Spec, starts: np.ndarray | None) -> Reads:
+    """The reads of a `lookup`: id i was read once, into row i of the output."""
     threads = threads_for(grads.size)
-    reads = _reads(ids, grads, spec, starts, threads)
-    adagrad_step(array, state_sum, reads, spec, lr, eps, threads, state_block)
-
-
-def _reads(
-    ids: np.ndarray,
-    grads: np.ndarray,
-    spec: Spec,
-    starts: np.ndarray | None,
-    threads: int,
-) -> Reads:
-    """The reads of a `lookup`: row i of the output was read by id i, once."""
 
     def hash_into(flat: np.ndarray) -> None:
         launch(threads, cpu_starts.block_starts, ids, hash_spec(spec), flat, threads)

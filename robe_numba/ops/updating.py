@@ -4,12 +4,15 @@ from collections.abc import Callable
 
 import numpy as np
 
-from robe_numba.checks import arrays
+from robe_numba.checks.arrays import check_apart, check_array, check_shared_array, check_written
+from robe_numba.checks.ids import as_uint64
+from robe_numba.checks.scalars import check_scalar, check_spec
 from robe_numba.coefficients import hash_spec
 from robe_numba.kernels.cpu.inspect import starts_inside
-from robe_numba.kernels.cpu.launch import launch
-from robe_numba.kernels.cpu.update.driver import Reads, update
-from robe_numba.kernels.scalar import update_rules
+from robe_numba.kernels.cpu.launch import launch, threads_for
+from robe_numba.kernels.cpu.update import driver
+from robe_numba.kernels.cpu.update.apply import UpdateStep, make_step
+from robe_numba.kernels.cpu.update.partition import Reads
 from robe_numba.memory import scratch
 from robe_numba.spec import Spec
 from robe_numba.state_blocks import check_state_block, check_state_shape
@@ -28,18 +31,18 @@ def check_step(
     elements. `read` are the arrays that the kernels read while they write; their own checks come
     later.
     """
-    arrays.check_spec(spec)
+    check_spec(spec)
     check_state_block(state_block)
-    array = arrays.check_shared_array(written["array"], spec)
+    array = check_shared_array(written["array"], spec)
     if "state_sum" in written:
-        state_sum = arrays.check_array("state_sum", written["state_sum"], None, (array.dtype,))
+        state_sum = check_array("state_sum", written["state_sum"], None, (array.dtype,))
         check_state_shape(state_sum, spec.array_size, state_block)
-    arrays.check_written(**written)
+    check_written(**written)
     for name, target in written.items():
         for other_name, other in read.items():
             if isinstance(other, np.ndarray):
-                arrays.check_apart(name, target, other_name, other)
-    return arrays.check_scalar("lr", lr, 0, array.dtype)
+                check_apart(name, target, other_name, other)
+    return check_scalar("lr", lr, 0, array.dtype)
 
 
 def check_grad_out(
@@ -47,7 +50,7 @@ def check_grad_out(
 ) -> np.ndarray:
     """The gradient of an output (batch, num_tables, d), flat."""
     shape = (batch, spec.num_tables, spec.embedding_dim)
-    return arrays.check_array("grad_out", grad_out, shape, dtypes).reshape(-1)
+    return check_array("grad_out", grad_out, shape, dtypes).reshape(-1)
 
 
 def read_starts(
@@ -62,8 +65,8 @@ def read_starts(
         starts = scratch("starts", shape, np.uint64).reshape(-1)
         hash_into(starts)
         return starts
-    arrays.check_array("starts", given, shape, (np.dtype(np.int64),))
-    starts = arrays.as_uint64(given).reshape(-1)
+    check_array("starts", given, shape, (np.dtype(np.int64),))
+    starts = as_uint64(given).reshape(-1)
     if not launch(num_workers, starts_inside, starts, np.uint64(spec.array_size)):
         raise ValueError(
             f"starts has a value outside the array, which has {spec.array_size} elements; pass "
@@ -72,24 +75,19 @@ def read_starts(
     return starts
 
 
-def dense_gradient(
-    reads: Reads, spec: Spec, num_workers: int, out: np.ndarray | None = None
-) -> np.ndarray:
+def dense_gradient(reads: Reads, spec: Spec, out: np.ndarray | None = None) -> np.ndarray:
     """The gradient of the whole array (array_size,), in `out` if that is given."""
     if out is None:
-        gradient = np.zeros(spec.array_size, dtype=reads.grad_out.dtype)
+        out = np.zeros(spec.array_size, dtype=reads.grad_out.dtype)
     else:
-        gradient = out
-        gradient[:] = 0
-    unused = np.empty(0, dtype=gradient.dtype)
-    update(update_rules.GRADIENT, reads, hash_spec(spec), gradient, unused, 0, 0, num_workers)
-    return gradient
+        out[:] = 0
+    _update(make_step(out), reads, spec)
+    return out
 
 
-def sgd_step(array: np.ndarray, reads: Reads, spec: Spec, lr: float, num_workers: int) -> None:
+def sgd_step(array: np.ndarray, reads: Reads, spec: Spec, lr: float) -> None:
     """Move the array in place by the SGD rule."""
-    unused = np.empty(0, dtype=array.dtype)
-    update(update_rules.SGD, reads, hash_spec(spec), array, unused, lr, 0, num_workers)
+    _update(make_step(array, lr=lr), reads, spec)
 
 
 def adagrad_step(
@@ -99,9 +97,13 @@ def adagrad_step(
     spec: Spec,
     lr: float,
     eps: float,
-    num_workers: int,
     state_block: int,
 ) -> None:
     """Move the array and the sums of squares in place by the Adagrad rule."""
-    rates = (lr, eps, num_workers, int(state_block))
-    update(update_rules.ADAGRAD, reads, hash_spec(spec), array, state_sum, *rates)
+    _update(make_step(array, state_sum, lr, eps, state_block), reads, spec)
+
+
+def _update(step: UpdateStep, reads: Reads, spec: Spec) -> None:
+    driver.update(
+        step, reads, hash_spec(spec), threads_for(reads.indices.size * spec.embedding_dim)
+    )

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from robe_numba.checks.arrays import check_scalar
+from robe_numba.checks.scalars import check_scalar
 from robe_numba.spec import MAX_SIZE, RobeSpec, Spec, TableSpec, check_int
 from robe_numba.state_blocks import num_sums, state_block_of
 

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from robe_numba.checks.arrays import check_scalar
+from robe_numba.checks.scalars import check_scalar
 from robe_numba.dlrm import PRESETS, Schedule
 from robe_numba.spec import check_int
 from robe_numba.training.settings import SETTINGS, Setting, Settings, applies

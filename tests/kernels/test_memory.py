@@ -112,7 +112,7 @@ def test_an_update_allocates_little_and_nothing_the_second_time(
         if sort or (adagrad and array_size > GRAD_BYTES // 4):
             bound += START_BYTES * 9 // 8 + 8 * workers * (array_size >> 14) + sums * adagrad
         else:
-            bound += 3 * 8 * workers * (driver.SCAN_ROOM + 64) + 4 * array_size * adagrad
+            bound += 3 * 8 * workers * (driver.SCAN_CAPACITY + 64) + 4 * array_size * adagrad
         first, second = peaks(adagrad, array_size)
         assert START_BYTES < first < bound < 2 * GRAD_BYTES
         assert second < SMALL

@@ -58,15 +58,15 @@ def test_every_function_gives_the_same_bits_on_any_number_of_threads():
 
 
 @pytest.mark.parametrize(
-    ("scans", "claimed"), [(0, 0), (driver.MAX_SCANS, 0), (driver.MAX_SCANS, 1 << 40)]
+    ("scans", "prefetched"), [(0, 0), (driver.MAX_SCANS, 0), (driver.MAX_SCANS, 1 << 40)]
 )
 def test_every_function_gives_the_same_bits_for_any_number_of_workers(
-    scans, claimed, set_workers, monkeypatch
+    scans, prefetched, set_workers, monkeypatch
 ):
     """Also more workers than this machine has threads; by sorting and by scanning."""
     expected = results()
     monkeypatch.setattr(driver, "MAX_SCANS", scans)
-    monkeypatch.setattr(driver, "MAX_CLAIMED", claimed)
+    monkeypatch.setattr(driver, "MAX_PREFETCHED", prefetched)
     monkeypatch.setattr(driver, "SUMS_PER_OUTPUT", 1e12)
     for workers in (1, 2, 3, 7, 2 * ROWS):
         set_workers(workers)

@@ -10,6 +10,8 @@ import robe_numba as rn
 from robe_numba import RobeSpec, TableSpec
 from robe_numba.coefficients import hash_spec
 from robe_numba.kernels.cpu.update import driver
+from robe_numba.kernels.cpu.update.apply import make_step
+from robe_numba.kernels.cpu.update.partition import Reads
 from tests.support import naive
 from tests.support.strategies import REAL_DTYPES, array_for, bags_for, indices_for, specs
 
@@ -153,11 +155,14 @@ def test_updates_are_bit_identical_for_any_thread_count(rule, spec):
         assert state.tobytes() == results[0][1].tobytes()
 
 
+RULES = {"gradient": {}, "sgd": {"lr": 0.1}, "adagrad": {"lr": 0.1}}
+
+
 def update_with(
-    spec, grad_out, indices, rule=driver.ADAGRAD, workers=1, array=None, state_block=1, **settings
+    spec, grad_out, indices, rule="adagrad", workers=1, array=None, state_block=1, **settings
 ):
-    """Bytes of array and state after the kernel ran with so many workers, and settings of it."""
-    reads = driver.Reads(
+    """Bytes of array and state after the kernel ran with some workers and settings of its own."""
+    reads = Reads(
         indices=indices.view(np.uint64).reshape(-1),
         starts=rn.block_starts(indices, spec).view(np.uint64).reshape(-1),
         rows=np.empty(0, np.uint64),
@@ -170,19 +175,20 @@ def update_with(
     with pytest.MonkeyPatch.context() as patch:
         for name, value in settings.items():
             patch.setattr(driver, name, value)
-        constants = (rule, reads, hash_spec(spec), array, state, 0.1, 0.0, workers, state_block)
-        driver.update(*constants)
+        options = RULES[rule] | ({"state_sum": state} if rule == "adagrad" else {})
+        update_step = make_step(array, state_block=state_block, **options)
+        driver.update(update_step, reads, hash_spec(spec), workers)
     return array.tobytes(), state.tobytes()
 
 
 SCAN = {"MAX_SCANS": 99, "MAX_SCANNED_SUMS": 1 << 40, "SUMS_PER_OUTPUT": 1e12}
-SCAN_LITTLE = {**SCAN, "SCAN_ROOM": 1}  # one read at a time
+SCAN_LITTLE = {**SCAN, "SCAN_CAPACITY": 1}  # one read at a time
 SORT = {"MAX_SCANS": 0}
 SORT_SMALL = {**SORT, "MIN_SHIFT": 0, "MAX_SHIFT": 5}  # the smallest ranges that blocks allow
 SORT_LARGE = {**SORT, "MIN_SHIFT": 20}  # one range
 
 
-@pytest.mark.parametrize("rule", [driver.GRADIENT, driver.SGD, driver.ADAGRAD])
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize(
     "spec",
     [
@@ -199,7 +205,7 @@ def test_the_same_bits_by_scanning_and_by_sorting(rule, spec):
     generator = np.random.default_rng(11)
     indices = (generator.zipf(1.2, (90, 3)) % 5000).astype(np.uint64)  # many duplicates
     grad_out = generator.standard_normal((90, 3, spec.embedding_dim)).astype(np.float32)
-    array = np.zeros(spec.array_size, np.float32) if rule == driver.GRADIENT else None
+    array = np.zeros(spec.array_size, np.float32) if rule == "gradient" else None
     expected = update_with(spec, grad_out, indices, rule, array=array, **SCAN)
     for settings in (SCAN, SCAN_LITTLE, SORT, SORT_SMALL, SORT_LARGE):
         for workers in (1, 2, 3, 7):

@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from robe_numba.checks.arrays import ARRAY_DTYPES, check_apart, check_scalar
+from robe_numba.checks.arrays import ARRAY_DTYPES, check_apart
+from robe_numba.checks.scalars import check_scalar
 from robe_numba.device_arrays import is_on_device
 from robe_numba.dlrm.backends import backend_for
 from robe_numba.dlrm.optimizers import check_optimizer

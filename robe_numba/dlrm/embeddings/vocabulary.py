@@ -6,7 +6,8 @@ from typing import Self
 
 import numpy as np
 
-from robe_numba.checks.arrays import INDEX_DTYPES, as_uint64, check_array
+from robe_numba.checks.arrays import check_array
+from robe_numba.checks.ids import INDEX_DTYPES, as_uint64
 from robe_numba.dlrm.backends import backend_for
 from robe_numba.kernels.cpu.launch import launch, threads_for
 from robe_numba.kernels.cpu.vocabulary import find_rows

@@ -1,8 +1,4 @@
-"""Bags of rows: pooled reading, and what the backward pass must know of each read.
-
-Bags are CSR and table-major: bag t * batch + b holds indices[offsets[bag]:offsets[bag + 1]] and is
-pooled into out[b, t], which is row b * num_tables + t of the flat output.
-"""
+"""Bags of rows, see `Bags`: pooled reading, and what the backward pass must know of each read."""
 
 from typing import NamedTuple
 
@@ -10,26 +6,14 @@ import numpy as np
 from numba import prange
 
 from robe_numba._jit import inlined, inner, jit
-from robe_numba.kernels.cpu.blocks import axpy_block, axpy_signed, block_length
+from robe_numba.kernels.cpu.blocks import BlockSource, axpy_block, axpy_signed, block_length
 from robe_numba.kernels.cpu.simd.types import load_x1, load_x4, load_x16, prefetch, store, zero_like
 from robe_numba.kernels.cpu.starts import reads_starts, share
+from robe_numba.kernels.scalar.bags import MEAN
 from robe_numba.kernels.scalar.hashing import NO_START, row_key
 from robe_numba.kernels.scalar.unsigned import ONE, U4, U15, U16, U32, U48, U63, U64, ZERO
 
-SUM, MEAN, MAX = 0, 1, 2
 AHEAD = np.uint64(16)  # reads that are prefetched
-
-
-class Bags(NamedTuple):
-    """The bags of one call, as kernels read them."""
-
-    indices: np.ndarray  # uint64 (n,)
-    offsets: np.ndarray  # int64 (num_tables * batch + 1,)
-    weights: np.ndarray  # dtype of the output (n,), or (0,) for none
-    batch: int
-    mode: int  # SUM, MEAN or MAX
-    padded: bool
-    padding_idx: np.uint64  # read only where padded
 
 
 @inlined
@@ -66,127 +50,138 @@ def weight_of(i, bags, out):
     return bags.weights[i] if bags.weights.size else out.dtype.type(1)
 
 
-@inlined
-def sum_64(array, bags, first, last, block, spec, starts, ahead, element, count, out, o):
-    """Pool 64 elements of a block, from `element` on, of all reads [first, last) of a bag.
+class BagReads(NamedTuple):
+    """The reads of one bag."""
 
-    The sums stay in registers. Prefetches the lines that the read `ahead` of each one needs.
+    first: np.uint64
+    last: np.uint64
+    table: np.uint64
+    divisor: np.floating  # of their sum
+
+
+@inlined
+def sum_64(source, bags, reads, block, element, out, o):
+    """Pool 64 elements of a block, from `element` on, of all reads of a bag.
+
+    The sums stay in registers. Prefetches what the read `AHEAD` of each one needs.
     """
+    array, starts, num_blocks = source.array, source.starts, source.spec.num_blocks
     sum_0, sum_1 = zero_like(load_x16(out, o)), zero_like(load_x16(out, o))
     sum_2, sum_3 = zero_like(load_x16(out, o)), zero_like(load_x16(out, o))
     end = np.uint64(bags.indices.size) - ONE
-    for i in range(first, last):
-        soon = starts[min(i + ahead, end) * spec.num_blocks + block] + element
+    for i in range(reads.first, reads.last):
+        soon = starts[min(i + AHEAD, end) * num_blocks + block] + element
         prefetch(array, soon)
         prefetch(array, soon + U16)
         prefetch(array, soon + U32)
         prefetch(array, soon + U48)
         prefetch(array, soon + U63)
-        start = starts[i * spec.num_blocks + block]
+        start = starts[i * num_blocks + block]
         if start != NO_START:
-            scale, p = weight_of(i, bags, out), start + element
-            sum_0 = sum_0 + scale * load_x16(array, p)
-            sum_1 = sum_1 + scale * load_x16(array, p + U16)
-            sum_2 = sum_2 + scale * load_x16(array, p + U32)
-            sum_3 = sum_3 + scale * load_x16(array, p + U48)
-    store(out, o, sum_0 / count)
-    store(out, o + U16, sum_1 / count)
-    store(out, o + U32, sum_2 / count)
-    store(out, o + U48, sum_3 / count)
+            weight, p = weight_of(i, bags, out), start + element
+            sum_0 = sum_0 + weight * load_x16(array, p)
+            sum_1 = sum_1 + weight * load_x16(array, p + U16)
+            sum_2 = sum_2 + weight * load_x16(array, p + U32)
+            sum_3 = sum_3 + weight * load_x16(array, p + U48)
+    store(out, o, sum_0 / reads.divisor)
+    store(out, o + U16, sum_1 / reads.divisor)
+    store(out, o + U32, sum_2 / reads.divisor)
+    store(out, o + U48, sum_3 / reads.divisor)
 
 
 @inlined
-def sum_16(array, bags, first, last, block, spec, starts, ahead, element, count, out, o):
+def sum_16(source, bags, reads, block, element, out, o):
     """As `sum_64`, for 16 elements."""
+    array, starts, num_blocks = source.array, source.starts, source.spec.num_blocks
     total = zero_like(load_x16(out, o))
     end = np.uint64(bags.indices.size) - ONE
-    for i in range(first, last):
-        soon = starts[min(i + ahead, end) * spec.num_blocks + block] + element
+    for i in range(reads.first, reads.last):
+        soon = starts[min(i + AHEAD, end) * num_blocks + block] + element
         prefetch(array, soon)
         prefetch(array, soon + U15)
-        start = starts[i * spec.num_blocks + block]
+        start = starts[i * num_blocks + block]
         if start != NO_START:
             total = total + weight_of(i, bags, out) * load_x16(array, start + element)
-    store(out, o, total / count)
+    store(out, o, total / reads.divisor)
 
 
 @inlined
-def sum_4(array, bags, first, last, block, spec, starts, element, count, out, o):
+def sum_4(source, bags, reads, block, element, out, o):
     """As `sum_64`, for 4 elements."""
     total = zero_like(load_x4(out, o))
-    for i in range(first, last):
-        start = starts[i * spec.num_blocks + block]
+    for i in range(reads.first, reads.last):
+        start = source.starts[i * source.spec.num_blocks + block]
         if start != NO_START:
-            total = total + weight_of(i, bags, out) * load_x4(array, start + element)
-    store(out, o, total / count)
+            total = total + weight_of(i, bags, out) * load_x4(source.array, start + element)
+    store(out, o, total / reads.divisor)
 
 
 @inlined
-def sum_1(array, bags, first, last, block, spec, starts, element, count, out, o):
+def sum_1(source, bags, reads, block, element, out, o):
     """As `sum_64`, for 1 element."""
     total = out.dtype.type(0)
-    for i in range(first, last):
-        start = starts[i * spec.num_blocks + block]
+    for i in range(reads.first, reads.last):
+        start = source.starts[i * source.spec.num_blocks + block]
         if start != NO_START:
-            total += weight_of(i, bags, out) * load_x1(array, start + element)
-    out[o] = total / count
+            total += weight_of(i, bags, out) * load_x1(source.array, start + element)
+    out[o] = total / reads.divisor
 
 
 @inlined
-def pool_block(array, bags, first, last, block, spec, starts, ahead, count, out, o):
+def pool_block(source, bags, reads, block, out, o):
     """Pool one block of a bag whose reads neither wrap nor have signs."""
-    element, length = ZERO, block_length(block, spec)
-    place = (bags, first, last, block, spec, starts)
+    element, length = ZERO, block_length(block, source.spec)
     while element + U64 <= length:
-        sum_64(array, *place, ahead, element, count, out, o + element)
+        sum_64(source, bags, reads, block, element, out, o + element)
         element += U64
     while element + U16 <= length:
-        sum_16(array, *place, ahead, element, count, out, o + element)
+        sum_16(source, bags, reads, block, element, out, o + element)
         element += U16
     while element + U4 <= length:
-        sum_4(array, *place, element, count, out, o + element)
+        sum_4(source, bags, reads, block, element, out, o + element)
         element += U4
     while element < length:
-        sum_1(array, *place, element, count, out, o + element)
+        sum_1(source, bags, reads, block, element, out, o + element)
         element += ONE
 
 
 @inlined
-def add_signed(array, start, length, i, table, element, bags, spec, out, o):
-    """out[o:o + length] += scale * a block of read i that does not wrap, with its signs."""
-    key, scale, minus = row_key(bags.indices[i], spec), weight_of(i, bags, out), out.dtype.type(-1)
-    # The SGD rule with a rate of -1 is an addition.
-    if spec.sign:
-        axpy_signed(out, o, array, start, length, scale, minus, key, table, element, spec)
+def add_part(source, start, length, weight, signs, out, o):
+    """out[o:o + length] += weight * a part of a block that does not wrap."""
+    one = out.dtype.type(1)
+    if source.spec.sign:
+        axpy_signed(out, o, source.array, start, length, weight, one, signs, source.spec)
     else:
-        axpy_block(out, o, array, start, length, scale, minus)
+        axpy_block(out, o, source.array, start, length, weight, one)
 
 
 @inner
-def pool_any(array, bags, first, last, table, spec, starts, count, out, begin):
+def pool_any(source, bags, reads, out, begin):
     """Pool a bag of any reads."""
+    starts, spec, table = source.starts, source.spec, reads.table
     for o in range(begin, begin + spec.embedding_dim):
         out[o] = 0
-    for i in range(first, last):
-        element = ZERO
+    for i in range(reads.first, reads.last):
+        element, key, weight = ZERO, row_key(bags.indices[i], spec), weight_of(i, bags, out)
         for block in range(spec.num_blocks):
             start, length = starts[i * spec.num_blocks + block], block_length(block, spec)
             if start != NO_START:
                 end = min(length, spec.array_size - start)
                 o, rest = begin + element, element + end
-                add_signed(array, start, end, i, table, element, bags, spec, out, o)
-                add_signed(array, ZERO, length - end, i, table, rest, bags, spec, out, o + end)
+                add_part(source, start, end, weight, (key, table, element), out, o)
+                add_part(source, ZERO, length - end, weight, (key, table, rest), out, o + end)
             element += length
     for o in range(begin, begin + spec.embedding_dim):
-        out[o] /= count
+        out[o] /= reads.divisor
 
 
 @inlined
-def wraps_any(first, last, spec, starts):
-    """Whether a block of reads [first, last) goes on at the beginning of the array."""
+def wraps_any(reads, source):
+    """Whether a block of the reads continues at the beginning of the array."""
+    starts, spec = source.starts, source.spec
     limit = spec.array_size - min(spec.block_size, spec.embedding_dim)
-    wraps = ZERO  # counted, not branched upon, so that it is done in vectors
-    for entry in range(first * spec.num_blocks, last * spec.num_blocks):
+    wraps = ZERO  # counted without a branch, so that it is done in vectors
+    for entry in range(reads.first * spec.num_blocks, reads.last * spec.num_blocks):
         wraps += np.uint64((starts[entry] > limit) & (starts[entry] != NO_START))
     return wraps != ZERO
 
@@ -204,22 +199,22 @@ def divisor_of(bags, first, last, out):
 
 
 @inlined
-def pool_bag(array, bags, bag, spec, starts, ahead, out):
+def pool_bag(source, bags, bag, out):
     """Sum or mean of one bag."""
+    spec = source.spec
     row = output_row(bag, bags, spec)
-    table, begin = row % spec.num_tables, row * spec.embedding_dim
+    begin = row * spec.embedding_dim
     first, last = np.uint64(bags.offsets[bag]), np.uint64(bags.offsets[bag + 1])
-    divisor = divisor_of(bags, first, last, out)
-    if spec.sign or wraps_any(first, last, spec, starts):
-        pool_any(array, bags, first, last, table, spec, starts, divisor, out, begin)
+    reads = BagReads(first, last, row % spec.num_tables, divisor_of(bags, first, last, out))
+    if spec.sign or wraps_any(reads, source):
+        pool_any(source, bags, reads, out, begin)
         return
     for block in range(spec.num_blocks):
-        o = begin + block * spec.block_size
-        pool_block(array, bags, first, last, block, spec, starts, ahead, divisor, out, o)
+        pool_block(source, bags, reads, block, out, begin + block * spec.block_size)
 
 
 @jit(parallel=True)
-def pool(array, bags, spec, starts, out, num_workers):
+def pool(array, starts, spec, bags, out, num_workers):
     """out (batch * num_tables * d,): sum or mean of each bag; one iteration owns its bags.
 
     starts (n * num_blocks,) receives the starts of all reads.
@@ -227,8 +222,9 @@ def pool(array, bags, spec, starts, out, num_workers):
     for worker in prange(num_workers):
         first, last = share(bags.offsets.size - 1, worker, num_workers)
         bag_starts(bags, np.int64(first), np.int64(last), spec, starts)
+        source = BlockSource(array, starts, spec)
         for bag in range(np.int64(first), np.int64(last)):
-            pool_bag(array, bags, bag, spec, starts, AHEAD, out)
+            pool_bag(source, bags, bag, out)
 
 
 @jit(parallel=True)

@@ -4,6 +4,8 @@ Blocks are of any length; they are taken in vectors as long as these fit. Arrays
 The circular end is the callers' affair: a piece here never leaves the array.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from robe_numba._jit import inlined
@@ -18,11 +20,19 @@ from robe_numba.kernels.cpu.simd.types import (
     store,
     stream,
 )
-from robe_numba.kernels.scalar import update_rules
-from robe_numba.kernels.scalar.hashing import sign_word
+from robe_numba.kernels.scalar.hashing import HashSpec, sign_word
 from robe_numba.kernels.scalar.unsigned import ONE, U4, U8, U15, U16, U63, ZERO
+from robe_numba.kernels.scalar.update_rules import axpy
 
 GROUP = np.uint64(64)  # elements that share a sign word
+
+
+class BlockSource(NamedTuple):
+    """What embeddings are read from; made within kernels, as `prange` takes no nested tuples."""
+
+    array: np.ndarray  # (m,), of a real dtype or the bits of halves
+    starts: np.ndarray  # uint64, where the blocks of rows or reads begin; some kernels fill it
+    spec: HashSpec
 
 
 @inlined
@@ -93,8 +103,9 @@ def stream_block(out, o, array, start, length):
 
 
 @inlined
-def copy_signed(out, o, array, start, length, key, table, element, spec):
-    """As `copy_block`, with the signs of the row's elements from `element` on."""
+def copy_signed(out, o, array, start, length, signs, spec):
+    """As `copy_block`, with the signs of a row's elements: of (key, table, first element)."""
+    key, table, element = signs
     j = ZERO
     while j + U16 <= length:
         bits = sign_bits(key, table, element + j, spec)
@@ -113,45 +124,46 @@ def copy_signed(out, o, array, start, length, key, table, element, spec):
 
 
 @inlined
-def axpy_block(target, t, source, s, length, scale, lr):
-    """target[t:t + length] moved by the SGD rule against scale * source[s:s + length]."""
+def axpy_block(target, t, source, s, length, scale, alpha):
+    """target[t:t + length] += alpha * (scale * source[s:s + length])."""
     j = ZERO
     while j + U16 <= length:
         grad = scale * load_x16(source, s + j)
-        store(target, t + j, update_rules.sgd(load_x16(target, t + j), grad, lr))
+        store(target, t + j, axpy(load_x16(target, t + j), grad, alpha))
         j += U16
     if j + U8 <= length:
         grad = scale * load_x8(source, s + j)
-        store(target, t + j, update_rules.sgd(load_x8(target, t + j), grad, lr))
+        store(target, t + j, axpy(load_x8(target, t + j), grad, alpha))
         j += U8
     if j + U4 <= length:
         grad = scale * load_x4(source, s + j)
-        store(target, t + j, update_rules.sgd(load_x4(target, t + j), grad, lr))
+        store(target, t + j, axpy(load_x4(target, t + j), grad, alpha))
         j += U4
     while j < length:
         grad = scale * load_x1(source, s + j)
-        target[t + j] = update_rules.sgd(target[t + j], grad, lr)
+        target[t + j] = axpy(target[t + j], grad, alpha)
         j += ONE
 
 
 @inlined
-def axpy_signed(target, t, source, s, length, scale, lr, key, table, element, spec):
-    """As `axpy_block`, with the signs of the row's elements from `element` on."""
+def axpy_signed(target, t, source, s, length, scale, alpha, signs, spec):
+    """As `axpy_block`, with the signs of a row's elements: of (key, table, first element)."""
+    key, table, element = signs
     j = ZERO
     while j + U16 <= length:
         bits = sign_bits(key, table, element + j, spec)
         grad = scale * negate_lanes(load_x16(source, s + j), bits)
-        store(target, t + j, update_rules.sgd(load_x16(target, t + j), grad, lr))
+        store(target, t + j, axpy(load_x16(target, t + j), grad, alpha))
         j += U16
     if j < length:
         bits = sign_bits(key, table, element + j, spec)
         while j + U4 <= length:
             grad = scale * negate_lanes(load_x4(source, s + j), bits)
-            store(target, t + j, update_rules.sgd(load_x4(target, t + j), grad, lr))
+            store(target, t + j, axpy(load_x4(target, t + j), grad, alpha))
             bits >>= U4
             j += U4
         while j < length:
             grad = scale * negate_lanes(load_x1(source, s + j), bits)
-            target[t + j] = update_rules.sgd(target[t + j], grad, lr)
+            target[t + j] = axpy(target[t + j], grad, alpha)
             bits >>= ONE
             j += ONE

@@ -1,15 +1,17 @@
 """Reading the array one row per id.
 
-The table of a row follows from its place in the output: rows are (batch, num_tables), so row r
-belongs to table r mod num_tables. Rows are taken in tiles: the starts of the next tile are hashed
-and its blocks prefetched while this one is copied.
+Rows of the output are (batch, num_tables), so row r belongs to table r mod num_tables. Rows are
+copied in tiles: while one is copied, the starts of the next are hashed and its blocks prefetched.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 from numba import prange
 
 from robe_numba._jit import inlined, inner, jit
 from robe_numba.kernels.cpu.blocks import (
+    BlockSource,
     block_length,
     copy_block,
     copy_signed,
@@ -21,9 +23,9 @@ from robe_numba.kernels.cpu.starts import rows_starts, share
 from robe_numba.kernels.scalar.hashing import row_key
 from robe_numba.kernels.scalar.unsigned import ONE, ZERO
 
-TILE_BYTES = 16384  # of output: far enough ahead for a read from memory, and at home in any cache
+TILE_BYTES = 16384  # of output: far enough ahead for a read from memory, and small for any cache
 MIN_TILE, MAX_TILE = 8, 128  # rows
-# A worker's output beyond this would push what others need out of its second-level cache.
+# A larger output of a worker would push everything else out of its second-level cache.
 STREAM_BYTES = 1 << 20
 
 
@@ -44,42 +46,49 @@ def streams(out, spec):
 
 @inlined
 def copy_wrapped(out, o, array, start, length, spec):
-    """Copy a block that goes on at the beginning of the array."""
+    """Copy a block that continues at the beginning of the array."""
     end = spec.array_size - start
     copy_block(out, o, array, start, end)
     copy_block(out, o + end, array, ZERO, length - end)
 
 
 @inlined
-def copy_row_signed(array, key, table, spec, starts, entry, out, o):
-    """Copy one row with its signs."""
-    element = ZERO
+def copy_row_signed(source, key, table, entry, out, o):
+    """Copy one row, whose starts begin at `entry`, with its signs."""
+    array, spec, element = source.array, source.spec, ZERO
     for block in range(spec.num_blocks):
-        start, length = starts[entry + block], block_length(block, spec)
+        start, length = source.starts[entry + block], block_length(block, spec)
         end = min(length, spec.array_size - start)
-        copy_signed(out, o + element, array, start, end, key, table, element, spec)
+        copy_signed(out, o + element, array, start, end, (key, table, element), spec)
         if end < length:
-            o2, element2 = o + element + end, element + end
-            copy_signed(out, o2, array, ZERO, length - end, key, table, element2, spec)
+            rest = element + end
+            copy_signed(out, o + rest, array, ZERO, length - end, (key, table, rest), spec)
         element += length
 
 
-@inner
-def copy_blocks(array, count, length, spec, starts, entry, ahead, num_ahead, out, o, streaming):
-    """Copy `count` blocks of equal length, side by side, whose starts begin at `entry`.
+class Span(NamedTuple):
+    """Neighbouring blocks, or rows, to copy, and those to prefetch meanwhile."""
 
-    Prefetches the first `num_ahead` of the blocks whose starts begin at `ahead`.
-    """
+    entry: np.uint64  # where their starts begin
+    size: np.uint64  # how many
+    ahead: np.uint64  # where the starts of those to prefetch begin
+    num_ahead: np.uint64
+
+
+@inner
+def copy_blocks(source, span, length, out, o, streaming):
+    """Copy blocks of equal length, side by side."""
+    array, starts, entry = source.array, source.starts, span.entry
     if length == ONE:
-        for k in range(count):
+        for k in range(span.size):
             out[o + k] = load_x1(array, starts[entry + k])
         return
-    for k in range(count):
-        if k < num_ahead:
-            prefetch_block(array, starts[ahead + k], length)
+    for k in range(span.size):
+        if k < span.num_ahead:
+            prefetch_block(array, starts[span.ahead + k], length)
         start = starts[entry + k]
-        if start + length > spec.array_size:
-            copy_wrapped(out, o, array, start, length, spec)
+        if start + length > source.spec.array_size:
+            copy_wrapped(out, o, array, start, length, source.spec)
         elif streaming:
             stream_block(out, o, array, start, length)
         else:
@@ -88,37 +97,28 @@ def copy_blocks(array, count, length, spec, starts, entry, ahead, num_ahead, out
 
 
 @inlined
-def copy_rows(array, rows, spec, starts, entry, ahead, num_ahead, out, o, streaming):
-    """Copy so many rows, whose starts begin at `entry`; prefetch `num_ahead` rows at `ahead`."""
+def copy_rows(source, span, out, o, streaming):
+    """Copy rows, side by side."""
+    spec, entry, ahead = source.spec, span.entry, span.ahead
     count, length = spec.num_blocks, min(spec.block_size, spec.embedding_dim)
     rest = spec.embedding_dim - (count - ONE) * length
     if rest == length:
-        copy_blocks(
-            array,
-            rows * count,
-            length,
-            spec,
-            starts,
-            entry,
-            ahead,
-            num_ahead * count,
-            out,
-            o,
-            streaming,
-        )
+        blocks = Span(entry, span.size * count, ahead, span.num_ahead * count)
+        copy_blocks(source, blocks, length, out, o, streaming)
         return
-    for row in range(rows):
+    for row in range(span.size):
         full = count - ONE
-        now = full if row < num_ahead else ZERO
-        copy_blocks(array, full, length, spec, starts, entry, ahead, now, out, o, streaming)
+        now = full if row < span.num_ahead else ZERO
+        copy_blocks(source, Span(entry, full, ahead, now), length, out, o, streaming)
         entry, ahead, o = entry + full, ahead + full, o + full * length
-        copy_blocks(array, ONE, rest, spec, starts, entry, ahead, ZERO, out, o, streaming)
+        copy_blocks(source, Span(entry, ONE, ahead, ZERO), rest, out, o, streaming)
         entry, ahead, o = entry + ONE, ahead + ONE, o + rest
 
 
 @inner
-def lookup_rows(array, indices, row, last, spec, starts, entry, keep, tile, out, streaming):
+def lookup_rows(source, indices, row, last, entry, keep, tile, out, streaming):
     """Rows [row, last) of the output. Starts go to `entry` and on; two tiles, or all if `keep`."""
+    starts, spec = source.starts, source.spec
     size = tile * spec.num_blocks
     after = entry + size
     rows_starts(indices, row, min(row + tile, last), spec, starts, entry)
@@ -131,18 +131,16 @@ def lookup_rows(array, indices, row, last, spec, starts, entry, keep, tile, out,
             for r in range(row, middle):
                 place = entry + (r - row) * spec.num_blocks
                 key, table = row_key(indices[r], spec), r % spec.num_tables
-                copy_row_signed(array, key, table, spec, starts, place, out, o)
+                copy_row_signed(source, key, table, place, out, o)
                 o += spec.embedding_dim
         else:
-            copy_rows(
-                array, middle - row, spec, starts, entry, after, end - middle, out, o, streaming
-            )
+            copy_rows(source, Span(entry, middle - row, after, end - middle), out, o, streaming)
         row = middle
         entry, after = after, after + size if keep else entry
 
 
 @jit(parallel=True)
-def lookup(array, indices, spec, starts, keep, tile, out, num_workers):
+def lookup(array, starts, spec, indices, keep, tile, out, num_workers):
     """out (n * d,) of indices (n,); one iteration owns a worker's rows.
 
     starts are (n * num_blocks,) if they are kept, else scratch for two tiles per worker.
@@ -151,5 +149,6 @@ def lookup(array, indices, spec, starts, keep, tile, out, num_workers):
     for worker in prange(num_workers):
         first, last = share(indices.size, worker, num_workers)
         entry = (first if keep else np.uint64(2 * worker) * tile) * spec.num_blocks
-        lookup_rows(array, indices, first, last, spec, starts, entry, keep, tile, out, streaming)
+        source = BlockSource(array, starts, spec)
+        lookup_rows(source, indices, first, last, entry, keep, tile, out, streaming)
         fence()

@@ -10,7 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from robe_numba.checks import arrays
+from robe_numba.checks.arrays import (
+    ARRAY_DTYPES,
+    BFLOAT16_BITS,
+    STORED_DTYPES,
+    is_bfloat16,
+    names_of,
+)
+from robe_numba.checks.scalars import check_scalar, check_spec
 from robe_numba.device_arrays import GPU_NEEDS, is_on_device, is_tensor
 from robe_numba.kernels.gpu import simulated
 from robe_numba.kernels.gpu.compiler import SIMULATED
@@ -162,7 +169,7 @@ def view(
     seen = of(array)
     if seen.dtype not in dtypes:
         dtype = getattr(array, "dtype", seen.dtype)
-        raise TypeError(f"{name} has dtype {dtype}; it must be {arrays.names_of(dtypes)}")
+        raise TypeError(f"{name} has dtype {dtype}; it must be {names_of(dtypes)}")
     if shape is not None and seen.shape != shape:
         raise ValueError(f"{name} has shape {seen.shape}; expected {shape}")
     if not seen.contiguous:
@@ -177,10 +184,10 @@ def view(
 def stored_view(array: Any, spec: Spec) -> DeviceArray:
     """The array that embeddings are read from, as kernels take it: bfloat16 by its bits."""
     shape = (spec.array_size,)
-    if not arrays.is_bfloat16(array):
-        return view("array", array, shape, arrays.STORED_DTYPES)
-    bits = sys.modules["torch"].int16 if is_tensor(array) else arrays.BFLOAT16_BITS
-    return view("array", array.view(bits), shape, (arrays.BFLOAT16_BITS,))
+    if not is_bfloat16(array):
+        return view("array", array, shape, STORED_DTYPES)
+    bits = sys.modules["torch"].int16 if is_tensor(array) else BFLOAT16_BITS
+    return view("array", array.view(bits), shape, (BFLOAT16_BITS,))
 
 
 def _check_place(name: str, seen: DeviceArray) -> None:
@@ -231,10 +238,10 @@ def check_step(
     state_block: int = 1,
 ) -> tuple[list[DeviceArray], Rate]:
     """Views of what an update writes, the array first, and its learning rate."""
-    arrays.check_spec(spec)
+    check_spec(spec)
     check_state_block(state_block)
     shape = (spec.array_size,)
-    seen = [view("array", written["array"], shape, arrays.ARRAY_DTYPES, written=True)]
+    seen = [view("array", written["array"], shape, ARRAY_DTYPES, written=True)]
     if "state_sum" in written:
         state_sum = view("state_sum", written["state_sum"], None, (seen[0].dtype,), written=True)
         check_state_shape(state_sum, spec.array_size, state_block)
@@ -246,7 +253,7 @@ def check_step(
 def check_rate(lr: Any, dtype: np.dtype) -> Rate:
     """A learning rate, a number or an array of one element on the GPU, which is not looked at."""
     if not is_on_device(lr):
-        return (dtype.type(arrays.check_scalar("lr", lr, 0, dtype)),)
+        return (dtype.type(check_scalar("lr", lr, 0, dtype)),)
     seen = view("lr", lr, None, (dtype,))
     if seen.size != 1:
         raise ValueError(f"lr has shape {seen.shape}; an array of it must have one element")

@@ -14,25 +14,13 @@ from robe_numba.kernels.gpu.compiler import SIMULATED, cuda, function, types
 from robe_numba.kernels.gpu.device import Work, device_spec
 from robe_numba.kernels.gpu.intrinsics import syncwarp
 from robe_numba.kernels.gpu.launch import Kernel
+from robe_numba.kernels.scalar.bags import MEAN, Bags
 from robe_numba.kernels.scalar.hashing import NO_START, block_start, row_key
 from robe_numba.kernels.scalar.unsigned import ONE, U32, ZERO
 from robe_numba.spec import Spec
 
 LANES = 32  # of a warp
 THREADS = 32 if SIMULATED else 256  # of a thread block
-SUM, MEAN, MAX = 0, 1, 2
-
-
-class Bags(NamedTuple):
-    """The bags of a call; offsets that are out of place read less, never other memory."""
-
-    indices: DeviceArray  # (n,)
-    offsets: DeviceArray  # (num_tables * batch + 1,)
-    weights: DeviceArray  # (n,) of the output's dtype; (0,) for 1
-    batch: np.uint64
-    mode: int
-    padded: bool
-    padding_idx: np.uint64  # read only where padded
 
 
 @function

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from robe_numba.kernels.gpu.bag_reads import LANES, MEAN, reads_of
+from robe_numba.kernels.gpu.bag_reads import LANES, reads_of
 from robe_numba.kernels.gpu.compiler import SIMULATED, function
 from robe_numba.kernels.gpu.intrinsics import load1, load4, multiply, store1, store4
 from robe_numba.kernels.gpu.lookup import with_sign
+from robe_numba.kernels.scalar.bags import MEAN
 from robe_numba.kernels.scalar.hashing import NO_START, block_start, row_key, sign_window
 from robe_numba.kernels.scalar.unsigned import THREE, TWO
 

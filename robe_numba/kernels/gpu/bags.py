@@ -12,7 +12,7 @@ from functools import cache
 import numpy as np
 
 from robe_numba.kernels.gpu.arrays import DeviceArray
-from robe_numba.kernels.gpu.bag_reads import LANES, MAX, THREADS, Bags
+from robe_numba.kernels.gpu.bag_reads import LANES, THREADS
 from robe_numba.kernels.gpu.bag_stretches import (
     BLOCK,
     COUNT,
@@ -31,6 +31,7 @@ from robe_numba.kernels.gpu.device import Work, device_spec
 from robe_numba.kernels.gpu.intrinsics import syncwarp
 from robe_numba.kernels.gpu.launch import Kernel
 from robe_numba.kernels.gpu.lookup import in_vectors
+from robe_numba.kernels.scalar.bags import MAX, Bags
 from robe_numba.kernels.scalar.hashing import NO_START
 from robe_numba.spec import Spec
 

@@ -15,6 +15,12 @@ def sgd(value, grad, lr):
 
 
 @scalar
+def axpy(value, grad, alpha):
+    """The new value: value + alpha * grad, which for alpha = -lr has the bits of `sgd`."""
+    return value + alpha * grad
+
+
+@scalar
 def adagrad(value, state_sum, grad, lr, eps):
     """The new value and the new sum of squared gradients (Duchi et al. 2011)."""
     state_sum = state_sum + grad * grad  # for vectors too, which have no operation in place

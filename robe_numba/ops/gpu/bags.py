@@ -8,17 +8,25 @@ from typing import Any
 
 import numpy as np
 
-from robe_numba.checks import arrays as checks
+from robe_numba.checks.arrays import ARRAY_DTYPES, real_dtype
+from robe_numba.checks.bags import (
+    MAX_NEEDS_ARRAY,
+    check_bag_ids_shape,
+    check_mode,
+    check_offsets_shape,
+    check_padding,
+    check_pooling,
+)
+from robe_numba.checks.ids import INDEX_DTYPES
+from robe_numba.checks.scalars import check_scalar, check_spec
 from robe_numba.kernels.gpu import arrays, bag_reads, device
 from robe_numba.kernels.gpu import bags as pool
 from robe_numba.kernels.gpu.arrays import INT64, NO_RATE, DeviceArray
-from robe_numba.kernels.gpu.bag_reads import Bags
 from robe_numba.kernels.gpu.device import Work
 from robe_numba.kernels.gpu.update import driver, state_blocks
 from robe_numba.kernels.scalar import update_rules
+from robe_numba.kernels.scalar.bags import MAX, MODES, Bags
 from robe_numba.spec import Spec
-
-MODES = {"sum": bag_reads.SUM, "mean": bag_reads.MEAN, "max": bag_reads.MAX}
 
 
 def embedding_bag(
@@ -33,9 +41,9 @@ def embedding_bag(
     starts: Any = None,
 ) -> Any:
     """See `robe_numba.embedding_bag`."""
-    checks.check_spec(spec)
+    check_spec(spec)
     values = arrays.stored_view(array, spec)
-    real = checks.real_dtype(values)
+    real = real_dtype(values)
     read = {"array": values, "indices": indices, "offsets": offsets}
     read["per_sample_weights"] = per_sample_weights
     arrays.check_apart({"out": out, "starts": starts}, read)
@@ -64,13 +72,13 @@ def embedding_bag_backward(
     starts: Any = None,
 ) -> Any:
     """See `robe_numba.embedding_bag_backward`."""
-    checks.check_spec(spec)
-    checks.check_mode(mode)
+    check_spec(spec)
+    check_mode(mode)
     if mode == "max" and array is None:
-        raise ValueError(checks.MAX_NEEDS_ARRAY)
-    values, dtypes = None, checks.ARRAY_DTYPES
+        raise ValueError(MAX_NEEDS_ARRAY)
+    values, dtypes = None, ARRAY_DTYPES
     if array is not None:
-        values = arrays.view("array", array, (spec.array_size,), checks.ARRAY_DTYPES)
+        values = arrays.view("array", array, (spec.array_size,), ARRAY_DTYPES)
         dtypes = (values.dtype,)
     arrays.view("grad_out", grad_out, None, dtypes)
     with device.work_on(grad_out) as work:
@@ -125,7 +133,7 @@ def embedding_bag_adagrad_update(
     read = {"grad_out": grad_out, "indices": indices, "offsets": offsets, "starts": starts}
     read["per_sample_weights"] = per_sample_weights
     (values, sums), rate = arrays.check_step(spec, lr, written, read, state_block)
-    eps = checks.check_scalar("eps", eps, 0, values.dtype)
+    eps = check_scalar("eps", eps, 0, values.dtype)
     with device.work_on(array) as work:
         options = (mode, per_sample_weights, padding_idx)
         dtypes = (values.dtype,)
@@ -144,12 +152,12 @@ def _check_bags(
     real: np.dtype,
 ) -> Bags:
     """The bags of a call; `real` is the output's dtype."""
-    bounds = arrays.view("offsets", offsets, None, checks.INDEX_DTYPES)
-    checks.check_offsets_shape(bounds, spec)
-    ids = arrays.view("indices", indices, None, checks.INDEX_DTYPES)
-    checks.check_bag_ids_shape(ids)
-    checks.check_weighted_mode(mode, weights is not None)
-    padding = checks.check_padding(padding_idx)
+    bounds = arrays.view("offsets", offsets, None, INDEX_DTYPES)
+    check_offsets_shape(bounds, spec)
+    ids = arrays.view("indices", indices, None, INDEX_DTYPES)
+    check_bag_ids_shape(ids)
+    check_pooling(mode, weights is not None)
+    padding = check_padding(padding_idx)
     if weights is None:
         weights = arrays.nothing(real)
     else:
@@ -190,7 +198,7 @@ def _reads(
     places = None if starts is None else _starts(bags, spec, starts)
     known = bag_reads.expanded(work, bags, spec, grads.dtype, places)
     winners = arrays.nothing(np.int64)
-    if bags.mode == bag_reads.MAX:
+    if bags.mode == MAX:
         # Not from the caller's starts: what these may be, nobody has looked.
         maxima, winners = work.scratch(grads.size, grads.dtype), work.scratch(grads.size, np.int64)
         pool.pool(work, values, bags, spec, arrays.nothing(np.uint64), maxima, winners)

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from robe_numba.checks import arrays as checks
+from robe_numba.checks.arrays import ARRAY_DTYPES
+from robe_numba.checks.scalars import check_scalar
 from robe_numba.kernels.gpu import arrays, device, layers
 from robe_numba.kernels.gpu.arrays import DeviceArray
 from robe_numba.kernels.gpu.compiler import cuda
@@ -25,7 +26,7 @@ def apply_gradient(
 ) -> None:
     """See `robe_numba.ops.dense.apply_gradient`."""
     check_state_block(state_block)
-    values = arrays.view("array", array, None, checks.ARRAY_DTYPES, written=True)
+    values = arrays.view("array", array, None, ARRAY_DTYPES, written=True)
     dtypes, written = (values.dtype,), {"array": array}
     if state_sum is not None:
         sums = arrays.view("state_sum", state_sum, None, dtypes, written=True)
@@ -33,7 +34,7 @@ def apply_gradient(
         written["state_sum"] = state_sum
     arrays.view("gradient", gradient, tuple(values.shape), dtypes)
     arrays.check_apart(written, {"gradient": gradient})
-    eps = checks.check_scalar("eps", eps, 0, values.dtype)
+    eps = check_scalar("eps", eps, 0, values.dtype)
     dense_update(array, state_sum, gradient, lr, eps, int(state_block))
 
 

@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from robe_numba.checks import arrays as checks
+from robe_numba.checks.arrays import real_dtype
+from robe_numba.checks.scalars import check_spec
 from robe_numba.kernels.gpu import arrays, device
 from robe_numba.kernels.gpu import starts as gpu_starts
 from robe_numba.kernels.gpu.arrays import INT64
@@ -17,11 +18,11 @@ def lookup_dot_interaction(
     array: Any, indices: Any, dense: Any, spec: Spec, out: Any = None, starts: Any = None
 ) -> Any:
     """See `robe_numba.lookup_dot_interaction`."""
-    checks.check_spec(spec)
+    check_spec(spec)
     values = arrays.stored_view(array, spec)
     ids = check_ids(indices, spec)
     batch, tables, dim = ids.shape[0], spec.num_tables, spec.embedding_dim
-    real = checks.real_dtype(values)
+    real = real_dtype(values)
     features = arrays.view("dense", dense, (batch, dim), (real,)).flat()
     width = tiles.columns_at_once(tables + 1, dim, real.itemsize)
     read = {"array": values, "indices": indices, "dense": dense}

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from robe_numba.checks import arrays as checks
+from robe_numba.checks.arrays import ARRAY_DTYPES, real_dtype
+from robe_numba.checks.ids import INDEX_DTYPES
+from robe_numba.checks.scalars import check_scalar, check_spec
 from robe_numba.kernels.gpu import arrays, device
 from robe_numba.kernels.gpu import lookup as gather
 from robe_numba.kernels.gpu import starts as gpu_starts
@@ -20,7 +22,7 @@ from robe_numba.spec import Spec
 
 def block_starts(indices: Any, spec: Spec) -> Any:
     """See `robe_numba.block_starts`."""
-    checks.check_spec(spec)
+    check_spec(spec)
     ids = check_ids(indices, spec)
     with device.work_on(indices) as work:
         starts = work.empty((ids.shape[0], spec.num_tables, spec.num_blocks), np.int64)
@@ -30,10 +32,10 @@ def block_starts(indices: Any, spec: Spec) -> Any:
 
 def lookup(array: Any, indices: Any, spec: Spec, out: Any = None, starts: Any = None) -> Any:
     """See `robe_numba.lookup`."""
-    checks.check_spec(spec)
+    check_spec(spec)
     values = arrays.stored_view(array, spec)
     ids = check_ids(indices, spec)
-    batch, real = ids.shape[0], checks.real_dtype(values)
+    batch, real = ids.shape[0], real_dtype(values)
     shape = (batch, spec.num_tables, spec.embedding_dim)
     target = None if out is None else arrays.view("out", out, shape, (real,), written=True)
     kept = None
@@ -53,14 +55,14 @@ def lookup_backward(
     grad_out: Any, indices: Any, spec: Spec, starts: Any = None, out: Any = None
 ) -> Any:
     """See `robe_numba.lookup_backward`."""
-    checks.check_spec(spec)
-    real = arrays.view("grad_out", grad_out, None, checks.ARRAY_DTYPES).dtype
+    check_spec(spec)
+    real = arrays.view("grad_out", grad_out, None, ARRAY_DTYPES).dtype
     read = {"grad_out": grad_out, "indices": indices, "starts": starts}
     arrays.check_apart({"out": out}, read)
     with device.work_on(grad_out) as work:
         if out is not None:
             arrays.view("out", out, (spec.array_size,), (real,), written=True)
-        reads = _reads(work, grad_out, checks.ARRAY_DTYPES, indices, spec, starts)
+        reads = _reads(work, grad_out, ARRAY_DTYPES, indices, spec, starts)
         if out is None:
             out = work.zeros((spec.array_size,), real)
         else:
@@ -96,7 +98,7 @@ def adagrad_update(
     written = {"array": array, "state_sum": state_sum}
     read = {"grad_out": grad_out, "indices": indices, "starts": starts}
     (values, sums), rate = arrays.check_step(spec, lr, written, read, state_block)
-    eps = checks.check_scalar("eps", eps, 0, values.dtype)
+    eps = check_scalar("eps", eps, 0, values.dtype)
     with device.work_on(array) as work:
         reads = _reads(work, grad_out, (values.dtype,), indices, spec, starts)
         state_blocks.update(work, reads, spec, values, sums, rate, eps, int(state_block))
@@ -104,7 +106,7 @@ def adagrad_update(
 
 def check_ids(indices: Any, spec: Spec) -> Any:
     """Ids (batch, num_tables) of an integer dtype."""
-    ids = arrays.view("indices", indices, None, checks.INDEX_DTYPES)
+    ids = arrays.view("indices", indices, None, INDEX_DTYPES)
     if len(ids.shape) != 2 or ids.shape[1] != spec.num_tables:
         raise ValueError(
             f"indices has shape {tuple(ids.shape)}; expected (batch, num_tables) with "

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from robe_numba.checks.arrays import INDEX_DTYPES
+from robe_numba.checks.ids import INDEX_DTYPES
 from robe_numba.kernels.gpu import arrays, device
 from robe_numba.kernels.gpu.compiler import cuda
 from robe_numba.kernels.gpu.launch import Kernel

@@ -1,13 +1,14 @@
 """Backward pass and updates: every contribution of a batch, exact and deterministic.
 
-An element may be read from many places of a batch. Workers share out the array, not the batch: each
-owns ranges of elements and goes through what touches them in the order of the batch. The order of
-additions to an element is therefore the same for any number of workers and ranges, and so are the
-bits.
+An element may be read from many places of a batch. Workers divide the array, not the batch: each
+owns ranges of elements and goes through what touches them in the order of the batch. So the order
+of additions to an element is the same for any number of workers and ranges, and so are the bits.
 
-SGD moves an element at each contribution. Adagrad must square the complete sum: a range's
-contributions are first added up in a dense buffer that fits a core's cache, then applied.
+SGD moves an element at each contribution. Adagrad must square the complete sum: the contributions
+to a range are first added up in a buffer that fits a core's cache, then applied.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 from numba import prange
@@ -17,146 +18,150 @@ from robe_numba.kernels.cpu.blocks import prefetch_block, prefetch_write_block
 from robe_numba.kernels.cpu.launch import launch
 from robe_numba.kernels.cpu.starts import share
 from robe_numba.kernels.cpu.update.apply import (
-    Rates,
-    Reads,
+    UpdateStep,
     adagrad_piece,
     adagrad_range,
     axpy_any,
-    is_plain,
-    prefetch_sums,
+    plain_length,
+    prefetch_state,
 )
 from robe_numba.kernels.cpu.update.partition import (
     LINE,
     Found,
     Partition,
+    Piece,
+    Range,
+    Reads,
     count_in_ranges,
-    output_element,
     scan,
     sort_by_range,
+    unpack,
 )
-from robe_numba.kernels.scalar import update_rules
 from robe_numba.kernels.scalar.hashing import HashSpec
 from robe_numba.kernels.scalar.unsigned import ONE, ZERO
 from robe_numba.memory import scratch
 from robe_numba.state_blocks import num_sums
 
-GRADIENT, SGD, ADAGRAD = update_rules.GRADIENT, update_rules.SGD, update_rules.ADAGRAD
+MAX_SHIFT = 16  # 2**16 float32 sums are 256 KB: they stay in a core's second-level cache
+MIN_SHIFT = 8
+RANGES_PER_WORKER = 8  # enough for an even share where ids are skewed
+MAX_SCANS = 8  # workers that may each go through all starts
+MAX_SCANNED_SUMS = 1 << 19  # elements of a worker's range, for Adagrad
+SUMS_PER_OUTPUT = 1.0  # elements of all ranges per element of the output
+SCAN_CAPACITY = 512  # pieces found at a time: 12 KB, which stay in the first-level cache
+MAX_PREFETCHED = 2 << 20  # bytes of a worker's range that may be prefetched as a whole
+AHEAD_BYTES, MAX_AHEAD = 4096, 64  # of gradients or array that are prefetched; pieces
+
+
+class Entries(NamedTuple):
+    """The sorted pieces of one range."""
+
+    order: np.ndarray  # uint64 (number of all pieces,)
+    first: np.uint64
+    last: np.uint64
 
 
 @inner
-def axpy_scanned(target, base, low, size, reads, bias, spec, lr, found, ahead):
-    """Move a range by the SGD rule with every piece that a scan finds; returns their number.
+def axpy_scanned(target, base, owned, reads, spec, alpha, found, ahead):
+    """target += alpha * gradient, with every piece of the range that a scan finds.
 
-    Claims the target so many pieces `ahead`; 0 if it is in the cache.
+    Returns their number. Prefetches `ahead` pieces ahead, or nothing if that is 0.
     """
     total, read, num_reads = ZERO, ZERO, np.uint64(reads.indices.size)
-    length, plain = min(spec.block_size, spec.embedding_dim), is_plain(reads, spec)
+    length, plain = min(spec.block_size, spec.embedding_dim), plain_length(reads, spec)
     while read < num_reads:
-        count, read = scan(reads.starts, reads.rows, read, low, size, bias, spec, found)
+        count, read = scan(reads, read, owned, spec, found)
         for k in range(count):
             if ahead:
                 soon = found.places[min(k + ahead, count - ONE)]
-                prefetch_write_block(target, base + soon - bias, length)
-            piece = (found.reads[k], found.grads[k], found.places[k], size, bias)
-            axpy_any(target, base, *piece, reads, spec, lr, plain, length)
+                prefetch_write_block(target, base + soon - owned.bias, length)
+            piece = Piece(found.reads[k], found.grads[k], found.places[k])
+            axpy_any(target, base, piece, owned, reads, spec, alpha, plain)
         total += count
     return total
 
 
 @inner
-def adagrad_scanned(array, state_sum, low, size, sums, reads, bias, spec, rates, found):
+def adagrad_scanned(step, owned, sums, reads, spec, found):
     """Apply the sums of a range to what a scan finds touched."""
     read, num_reads = ZERO, np.uint64(reads.indices.size)
     while read < num_reads:
-        count, read = scan(reads.starts, reads.rows, read, low, size, bias, spec, found)
+        count, read = scan(reads, read, owned, spec, found)
         for k in range(count):
-            piece = (found.grads[k], found.places[k], size, bias)
-            adagrad_piece(array, state_sum, low, sums, *piece, spec, rates)
+            piece = Piece(found.reads[k], found.grads[k], found.places[k])
+            adagrad_piece(step, owned, piece, sums, spec)
 
 
 @inlined
-def is_dense(count, size, spec):
-    """Whether so many pieces touch most of a range: then it is not looked up where."""
-    return count * min(spec.block_size, spec.embedding_dim) >= size >> ONE
+def is_dense(count, owned, spec):
+    """Whether so many pieces touch most of a range: then all of it is applied."""
+    return count * min(spec.block_size, spec.embedding_dim) >= owned.size >> ONE
 
 
 @inlined
-def owned_range(worker, num_workers, array_size, state_shift):
-    """Where a worker's range begins and how long it is: an even share of whole state blocks."""
+def owned_range(worker, num_workers, array_size, state_shift, bias):
+    """A worker's even share of whole state blocks."""
     blocks = (array_size + (ONE << state_shift) - ONE) >> state_shift
     first, last = share(blocks, worker, num_workers)
     low = first << state_shift
-    return low, min(last << state_shift, array_size) - low
+    return Range(low, min(last << state_shift, array_size) - low, bias)
 
 
 @jit(parallel=True)
-def update_scanned(reads, bias, spec, array, state_sum, rates, sums, buffers, ahead):
+def update_scanned(step, reads, spec, sums, buffers, bias, ahead):
     """Update with one range per worker, found by scanning; one iteration owns one range.
 
     sums (num_workers, longest range or 0) and buffers (num_workers, 3, capacity) are scratch.
-    Adagrad where sums are not empty, else SGD. With `ahead` 0 a range is claimed as a whole.
+    Adagrad where sums are not empty, else SGD. With `ahead` 0 a range is prefetched as a whole.
     """
     num_workers = buffers.shape[0]
     for worker in prange(num_workers):
-        low, size = owned_range(worker, num_workers, spec.array_size, rates.state_shift)
+        owned = owned_range(worker, num_workers, spec.array_size, step.state_shift, bias)
         total = sums[worker]
         found = Found(buffers[worker, 0], buffers[worker, 1], buffers[worker, 2])
         if total.size == 0:
             if ahead == ZERO:
-                prefetch_write_block(array, low, size)
-            axpy_scanned(array, low, low, size, reads, bias, spec, rates.lr, found, ahead)
+                prefetch_write_block(step.array, owned.low, owned.size)
+            axpy_scanned(step.array, owned.low, owned, reads, spec, step.alpha, found, ahead)
         else:
             total[:] = 0
-            minus = array.dtype.type(-1)
-            count = axpy_scanned(total, ZERO, low, size, reads, bias, spec, minus, found, ZERO)
-            if is_dense(count, size, spec):
-                adagrad_range(array, state_sum, low, size, total, rates)
+            one = total.dtype.type(1)
+            count = axpy_scanned(total, ZERO, owned, reads, spec, one, found, ZERO)
+            if is_dense(count, owned, spec):
+                adagrad_range(step, owned, total)
             else:
-                adagrad_scanned(array, state_sum, low, size, total, reads, bias, spec, rates, found)
-
-
-@inlined
-def unpack(entry, reads, pieces, spec):
-    """Read, first gradient and place of a sorted piece."""
-    code = entry >> (pieces.shift + ONE)
-    read, block = code >> pieces.block_bits, code & ((ONE << pieces.block_bits) - ONE)
-    grad = output_element(read, block, reads.rows, spec)
-    return read, grad, entry & ((ONE << (pieces.shift + ONE)) - ONE)
+                adagrad_scanned(step, owned, total, reads, spec, found)
 
 
 @inner
-def axpy_sorted(target, base, order, first, last, size, reads, pieces, spec, lr, ahead):
-    """Move a range by the SGD rule with its sorted pieces [first, last)."""
-    length, plain = min(spec.block_size, spec.embedding_dim), is_plain(reads, spec)
-    end = np.uint64(order.size) - ONE
-    for k in range(first, last):
-        _, soon, _ = unpack(order[min(k + ahead, end)], reads, pieces, spec)
-        prefetch_block(reads.grad_out, soon, length)
-        read, grad, place = unpack(order[k], reads, pieces, spec)
-        piece = (read, grad, place, size, pieces.bias)
-        axpy_any(target, base, *piece, reads, spec, lr, plain, length)
+def axpy_sorted(target, base, owned, entries, reads, partition, spec, alpha, ahead):
+    """target += alpha * gradient, with the sorted pieces of a range."""
+    length, plain = min(spec.block_size, spec.embedding_dim), plain_length(reads, spec)
+    order, end = entries.order, np.uint64(entries.order.size) - ONE
+    for k in range(entries.first, entries.last):
+        soon = unpack(order[min(k + ahead, end)], reads, partition, spec)
+        prefetch_block(reads.grad_out, soon.grad, length)
+        piece = unpack(order[k], reads, partition, spec)
+        axpy_any(target, base, piece, owned, reads, spec, alpha, plain)
 
 
 @inner
-def adagrad_sorted(
-    array, state_sum, low, order, first, last, size, sums, reads, pieces, spec, rates, ahead
-):
-    """Apply the sums of a range, where its sorted pieces [first, last) touch it."""
-    if is_dense(last - first, size, spec):
-        adagrad_range(array, state_sum, low, size, sums, rates)
+def adagrad_sorted(step, owned, entries, sums, reads, partition, spec, ahead):
+    """Apply the sums of a range where its sorted pieces touch it."""
+    if is_dense(entries.last - entries.first, owned, spec):
+        adagrad_range(step, owned, sums)
         return
-    length, end = min(spec.block_size, spec.embedding_dim), last - ONE
-    for k in range(first, last):
-        _, _, soon = unpack(order[min(k + ahead, end)], reads, pieces, spec)
-        prefetch_sums(array, state_sum, low + soon - pieces.bias, length, rates)
-        _, grad, place = unpack(order[k], reads, pieces, spec)
-        piece = (grad, place, size, pieces.bias)
-        adagrad_piece(array, state_sum, low, sums, *piece, spec, rates)
+    length = min(spec.block_size, spec.embedding_dim)
+    order, end = entries.order, entries.last - ONE
+    for k in range(entries.first, entries.last):
+        soon = unpack(order[min(k + ahead, end)], reads, partition, spec)
+        prefetch_state(step, owned.low + soon.place - owned.bias, length)
+        adagrad_piece(step, owned, unpack(order[k], reads, partition, spec), sums, spec)
 
 
 @jit(parallel=True)
-def update_sorted(reads, pieces, spec, array, state_sum, rates, sums, order, bounds, ahead):
-    """Update range by range of sorted pieces; one iteration owns a worker's ranges.
+def update_sorted(step, reads, spec, sums, partition, order, bounds, ahead):
+    """Update range by range with sorted pieces; one iteration owns a worker's ranges.
 
     sums (num_workers, elements of a range or 0) is scratch. Adagrad where it is not empty, else
     SGD.
@@ -166,35 +171,21 @@ def update_sorted(reads, pieces, spec, array, state_sum, rates, sums, order, bou
         total = sums[worker]
         total[:] = 0
         for index in range(worker, num_ranges, num_workers):
-            low = np.uint64(index) << pieces.shift
-            size = min(ONE << pieces.shift, spec.array_size - low)
-            first, last = np.uint64(bounds[index]), np.uint64(bounds[index + 1])
-            part = (order, first, last, size)
+            low = np.uint64(index) << partition.shift
+            size = min(ONE << partition.shift, spec.array_size - low)
+            owned = Range(low, size, partition.bias)
+            entries = Entries(order, np.uint64(bounds[index]), np.uint64(bounds[index + 1]))
             if total.size == 0:
-                axpy_sorted(array, low, *part, reads, pieces, spec, rates.lr, ahead)
+                alpha = step.alpha
+                axpy_sorted(step.array, low, owned, entries, reads, partition, spec, alpha, ahead)
             else:
-                minus = array.dtype.type(-1)
-                axpy_sorted(total, ZERO, *part, reads, pieces, spec, minus, ahead)
-                adagrad_sorted(
-                    array, state_sum, low, *part, total, reads, pieces, spec, rates, ahead
-                )
-
-
-MAX_SHIFT = 16  # 2**16 float32 sums are 256 KB: they stay in a core's second-level cache
-MIN_SHIFT = 8
-RANGES_PER_WORKER = 8  # enough for an even share where ids are skewed
-MAX_SCANS = 8  # workers that may each go through all starts
-MAX_SCANNED_SUMS = 1 << 19  # elements of a worker's range, for Adagrad
-SUMS_PER_OUTPUT = 1.0  # elements of all ranges per element of the output
-SCAN_ROOM = 512  # pieces found at a time: 12 KB, which stay in the first-level cache
-MAX_CLAIMED = 2 << 20  # bytes of a worker's range that may be claimed as a whole
-AHEAD_BYTES, MAX_AHEAD = 4096, 64  # of gradients or array that are prefetched; pieces
+                one = total.dtype.type(1)
+                axpy_sorted(total, ZERO, owned, entries, reads, partition, spec, one, ahead)
+                adagrad_sorted(step, owned, entries, total, reads, partition, spec, ahead)
 
 
 def partition_for(spec: HashSpec, num_workers: int, state_shift: int) -> Partition:
-    """Ranges of whole state blocks such that a block touches at most two neighbours, and the bits
-    of a sorted piece.
-    """
+    """Ranges of whole state blocks of which no block touches more than two neighbours."""
     shift = (int(spec.array_size) // (RANGES_PER_WORKER * num_workers)).bit_length()
     block = int(min(spec.block_size, spec.embedding_dim))
     shift = max(min(shift, MAX_SHIFT), MIN_SHIFT, (block - 1).bit_length(), state_shift)
@@ -202,47 +193,33 @@ def partition_for(spec: HashSpec, num_workers: int, state_shift: int) -> Partiti
     return Partition(np.uint64(1 << shift), np.uint64(shift), np.uint64(block_bits))
 
 
-def update(
-    rule: int,
-    reads: Reads,
-    spec: HashSpec,
-    array: np.ndarray,
-    state_sum: np.ndarray,
-    lr: float,
-    eps: float,
-    num_workers: int,
-    state_block: int = 1,
-) -> None:
-    """Apply a rule to `array` in place, given every read of the batch.
-
-    `state_sum` (ceil(m / state_block),) is read and written by ADAGRAD alone; GRADIENT needs a
-    zeroed `array`.
-    """
-    real, state_shift = array.dtype.type, state_block.bit_length() - 1
-    rates = Rates(real(-1 if rule == GRADIENT else lr), real(eps), np.uint64(state_shift))
+def update(step: UpdateStep, reads: Reads, spec: HashSpec, num_workers: int) -> None:
+    """Make a step with every read of the batch; the bits do not depend on `num_workers`."""
+    array, adagrad = step.array, step.state_sum.size > 0
     block = int(min(spec.block_size, spec.embedding_dim))
     ahead = np.uint64(max(1, min(MAX_AHEAD, AHEAD_BYTES // (block * array.itemsize))))
-    num_elements = reads.indices.size * int(spec.embedding_dim)
+    state_block = 1 << int(step.state_shift)
     range_size = -(-num_sums(int(spec.array_size), state_block) // num_workers) * state_block
     # Adagrad's sums of the whole array at once, but never more memory than the batch's output.
     fits = range_size <= min(MAX_SCANNED_SUMS, SUMS_PER_OUTPUT * reads.grad_out.size / num_workers)
-    if num_workers <= MAX_SCANS and (rule != ADAGRAD or fits):
-        sums = scratch("sums", (num_workers, range_size * (rule == ADAGRAD)), array.dtype)
-        capacity = SCAN_ROOM + 2 * int(spec.num_blocks)
+    if num_workers <= MAX_SCANS and (not adagrad or fits):
+        if range_size * array.itemsize <= MAX_PREFETCHED and (
+            reads.indices.size * int(spec.embedding_dim) >= spec.array_size
+        ):
+            ahead = ZERO
+        sums = scratch("sums", (num_workers, range_size * adagrad), array.dtype)
+        capacity = SCAN_CAPACITY + 2 * int(spec.num_blocks)
         buffers = scratch("pieces", (num_workers, 3, capacity), np.uint64)
         bias = np.uint64(block)
-        if range_size * array.itemsize <= MAX_CLAIMED and num_elements >= spec.array_size:
-            ahead = ZERO
-        moved = (array, state_sum, rates, sums)
-        launch(num_workers, update_scanned, reads, bias, spec, *moved, buffers, ahead)
+        launch(num_workers, update_scanned, step, reads, spec, sums, buffers, bias, ahead)
         return
-    pieces = partition_for(spec, num_workers, state_shift)
-    num_ranges = -(-int(spec.array_size) >> int(pieces.shift))
+    partition = partition_for(spec, num_workers, int(step.state_shift))
+    shift = int(partition.shift)
+    num_ranges = -(-int(spec.array_size) >> shift)
     counts = scratch("counts", (num_workers, num_ranges + LINE), np.int64)
     bounds = scratch("bounds", (num_ranges + 1,), np.int64)
-    launch(num_workers, count_in_ranges, reads.starts, pieces, spec, counts, bounds)
+    launch(num_workers, count_in_ranges, reads.starts, partition, spec, counts, bounds)
     order = scratch("order", (int(bounds[-1]),), np.uint64)
-    launch(num_workers, sort_by_range, reads.starts, pieces, spec, counts, order)
-    sums = scratch("sums", (num_workers, (1 << int(pieces.shift)) * (rule == ADAGRAD)), array.dtype)
-    moved = (array, state_sum, rates, sums)
-    launch(num_workers, update_sorted, reads, pieces, spec, *moved, order, bounds, ahead)
+    launch(num_workers, sort_by_range, reads.starts, partition, spec, counts, order)
+    sums = scratch("sums", (num_workers, (adagrad << shift)), array.dtype)
+    launch(num_workers, update_sorted, step, reads, spec, sums, partition, order, bounds, ahead)

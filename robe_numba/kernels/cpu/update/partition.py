@@ -1,13 +1,10 @@
 """Which parts of the array a batch touches, found range by range and in the order of the batch.
 
-A piece is a block of a read as one range of the array, [low, low + size), sees it: the read, the
-block's first element in the flat gradient, and a place, where the block begins relative to `low`. A
-block may begin before a range and end after it; only what lies within is the range's to move. So
-that a place is never negative, `bias` is added, at least the longest block. A block that wraps
-around the end of the array is two pieces.
+A piece is the part of one read's block that lies in one range of the array. A block that wraps
+around the end of the array makes two partition.
 
-There are two ways to find them. Scanning: a worker goes through all starts and takes what touches
-its one range, the fastest way while workers are few. Sorting: a counting sort, for many ranges.
+There are two ways to find them. Scanning: a worker goes through all starts and takes those that
+touch its one range; the fastest way with few workers. Sorting: a counting sort, for many ranges.
 Both are stable, so that every element sees its reads in the order of the batch.
 """
 
@@ -25,12 +22,31 @@ from robe_numba.kernels.scalar.unsigned import ONE, TWO, ZERO
 LINE = 8  # int64 in a cache line of 64 bytes
 
 
-class Partition(NamedTuple):
-    """How pieces of a call are written down."""
+class Reads(NamedTuple):
+    """Every read of a batch, and the gradient of what it went into."""
 
-    bias: np.uint64  # elements, added to places
-    shift: np.uint64  # sorted ranges have 2**shift elements
-    block_bits: np.uint64  # a sorted piece: (read << block_bits | block) << (shift + 1) | place
+    indices: np.ndarray  # uint64 (n,)
+    starts: np.ndarray  # uint64 (n * num_blocks,), NO_START where padded
+    rows: np.ndarray  # uint64 (n,), row of grad_out; (0,) where read i is row i
+    scales: np.ndarray  # (n,), factor of the read in its row; (0,) for 1
+    argmax: np.ndarray  # int64 (num_rows * d,), the read that gave each maximum, or (0,)
+    grad_out: np.ndarray  # (num_rows * d,)
+
+
+class Range(NamedTuple):
+    """Elements [low, low + size) of the array, which one worker updates."""
+
+    low: np.uint64
+    size: np.uint64
+    bias: np.uint64  # added to places, at least the longest block, so that none is negative
+
+
+class Piece(NamedTuple):
+    """A block as one range sees it; it may begin before the range and end after it."""
+
+    read: np.uint64
+    grad: np.uint64  # the first element of the block in the flat gradient
+    place: np.uint64  # where the block begins, relative to the range and with its bias
 
 
 class Found(NamedTuple):
@@ -39,6 +55,17 @@ class Found(NamedTuple):
     reads: np.ndarray
     grads: np.ndarray
     places: np.ndarray
+
+
+class Partition(NamedTuple):
+    """Ranges of 2**shift elements, and how a sorted piece is packed into 64 bits.
+
+    It is (read << block_bits | block) << (shift + 1) | place.
+    """
+
+    bias: np.uint64  # of all ranges
+    shift: np.uint64
+    block_bits: np.uint64
 
 
 @inlined
@@ -50,17 +77,18 @@ def output_element(read, block, rows, spec):
 
 @inlined
 def append(found, count, read, grad, place):
-    """Write a piece down."""
+    """Write a piece into the buffers, after `count` others."""
     found.reads[count], found.grads[count], found.places[count] = read, grad, place
 
 
 @inner
-def scan(starts, rows, read, low, size, bias, spec, found):
-    """Find pieces of [low, low + size) from a read on, until the buffers might overflow.
+def scan(reads, read, owned, spec, found):
+    """Find the pieces of a range, from a read on, until the buffers might overflow.
 
-    Returns their number and the read to go on with.
+    Returns their number, and the read to resume with.
     """
-    count, high, num_blocks = ZERO, low + size, spec.num_blocks
+    starts, rows = reads.starts, reads.rows
+    count, low, high, num_blocks = ZERO, owned.low, owned.low + owned.size, spec.num_blocks
     capacity = np.uint64(found.reads.size) - TWO * num_blocks
     num_reads = np.uint64(starts.size) // num_blocks
     while read < num_reads and count <= capacity:
@@ -68,11 +96,11 @@ def scan(starts, rows, read, low, size, bias, spec, found):
         for block in range(num_blocks):
             start = starts[read * num_blocks + block]
             end = start + block_length(block, spec)  # for NO_START: less than any block's length
-            # Written first, counted if it was one: a branch would be guessed wrong half the time.
-            append(found, count, read, grad, start + bias - low)
+            # Written first, counted if it was one: a branch would be mispredicted half the time.
+            append(found, count, read, grad, start + owned.bias - low)
             count += np.uint64((start < high) & (end > low))
             if end > spec.array_size + low:
-                append(found, count, read, grad, start + bias - low - spec.array_size)
+                append(found, count, read, grad, start + owned.bias - low - spec.array_size)
                 count += ONE
             grad += spec.block_size
         read += ONE
@@ -80,28 +108,37 @@ def scan(starts, rows, read, low, size, bias, spec, found):
 
 
 @inlined
-def touched_ranges(start, block, pieces, spec):
+def touched_ranges(start, block, partition, spec):
     """First and last sorted range of a block, and whether it wraps into range 0 besides."""
     end = start + block_length(block, spec)
     wraps = end > spec.array_size
-    return start >> pieces.shift, (min(end, spec.array_size) - ONE) >> pieces.shift, wraps
+    return start >> partition.shift, (min(end, spec.array_size) - ONE) >> partition.shift, wraps
 
 
 @inlined
-def pack(read, block, start, index, pieces):
-    """The entry of a piece of range `index`."""
-    place = start + pieces.bias - (index << pieces.shift)
-    return (read << pieces.block_bits | block) << (pieces.shift + ONE) | place
+def pack(read, block, start, index, partition):
+    """A piece of range `index` as one word."""
+    place = start + partition.bias - (index << partition.shift)
+    return (read << partition.block_bits | block) << (partition.shift + ONE) | place
+
+
+@inlined
+def unpack(entry, reads, partition, spec):
+    """The piece of a word."""
+    code = entry >> (partition.shift + ONE)
+    read, block = code >> partition.block_bits, code & ((ONE << partition.block_bits) - ONE)
+    grad = output_element(read, block, reads.rows, spec)
+    return Piece(read, grad, entry & ((ONE << (partition.shift + ONE)) - ONE))
 
 
 @inner
-def count_pieces(starts, first, last, pieces, spec, counts, chunk):
+def count_pieces(starts, first, last, partition, spec, counts, chunk):
     """Add to counts[chunk] the pieces that reads [first, last) have in each range."""
     for read in range(first, last):
         for block in range(spec.num_blocks):
             start = starts[read * spec.num_blocks + block]
             if start != NO_START:
-                low, high, wraps = touched_ranges(start, block, pieces, spec)
+                low, high, wraps = touched_ranges(start, block, partition, spec)
                 counts[chunk, low] += 1
                 if high != low:
                     counts[chunk, high] += 1
@@ -110,26 +147,26 @@ def count_pieces(starts, first, last, pieces, spec, counts, chunk):
 
 
 @inner
-def place_pieces(starts, first, last, pieces, spec, counts, chunk, order):
+def place_pieces(starts, first, last, partition, spec, counts, chunk, order):
     """Write the entries of reads [first, last) to where counts[chunk] says, and advance it."""
     for read in range(first, last):
         for block in range(spec.num_blocks):
             start = starts[read * spec.num_blocks + block]
             if start != NO_START:
-                low, high, wraps = touched_ranges(start, block, pieces, spec)
-                order[counts[chunk, low]] = pack(read, block, start, low, pieces)
+                low, high, wraps = touched_ranges(start, block, partition, spec)
+                order[counts[chunk, low]] = pack(read, block, start, low, partition)
                 counts[chunk, low] += 1
                 if high != low:
-                    order[counts[chunk, high]] = pack(read, block, start, high, pieces)
+                    order[counts[chunk, high]] = pack(read, block, start, high, partition)
                     counts[chunk, high] += 1
                 if wraps:
                     start -= spec.array_size
-                    order[counts[chunk, ZERO]] = pack(read, block, start, ZERO, pieces)
+                    order[counts[chunk, ZERO]] = pack(read, block, start, ZERO, partition)
                     counts[chunk, ZERO] += 1
 
 
 @jit(parallel=True)
-def count_in_ranges(starts, pieces, spec, counts, bounds):
+def count_in_ranges(starts, partition, spec, counts, bounds):
     """Where the entries of each chunk of reads begin in each range, and where ranges begin.
 
     counts int64 (num_chunks, num_ranges + LINE) apart by a cache line, or threads would wait for
@@ -140,7 +177,7 @@ def count_in_ranges(starts, pieces, spec, counts, bounds):
     for chunk in prange(num_chunks):
         first, last = share(num_reads, chunk, num_chunks)
         counts[chunk, :] = 0
-        count_pieces(starts, first, last, pieces, spec, counts, np.uint64(chunk))
+        count_pieces(starts, first, last, partition, spec, counts, np.uint64(chunk))
     total = 0
     for index in range(num_ranges):
         bounds[index] = total
@@ -152,9 +189,9 @@ def count_in_ranges(starts, pieces, spec, counts, bounds):
 
 
 @jit(parallel=True)
-def sort_by_range(starts, pieces, spec, counts, order):
+def sort_by_range(starts, partition, spec, counts, order):
     """order (number of pieces,) by range; one iteration owns one chunk of reads."""
     num_reads = np.uint64(starts.size) // spec.num_blocks
     for chunk in prange(counts.shape[0]):
         first, last = share(num_reads, chunk, counts.shape[0])
-        place_pieces(starts, first, last, pieces, spec, counts, np.uint64(chunk), order)
+        place_pieces(starts, first, last, partition, spec, counts, np.uint64(chunk), order)

@@ -1,7 +1,7 @@
 """Adagrad with one sum of squares for each block of neighbouring elements.
 
-A block's sum is made from its gradients in an order that its length alone decides, so that it has
-the same bits whichever range of the array the block lies in and whatever led to it.
+A block's sum is made from its gradients in an order that depends on its length alone, so its bits
+do not depend on the range of the array that the block lies in, nor on how its reads were found.
 """
 
 from robe_numba._jit import inlined, inner
@@ -56,11 +56,12 @@ def sum_of_squares(sums, s, length):
 
 
 @inlined
-def apply_state_block(array, state_sum, block, p, sums, s, length, rates):
-    """Move array[p:p + length], a whole state block, by the sums from s on, which become 0."""
+def apply_state_block(step, block, p, sums, s, length):
+    """Apply the sums from s on, which become 0, to a whole state block, [p, p + length)."""
+    array = step.array
     squares, count = sum_of_squares(sums, s, length), sums.dtype.type(length)
-    state_sum[block] = update_rules.add_mean(state_sum[block], squares, count)
-    rate = update_rules.adagrad_rate(state_sum[block], rates.lr, rates.eps)
+    step.state_sum[block] = update_rules.add_mean(step.state_sum[block], squares, count)
+    rate = update_rules.adagrad_rate(step.state_sum[block], step.lr, step.eps)
     j = ZERO
     while j + U16 <= length:
         grad = load_x16(sums, s + j)
@@ -82,17 +83,17 @@ def apply_state_block(array, state_sum, block, p, sums, s, length, rates):
 
 
 @inner
-def apply_state_blocks(array, state_sum, low, size, sums, begin, end, rates):
-    """Move the state blocks in which one of sums[begin:end] is not 0, and make their sums 0.
+def apply_state_blocks(step, owned, sums, begin, end):
+    """Apply the state blocks in which one of sums[begin:end] is not 0; their sums become 0.
 
-    The range array[low:low + size] begins with a block and divides none. Where these sums are all
-    0 a block has moved already, or another piece that touches it will find what is not.
+    The range begins with a block and divides none. Where these sums are all 0, the block was
+    applied before, or another piece that touches it will find the sum that is not.
     """
-    shift = rates.state_shift
+    shift = step.state_shift
     while begin < end:
-        block = (low + begin) >> shift
-        first, following = (block << shift) - low, ((block + ONE) << shift) - low
+        block = (owned.low + begin) >> shift
+        first, following = (block << shift) - owned.low, ((block + ONE) << shift) - owned.low
         if has_moved(sums, begin, min(following, end) - begin):
-            length = min(following, size) - first
-            apply_state_block(array, state_sum, block, low + first, sums, first, length, rates)
+            length = min(following, owned.size) - first
+            apply_state_block(step, block, owned.low + first, sums, first, length)
         begin = following

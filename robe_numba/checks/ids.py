@@ -1,0 +1,61 @@
+"""Checks of row ids, one per table and sample, and what ids of bags share with them."""
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from robe_numba.checks.arrays import check_array
+from robe_numba.kernels.cpu.inspect import rows_inside
+from robe_numba.spec import RobeSpec, Spec
+
+INDEX_DTYPES = tuple(np.dtype(name) for name in ("int32", "int64", "uint32", "uint64"))
+
+
+def check_indices(indices: Any, spec: Spec) -> np.ndarray:
+    """Require ids (batch, num_tables) within their tables; flat, as uint64, for kernels."""
+    check_array("indices", indices, None, INDEX_DTYPES)
+    check_indices_shape(indices, spec.num_tables)
+    ids = as_uint64(indices).reshape(-1)
+    if spec.num_embeddings is not None and not rows_inside(ids, id_limits(spec)):
+        outside = ids.reshape(indices.shape) >= id_limits(spec)
+        sample, table = (int(i) for i in np.argwhere(outside)[0])
+        raise_outside(indices[sample, table], f"[{sample}, {table}]", table, spec)
+    return ids
+
+
+def check_indices_shape(indices: Any, num_tables: int) -> None:
+    """Require ids of the shape (batch, num_tables), on either device."""
+    if len(indices.shape) != 2 or indices.shape[1] != num_tables:
+        raise ValueError(
+            f"indices has shape {tuple(indices.shape)}; expected (batch, num_tables) with "
+            f"num_tables = {num_tables}"
+        )
+
+
+@lru_cache(maxsize=64)
+def id_limits(spec: Spec) -> np.ndarray:
+    """The number of rows of each table, which ids stay below."""
+    return np.array(spec.num_embeddings, dtype=np.uint64)
+
+
+def raise_outside(value: Any, position: str, table: int, spec: Spec) -> None:
+    """Raise the error of an id outside its table."""
+    assert spec.num_embeddings is not None
+    may_be_free = isinstance(spec, RobeSpec) and (spec.hash != "uma" or spec.num_tables == 1)
+    free = ", or use num_embeddings=None, which takes every id" if may_be_free else ""
+    raise ValueError(
+        f"indices{position} is {value}, but table {table} has num_embeddings = "
+        f"{spec.num_embeddings[table]}: legal ids are 0 to {spec.num_embeddings[table] - 1}. "
+        f"Map the id into the table{free}"
+    )
+
+
+def as_uint64(indices: np.ndarray) -> np.ndarray:
+    """Ids as the kernels' one integer type; signed ids in two's complement.
+
+    Copies 32-bit ids and read-only arrays, so that kernels compile for one type alone.
+    """
+    if indices.dtype.itemsize == 8 and indices.flags.writeable:
+        return indices.view(np.uint64)
+    return indices.astype(np.uint64)
