@@ -1,8 +1,8 @@
 """The command `robe`; needs the `cli` extra.
 
-`robe --help` and `robe COMMAND --help` answer at once: at its top a module of a command imports
-only what its signature needs, and its function the rest, within `loading`. The packages
-`data_tools` and `robe_numba.training` import what is used of them.
+`robe --help` and `robe COMMAND --help` are quick: a command's module imports only what its
+signature needs, and the function imports the rest, within `loading`. The packages `data_tools` and
+`robe_numba.training` are imported lazily.
 """
 
 import os
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 
 def main() -> None:
-    """Run the command line, or say what is missing to run it."""
+    """Run the command line, or name the package that is missing."""
     try:
         with loading():
             from robe_numba.parallel.supervisor import supervise_if_launched
@@ -23,7 +23,11 @@ def main() -> None:
         run()
     except ModuleNotFoundError as error:
         sys.exit(f"error: {needs(error)}")
-    except (ImportError, RuntimeError, ValueError) as error:  # of an import; `run` has its own
+    except (
+        ImportError,
+        RuntimeError,
+        ValueError,
+    ) as error:  # while importing
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
@@ -31,12 +35,12 @@ def main() -> None:
 
 @contextmanager
 def loading() -> Iterator[None]:
-    """Within the block, which imports, let Ctrl-C end the program at once.
+    """Let Ctrl-C end the program at once while the block imports modules.
 
-    Nothing is begun yet, and KeyboardInterrupt might be lost: Python's imports have callbacks whose
-    errors it ignores.
+    No work has started yet, and a KeyboardInterrupt could be lost: Python ignores errors in some
+    callbacks of its imports.
     """
-    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # else it is ignored
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not where it is ignored
     if ours:
         signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))
     try:
@@ -47,7 +51,7 @@ def loading() -> Iterator[None]:
 
 
 def needs(error: ModuleNotFoundError) -> str:
-    """What to install; an error with a cause is one of ours, which says it itself."""
+    """What to install; our own errors, which have a cause, say so themselves."""
     if error.__cause__ is not None:
         return str(error)
     return f"robe needs {error.name}: install the extra, pip install -e '.[cli]' in a clone"

@@ -1,4 +1,4 @@
-"""The command line: what it offers, and how errors look."""
+"""The command line: its commands, and how errors are shown."""
 
 import os
 import sys
@@ -15,14 +15,11 @@ from robe_numba.cli.console import make_console, print_anything
 from robe_numba.parallel.group import Group
 from robe_numba.parallel.launch import KNOWN, processes, reason
 
-TOGETHER = ("train", "evaluate")  # commands that several processes do together
+PARALLEL = ("train", "evaluate")  # commands that several processes may run together
 
 
-class _Group(TyperGroup):
-    """Knows that --help is not given unless it is.
-
-    Typer would import Pydantic to find that out, which takes longer than showing the help.
-    """
+class _CommandGroup(TyperGroup):
+    """Gives --help a default: without one Typer imports Pydantic, which is slow."""
 
     def get_help_option(self, ctx: Any) -> Any:
         option = super().get_help_option(ctx)
@@ -33,9 +30,9 @@ class _Group(TyperGroup):
 
 app = typer.Typer(
     name="robe",
-    cls=_Group,
-    help="Compress the embedding tables of a click model 10 to 1000 times: make or read click "
-    "logs, train a DLRM on them, and score new rows.\n\nBegin with: robe demo",
+    cls=_CommandGroup,
+    help="Compress the embedding tables of a click model 10 to 1000 times: generate or read click "
+    "logs, train a DLRM on them, and score new rows.\n\nStart with: robe demo",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
@@ -45,7 +42,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("synth")(data.synth)
 app.command("ingest")(data.ingest)
-app.add_typer(data.data, name="data", cls=_Group)
+app.add_typer(data.data, name="data", cls=_CommandGroup)
 app.command("plan")(plan.plan)
 app.command("train")(train.train)
 app.command("sweep")(sweep.sweep)
@@ -69,18 +66,18 @@ def options(
 ) -> None:
     """Options of the program itself."""
     group: Group | None = context.obj
-    if group is not None and group.size > 1 and context.invoked_subcommand not in TOGETHER:
+    if group is not None and group.size > 1 and context.invoked_subcommand not in PARALLEL:
         raise ValueError(
-            f"{group.size} processes were started, but robe {context.invoked_subcommand} runs in "
-            f"one; start it without mpiexec ({' and '.join(TOGETHER)} run in several)"
+            f"{group.size} processes were started, but robe {context.invoked_subcommand} is a "
+            f"single process; start it without mpiexec (only {' and '.join(PARALLEL)} use several)"
         )
 
 
 def run() -> None:
-    """Run the command line; an error of the user's is one line, without a traceback."""
+    """Run the command line; a user's error is one line without a traceback."""
     print_anything()
     try:
-        with processes() as group, _heard(group):
+        with processes() as group, _root_output_only(group):
             app(obj=group)
     except MemoryError as error:
         _fail(f"not enough memory: {error}")
@@ -91,8 +88,8 @@ def run() -> None:
 
 
 @contextmanager
-def _heard(group: Group) -> Iterator[None]:
-    """Within the block, let rank 0 speak for all."""
+def _root_output_only(group: Group) -> Iterator[None]:
+    """Discard the output of all processes but rank 0."""
     if group.is_root:
         yield
         return

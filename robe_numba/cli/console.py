@@ -1,4 +1,4 @@
-"""Where commands print their results, and how: words as they are, whatever a folder is called."""
+"""The console that commands print to: names appear as they are, without markup or control codes."""
 
 import io
 import re
@@ -11,24 +11,24 @@ from rich.text import Text
 if TYPE_CHECKING:
     from rich.table import Table
 
-# All but TAB and the end of a line; a terminal would obey them.
+# Control characters except TAB and newline.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def escaped(text: str) -> str:
-    """A text whose control characters, which names may have too, are shown and not obeyed."""
+    """A text whose control characters are shown, so that the terminal does not interpret them."""
     return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 class _Console(Console):
-    """A console whose texts hold no commands to a terminal."""
+    """A console that escapes control characters."""
 
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(escaped(text), **options)
 
 
 def make_console(width: int | None = None, stderr: bool = False) -> Console:
-    """A console without markup: `a[b]` and `run:x:` may be names of folders."""
+    """A console without markup, since `a[b]` and `run:x:` may be names of folders."""
     return _Console(
         width=width, stderr=stderr, soft_wrap=True, markup=False, emoji=False, highlight=False
     )
@@ -38,9 +38,9 @@ console = make_console()
 
 
 def print_anything() -> None:
-    """Have what a terminal or file cannot encode escaped, where it would be an error.
+    """Escape characters that stdout or stderr cannot encode, instead of failing.
 
-    Such are ± in ASCII, and names of files that are not UTF-8 anywhere.
+    Examples are ± in ASCII, and file names that are not UTF-8 in any encoding.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -48,7 +48,7 @@ def print_anything() -> None:
 
 
 def print_whole(table: "Table") -> None:
-    """Print a table with lines as long as they are: a narrow window may be scrolled or widened."""
+    """Print a table without wrapping its lines, even where the terminal is narrower."""
     from rich.measure import Measurement
 
     whole = Measurement.get(console, console.options.update(max_width=1000), table).maximum

@@ -1,4 +1,4 @@
-"""`robe synth`, `robe ingest` and `robe data`: click logs, made, read and looked after."""
+"""`robe synth`, `robe ingest` and `robe data`: generate, ingest and inspect click logs."""
 
 import importlib.util
 from collections.abc import Iterator
@@ -14,16 +14,22 @@ from robe_numba.cli import loading
 from robe_numba.cli.arguments import DataPath, Overwrite, check_output_file
 from robe_numba.cli.console import console
 from robe_numba.cli.progress import Quiet, tracking
+from robe_numba.formatting import format_bytes
 
 if TYPE_CHECKING:
-    from data_tools import Manifest
+    from data_tools import Manifest, Schema
     from data_tools.synthetic.generator import Generator
 
-CEILING_ROWS = 2_000_000  # of a generated log, whose true probabilities are compared
+CEILING_ROWS = 2_000_000  # of a generated log, from which the best reachable AUC is computed
+SEPARATORS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|"}
+TWO_PASSES = (
+    "two passes over the sources, the first to count ids: about twice the time, and 16 MB of disk "
+    "per million rows while it runs"
+)
 
 
 def ceiling(generator: "Generator", start: int, stop: int) -> tuple[float, float | None]:
-    """Click rate of rows [start, stop), and the AUC of their true probabilities if defined."""
+    """Click rate of rows [start, stop), and the AUC of their true probabilities or None."""
     with loading():
         from robe_numba.metrics import auc
 
@@ -33,19 +39,19 @@ def ceiling(generator: "Generator", start: int, stop: int) -> tuple[float, float
 
 
 def synth(
-    output: Annotated[Path, typer.Argument(help="File to write; .gz by name is compressed.")],
-    rows: Annotated[int, typer.Option(min=1, help="Lines.")] = 1_000_000,
+    output: Annotated[Path, typer.Argument(help="File to write; compressed if named .gz.")],
+    rows: Annotated[int, typer.Option(min=1, help="Number of lines.")] = 1_000_000,
     preset: Annotated[str, typer.Option(help="kaggle or terabyte.")] = "kaggle",
     scale: Annotated[float, typer.Option(help="Multiplies the cardinalities.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Another seed is another world.")] = 0,
-    start: Annotated[int, typer.Option(min=0, help="First row, to go on with a log.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the planted model and of the rows.")] = 0,
+    start: Annotated[int, typer.Option(min=0, help="First row, to continue a log.")] = 0,
     labelled: Annotated[
         bool, typer.Option("--labelled/--unlabelled", help="With or without the label column.")
     ] = True,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Generate a click log in Criteo's format, with a known best reachable AUC.
+    """Generate a click log in Criteo's format whose best reachable AUC is known.
 
     Columns, missing values, ids and click rate are distributed as in the real logs; clicks follow
     a planted model.
@@ -67,15 +73,11 @@ def synth(
         generator.write(output, rows, start=start, labelled=labelled, progress=progress)
     stop = start + min(rows, CEILING_ROWS)
     rate, best = ceiling(generator, start, stop)
-    console.print(f"{output}: {rows:,} rows, {output.stat().st_size / 1e6:,.1f} MB")
+    console.print(f"{output}: {rows:,} rows, {format_bytes(output.stat().st_size)}")
     which = "these rows" if stop == start + rows else f"the first {CEILING_ROWS:,} rows"
     console.print(f"click rate of {which} {rate:.4f}{'' if labelled else ' (not in the file)'}")
-    reach = "not defined: all are alike" if best is None else f"{best:.4f}"
+    reach = "not defined: all labels are equal" if best is None else f"{best:.4f}"
     console.print(f"best reachable AUC on {which} (of the true probabilities) {reach}")
-
-
-def _names(text: str | None) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip()) if text else ()
 
 
 def ingest(
@@ -87,40 +89,42 @@ def ingest(
     format: Annotated[str, typer.Option(help="auto, criteo, csv or parquet.")] = "auto",
     separator: Annotated[
         str | None,
-        typer.Option(help="Of a CSV's fields: a character, or tab; default: what its header has."),
+        typer.Option(help="Between the fields of a CSV: a character, or tab. Default: see header."),
     ] = None,
-    on_error: Annotated[str, typer.Option(help="At a bad line: stop or skip.")] = "stop",
+    on_error: Annotated[str, typer.Option(help="At a bad line: stop, or skip it.")] = "stop",
     dense_transform: Annotated[
         str, typer.Option(help="log1p, none, log3 (log(x+3)) or log-squared.")
     ] = "log1p",
     max_ind_range: Annotated[
-        int | None, typer.Option(min=1, help="Ids modulo this; MLPerf has 40000000.")
+        int | None, typer.Option(min=1, help="Ids modulo this; MLPerf uses 40000000.")
     ] = None,
     ids: Annotated[
-        str, typer.Option(help="raw, or appearance: numbered as they first appear (two passes).")
+        str, typer.Option(help="raw, or appearance: numbered by first appearance (two passes).")
     ] = "raw",
-    min_count: Annotated[int, typer.Option(min=1, help="Rarer ids become one (two passes).")] = 1,
+    min_count: Annotated[int, typer.Option(min=1, help="Rarer ids are merged (two passes).")] = 1,
     vocabulary: Annotated[
-        Path | None, typer.Option(help="Dataset whose known ids to use instead of counting.")
+        Path | None, typer.Option(help="Use the known ids of this dataset instead of counting.")
     ] = None,
     label: Annotated[
-        str | None, typer.Option(help="Label column; default label, which a log may lack.")
+        str | None, typer.Option(help="Label column. Default: label, if the log has it.")
     ] = None,
     dense: Annotated[
-        str | None, typer.Option(help="Numeric columns of another log, a,b,c; default Criteo's.")
+        str | None, typer.Option(help="Numeric columns, a,b,c. Default: Criteo's.")
     ] = None,
-    categorical: Annotated[str | None, typer.Option(help="Its id columns, a,b,c.")] = None,
-    file_format: Annotated[str, typer.Option(help="Of the shards: arrow or parquet.")] = "arrow",
+    categorical: Annotated[
+        str | None, typer.Option(help="Id columns, a,b,c. Default: Criteo's.")
+    ] = None,
+    file_format: Annotated[str, typer.Option(help="Shards as arrow or parquet.")] = "arrow",
     compression: Annotated[str, typer.Option(help="Of the shards: none, lz4 or zstd.")] = "none",
     shard_bytes: Annotated[
-        int | None, typer.Option(min=1, help="Text per shard; default 16 to 128 MiB.")
+        int | None, typer.Option(min=1, help="Bytes of text per shard. Default: 16 to 128 MiB.")
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Default: all cores.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads. Default: all cores.")] = None,
     scheduler: Annotated[
         str | None,
         typer.Option(
-            help="threads, local (a Dask cluster here; default for several files where Dask is "
-            "installed) or tcp://HOST:PORT."
+            help="threads, local (a Dask cluster on this machine, the default for several files if "
+            "Dask is installed) or tcp://HOST:PORT."
         ),
     ] = None,
     overwrite: Overwrite = False,
@@ -129,11 +133,11 @@ def ingest(
     """Read click logs into a dataset: a folder of Arrow files with a manifest.
 
     Criteo's logs (Kaggle and Terabyte, plain or compressed, with or without labels) need no
-    options. Other logs, as CSV or Parquet, are described by their columns. Files that differ only
-    in their numbers and come as the shell sorts them are taken in the order of the numbers. A bad
-    line stops with its file, line number and reason; with --on-error skip it is counted, and the
-    first hundred are kept in rejects.jsonl. Killed or stopped, the same command resumes
-    where it was.
+    options. Describe other logs, as CSV or Parquet, by their columns. Files that differ only in
+    their numbers and come as the shell sorts them are taken in the order of the numbers. A bad
+    line stops the command with its file, line number and reason; with --on-error skip it is
+    counted, and the first hundred are kept in rejects.jsonl. If the command is killed or stopped,
+    run it again to resume.
 
     Examples:
 
@@ -148,15 +152,9 @@ def ingest(
         robe ingest day_{0..23}.gz -o s3://bucket/data --scheduler tcp://10.0.0.1:8786
     """
     with loading():
-        from data_tools import CRITEO, Schema
         from data_tools import ingest as ingest_logs
         from data_tools.sources.source_order import in_numeric_order
 
-    schema = CRITEO
-    if dense or categorical:
-        schema = Schema(label or "label", _names(dense), _names(categorical))
-    elif label:
-        schema = Schema(label, CRITEO.dense, CRITEO.categorical)
     if ids == "appearance" or min_count > 1:
         console.print(TWO_PASSES if vocabulary is None else "ids become those of the vocabulary")
     given, sources = sources, in_numeric_order(sources)
@@ -166,7 +164,7 @@ def ingest(
         manifest = ingest_logs(
             sources,
             output,
-            schema=schema,
+            schema=_schema(label, dense, categorical),
             format=format,
             separator=SEPARATORS.get(separator, separator) if separator else None,
             on_error=on_error,
@@ -189,12 +187,22 @@ def ingest(
         typer.echo("warning: the sources hold no rows, so the dataset is empty", err=True)
 
 
-SEPARATORS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|"}
+def _names(text: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip()) if text else ()
+
+
+def _schema(label: str | None, dense: str | None, categorical: str | None) -> "Schema":
+    """The columns that the options name, or Criteo's."""
+    from data_tools import CRITEO, Schema
+
+    if dense or categorical:
+        return Schema(label or "label", _names(dense), _names(categorical))
+    return Schema(label, CRITEO.dense, CRITEO.categorical) if label else CRITEO
 
 
 @contextmanager
 def _explaining_interrupts() -> Iterator[None]:
-    """Say at Ctrl-C what is kept."""
+    """Say what is kept at Ctrl-C."""
     try:
         yield
     except KeyboardInterrupt as interrupt:
@@ -202,19 +210,13 @@ def _explaining_interrupts() -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-TWO_PASSES = (
-    "two passes over the sources, to count the ids first: about twice the time, and for the counts "
-    "about 16 MB of disk per million rows until it is done"
-)
-
-
 def _scheduler(num_sources: int) -> str:
-    """A local cluster for several files, where Dask is there."""
+    """A local cluster for several files if Dask is installed."""
     return "local" if num_sources > 1 and importlib.util.find_spec("distributed") else "threads"
 
 
 def show(path: str | Path, manifest: "Manifest") -> None:
-    """Print what a dataset holds, in a few lines."""
+    """Summarise a dataset in a few lines."""
     files = len(manifest.shards)
     kind = manifest.options.file_format.capitalize()
     console.print(f"{path}: {manifest.rows:,} rows in {files} {kind} file{'s' * (files != 1)}")
@@ -227,17 +229,19 @@ def show(path: str | Path, manifest: "Manifest") -> None:
         console.print(f"{known:,} known ids in {len(manifest.vocabulary)} columns")
     if manifest.rejected:
         console.print(
-            f"{manifest.rejected:,} bad lines left out, the first of them in "
+            f"{manifest.rejected:,} bad lines skipped, the first of them in "
             f"{path}/{manifest.folder}/{REJECTS_NAME}"
         )
 
 
-data = typer.Typer(help="What a dataset holds, and whether it is intact.", no_args_is_help=True)
+data = typer.Typer(
+    help="Show what a dataset contains, and check that it is intact.", no_args_is_help=True
+)
 
 
 @data.command("info")
 def info(path: DataPath) -> None:
-    """Show what a dataset holds, where it came from and how it was prepared.
+    """Show what a dataset contains, where it came from and how it was prepared.
 
     Examples:
 
@@ -249,7 +253,7 @@ def info(path: DataPath) -> None:
     manifest = Dataset(path).manifest
     show(path, manifest)
     size = sum(file.bytes for file in (*manifest.shards, *manifest.vocabulary))
-    console.print(f"{size / 1e6:,.1f} MB in {path}/{manifest.folder}, by {manifest.created_by}")
+    console.print(f"{format_bytes(size)} in {path}/{manifest.folder}, by {manifest.created_by}")
     schema = manifest.schema
     console.print(
         f"{schema.num_dense} dense columns ({', '.join(schema.dense)}), {schema.num_categorical} "
@@ -266,8 +270,8 @@ def info(path: DataPath) -> None:
 def verify(path: DataPath, quiet: Quiet = False) -> None:
     """Read every file of a dataset and compare it with the manifest.
 
-    Says of each file that is missing, cut off, changed, of another dataset or not listed what is
-    wrong, and then ends with status 1.
+    Names each file that is missing, truncated, changed, of another dataset or not listed, and then
+    exits with status 1.
 
     Examples:
 

@@ -1,4 +1,4 @@
-"""`robe demo`: what compression costs and saves, shown on a generated log."""
+"""`robe demo`: what compression saves and costs, on a generated log."""
 
 import time
 from pathlib import Path
@@ -15,7 +15,7 @@ from robe_numba.cli.progress import Quiet, TrainingProgress, showing, tracking
 
 if TYPE_CHECKING:
     from data_tools import Dataset
-    from robe_numba.cli.demo_page import Result
+    from robe_numba.cli.demo_page import DemoResult
 
 MODELS = (("full", None), ("robe", 100), ("robe", 1000), ("hashed", 100), ("hashed", 1000))
 MARKER = ".robe-demo"  # in folders that a demo made
@@ -23,16 +23,18 @@ LOG, DATA, PAGE, PICTURE = "clicks.tsv", "data", "demo.html", "demo.png"
 
 
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder.")] = Path("robe-demo"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path(
+        "robe-demo"
+    ),
     rows: Annotated[int, typer.Option(min=10_000, help="Rows to generate.")] = 300_000,
-    seed: Annotated[int, typer.Option(help="Of data and training.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the data and of training.")] = 0,
     quiet: Quiet = False,
 ) -> None:
     """Generate a click log, train five models on it, and compare AUC and memory.
 
-    Trains an uncompressed table, ROBE at 100x and 1000x, and whole-row hashing at the same sizes,
-    and shows them beside the best AUC that any model could reach on these rows. Takes a minute or
-    two, and 160 MB in the output folder.
+    Trains uncompressed tables, ROBE at 100x and 1000x, and whole-row hashing at the same sizes, and
+    compares them with the best AUC that any model could reach on these rows. Takes a minute or two
+    and 160 MB of disk.
 
     Examples:
 
@@ -68,7 +70,7 @@ def model_name(kind: str, compression: int | None) -> str:
 
 
 def _clear(output: Path) -> None:
-    """Make the folder, or remove what an earlier demo left in it, and nothing else."""
+    """Make the folder, or remove what an earlier demo left there and nothing else."""
     with loading():
         from data_tools.storage.atomic import remove
 
@@ -79,18 +81,18 @@ def _clear(output: Path) -> None:
         raise FileExistsError(f"{output} is not empty; give another folder with --output")
     if there - made:
         raise FileExistsError(
-            f"{output} holds {', '.join(sorted(there - made))} besides an earlier demo; give "
-            f"another folder with --output"
+            f"{output} has {', '.join(sorted(there - made))} besides an earlier demo; give another "
+            f"folder with --output"
         )
-    for name in there - {MARKER}:  # which stays, so that an interrupted demo can be made again
+    for name in there - {MARKER}:  # the marker stays, so that an interrupted demo can be repeated
         remove(output / name)
     output.mkdir(parents=True, exist_ok=True)
     open_own(output / MARKER, "w").close()
 
 
-def _train_all(dataset: "Dataset", output: Path, seed: int, quiet: bool) -> "list[Result]":
+def _train_all(dataset: "Dataset", output: Path, seed: int, quiet: bool) -> "list[DemoResult]":
     with loading():
-        from robe_numba.cli.demo_page import Result
+        from robe_numba.cli.demo_page import DemoResult
         from robe_numba.training import TrainingConfig, train, training_vocabulary, write_report
 
     results = []
@@ -108,5 +110,5 @@ def _train_all(dataset: "Dataset", output: Path, seed: int, quiet: bool) -> "lis
             write_report(run)
             auc = run.metrics()[-1]["test"]["auc"]
             size = run.config["sizes"]["embedding_bytes"]
-            results.append(Result(kind, compression, size, auc))
+            results.append(DemoResult(kind, compression, size, auc))
     return results

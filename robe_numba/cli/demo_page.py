@@ -1,4 +1,4 @@
-"""What `robe demo` shows: AUC against memory, as a table and a picture."""
+"""The result of `robe demo`: AUC against memory, as a table and a plot."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,12 +7,13 @@ from rich.table import Table
 
 from data_tools.storage.atomic import write_text
 from robe_numba.cli.console import console
+from robe_numba.formatting import format_bytes
 from robe_numba.training.reports.html import html_table, page
 from robe_numba.training.reports.plots import Point, auc_against_memory, save_png, svg
 
 
 @dataclass(frozen=True)
-class Result:
+class DemoResult:
     """One trained model of the demo."""
 
     embedding: str
@@ -21,21 +22,16 @@ class Result:
     auc: float
 
     def cells(self) -> tuple[str, str, str, str]:
-        """The row of a table."""
+        """The cells of its row."""
         times = "1x" if self.compression is None else f"{self.compression}x smaller"
-        return (
-            self.embedding,
-            times,
-            f"{self.num_bytes / 1e6:,.3f}",
-            f"{self.auc:.4f}",
-        )
+        return self.embedding, times, format_bytes(self.num_bytes), f"{self.auc:.4f}"
 
 
-HEAD = ("embedding", "size", "MB", "test AUC")
+HEAD = ("embedding", "size", "memory", "test AUC")
 
 
-def show(results: list[Result], best: float | None, html: Path, picture: Path) -> None:
-    """Print the table, and write it as a page with a picture, which has a file of its own too."""
+def show(results: list[DemoResult], best: float | None, html: Path, picture: Path) -> None:
+    """Print the table, and write a page with it and the plot, and the plot as a PNG."""
     table = Table(title="test AUC against memory")
     for name in HEAD:
         table.add_column(name, justify="left" if name in HEAD[:2] else "right")
@@ -51,7 +47,7 @@ def show(results: list[Result], best: float | None, html: Path, picture: Path) -
     body = (
         "<p>A DLRM with each kind of embedding, trained the same way on one generated click log. "
         "The dashed line is the best AUC that any model can reach on these rows, the dotted line "
-        "that of the uncompressed tables.</p>"
+        "the AUC of the uncompressed tables.</p>"
         + svg(figure)
         + html_table(HEAD, [*(result.cells() for result in results), last])
     )

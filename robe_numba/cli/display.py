@@ -1,4 +1,4 @@
-"""Tasks under way, drawn as bars or told in lines."""
+"""Progress of tasks, drawn as bars or printed in lines."""
 
 import math
 import sys
@@ -20,9 +20,10 @@ from rich.progress import (
 from rich.text import Text
 
 from robe_numba.cli.console import make_console
+from robe_numba.formatting import format_bytes
 from robe_numba.parallel.supervisor import launched
 
-# A command of some seconds tells nothing, and one of hours fills no log.
+# A command of a few seconds prints nothing, and one of hours does not flood a log.
 FIRST_LINE_SECONDS, LINE_SECONDS = 10.0, 60.0
 
 
@@ -34,13 +35,16 @@ class _Rate(ProgressColumn):
 
 
 class Display(Progress):
-    """Shows tasks as bars: what, how far, how fast, how long still.
+    """Bars that show what is done, how far, how fast, and how long it still takes.
 
     Parameters
     ----------
-    console : of stderr.
-    hidden : draw nothing.
-    speed_seconds : that a speed is the mean of, at most.
+    console : Console
+        Of stderr.
+    hidden : bool
+        Draw nothing.
+    speed_seconds : float
+        Longest time over which a speed is averaged.
     """
 
     def __init__(self, console: Console, hidden: bool = False, speed_seconds: float = 30.0):
@@ -53,63 +57,63 @@ class Display(Progress):
             TextColumn("{task.fields[note]}", markup=False),
             console=console,
             transient=True,
-            redirect_stdout=False,  # results go where they always do
+            redirect_stdout=False,  # results are printed as usual
             disable=hidden,
             speed_estimate_period=speed_seconds,
         )
 
     def add(self, title: str, unit: str, total: int | None = None, completed: int = 0) -> TaskID:
-        """Show a task, whose total may be known later."""
+        """Show a task; its total may be set later."""
         return self.add_task(title, total=total, completed=completed, unit=unit, note="")
 
     def tell(self, text: str, early: bool = False) -> None:
-        """Tell what has happened, where progress is told in lines."""
+        """Print a line, if progress is shown in lines."""
 
 
-class Lines(Display):
-    """Tells how far tasks are in lines on stderr, from a thread of its own."""
+class LineDisplay(Display):
+    """Prints the progress of all tasks to stderr now and then, from its own thread."""
 
     def __init__(self, console: Console) -> None:
-        # What counts runs of an hour each has a speed too.
+        # Averaged without limit, so that runs of an hour each have a speed too.
         super().__init__(console, hidden=True, speed_seconds=math.inf)
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._tell_now_and_then, daemon=True)
+        self._thread = threading.Thread(target=self._print_now_and_then, daemon=True)
 
     def start(self) -> None:
-        """Begin to tell."""
+        """Start the thread."""
         self._begun = time.monotonic()
         self._thread.start()
 
     def stop(self) -> None:
-        """Tell no more."""
+        """End the thread."""
         self._ended.set()
         self._thread.join()
 
-    def _tell_now_and_then(self) -> None:
+    def _print_now_and_then(self) -> None:
         seconds = FIRST_LINE_SECONDS
         while not self._ended.wait(seconds):
             _write("; ".join(map(line, self.tasks)))
             seconds = LINE_SECONDS
 
     def tell(self, text: str, early: bool = False) -> None:
-        """Write a line; in a command's first seconds, as it may be over soon, only if `early`."""
+        """Print a line; in the first seconds of a command, which may end soon, only if `early`."""
         if early or time.monotonic() - self._begun >= FIRST_LINE_SECONDS:
             _write(text)
 
 
 def make_display(quiet: bool) -> Display:
-    """What suits stderr; a launcher passes it on, even where it is a terminal to this process."""
+    """Bars if stderr is a terminal, else lines, also under a launcher that forwards stderr."""
     console = make_console(stderr=True)
     if quiet:
         return Display(console, hidden=True)
     terminal = sys.stderr is not None and sys.stderr.isatty() and console.is_interactive
-    return Display(console) if terminal and launched() is None else Lines(console)
+    return Display(console) if terminal and launched() is None else LineDisplay(console)
 
 
 def line(task: Task) -> str:
     """A task in words: what, how far, how fast, how long still."""
     if task.total is None:
-        return f"{task.description}: begun"
+        return f"{task.description}: started"
     unit = task.fields["unit"]
     parts = [
         f"{amount(task.completed, unit)} of {amount(task.total, unit)} ({task.percentage:.0f}%)"
@@ -124,12 +128,12 @@ def line(task: Task) -> str:
 
 
 def amount(number: float, unit: str) -> str:
-    """Format an amount with its unit; bytes are shown as MB."""
-    return f"{number / 1e6:,.1f} MB" if unit == "bytes" else f"{number:,.0f} {unit}"
+    """An amount with its unit."""
+    return format_bytes(number) if unit == "bytes" else f"{number:,.0f} {unit}"
 
 
 def rate(task: Task) -> str:
-    """How fast a task is, per hour if it is slow; empty where that is not known yet."""
+    """How fast a task is, per hour if it is slow; "" while that is unknown."""
     speed, unit = task.finished_speed or task.speed, task.fields["unit"]
     if not speed:
         return ""
@@ -139,7 +143,7 @@ def rate(task: Task) -> str:
 
 
 def _write(text: str) -> None:
-    """A line on stderr, where somebody still reads it."""
+    """Print to stderr, unless it is closed."""
     if text and sys.stderr is not None:
         with suppress(OSError):
             sys.stderr.write(f"{text}\n")

@@ -1,4 +1,4 @@
-"""`robe plan`: how large an array, and how to read it, before anything is trained."""
+"""`robe plan`: choose the size and the block size of an array before training."""
 
 import json
 import os
@@ -17,7 +17,7 @@ def plan(
     cardinalities: Annotated[
         str | None,
         typer.Option(
-            help="Rows of each table: kaggle, terabyte, mlperf (terabyte, at most 40,000,000 "
+            help="Rows of each table: kaggle, terabyte, mlperf (terabyte with at most 40,000,000 "
             "each), a,b,c, or a file with one size per line."
         ),
     ] = None,
@@ -26,21 +26,23 @@ def plan(
     ] = None,
     dim: Annotated[int, typer.Option(help="d, elements per embedding.")] = 16,
     memory: Annotated[
-        str | None, typer.Option(help="Of the array, without optimizer state: 2MB, 512k, 1GiB.")
+        str | None,
+        typer.Option(help="Size of the array without optimizer state: 2MB, 512k, 1GiB."),
     ] = None,
     compression: Annotated[
-        float | None, typer.Option(help="Times smaller than the uncompressed tables, instead.")
+        float | None,
+        typer.Option(help="Or: times smaller than the uncompressed tables."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The same as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show what a ROBE array of a given size will be like, and how to train it.
+    """Compare the ways to use a ROBE array of a given size, and recommend how to train it.
 
-    Compares every block size Z (elements per hash), with and without aligned starts: the cache
-    lines that a row touches, how many rows cannot be told from another, how much rows disturb each
-    other, and memory with the optimizer's. Nothing is trained; all figures are worked out from the
-    sizes. --data counts the distinct ids of the training rows, and one more per table for unknown
-    ids, as robe train does.
+    For every block size Z (elements per hash), with and without aligned starts, it shows the cache
+    lines that a row touches, how many rows are identical to another, how much rows disturb each
+    other, and the memory with each optimizer. Nothing is trained: all figures are computed from
+    the sizes. --data counts the distinct ids of the training rows, and one more per table for
+    unknown ids, as robe train does.
 
     Examples:
 
@@ -58,19 +60,11 @@ def plan(
         from robe_numba.cli.plan_tables import facts, show, train_options
         from robe_numba.planning import plan as planning
 
-    num_bytes = None if memory is None else parse_memory(memory)
-    if (num_bytes is None) == (compression is None):
+    sizes = _table_sizes(cardinalities, data, quiet)
+    array_size = None if memory is None else _array_size(memory)
+    if (array_size is None) == (compression is None):
         raise ValueError(f"a plan needs --memory or --compression; {_given(memory, compression)}")
-    if num_bytes is not None and num_bytes < planning.FLOAT_BYTES:
-        raise ValueError(
-            f"memory is {num_bytes} bytes, but one float32 takes {planning.FLOAT_BYTES}; give more"
-        )
-    made = planning.plan(
-        _table_sizes(cardinalities, data, quiet),
-        dim,
-        array_size=None if num_bytes is None else num_bytes // planning.FLOAT_BYTES,
-        compression=compression,
-    )
+    made = planning.plan(sizes, dim, array_size=array_size, compression=compression)
     options = train_options(made)
     if as_json:
         typer.echo(json.dumps(facts(made, options), indent=2))
@@ -78,12 +72,24 @@ def plan(
         show(made, f"robe train {'DATA' if data is None else _quoted(data)} -o RUN {options}")
 
 
+def _array_size(memory: str) -> int:
+    """Elements that fit a size such as 2MB."""
+    from robe_numba.planning.plan import FLOAT_BYTES
+
+    num_bytes = parse_memory(memory)
+    if num_bytes < FLOAT_BYTES:
+        raise ValueError(
+            f"memory is {num_bytes} bytes, but one float32 takes {FLOAT_BYTES}; give more"
+        )
+    return num_bytes // FLOAT_BYTES
+
+
 def _given(first: Any, second: Any) -> str:
     return "neither is given" if first is None and second is None else "both are given"
 
 
 def _quoted(path: str) -> str:
-    """A path as a shell takes it, and not as an option; bytes that are no text as Bash's \\xff."""
+    """A path quoted for a shell and never an option, with Bash's escapes where it is not text."""
     path = f"./{path}" if path.startswith("-") else path
     if path.isprintable():
         return shlex.quote(path)

@@ -1,4 +1,4 @@
-"""A plan as people read it, and as JSON."""
+"""A plan as tables, and as JSON."""
 
 from dataclasses import asdict
 from typing import Any
@@ -7,6 +7,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from robe_numba.cli.console import console
+from robe_numba.formatting import format_bytes
 from robe_numba.planning.plan import Choice, Lines, Memory, Plan
 
 LEGEND = """\
@@ -18,7 +19,7 @@ noise      error of a row read back, over its length, if every row were stored a
 
 
 def train_options(made: Plan) -> str:
-    """Options of `robe train` for what is recommended."""
+    """Options of `robe train` for the recommended choice."""
     chosen = made.recommendation.choice
     return (
         f"--dim {made.embedding_dim} --num-parameters {made.array_size} "
@@ -29,7 +30,7 @@ def train_options(made: Plan) -> str:
 
 
 def facts(made: Plan, options: str) -> dict[str, Any]:
-    """All of a plan for JSON; the recommendation names its choice by Z and alignment."""
+    """The whole plan for JSON; the recommendation names its choice by Z and alignment."""
     advice = made.recommendation
     return {
         **asdict(made),
@@ -44,7 +45,7 @@ def facts(made: Plan, options: str) -> dict[str, Any]:
 
 
 def show(made: Plan, command: str) -> None:
-    """Print a plan, and the command that trains with it."""
+    """Print a plan, and the command that trains accordingly."""
     console.print(
         f"{len(made.num_embeddings)} tables, {made.num_rows:,} rows of d = {made.embedding_dim}; "
         f"array of m = {made.array_size:,} float32, {made.compression:,.4g}x smaller\n"
@@ -72,7 +73,7 @@ def _table(first: str, *others: str) -> Table:
 
 
 def _memory_cells(memory: Memory) -> list[str]:
-    return [size(number) for number in asdict(memory).values()]
+    return [format_bytes(number) for number in asdict(memory).values()]
 
 
 def _choices_table(made: Plan) -> Table:
@@ -104,15 +105,7 @@ def _lines(lines: Lines) -> str:
 
 
 def _not_nothing(number: float, form: str, unit: str = "") -> str:
-    """A number to two places, where little is not shown as nothing."""
+    """A number to two places; a small positive one is not shown as 0."""
     if 0 < number < 0.005:
         return f"<0.01{unit}"
     return f"{number:{form}}{unit}" if number else "0"
-
-
-def size(num_bytes: int) -> str:
-    """Bytes for people, decimal: 2 MB is 2,000,000."""
-    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if num_bytes >= factor:
-            return f"{num_bytes / factor:,.4g} {unit}"
-    return f"{num_bytes} B"

@@ -1,4 +1,4 @@
-"""`robe evaluate` and `robe predict`: a trained model on other rows."""
+"""`robe evaluate` and `robe predict`: score rows with a trained model."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,7 +15,7 @@ from robe_numba.parallel.group import Alone, Group
 if TYPE_CHECKING:
     from robe_numba.training import RunFolder
 
-RunPath = Annotated[Path, typer.Argument(help="Folder left by robe train.")]
+RunPath = Annotated[Path, typer.Argument(help="Folder of a run, made by robe train.")]
 Device = Annotated[str, typer.Option(help="cpu, or cuda: one GPU per process.")]
 
 
@@ -26,8 +26,8 @@ def evaluate(
     part: Annotated[
         str | None,
         typer.Option(
-            help="all, or of the run's own data train, validation or test; default test of its "
-            "own data, all of other data."
+            help="all, or, of the data that it was trained on, train, validation or test. Default: "
+            "test for that data, all for other data."
         ),
     ] = None,
     threads: Threads = None,
@@ -36,7 +36,7 @@ def evaluate(
 ) -> None:
     """Measure a trained model on labelled rows: AUC, log loss, normalised entropy, calibration.
 
-    With mpiexec -n 8 before it eight processes share the rows out.
+    With mpiexec -n 8 eight processes share the rows.
 
     Examples:
 
@@ -59,8 +59,8 @@ def evaluate(
     part = part or ("test" if own else "all")
     if part != "all" and not own:
         raise ValueError(
-            f"{data} is not the dataset that {run} was trained on, so it has no {part} rows of its "
-            f"own; use --part all"
+            f"{data} is not the dataset that {run} was trained on, so it has no {part} rows; use "
+            f"--part all"
         )
     settings = folder.config["training"]
     split = dataset.split(part, settings["fractions"], settings["split_by"], settings["seed"])
@@ -79,9 +79,9 @@ def predict(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Score every row of a dataset, labelled or not, into a Parquet file.
+    """Score every row of a dataset, labelled or not, and write a Parquet file.
 
-    It has the column probability and, where the data has them, label, in the order of the rows.
+    Its columns are probability and, if the data has labels, label; rows are in the dataset's order.
 
     Examples:
 
@@ -93,7 +93,7 @@ def predict(
         from robe_numba.training import predict as write_scores
 
     if output.suffix != ".parquet":
-        raise ValueError(f"output is {output}; scores are written as Parquet, name it .parquet")
+        raise ValueError(f"output is {output}; scores are written as Parquet, so name it .parquet")
     check_output_file(output, overwrite)
     folder, dataset = _opened(run), Dataset(data)
     folder.check_dataset(dataset)
@@ -103,14 +103,14 @@ def predict(
 
 
 def _opened(path: Path) -> "RunFolder":
-    """A run, with a word of warning where damage to it would not be noticed."""
+    """A run, with a warning if damage to it could not be detected."""
     with loading():
         from robe_numba.training import RunFolder
 
     run = RunFolder(path)
     if not run.has_digests:
         console.print(
-            f"{path} is of an earlier version, which kept no digests: whether its model and its "
-            f"settings are as they were written is not checked"
+            f"warning: {path} is from an earlier version, which kept no digests, so damage to its "
+            f"model or settings cannot be detected"
         )
     return run

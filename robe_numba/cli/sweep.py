@@ -1,5 +1,6 @@
 """`robe sweep`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,32 +21,35 @@ def sweep(
     data: DataPath,
     settings: Annotated[
         list[str] | None,
-        typer.Argument(help="NAME=VALUE,VALUE,... of the settings of robe train.", metavar="GRID"),
+        typer.Argument(help="NAME=VALUE,VALUE,... for settings of robe train.", metavar="GRID"),
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder.")] = Path("sweep"),
-    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time.")] = 1,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the sweep.")] = Path(
+        "sweep"
+    ),
+    jobs: Annotated[int, typer.Option(min=1, help="Runs that train at the same time.")] = 1,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Of each run; default shares the cores out.")
+        int | None,
+        typer.Option(min=1, help="Threads per run. Default: all cores, shared equally."),
     ] = None,
     best_reachable: Annotated[
-        float | None, typer.Option(help="AUC that robe synth told, for the pictures.")
+        float | None,
+        typer.Option(help="Best reachable AUC that robe synth printed, for the plots."),
     ] = None,
     target_auc: Annotated[
-        float | None, typer.Option(help="To tell the time to; default 0.002 below full.")
+        float | None, typer.Option(help="AUC for the time to target. Default: 0.002 below full.")
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train every combination of settings, and compare them in one table and pictures.
+    """Train every combination of settings, and compare them in a table and plots.
 
-    Names are the options of robe train (embedding, compression, block_size, hash, sign, alignment,
-    scale, optimizer, lr, embedding_lr, epochs, seed, ...); cardinalities are named or in a file.
-    Runs that differ in their seed alone become one line, mean ± standard deviation. Stopped or
-    killed, the same command resumes; runs that are finished are not trained again, and a second
-    grid in the same folder joins the table. Without a grid the table is made anew.
+    Names are those of the options of robe train (embedding, compression, block_size, hash, sign,
+    alignment, scale, optimizer, lr, embedding_lr, epochs, seed, ...); cardinalities are a name or a
+    file. Runs that differ only in their seed share a line, as mean ± standard deviation. If the
+    command is stopped or killed, run it again to resume; finished runs are not trained again. A
+    second grid in the same folder adds to the table. Without a grid only the table is made.
 
-    Leaves table.md, results.json, report.html and pictures: AUC against memory, block size and
-    epochs, and the time to a target AUC. With more than one job these times include waiting for
-    each other.
+    Writes table.md, results.json, report.html and plots: AUC against memory, block size and epochs,
+    and the time to a target AUC. With more than one job these times include waiting for each other.
 
     Examples:
 
@@ -64,27 +68,32 @@ def sweep(
         from robe_numba.training.sweeps.comparison import check_links, compare, default_target, rows
         from robe_numba.training.sweeps.grid import grid
 
-    axes: dict[str, list[object]] = {}
-    for name, values in map(_axis, settings or ()):
-        axes[name] = [*axes.get(name, ()), *values]
-    configs = grid(axes) if axes else []
+    configs = grid(_axes(settings or ())) if settings else []
     check_links(output)
     dataset = Dataset(data)
     for note in day_notes(dataset) if any(c.split_by == "day" for c in configs) else ():
         console.print(note)
     outcomes = _run(dataset, configs, output, jobs, threads, quiet)
     for error in sorted({outcome.error for outcome in outcomes if outcome.error}):
-        console.print(f"left out: {error}")
+        console.print(f"not trained: {error}")
     found = compare(output, best_reachable, target_auc)
     if not found:
-        remedy = "what each needs stands above" if configs else "give a grid, as compression=10,100"
+        remedy = "the reasons are above" if configs else "give a grid, such as compression=10,100"
         raise ValueError(f"{output} has no finished run with a test AUC; {remedy}")
     head, lines = rows(found, target_auc or default_target(found))
     table = Table(*head, box=SIMPLE_HEAD)
     for line in lines:
         table.add_row(*line)
     print_whole(table)
-    console.print(f"{output / 'report.html'} shows the pictures")
+    console.print(f"{output / 'report.html'} shows the plots")
+
+
+def _axes(texts: Sequence[str]) -> dict[str, list[object]]:
+    """The values of each NAME=VALUE,VALUE by name; a name that is repeated has all values."""
+    axes: dict[str, list[object]] = {}
+    for name, values in map(_axis, texts):
+        axes[name] = [*axes.get(name, ()), *values]
+    return axes
 
 
 def _run(
@@ -95,7 +104,7 @@ def _run(
     threads: int | None,
     quiet: bool,
 ) -> "list[Outcome]":
-    """What became of each run."""
+    """Train the runs and show their progress."""
     from robe_numba.training.sweeps.grid import sweep as run_sweep
 
     try:
@@ -124,7 +133,9 @@ def _axis(text: str) -> tuple[str, list[object]]:
     """The name and the values of NAME=VALUE,VALUE."""
     name, equals, values = text.partition("=")
     if not equals or not values:
-        raise ValueError(f"{text!r} is no part of a grid; write NAME=VALUE,VALUE, as lr=0.01,0.03")
+        raise ValueError(
+            f"{text!r} is not a setting with values; write NAME=VALUE,VALUE, such as lr=0.01,0.03"
+        )
     name = name.strip().replace("-", "_")
     name = "embedding_dim" if name == "dim" else name
     return name, [parse_setting(name, value.strip()) for value in values.split(",")]

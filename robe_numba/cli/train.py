@@ -1,4 +1,4 @@
-"""`robe train`."""
+"""`robe train`: train a model, or resume a run."""
 
 from dataclasses import replace
 from pathlib import Path

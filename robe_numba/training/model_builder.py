@@ -1,4 +1,4 @@
-"""From settings and a dataset to a model: how large the tables are, and how large ours may be."""
+"""Build a model from settings and a dataset: count ids, and work out sizes."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,8 +12,8 @@ from robe_numba.dlrm.embeddings.kinds import NUMBERED
 from robe_numba.parallel.group import Alone, Group
 from robe_numba.training.config import ResolvedConfig, TrainingConfig
 
-# Half-width of the embedding's initial values: small enough that an id seen never or once scores
-# nearly as if it were not there.
+# Default half-width of the embedding's initial values: so small that an id which was seen once or
+# never hardly affects a score.
 SCALE = 1e-3
 Progress = Callable[[int, int], Any]  # done, in all
 
@@ -28,8 +28,18 @@ def training_vocabulary(
 
     Parameters
     ----------
-    progress : called with (columns done, columns in all).
-    group : processes that share the columns out.
+    dataset : Dataset
+        Gives the rows.
+    config : TrainingConfig
+        Gives the split.
+    progress : callable, optional
+        Called with (columns done, all columns).
+    group : Group, optional
+        Processes that divide the columns among them.
+
+    Returns
+    -------
+    list of ndarray, (num_ids,) of the dataset's index dtype
     """
     group = group or Alone()
     split = dataset.split("train", config.fractions, config.split_by, config.seed)
@@ -46,7 +56,7 @@ def training_vocabulary(
 
 
 def needs_vocabulary(config: TrainingConfig) -> bool:
-    """Whether a model is built from the distinct ids; else they need not be counted."""
+    """Whether the distinct ids must be counted to build the model."""
     counted = config.compression is not None and config.cardinalities is None
     return config.embedding in NUMBERED or counted
 
@@ -69,7 +79,7 @@ def model_config(dataset: Dataset, config: ResolvedConfig) -> DLRMConfig:
 
 
 def _id_ranges(dataset: Dataset) -> list[int]:
-    """The ids that each table may hold, which hash "uma" numbers one table after the other."""
+    """The number of ids per table; hash "uma" numbers the ids of one table after the other."""
     if dataset.manifest.index_dtype != "uint32":
         raise ValueError(
             f"hash 'uma' numbers 32-bit ids, but the dataset's are "
@@ -84,23 +94,32 @@ def build_model(
     vocabulary: list[np.ndarray] | None,
     threads: int | None = None,
 ) -> DLRM:
-    """A freshly initialised model for a dataset, on the device of the settings.
+    """A new model for a dataset, on the device of the settings.
 
     Parameters
     ----------
-    dataset : gives the columns.
-    config : settings of the run.
-    vocabulary : what `training_vocabulary` gave, where `needs_vocabulary`; None elsewhere.
-    threads : of the dense part; None takes Numba's.
+    dataset : Dataset
+        Gives the columns.
+    config : TrainingConfig
+        Settings of the run.
+    vocabulary : list of ndarray, optional
+        Result of `training_vocabulary`, if `needs_vocabulary`.
+    threads : int, optional
+        Threads of the dense part; None takes Numba's.
+
+    Returns
+    -------
+    DLRM
 
     Raises
     ------
-    ValueError : the dataset has no categorical column, or others than the cardinalities; or the
-        size is too small for the kind.
+    ValueError
+        The dataset has no categorical columns, or not as many as there are cardinalities; or the
+        size is too small for the kind of embedding.
     """
     config = config.resolved()
     if not dataset.schema.categorical:
-        raise ValueError("the dataset has no categorical column; there is nothing to embed")
+        raise ValueError("the dataset has no categorical columns; there is nothing to embed")
     shape = model_config(dataset, config)
     if config.cardinalities is not None and len(config.cardinalities) != shape.num_tables:
         raise ValueError(
@@ -134,7 +153,7 @@ def build_model(
 
 
 def _num_parameters(config: ResolvedConfig, vocabulary: list[np.ndarray] | None) -> int | None:
-    """Elements to keep, enough for the smallest embedding of the kind; None for "full"."""
+    """Elements to keep, at least as many as the kind of embedding needs; None for "full"."""
     kept, whole, dim = config.num_parameters, "", config.embedding_dim
     if config.compression is not None:
         rows = sum(config.cardinalities or ()) or table_rows(vocabulary or [])
@@ -144,6 +163,6 @@ def _num_parameters(config: ResolvedConfig, vocabulary: list[np.ndarray] | None)
     if kept is not None and kept < least:
         unit = "block_size" if config.embedding == "robe" else "embedding_dim"
         raise ValueError(
-            f"{unit} is {least} but only {kept}{whole} elements are kept; lower the compression"
+            f"{unit} is {least}, but only {kept}{whole} elements are kept; lower the compression"
         )
     return kept

@@ -1,4 +1,4 @@
-"""Scoring rows with a model, and how good the scores are."""
+"""Score rows with a model, and measure how good the scores are."""
 
 import os
 from functools import reduce
@@ -20,7 +20,22 @@ SCORING_ROWS = 8192
 
 
 def score(model: DLRM, split: Split, progress: Progress | None = None) -> np.ndarray:
-    """Click probabilities float32 (num_rows,) of the rows of a split, in its order."""
+    """Click probabilities of the rows of a split.
+
+    Parameters
+    ----------
+    model : DLRM
+        A trained model.
+    split : Split
+        Rows to score.
+    progress : callable, optional
+        Called with (rows done, all rows).
+
+    Returns
+    -------
+    ndarray, (num_rows,) float32
+        In the order of the split.
+    """
     scores = np.empty(split.num_rows, dtype=np.float32)
     done = 0
     for batch in model.feed(split.batches(SCORING_ROWS)):
@@ -39,19 +54,27 @@ def evaluate(
 
     Parameters
     ----------
-    progress : called with (rows done, rows in all), of this process.
-    group : processes that have the same model and share the rows out. AUC is exact: that of all
-        scores together. A score itself may have another last bit than in one process, as it may
-        among other rows.
+    model : DLRM
+        A trained model.
+    split : Split
+        Labelled rows.
+    progress : callable, optional
+        Called with (rows done, all rows), both of this process.
+    group : Group, optional
+        Processes that have the same model and divide the rows among them. AUC is exact: it is
+        computed from all scores together. A score may differ in its last bit from that of a
+        single process, as it may in another batch.
 
     Returns
     -------
-    dict of rows, click_rate, auc, log_loss, normalized_entropy and calibration; a metric that is
-    not defined, as AUC is for rows of one class, is None.
+    dict
+        rows, click_rate, auc, log_loss, normalized_entropy and calibration; None for a metric that
+        is not defined, as AUC for rows of one class.
 
     Raises
     ------
-    FloatingPointError : the model gives scores that are not numbers.
+    FloatingPointError
+        A score is not finite.
     """
     group = group or Alone()
     part = split.part(group.rank, group.size)
@@ -76,14 +99,26 @@ def predict(
     output: str | os.PathLike[str],
     progress: Progress | None = None,
 ) -> int:
-    """Score all rows of a dataset into a Parquet file, which appears when it is whole.
+    """Score all rows of a dataset and write a Parquet file.
 
-    Its columns are `probability` (float32) and, where the dataset has them, `label` (float32), in
-    the order of the rows.
+    Its columns are `probability` (float32) and, if the dataset has labels, `label` (float32), in
+    the order of the rows. The file appears when it is complete.
+
+    Parameters
+    ----------
+    model : DLRM
+        A trained model.
+    dataset : Dataset
+        Rows to score.
+    output : path
+        The file.
+    progress : callable, optional
+        Called with (rows done, all rows).
 
     Returns
     -------
-    rows written
+    int
+        Rows written.
     """
     split = dataset.split("all")
     fields = [("probability", pa.float32())] + [("label", pa.float32())] * dataset.labelled

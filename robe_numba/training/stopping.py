@@ -1,4 +1,4 @@
-"""Whether the settings that end a run early can do so."""
+"""Checks that settings which stop a run early can take effect."""
 
 from contextlib import closing
 
@@ -7,21 +7,27 @@ from robe_numba.training.config import ResolvedConfig
 from robe_numba.training.run.folder import RunFolder
 from robe_numba.training.scoring import SCORING_ROWS
 
-BY_AUC = ("patience", "target_auc")  # settings that look at the AUC of the validation rows
+BY_AUC = ("patience", "target_auc")  # settings that depend on the validation AUC
 
 
 def check_stopping(dataset: Dataset, config: ResolvedConfig, resumed: RunFolder | None) -> None:
-    """Require an AUC of the validation rows, where a setting stops a run by it.
+    """Require that the validation AUC is defined, if a setting stops a run by it.
 
-    Rows are read until one of each class was seen.
+    Reads rows until it has seen one of each class.
 
     Parameters
     ----------
-    resumed : the run that goes on, whose own settings stay as they were.
+    dataset : Dataset
+        Labelled.
+    config : ResolvedConfig
+        Settings of the run.
+    resumed : RunFolder, optional
+        The run to resume, whose own settings are not checked again.
 
     Raises
     ------
-    ValueError : the validation rows are of one class or none, so the setting could never act.
+    ValueError
+        The validation rows are of one class or there are none, so the setting could never act.
     """
     before = {} if resumed is None else resumed.config["training"]
     asked = [n for n in BY_AUC if getattr(config, n) is not None and before.get(n) is None]
@@ -41,8 +47,8 @@ def _has_both_classes(rows: Split) -> bool:
     seen: set[float] = set()
     with closing(rows.batches(SCORING_ROWS)) as batches:
         for batch in batches:
-            assert batch.labels is not None
-            seen |= {float(batch.labels.min()), float(batch.labels.max())}
+            if batch.labels is not None:
+                seen |= {float(batch.labels.min()), float(batch.labels.max())}
             if len(seen) > 1:
                 return True
     return False

@@ -187,8 +187,8 @@ if __name__ == "__main__":
 BEGIN = """
 import os, signal
 from multiprocessing import Pipe
-from robe_numba.training.sweeps.workers import _begin, _deaf
-with _deaf():
+from robe_numba.training.sweeps.workers import _begin, interrupts_blocked
+with interrupts_blocked():
     os.kill(os.getpid(), signal.SIGINT)
     here, there = Pipe()
     _begin(there)

@@ -1,17 +1,16 @@
-"""report.html: one file, nothing loaded from elsewhere."""
+"""report.html: one file that loads nothing else."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from rich.filesize import decimal
-
 from data_tools.storage.atomic import write_text
+from robe_numba.formatting import format_bytes
 from robe_numba.training.days import last_day
 from robe_numba.training.reports.plots import curves, svg
 from robe_numba.training.run.folder import REPORT, RunFolder
 
-# What people call the metrics.
+# Titles of the metrics.
 NAMES = {
     "rows": "rows",
     "click_rate": "click rate",
@@ -50,7 +49,7 @@ def html_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def show(value: Any) -> str:
-    """A cell as people read it."""
+    """The text of a cell."""
     if value is None:
         return "-"
     if isinstance(value, float):
@@ -84,13 +83,12 @@ def write_report(run: RunFolder) -> None:
 
 
 def sizes(run: RunFolder) -> str:
-    """How large the embeddings are, and what else model.safetensors holds."""
+    """Sizes of what model.safetensors holds."""
     held = run.config["sizes"]
-    parts = [f"{decimal(held['embedding_bytes'])} of embeddings"]
-    parts += [f"{decimal(held['dense_bytes'])} of other layers"]
+    parts = {"embeddings": "embedding_bytes", "other layers": "dense_bytes"}
     if held["vocabulary_bytes"]:
-        parts += [f"{decimal(held['vocabulary_bytes'])} of known ids"]
-    return ", ".join(parts)
+        parts["known ids"] = "vocabulary_bytes"
+    return ", ".join(f"{format_bytes(held[name])} of {title}" for title, name in parts.items())
 
 
 def _progress_table(records: Sequence[Mapping[str, Any]]) -> str:

@@ -1,4 +1,4 @@
-"""Pictures of runs, where people would rather look than read."""
+"""Plots of runs and sweeps."""
 
 from collections.abc import Mapping, Sequence
 from io import StringIO
@@ -15,7 +15,7 @@ COLOURS = {"full": "#444444", "robe": "#0b6e99", "hashed": "#d9730d", "qr": "#6f
 
 
 def svg(figure: Figure) -> str:
-    """The figure as an <svg> element; the same figure gives the same text."""
+    """The figure as an <svg> element, the same text for the same figure."""
     text = StringIO()
     with matplotlib.rc_context({"svg.hashsalt": "robe_numba", "svg.fonttype": "none"}):
         figure.savefig(text, format="svg", metadata={"Date": None})
@@ -23,7 +23,7 @@ def svg(figure: Figure) -> str:
 
 
 def save_png(figure: Figure, path: Path) -> None:
-    """Write the figure as a PNG of ours at once; errors as `replacing_own`."""
+    """Write the figure as a PNG, atomically; errors are those of `replacing_own`."""
     with replacing_own(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
 
@@ -55,7 +55,7 @@ def curves(records: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-# Where a curve or point is: x, mean, standard deviation.
+# A point with its error bar: x, mean, standard deviation.
 Point = tuple[float, float, float]
 
 
@@ -69,12 +69,18 @@ def _error_bars(axes: Axes, points: Sequence[Point], label: str, colour: str | N
 def auc_against_memory(
     results: Mapping[str, Sequence[Point]], ceiling: float | None = None
 ) -> Figure:
-    """Test AUC against megabytes of embeddings, a line per kind and the best reachable AUC.
+    """Test AUC against the size of the embeddings, with a line per kind.
 
     Parameters
     ----------
-    results : for each kind the (bytes, mean AUC, standard deviation) of its models.
-    ceiling : AUC of the true probabilities, where it is known.
+    results : mapping of str to sequence of (bytes, mean AUC, standard deviation)
+        The models of each kind.
+    ceiling : float, optional
+        AUC of the true probabilities, drawn as the best reachable one.
+
+    Returns
+    -------
+    Figure
     """
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     axes = figure.subplots()
@@ -94,7 +100,7 @@ def auc_against_memory(
 
 
 def auc_against_block_size(lines: Mapping[str, Sequence[Point]]) -> Figure:
-    """Test AUC of robe against Z, a line per size; points are (Z, mean AUC, deviation)."""
+    """Test AUC of robe against Z, with a line per size; points are (Z, mean AUC, deviation)."""
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     axes = figure.subplots()
     for label, points in lines.items():
@@ -108,7 +114,7 @@ def auc_against_block_size(lines: Mapping[str, Sequence[Point]]) -> Figure:
 def auc_against_epochs(
     lines: Mapping[str, tuple[str, Sequence[tuple[float, float]]]],
 ) -> Figure:
-    """Validation AUC over the epochs, by label: (kind, (epoch, AUC) of each evaluation)."""
+    """Validation AUC over the epochs; for each label (kind, (epoch, AUC) of each evaluation)."""
     figure = Figure(figsize=(7.6, 4.4), layout="constrained")
     axes = figure.subplots()
     drawn: dict[str, int] = {}
@@ -123,7 +129,7 @@ def auc_against_epochs(
 
 
 def time_to_target(times: Mapping[str, tuple[str, float | None]], target: float) -> Figure:
-    """Bars of the seconds to a validation AUC, by label: (kind, seconds or None if not reached)."""
+    """Seconds to a validation AUC as bars; for each label (kind, seconds or None)."""
     figure = Figure(figsize=(7.6, 0.8 + 0.32 * len(times)), layout="constrained")
     axes = figure.subplots()
     for place, (kind, seconds) in enumerate(times.values()):

@@ -1,8 +1,8 @@
 """config.json of a run: settings, shape of the model, dataset, and digests.
 
-The digests make sure that a model is scored as it was trained: one is of config.json itself, the
-others are of the files that model.safetensors may be. While it is replaced these are two, the old
-one and the new one, so that a process that is killed between them leaves a run that is known.
+The digests ensure that a model is scored with the settings it was trained with. One is that of
+config.json itself; the others are those that model.safetensors may have. While that file is being
+replaced there are two, old and new, so that the run stays valid if the process is killed.
 """
 
 import json
@@ -32,11 +32,11 @@ REMEDY = "restore it from a copy, or train again (with --overwrite, or to anothe
 
 
 class DamagedRunError(ValueError):
-    """A file of a run is damaged; the message says which, and what can be done."""
+    """A file of a run is damaged; the message names it and a remedy."""
 
 
 class NotARunError(ValueError):
-    """A config.json is another program's."""
+    """A config.json of another program."""
 
 
 # Types of the settings, and few of their rules: others may be newer than the run and must not
@@ -52,8 +52,8 @@ _Settings = make_dataclass(
 
 
 @dataclass(frozen=True)
-class _Embedding:
-    """As `Embedding.describe` gives it."""
+class _EmbeddingFacts:
+    """The result of `Embedding.describe`."""
 
     kind: str
     specs: dict[str, dict[str, Any]]
@@ -65,19 +65,19 @@ class _Embedding:
         specs_from(self.kind, self.specs)
 
 
-_Size = Annotated[int, Meta(ge=0, lt=2**62)]
+_Bytes = Annotated[int, Meta(ge=0, lt=2**62)]
 
 
 @dataclass(frozen=True)
-class _Sizes:
-    embedding_bytes: _Size
-    vocabulary_bytes: _Size
-    dense_bytes: _Size
+class _ModelSizes:
+    embedding_bytes: _Bytes
+    vocabulary_bytes: _Bytes
+    dense_bytes: _Bytes
 
 
 @dataclass(frozen=True)
-class _Dataset:
-    """As `dataset_facts` gives it; earlier versions noted less."""
+class _DatasetFacts:
+    """The result of `dataset_facts`; earlier versions recorded less."""
 
     dense: list[str]
     categorical: list[str]
@@ -94,34 +94,34 @@ class _Dataset:
 
 @dataclass(frozen=True)
 class Change:
-    """Settings that a run went on with, and since which step."""
+    """Settings that were changed when a run was resumed, and the step from which they apply."""
 
     step: int
     changed: dict[str, Any]
 
 
 @dataclass(frozen=True)
-class _Digests:
+class _RunDigests:
     config: str
     models: list[str]
 
 
 @dataclass(frozen=True)
-class _Config:
-    """Keys and types of a config.json."""
+class _RunConfig:
+    """Keys and types of config.json."""
 
     format: str
     training: dict[str, Any]  # a `_Settings`
     model: DLRMConfig
-    embedding: _Embedding
-    sizes: _Sizes
-    dataset: _Dataset
+    embedding: _EmbeddingFacts
+    sizes: _ModelSizes
+    dataset: _DatasetFacts
     changes: list[Change] = field(default_factory=list)
-    digests: _Digests | None = None
+    digests: _RunDigests | None = None
 
 
 def new_config(training: ResolvedConfig, dataset: Dataset, model: DLRM) -> dict[str, Any]:
-    """That of a run which begins."""
+    """The config.json of a new run."""
     tables = model.embedding.tables().values()
     dense = (a.nbytes for n, a in model.parameters().items() if not n.startswith(PREFIX))
     return {
@@ -140,22 +140,26 @@ def new_config(training: ResolvedConfig, dataset: Dataset, model: DLRM) -> dict[
 
 
 def write_config(path: Path, config: dict[str, Any]) -> None:
-    """Write a config.json at once, with its digest."""
+    """Write config.json atomically, with its digest."""
     config["digests"]["config"] = _digest(config)
     write_text(path, json.dumps(config, indent=2) + "\n")
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A config.json; settings that came with later versions are at their defaults.
+    """The content of config.json, with defaults for settings that are newer than it.
 
     Raises
     ------
-    DamagedRunError : it is of a run, but damaged or edited.
-    NotARunError : it is another program's.
-    ValueError : it is not JSON.
-    OSError : it cannot be read.
+    DamagedRunError
+        It belongs to a run, but is damaged or was edited.
+    NotARunError
+        It belongs to another program.
+    ValueError
+        It is not JSON.
+    OSError
+        It cannot be read.
     """
-    # Whose it was cannot be told, so --overwrite does not replace it.
+    # It may belong to another program, so --overwrite does not replace it.
     config = parse(read_bytes(path), str(path), "restore it from a copy, or choose another output")
     known = isinstance(config, dict) and config.get("format") in (FORMAT, WITHOUT_DIGESTS)
     if not known:
@@ -163,7 +167,7 @@ def read_config(path: Path) -> dict[str, Any]:
             f"{path} is not the config of a run (format {FORMAT!r}); give the --output of robe "
             f"train"
         )
-    checked = convert(config, _Config, str(path), REMEDY, DamagedRunError)
+    checked = convert(config, _RunConfig, str(path), REMEDY, DamagedRunError)
     settings: Any = convert(
         checked.training, _Settings, f"training in {path}", REMEDY, DamagedRunError
     )
@@ -177,14 +181,14 @@ def read_config(path: Path) -> dict[str, Any]:
         raise DamagedRunError(f"{path} is {config['format']!r} but {words} digests; {REMEDY}")
     if digests is not None and digests["config"] != _digest(config):
         raise DamagedRunError(
-            f"{path} is not as robe train wrote it: its digest is another, so it is damaged or was "
+            f"{path} is not as robe train wrote it: its digest differs, so it is damaged or was "
             f"edited; {REMEDY}"
         )
     return config
 
 
 def _digest(config: Mapping[str, Any]) -> str:
-    """Of all but itself; settings at their defaults are left out, as earlier versions lack some."""
+    """Digest of the rest; without settings at their defaults, since earlier versions lack some."""
     settings = config["training"].items()
     own = {name: value for name, value in settings if value != _DEFAULTS.get(name)}
     models = {"models": config["digests"]["models"]}

@@ -1,11 +1,11 @@
-"""What a run notes of its dataset."""
+"""What a run records about its dataset."""
 
 from dataclasses import asdict
 from typing import Any
 
 from data_tools import Dataset
 
-# Of the facts of a dataset those that a model's inputs depend on.
+# The facts that a model's inputs depend on.
 PREPARATION = (
     "dense",
     "categorical",
@@ -19,7 +19,7 @@ PREPARATION = (
 
 
 def dataset_facts(dataset: Dataset) -> dict[str, Any]:
-    """What a model must find again in data that it scores, and where its own came from."""
+    """How a dataset was prepared, and where it came from."""
     manifest = dataset.manifest
     return {
         "dense": list(dataset.schema.dense),

@@ -1,4 +1,4 @@
-"""metrics.jsonl: a record per evaluation, per change of settings, and of the test rows last."""
+"""metrics.jsonl: a record per evaluation and per change of settings, and the test record last."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -12,14 +12,14 @@ from data_tools.storage.own_files import open_own, read_bytes
 from robe_numba.training.run.config_file import Change, DamagedRunError
 
 REMEDY = (
-    "restore it from a copy, or pass --resume, which writes it anew while the run has checkpoints, "
-    "or train again"
+    "restore it from a copy, or pass --resume, which rewrites it while the run has checkpoints, or "
+    "train again"
 )
 
 
 @dataclass(frozen=True)
 class _Metrics:
-    """Of some rows; None where not defined."""
+    """Metrics of some rows; None if not defined."""
 
     rows: int
     click_rate: float | None
@@ -49,11 +49,12 @@ KINDS: dict[str, type] = {"validation": _Evaluation, "changed": Change, "test": 
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """All records; a last line that was cut off is none.
+    """All records, without a last line that is incomplete.
 
     Raises
     ------
-    DamagedRunError : another line is damaged.
+    DamagedRunError
+        Another line is damaged.
     """
     content = read_bytes(path) if path.exists() else b""
     lines = enumerate(content.split(b"\n")[:-1], start=1)
@@ -64,7 +65,7 @@ def _record(line: bytes, place: str) -> dict[str, Any]:
     record: dict[str, Any] = parse(line, place, REMEDY, DamagedRunError)
     kinds = [kind for name, kind in KINDS.items() if isinstance(record, dict) and name in record]
     if len(kinds) != 1:
-        raise DamagedRunError(f"{place} is no record of an evaluation or a change; {REMEDY}")
+        raise DamagedRunError(f"{place} is not a record of an evaluation or a change; {REMEDY}")
     convert(record, kinds[0], place, REMEDY, DamagedRunError)
     return record
 
@@ -76,5 +77,5 @@ def append_record(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def write_records(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Write all lines at once."""
+    """Replace the file atomically."""
     write_text(path, "".join(json.dumps(record) + "\n" for record in records))

@@ -1,4 +1,4 @@
-"""model.safetensors of a run, whose digest config.json has at any moment."""
+"""model.safetensors of a run, and its digest in config.json, which match at any moment."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,11 +14,16 @@ from robe_numba.training.run.config_file import REMEDY, DamagedRunError, read_co
 
 @contextmanager
 def replacing_model(path: Path, config_path: Path, config: dict[str, Any]) -> Iterator[Path]:
-    """As `replacing_own`; config.json has the digests of both files before one replaces the other.
+    """Replace model.safetensors by the file that the block writes to the path it gets.
+
+    config.json has the digests of both files while one replaces the other.
 
     Parameters
     ----------
-    config : of config.json; its last digest of a model is the new one.
+    path, config_path : Path
+        Of model.safetensors and config.json.
+    config : dict
+        Content of config.json; the digest of the new model becomes its last.
     """
     known = config["digests"]
     with replacing_own(path) as temporary:
@@ -31,13 +36,16 @@ def replacing_model(path: Path, config_path: Path, config: dict[str, Any]) -> It
 
 
 def check_model(path: Path, config_path: Path) -> None:
-    """Require the file that config.json has a digest of.
+    """Require that a model has a digest of config.json.
 
     Raises
     ------
-    DamagedRunError : it is another.
-    FileNotFoundError : it is no file any more.
-    OSError : it cannot be read.
+    DamagedRunError
+        Its digest differs.
+    FileNotFoundError
+        It is not a file any more.
+    OSError
+        It cannot be read.
     """
     if not path.is_file():
         raise FileNotFoundError(
@@ -45,9 +53,9 @@ def check_model(path: Path, config_path: Path) -> None:
         )
     with readable(path):
         digest = digest_of(path)
-    # Read only now: the process that trains may just have replaced the file.
+    # Read after the model, which a process that trains may just have replaced.
     if digest not in read_config(config_path)["digests"]["models"]:
         raise DamagedRunError(
-            f"{path} does not hold the model of {config_path.name}: its digest is another, so it "
-            f"is damaged, cut off or of another run; {REMEDY}"
+            f"{path} does not hold the model of {config_path.name}: its digest differs, so it is "
+            f"damaged, truncated or of another run; {REMEDY}"
         )

@@ -1,1 +1,1 @@
-"""Many runs over a grid of settings."""
+"""Train a grid of settings, and compare the runs."""

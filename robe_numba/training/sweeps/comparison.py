@@ -1,16 +1,17 @@
-"""What a folder of runs shows: one table, and pictures."""
+"""Compare the runs of a sweep: one table, and plots."""
 
 import json
 import os
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from data_tools.storage.atomic import write_text
 from data_tools.storage.own_files import check_no_link
-from robe_numba.formatting import markdown_table
+from robe_numba.formatting import format_bytes, markdown_table
 from robe_numba.training.reports import plots
 from robe_numba.training.reports.html import html_table, page
 from robe_numba.training.run.folder import RunFolder
@@ -18,25 +19,34 @@ from robe_numba.training.settings import applies
 from robe_numba.training.sweeps.grid import RUNS
 
 TABLE, RESULTS, REPORT = "table.md", "results.json", "report.html"
-PICTURES = ("memory", "block-size", "epochs", "target")
+# With all digits, so that different sizes never look alike.
+exact_size = partial(format_bytes, digits=15)
+PLOTS = ("memory", "block-size", "epochs", "target")
 
 
 @dataclass
-class Group:
-    """Runs that differ in their seed alone.
+class SeedGroup:
+    """Runs that differ only in their seed.
 
     Parameters
     ----------
-    settings : of all, without the seed.
-    num_bytes : of the embeddings.
+    settings : dict
+        Settings of all of them, without the seed.
+    num_bytes : int
+        Size of the embeddings.
+    seeds : list of int
+        One per run, as for the other lists.
+    tests : list of float
+        Test AUC.
+    curves : list of list of (epoch, seconds, AUC)
+        Validations.
     """
 
     settings: dict[str, Any]
     num_bytes: int
     seeds: list[int] = field(default_factory=list)
-    tests: list[float] = field(default_factory=list)  # AUC of the test rows
+    tests: list[float] = field(default_factory=list)
     curves: list[list[tuple[float, float, float]]] = field(default_factory=list)
-    # (epoch, seconds, AUC) of each evaluation
 
     @property
     def mean(self) -> float:
@@ -45,12 +55,12 @@ class Group:
 
     @property
     def deviation(self) -> float | None:
-        """Standard deviation of the test AUC between seeds; None for a single one."""
+        """Standard deviation of the test AUC over the seeds; None for a single seed."""
         return statistics.stdev(self.tests) if len(self.tests) > 1 else None
 
     @property
     def validation(self) -> float:
-        """Mean over seeds of the best validation AUC: what a choice may be made by."""
+        """Mean over seeds of the best validation AUC, by which a group may be chosen."""
         return statistics.mean(max(auc for *_, auc in curve) for curve in self.curves)
 
     @property
@@ -64,27 +74,28 @@ class Group:
         return statistics.mean(curve[-1][1] for curve in self.curves)
 
     def mean_curve(self) -> list[tuple[float, float]]:
-        """(epoch, mean validation AUC) of the evaluations that all seeds have."""
+        """(epoch, mean AUC) of the validations that all seeds have."""
         return [
             (points[0][0], statistics.mean(auc for *_, auc in points))
             for points in zip(*self.curves, strict=False)
         ]
 
     def time_to(self, target: float) -> float | None:
-        """Mean seconds until a validation AUC of `target`; None if a seed never reached it."""
+        """Mean seconds to a validation AUC of `target`; None if a seed never reached it."""
         times = [next((s for _, s, auc in c if auc >= target), None) for c in self.curves]
         known = [time for time in times if time is not None]
         return statistics.mean(known) if len(known) == len(times) else None
 
 
-def groups(folder: str | os.PathLike[str]) -> list[Group]:
-    """The finished runs of a sweep by their settings; runs whose AUC is not defined are left out.
+def groups(folder: str | os.PathLike[str]) -> list[SeedGroup]:
+    """The finished runs of a sweep by their settings, without runs whose AUC is not defined.
 
     Returns
     -------
-    groups, `full` first, then from large to small
+    list of SeedGroup
+        Those of `full` first, the others from large to small.
     """
-    found: dict[str, Group] = {}
+    found: dict[str, SeedGroup] = {}
     for path in sorted((Path(folder) / RUNS).glob("*/config.json")):
         run = RunFolder(path.parent)
         records = run.metrics()
@@ -100,7 +111,7 @@ def groups(folder: str | os.PathLike[str]) -> list[Group]:
             continue
         key = json.dumps(settings, sort_keys=True)
         size = run.config["sizes"]["embedding_bytes"]
-        group = found.setdefault(key, Group(settings, size))
+        group = found.setdefault(key, SeedGroup(settings, size))
         group.seeds.append(seed)
         group.tests.append(tests[-1])
         group.curves.append(curve)
@@ -111,20 +122,19 @@ def groups(folder: str | os.PathLike[str]) -> list[Group]:
     )
 
 
-def varying(found: Sequence[Group]) -> list[str]:
-    """Settings that differ between groups that have them, but those that show in other columns."""
+def varying(found: Sequence[SeedGroup]) -> list[str]:
+    """Settings that differ between groups, except those that other columns show."""
     names = [name for name in found[0].settings if name not in ("embedding", "num_parameters")]
 
     def values(name: str) -> set[str]:
-        """Of the kinds of embedding that do not leave it out."""
         return {str(g.settings.get(name)) for g in found if applies(name, g.settings["embedding"])}
 
     return [name for name in names if len(values(name)) > 1]
 
 
-def best_of(found: Sequence[Group], names: Sequence[str]) -> dict[tuple[Any, ...], Group]:
-    """For each combination of these settings (or "num_bytes") the group of best validation AUC."""
-    best: dict[tuple[Any, ...], Group] = {}
+def best_of(found: Sequence[SeedGroup], names: Sequence[str]) -> dict[tuple[Any, ...], SeedGroup]:
+    """The group of best validation AUC for each combination of settings (or "num_bytes")."""
+    best: dict[tuple[Any, ...], SeedGroup] = {}
     for group in found:
         key = tuple(group.num_bytes if n == "num_bytes" else group.settings[n] for n in names)
         if key not in best or group.validation > best[key].validation:
@@ -132,21 +142,21 @@ def best_of(found: Sequence[Group], names: Sequence[str]) -> dict[tuple[Any, ...
     return best
 
 
-def reference(found: Sequence[Group]) -> Group | None:
-    """The uncompressed tables, as well as they were trained."""
+def reference(found: Sequence[SeedGroup]) -> SeedGroup | None:
+    """The best group of uncompressed tables."""
     return best_of(found, ["embedding"]).get(("full",))
 
 
-def default_target(found: Sequence[Group]) -> float:
-    """0.002 below the uncompressed tables, or where there are none the median of the groups."""
+def default_target(found: Sequence[SeedGroup]) -> float:
+    """0.002 below the uncompressed tables, or the median of the groups if there are none."""
     full = reference(found)
     if full is not None:
         return full.validation - 0.002
     return statistics.median(group.validation for group in found)
 
 
-def rows(found: Sequence[Group], target: float) -> tuple[list[str], list[list[str]]]:
-    """Head and text cells of the table."""
+def rows(found: Sequence[SeedGroup], target: float) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table, as text."""
     names, full = varying(found), reference(found)
     head = ["embedding", *(name.replace("_", " ") for name in names), "memory", "seeds"]
     head += ["test AUC", "against full", "best epoch", f"s to {target:.4f}"]
@@ -159,7 +169,7 @@ def rows(found: Sequence[Group], target: float) -> tuple[list[str], list[list[st
             [
                 group.settings["embedding"],
                 *(_word(group.settings[name]) for name in names),
-                _megabytes(group.num_bytes),
+                exact_size(group.num_bytes),
                 str(len(group.tests)),
                 f"{group.mean:.4f}{spread}",
                 loss,
@@ -178,13 +188,8 @@ def _word(value: Any) -> str:
     return f"{value:,g}" if isinstance(value, float) else str(value)
 
 
-def _megabytes(num_bytes: int) -> str:
-    """Exact to the byte: sizes that differ do not look alike."""
-    return f"{num_bytes / 1e6:,.6f}".rstrip("0").rstrip(".") + " MB"
-
-
-def draw(found: Sequence[Group], ceiling: float | None, target: float) -> dict[str, Any]:
-    """The figures that the groups have points for, by name."""
+def draw(found: Sequence[SeedGroup], ceiling: float | None, target: float) -> dict[str, Any]:
+    """The figures for which the groups have points, by name."""
     figures = {}
     points: dict[str, list[tuple[float, float, float]]] = {}
     for group in best_of(found, ["embedding", "num_bytes"]).values():
@@ -196,11 +201,11 @@ def draw(found: Sequence[Group], ceiling: float | None, target: float) -> dict[s
         lines: dict[str, list[tuple[float, float, float]]] = {}
         for (size, block), group in best_of(robe, ["num_bytes", "block_size"]).items():
             point = (block, group.mean, group.deviation or 0.0)
-            lines.setdefault(_megabytes(size), []).append(point)
+            lines.setdefault(exact_size(size), []).append(point)
         figures["block-size"] = plots.auc_against_block_size(lines)
     chosen = best_of(found, ["embedding", "num_bytes"]).values()
     labels = {
-        f"{g.settings['embedding']}, {_megabytes(g.num_bytes)}": (g.settings["embedding"], g)
+        f"{g.settings['embedding']}, {exact_size(g.num_bytes)}": (g.settings["embedding"], g)
         for g in chosen
     }
     curves = {label: (kind, g.mean_curve()) for label, (kind, g) in labels.items()}
@@ -212,35 +217,42 @@ def draw(found: Sequence[Group], ceiling: float | None, target: float) -> dict[s
 
 
 def check_links(folder: str | os.PathLike[str]) -> None:
-    """Require that nothing that is made in a sweep's folder is a symbolic link there.
+    """Require that no output of a sweep is a symbolic link; the folder itself may be one.
 
     Raises
     ------
-    OSError : something is; the folder itself may be a link.
+    OSError
+        An output is a link.
     """
-    for name in (RUNS, TABLE, RESULTS, REPORT, *(f"{picture}.png" for picture in PICTURES)):
+    for name in (RUNS, TABLE, RESULTS, REPORT, *(f"{plot}.png" for plot in PLOTS)):
         check_no_link(Path(folder) / name)
 
 
 def compare(
     folder: str | os.PathLike[str], ceiling: float | None = None, target: float | None = None
-) -> list[Group]:
-    """Leave table.md, results.json, report.html and a PNG of each picture in a sweep's folder.
+) -> list[SeedGroup]:
+    """Write table.md, results.json, report.html and a PNG of each plot to a sweep's folder.
 
     Parameters
     ----------
-    folder : of a sweep.
-    ceiling : the best AUC that any model can reach, where it is known.
-    target : validation AUC that the time is told of; None as `default_target`.
+    folder : path
+        Folder of a sweep.
+    ceiling : float, optional
+        The best AUC that any model can reach.
+    target : float, optional
+        Validation AUC for the time to target; None as `default_target`.
 
     Returns
     -------
-    the groups, empty if no run is finished; then nothing is written
+    list of SeedGroup
+        Empty if no run is finished; then nothing is written.
 
     Raises
     ------
-    ValueError : a run's config.json or metrics.jsonl is damaged.
-    OSError : as `check_links`, or a file cannot be read or written.
+    ValueError
+        config.json or metrics.jsonl of a run is damaged.
+    OSError
+        As `check_links`, or a file cannot be read or written.
     """
     check_links(folder)
     found = groups(folder)
@@ -260,8 +272,8 @@ def compare(
     return found
 
 
-def _facts(group: Group) -> Mapping[str, Any]:
-    """A group for JSON, with every seed and evaluation."""
+def _facts(group: SeedGroup) -> Mapping[str, Any]:
+    """A group for JSON, with every seed and validation."""
     return {
         "settings": group.settings,
         "embedding_bytes": group.num_bytes,

@@ -1,4 +1,4 @@
-"""Many runs over a grid of settings. What is finished is not trained again."""
+"""Train every combination of settings once; finished runs are not trained again."""
 
 import hashlib
 import itertools
@@ -26,18 +26,21 @@ from robe_numba.training.settings import SETTINGS, applies
 from robe_numba.training.sweeps.workers import ProcessKilledError, call_all
 from robe_numba.training.watchers.base import Watcher
 
-RUNS = "runs"  # folder of the runs, in that of the sweep
+RUNS = "runs"  # the folder of the runs within that of the sweep
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one combination of settings.
+    """The result of one combination of settings.
 
     Parameters
     ----------
-    config : resolved settings.
-    path : of its run folder.
-    error : why there is no run, or None.
+    config : ResolvedConfig
+        The settings.
+    path : Path
+        Its run folder.
+    error : str, optional
+        Why the run is not finished.
     """
 
     config: ResolvedConfig
@@ -50,16 +53,19 @@ def grid(axes: Mapping[str, Sequence[Any]]) -> list[ResolvedConfig]:
 
     Parameters
     ----------
-    axes : values to try of settings of `TrainingConfig`, by name. What a kind of embedding has no
-        use for is left out of its runs.
+    axes : mapping of str to sequence
+        Values to try for settings of `TrainingConfig`, by name. Settings that a kind of embedding
+        does not have are left out of its runs.
 
     Returns
     -------
-    resolved settings, the last axis changing fastest
+    list of ResolvedConfig
+        The last axis changes fastest.
 
     Raises
     ------
-    TypeError, ValueError : a setting is unknown, or a combination is not allowed.
+    TypeError, ValueError
+        A setting is unknown, or a combination is not allowed.
     """
     kinds = axes.get("embedding", [SETTINGS["embedding"].default])
     others = {name: values for name, values in axes.items() if name != "embedding"}
@@ -73,7 +79,7 @@ def grid(axes: Mapping[str, Sequence[Any]]) -> list[ResolvedConfig]:
 
 
 def run_name(config: ResolvedConfig) -> str:
-    """A folder for a run: what it is in short, a digest of all settings but the seed, the seed."""
+    """The folder of a run: its kind and size, a digest of all settings but the seed, the seed."""
     settings = config.to_dict()
     seed = settings.pop("seed")
     digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=4)
@@ -92,31 +98,42 @@ def sweep(
     watching: Callable[[ResolvedConfig], Watcher] | None = None,
     progress: Callable[[int, int], Any] | None = None,
 ) -> list[Outcome]:
-    """Train every configuration that is not finished, going on where a run was stopped.
+    """Train every configuration that is not finished, and resume runs that were stopped.
 
     Parameters
     ----------
-    dataset : labelled.
-    configs : resolved settings, as `grid` makes them.
-    output : folder; each run is in a folder of its own in `runs/` there.
-    jobs : processes that train one run each.
-    threads : of each run; None shares the cores out.
-    watching : makes the watcher of a run; of one job alone.
-    progress : called with (runs done, runs in all).
+    dataset : Dataset
+        Labelled.
+    configs : sequence of ResolvedConfig
+        Result of `grid`.
+    output : path
+        Folder of the sweep; each run has a folder in `runs/` there.
+    jobs : int
+        Processes that train one run each.
+    threads : int, optional
+        Threads per run; None divides the cores equally.
+    watching : callable, optional
+        Makes the watcher of a run, if there is one job.
+    progress : callable, optional
+        Called with (runs done, all runs).
 
     Returns
     -------
-    outcomes in the order of `configs`; one that cannot be trained (its size does not suit its kind
-    of embedding, it diverged, its process was killed, ...) has the error, and the others go on.
+    list of Outcome
+        In the order of `configs`. A run that cannot be trained (its size does not suit its kind of
+        embedding, it diverged, its process was killed, ...) has an error, and the others go on.
 
     Raises
     ------
-    FileExistsError : `output` holds something that is no sweep, or cannot be a folder.
-    ValueError : jobs is less than 1, the dataset has no labels, or the config.json of a run in
-        `output` is damaged.
-    OSError : a file cannot be written, or `runs/` or a run there is a symbolic link; runs that are
-        finished stay.
-    KeyboardInterrupt : the runs that were under way have a checkpoint.
+    FileExistsError
+        `output` contains something other than a sweep, or cannot be a folder.
+    ValueError
+        jobs is less than 1, the dataset has no labels, or config.json of a run in `output` is
+        damaged.
+    OSError
+        A file cannot be written, or `runs/` or a run there is a symbolic link. Finished runs stay.
+    KeyboardInterrupt
+        The current runs have a checkpoint.
     """
     if jobs < 1:
         raise ValueError(f"jobs is {jobs}; it must be at least 1")
@@ -126,7 +143,7 @@ def sweep(
     folder = Path(output) / RUNS
     check_no_link(folder)
     if Path(output).exists() and not folder.is_dir() and any(Path(output).iterdir()):
-        raise FileExistsError(f"{output} is there and is no sweep; choose another output")
+        raise FileExistsError(f"{output} exists and is not a sweep; choose another output")
     threads = threads or max(1, (os.cpu_count() or 1) // jobs)
     known = _known_runs(folder)
     paths = [known.get(_key(c.to_dict()), folder / run_name(c)) for c in configs]
@@ -152,7 +169,7 @@ def _key(settings: Mapping[str, Any]) -> str:
 
 
 def _known_runs(folder: Path) -> dict[str, Path]:
-    """Folders of the runs that are there, by their settings: names may be of an earlier version."""
+    """The runs in a folder by their settings, since earlier versions named them otherwise."""
     runs = (RunFolder(path.parent) for path in folder.glob("*/config.json"))
     return {_key(run.config["training"]): run.path for run in runs}
 
@@ -162,12 +179,12 @@ def _results(
     jobs: int,
     watching: Callable[[ResolvedConfig], Watcher] | None,
 ) -> Iterator[tuple[int, str | None]]:
-    """Number and error of each run as it ends."""
+    """Index and error of each run as it ends."""
     if jobs == 1:
         for number, (place, config, path, threads) in enumerate(calls):
             yield number, _train(place, config, path, threads, watching and watching(config))
         return
-    # Closed, so that an error of the caller's ends the processes.
+    # Closed, so that an error in the caller ends the processes.
     with closing(call_all(_train, calls, jobs)) as results:
         for number, result in results:
             killed = isinstance(result, ProcessKilledError)
@@ -177,13 +194,15 @@ def _results(
 def _train(
     place: str, config: ResolvedConfig, path: Path, threads: int, watcher: Watcher | None = None
 ) -> str | None:
-    """Train one run to its end; the error if that cannot be."""
+    """Train one run to its end; returns the error if that fails."""
     dataset = Dataset(place)
     try:
         vocabulary = None
         finished = RunFolder.exists_at(path) and RunFolder(path).finished
         if needs_vocabulary(config) and not finished:
-            seed = config.seed if config.split_by == "random" else 0  # nothing else depends on it
+            seed = (
+                config.seed if config.split_by == "random" else 0
+            )  # other splits do not depend on it
             vocabulary = _vocabulary(place, config.fractions, config.split_by, seed)
         run = train(
             dataset,
@@ -206,6 +225,6 @@ def _train(
 def _vocabulary(
     place: str, fractions: tuple[float, float, float], split_by: str, seed: int
 ) -> list[np.ndarray]:
-    """Distinct ids of the training rows, once for runs that train on the same."""
+    """Distinct ids of the training rows, cached for runs that train on the same rows."""
     config = TrainingConfig(embedding="full", fractions=fractions, split_by=split_by, seed=seed)
     return training_vocabulary(Dataset(place), config)

@@ -1,4 +1,4 @@
-"""Calls in processes of their own, which neither outlive this one nor take it along."""
+"""Function calls in worker processes, which end with this one and may die without it."""
 
 import multiprocessing
 import os
@@ -12,33 +12,33 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 KILLED = (
-    "its process was killed, perhaps for want of memory; the same again goes on with it, and fewer "
-    "jobs need less memory"
+    "its process was killed, perhaps because memory ran out; run the same command again to resume, "
+    "with fewer jobs to use less memory"
 )
 
 
 class ProcessKilledError(RuntimeError):
-    """A call ended with its process."""
+    """The process of a call was killed."""
 
 
-class _Child:
-    """One process that makes one call at a time."""
+class _Worker:
+    """One process that runs one call at a time."""
 
     def __init__(self) -> None:
-        # Spawned: a process that was forked after a kernel ran could not run kernels.
+        # Spawned: after a fork a process could not run kernels if this one already has.
         context = multiprocessing.get_context("spawn")
         self._line, other = context.Pipe()
         self._pool = ProcessPoolExecutor(
             1, mp_context=context, initializer=_begin, initargs=(other,)
         )
-        with _deaf():  # the child too, until it can leave Ctrl-C to its parent
+        with interrupts_blocked():  # in the child too, until it leaves Ctrl-C to its parent
             self._pool.submit(os.getpid).result()
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> "Future[Any]":
         return self._pool.submit(_call, function, *arguments)
 
     def interrupt(self) -> None:
-        """Raise KeyboardInterrupt in the call that is under way, or in the next."""
+        """Raise KeyboardInterrupt in the current call, or in the next."""
         self._line.send("interrupt")
 
     def close(self) -> None:
@@ -46,14 +46,14 @@ class _Child:
         self._line.close()
 
 
-# Of a child: whether a call is under way, and whether it shall end.
+# In a worker: whether a call is running, and whether it must end.
 _state = {"busy": False, "interrupted": False}
 _changing = threading.Lock()
 
 
 @contextmanager
-def _deaf() -> Iterator[None]:
-    """Within the block Ctrl-C waits, here and in processes that begin."""
+def interrupts_blocked() -> Iterator[None]:
+    """Delay Ctrl-C until the end of the block, here and in processes that start."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -65,10 +65,9 @@ def _deaf() -> Iterator[None]:
 
 
 def _begin(line: Connection) -> None:
-    """Listen to the parent, end when it does, and leave the terminal's Ctrl-C to it."""
+    """In a worker: listen to the parent, end when it does, and leave Ctrl-C to it."""
 
-    computing = threading.main_thread().ident
-    assert computing is not None
+    computing = threading.get_ident()
 
     def listen() -> None:
         try:
@@ -78,18 +77,18 @@ def _begin(line: Connection) -> None:
         with _changing:
             _state["interrupted"] = True
             if _state["busy"]:
-                # To the thread that computes: it may be waiting, and must be woken.
+                # To the thread that computes, which may be waiting and must wake up.
                 signal.pthread_kill(computing, signal.SIGINT)
         listen()
 
     threading.Thread(target=listen, daemon=True).start()
     if hasattr(os, "setsid"):
         os.setsid()
-    # One that came while we were deaf was for the parent, who has it too: ignoring it drops it.
+    # Drop a Ctrl-C that came while it was blocked: the parent got it too.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    # A shell starts what it puts in the background with Ctrl-C ignored.
+    # A shell starts background jobs with Ctrl-C ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -108,27 +107,31 @@ def _call(function: Callable[..., Any], *arguments: Any) -> Any:
 def call_all(
     function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], processes: int
 ) -> Generator[tuple[int, Any], None, None]:
-    """Make calls in so many processes; yields number and result of each as it ends.
+    """Run calls in several processes, and yield the index and result of each as it ends.
 
-    At an error or Ctrl-C here, the calls under way are interrupted and waited for, and no other
-    begins. A call whose process was killed gives a `ProcessKilledError` as its result.
+    At an error or Ctrl-C here, running calls are interrupted and waited for, and no other starts.
+    The result of a call whose process was killed is a `ProcessKilledError`.
 
     Parameters
     ----------
-    function : of a module; with its arguments and result it must be picklable.
-    calls : arguments of each call.
+    function : callable
+        A function of a module. It, its arguments and its result must be picklable.
+    calls : sequence of tuple
+        Arguments of each call.
+    processes : int
+        Number of processes.
     """
-    children = [_Child() for _ in range(min(processes, len(calls)))]
+    workers = [_Worker() for _ in range(min(processes, len(calls)))]
     running: dict[Future[Any], tuple[int, int]] = {}
     waiting = iter(enumerate(calls))
 
     def begin(slot: int) -> None:
         for number, arguments in waiting:
-            running[children[slot].submit(function, *arguments)] = slot, number
+            running[workers[slot].submit(function, *arguments)] = slot, number
             return
 
     try:
-        for slot in range(len(children)):
+        for slot in range(len(workers)):
             begin(slot)
         while running:
             ended, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -137,14 +140,14 @@ def call_all(
                 try:
                     result = future.result()
                 except BrokenProcessPool:
-                    children[slot].close()
-                    children[slot] = _Child()
+                    workers[slot].close()
+                    workers[slot] = _Worker()
                     result = ProcessKilledError(KILLED)
                 begin(slot)
                 yield number, result
     finally:
         for slot, _ in running.values():
-            children[slot].interrupt()
+            workers[slot].interrupt()
         wait(running)
-        for child in children:
-            child.close()
+        for worker in workers:
+            worker.close()

@@ -1,1 +1,1 @@
-"""Who hears of a run as it goes: progress, TensorBoard, MLPerf's logs."""
+"""Watchers of a run: their interface, TensorBoard curves and MLPerf logs."""

@@ -1,4 +1,4 @@
-"""A run as lines that MLPerf's tools read.
+"""A log of a run that MLPerf's tools read.
 
 Source: mlperf_logging of MLCommons, rules of training 1.0.0, open division, benchmark "dlrm".
 """
@@ -20,25 +20,28 @@ POINT, START, STOP = "POINT_IN_TIME", "INTERVAL_START", "INTERVAL_END"
 
 
 class MLPerfLog(Watcher):
-    """Writes mlperf.log into the folder of a run; a resumed run goes on with it.
+    """Writes mlperf.log into the folder of a run; a resumed run appends to it.
 
     AUC is that of the validation rows; epochs are counted from 1.
 
     Parameters
     ----------
-    folder : the folder, which need not be there before the run begins.
-    config : resolved settings of the run.
-    train_rows, validation_rows : of the dataset.
+    folder : Path
+        Folder of the run, which need not exist before the run starts.
+    config : ResolvedConfig
+        Settings of the run.
+    train_rows, validation_rows : int
+        Numbers of rows.
     """
 
     def __init__(self, folder: Path, config: ResolvedConfig, train_rows: int, validation_rows: int):
         self._path = folder / NAME
         self._config = config
-        self._waiting: list[str] | None = []  # lines from before there is a folder
-        self._epoch = 0  # the one that has begun
+        self._waiting: list[str] | None = []  # lines from before the folder exists
+        self._epoch = 0  # the current one, counted from 1
         self._evaluated = 0.0
         self._best = 0.0  # AUC
-        self._log(POINT, "cache_clear", False)  # what the system caches is left alone
+        self._log(POINT, "cache_clear", False)  # the system's caches are not cleared
         self._log(START, "init_start")
         facts = {
             "submission_benchmark": "dlrm",
@@ -55,7 +58,7 @@ class MLPerfLog(Watcher):
             self._log(POINT, key, value)
 
     def begin(self, model: DLRM, steps: int, done: int) -> None:
-        """Tell how it will be trained, and start the clock."""
+        """Log how the model is trained, and start the clock."""
         config, schedule = self._config, self._config.schedule(steps)
         decay_steps = 0 if schedule.decay_start is None else schedule.decay_steps
         facts = {
@@ -77,7 +80,6 @@ class MLPerfLog(Watcher):
         self._log(START, "run_start")
 
     def epoch(self, epoch: int) -> None:
-        """Start an epoch, and stop the one before it."""
         self._stop_epoch()
         self._epoch = epoch + 1
         self._log(START, "epoch_start", None, epoch_num=self._epoch)
@@ -88,12 +90,11 @@ class MLPerfLog(Watcher):
             self._epoch = 0
 
     def evaluating(self, step: int, epoch: float) -> None:
-        """Start an evaluation."""
         self._evaluated = epoch
         self._log(START, "eval_start", None, epoch_num=epoch)
 
     def evaluated(self, record: Mapping[str, Any]) -> None:
-        """Tell the AUC, and stop the evaluation."""
+        """Log the AUC, and stop the evaluation."""
         if "validation" in record:
             auc = record["validation"]["auc"]
             self._best = max(self._best, auc or 0.0)
@@ -101,7 +102,7 @@ class MLPerfLog(Watcher):
             self._log(STOP, "eval_stop", None, epoch_num=record["epoch"])
 
     def end(self, status: str) -> None:
-        """Stop the clock; a run that missed its target has not succeeded."""
+        """Stop the clock; a run that missed its target is aborted."""
         self._stop_epoch()
         if self._best < (self._config.target_auc or 0.0):
             status = "aborted"

@@ -1,4 +1,4 @@
-"""Curves of a run in TensorBoard, where that is installed."""
+"""Curves of a run for TensorBoard, if that is installed."""
 
 import importlib.util
 from collections.abc import Mapping
@@ -14,12 +14,12 @@ STEPS_PER_LOSS = 100
 
 
 def installed() -> bool:
-    """Whether TensorBoard is there."""
+    """Whether TensorBoard is installed."""
     return importlib.util.find_spec("tensorboard") is not None
 
 
 def takes(folder: Path) -> bool:
-    """Whether TensorBoard can write to a folder: it takes none whose name is not UTF-8."""
+    """Whether TensorBoard can write to a folder, whose name must be UTF-8."""
     try:
         str(folder).encode()
     except UnicodeEncodeError:
@@ -32,37 +32,37 @@ class TensorBoardLog(Watcher):
 
     Parameters
     ----------
-    folder : the folder of the run, which need not be there before the run begins.
+    folder : Path
+        Folder of the run, which need not exist before the run starts.
 
     Raises
     ------
-    ImportError : TensorBoard is not installed.
-    ValueError : it does not take the name of the folder.
+    ImportError
+        TensorBoard is not installed.
+    ValueError
+        The name of the folder is not UTF-8.
     """
 
     def __init__(self, folder: Path):
         from tensorboard.summary import Writer
 
         if not takes(folder):
-            raise ValueError(f"TensorBoard takes only names in UTF-8, not {folder}; rename it")
+            raise ValueError(f"TensorBoard needs a name in UTF-8, not {folder}; rename it")
         self._make, self._path = Writer, folder / NAME
         self._writer: Any = None
         self._step = 0
 
     def begin(self, model: DLRM, steps: int, done: int) -> None:
-        """Open a file of events."""
         self._step = done
         make_own_folder(self._path)
         self._writer = self._make(str(self._path))
 
     def step(self, step: int, loss: float) -> None:
-        """Write every hundredth loss."""
         self._step = step
         if step % STEPS_PER_LOSS == 0:
             self._writer.add_scalar("train/loss of the batch", float(loss), step)
 
     def evaluated(self, record: Mapping[str, Any]) -> None:
-        """Write the metrics of an evaluation."""
         if "train_loss" in record:
             self._writer.add_scalar("train/loss", record["train_loss"], record["step"])
         for rows in ("validation", "test"):
