@@ -5,7 +5,6 @@ their warnings are only shown, from there on.
 """
 
 import os
-import sys
 import threading
 import warnings
 
@@ -89,17 +88,13 @@ def small_windows():
 
 
 @pytest.fixture
-def robe(capsys, monkeypatch):
+def robe():
     """Runs `robe` in this process; its exit status and all that it wrote."""
-    from robe_numba.cli.app import run
+    from tests.support.commands import run_robe
 
     def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["robe", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            run()
-        written = capsys.readouterr()
-        return ended.value.code or 0, written.out + written.err
+        status, output, errors = run_robe(*arguments)
+        return status, output + errors
 
     return call
 

@@ -1,34 +1,14 @@
-"""The command line as a person uses it: real processes, real files."""
-
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
+"""The command line as a person uses it; test_processes.py has what needs a process."""
 
 import pyarrow.parquet as pq
 import pytest
 
+from tests.support.commands import robe, run_robe
+
 COMMANDS = ("demo", "synth", "ingest", "data info", "data verify", "plan", "train", "sweep")
 COMMANDS += ("evaluate", "predict")
 TRAIN = ("--compression", "20", "--optimizer", "adagrad", "--lr", "0.02", "--batch-size", "256")
-
-
-def robe(*arguments, code=0, cwd=None):
-    """Run `robe`; its output and errors as one text."""
-    finished = subprocess.run(
-        [sys.executable, "-m", "robe_numba", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=cwd,
-        env={**os.environ, "COLUMNS": "200"},
-    )
-    text = finished.stdout + finished.stderr
-    assert finished.returncode == code, text
-    assert "Traceback" not in text
-    return text.strip()
+TRAIN += ("--bottom", "8", "--top", "8")
 
 
 @pytest.fixture(scope="module")
@@ -82,28 +62,6 @@ def test_several_files_are_read_by_a_cluster_and_prepared_as_asked(work, tmp_pat
         assert path.read_bytes() == (tmp_path / "threads" / "shards-0" / path.name).read_bytes()
     text = robe("evaluate", work / "run", tmp_path / "out", code=1)
     assert "trained with max_ind_range = None, but this dataset has 1000" in text
-
-
-def test_ctrl_c_in_an_ingest_keeps_what_is_finished(work, tmp_path):
-    log = tmp_path / "log.tsv"
-    log.write_bytes(b"".join([(work / "log.tsv").read_bytes()] * 20))
-    arguments = ("ingest", log, "-o", tmp_path / "out", "--shard-bytes", "20000")
-    child = subprocess.Popen(
-        [sys.executable, "-m", "robe_numba", *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    records = tmp_path / "out" / ".ingest" / "parts"
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and len(list(records.glob("*.json"))) < 5:
-        time.sleep(0.01)
-    child.send_signal(signal.SIGINT)
-    output, _ = child.communicate(timeout=60)
-    assert child.returncode == 130, output
-    assert "interrupted; what is finished" in output
-    assert "run the same again to go on" in output
-    assert "100,000 rows" in robe(*arguments)
-    assert "as they were written" in robe("data", "verify", tmp_path / "out")
 
 
 def test_a_run_folder_holds_everything(work):
@@ -184,14 +142,10 @@ def test_a_dataset_without_rows_is_told_on_stderr(tmp_path):
     (tmp_path / "log.tsv").write_text("clicked\tage\tuser\n")
     columns = ("--label", "clicked", "--dense", "age", "--categorical", "user")
     command = ("ingest", tmp_path / "log.tsv", "-o", tmp_path / "out", "--separator", "tab")
-    finished = subprocess.run(
-        [sys.executable, "-m", "robe_numba", *map(str, command), *columns],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "warning: the sources hold no rows" in finished.stderr
-    assert "0 rows" in finished.stdout
+    status, output, errors = run_robe(*command, *columns)
+    assert status == 0
+    assert "warning: the sources hold no rows" in errors
+    assert "0 rows" in output
 
 
 @pytest.mark.parametrize(
@@ -230,36 +184,10 @@ def test_an_unknown_flag_is_refused(work, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
-def test_ctrl_c_leaves_a_usable_checkpoint_and_the_run_goes_on(work):
-    run = work / "interrupted"
-    command = ("train", work / "data", "-o", run, *TRAIN, "--epochs", 10_000)
-    process = subprocess.Popen([sys.executable, "-m", "robe_numba", *map(str, command)])
-    try:
-        deadline = time.monotonic() + 120
-        while not (run / "model.safetensors").is_file():
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 130
-    finally:
-        process.kill()
-        process.wait()
-    assert "AUC" in robe("evaluate", run, work / "data", "--part", "test")
-    assert (run / "report.html").is_file()
-    # What is not said again is as it was; one epoch is over, so nothing but the test is left.
-    text = robe("train", work / "data", "-o", run, "--seed", 1, "--resume", code=1)
-    assert "started with seed 0 (given: 1)" in text
-    assert "test rows 500" in robe("train", work / "data", "-o", run, "--resume", "--epochs", 1)
-    settings = json.loads((run / "config.json").read_text())["training"]
-    assert (settings["lr"], settings["batch_size"], settings["epochs"]) == (0.02, 256, 1)
-    assert not (run / "checkpoints").exists()
-
-
 def test_a_sweep_compares_what_it_trained(work):
     grid = ("compression=20,50", "batch_size=512", "bottom=8", "top=8", "evaluations=1")
     text = robe("sweep", work / "data", *grid, "-o", work / "sweep", "--best-reachable", 0.8)
-    assert "report.html shows the pictures" in text
+    assert "report.html shows the plots" in text
     table = (work / "sweep" / "table.md").read_text()
     assert table.count("| robe |") == 2
     assert robe("sweep", work / "data", "-o", work / "sweep") == text
@@ -288,82 +216,3 @@ def test_the_demo_compares_kinds_and_draws(tmp_path):
     assert (tmp_path / "demo" / "scores.parquet").read_text() == "mine"
     (tmp_path / "demo" / "scores.parquet").unlink()
     robe("demo", "--rows", 10_000, "-o", tmp_path / "demo")
-
-
-def test_without_the_extra_the_command_says_what_to_install():
-    code = "import sys; sys.modules['typer'] = None; from robe_numba.cli import main; main()"
-    finished = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False
-    )
-    assert finished.returncode == 1
-    assert "pip install -e '.[cli]'" in finished.stderr
-    assert "Traceback" not in finished.stderr
-
-
-# `robe` with something that happens as a module is imported: which, what, and the command line.
-CHILD = """
-import os, signal, sys
-module, deed = sys.argv[1:3]
-del sys.argv[1:3]
-
-
-class Finder:
-    def find_spec(name, path, target=None):
-        if name == module:
-            exec(deed)
-
-
-sys.meta_path.insert(0, Finder)
-from robe_numba.cli import main
-main()
-"""
-PRESS = "os.kill(os.getpid(), signal.SIGINT)"
-# As in a callback of Python's imports, from which no error comes through.
-LOSE = f"try: {PRESS}\nexcept KeyboardInterrupt: pass"
-
-
-def importing(module, deed, *command):
-    """Exit code and errors of `robe` where that happens."""
-    finished = subprocess.run(
-        [sys.executable, "-c", CHILD, module, deed, *map(str, command)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert finished.stdout == ""
-    return finished.returncode, finished.stderr
-
-
-@pytest.mark.parametrize("deed", [PRESS, LOSE], ids=["raised", "lost"])
-@pytest.mark.parametrize(
-    ("module", "command"),
-    [
-        ("robe_numba.parallel.supervisor", ("--help",)),
-        ("robe_numba.cli.app", ("--help",)),
-        ("typer.main", ("--help",)),
-        ("pyarrow", ("data", "info", "x")),
-        ("numba", ("train", "x", "-o", "y", "--compression", "9")),
-        ("numba", ("ingest", "x", "-o", "y")),
-        ("matplotlib", ("demo", "-o", "y")),
-        ("rich.progress", ("data", "verify", "x")),
-    ],
-)
-def test_ctrl_c_while_modules_are_imported_ends_at_once(module, command, deed):
-    assert importing(module, deed, *command) == (130, "")
-
-
-@pytest.mark.parametrize("error", ["ValueError", "ImportError", "RuntimeError"])
-@pytest.mark.parametrize(
-    ("module", "command"),
-    [("numba", ("evaluate", "x", "y")), ("typer", ("--help",)), ("pyarrow", ("data", "info", "x"))],
-)
-def test_an_error_of_an_import_is_one_sentence(module, command, error):
-    deed = f"raise {error}('this is an odd machine')"
-    assert importing(module, deed, *command) == (1, "error: this is an odd machine\n")
-
-
-def test_a_package_that_is_missing_is_named_with_the_extra():
-    code, errors = importing("pyarrow", "raise ModuleNotFoundError(name=name)", "data", "info", "x")
-    assert code == 1
-    assert errors.startswith("error: robe needs pyarrow: install the extra")

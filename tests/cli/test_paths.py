@@ -11,7 +11,7 @@ import pytest
 
 from robe_numba.cli import demo
 from robe_numba.training import RunFolder, TrainingConfig, train
-from tests.training.test_damaged_runs import assert_refused
+from tests.support.commands import assert_refused
 
 SMALL = ("--num-parameters", 3000, "--bottom", "8", "--top", "8")
 

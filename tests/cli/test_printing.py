@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 
@@ -13,24 +14,29 @@ from data_tools.storage.atomic import write_text
 from robe_numba.cli.console import make_console
 from robe_numba.cli.display import Display
 from robe_numba.training.reports.html import page
+from tests.support.commands import run_robe
 
 ODD = "it's [a] [/b] :smile: run:x: [red]"
 C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-ENCODINGS = {"utf-8": {"PYTHONUTF8": "1"}, "ascii": {"PYTHONIOENCODING": "ascii"}, "C": C_LOCALE}
 SMALL = ("num_parameters=3000", "batch_size=512", "bottom=8", "top=8", "evaluations=1")
 
 
-def robe(*arguments, code=0, **environment):
+def robe(*arguments, code=0, encoding="utf-8"):
     """Standard output and errors of `robe`."""
+    status, output, errors = run_robe(*arguments, encoding=encoding)
+    assert status == code, output + errors
+    return output, errors
+
+
+def robe_in_c_locale(*arguments, code=0):
+    """The same of a process, whose file names are ASCII too."""
     finished = subprocess.run(
         [sys.executable, "-m", "robe_numba", *arguments],
         capture_output=True,
-        check=False,
-        env={**os.environ, "COLUMNS": "300", **environment},
+        env={**os.environ, "COLUMNS": "300", **C_LOCALE},
     )
-    output, errors = finished.stdout.decode(), finished.stderr.decode()
+    output, errors = finished.stdout.decode("ascii"), finished.stderr.decode("ascii")
     assert finished.returncode == code, output + errors
-    assert "Traceback" not in errors
     return output, errors
 
 
@@ -55,7 +61,7 @@ def test_odd_names_of_folders_are_printed_as_they_are(work):
     scores = f"{work}/p.parquet"
     assert f"{scores}: 2,500 scores" in robe("predict", run, data, "-o", scores)[0]
     output, _ = robe("sweep", data, "-o", f"{work}/sweep", *SMALL)
-    assert f"{work}/sweep/report.html shows the pictures" in output
+    assert f"{work}/sweep/report.html shows the plots" in output
     assert f"error: {work}/none is not a folder" in robe("data", "info", f"{work}/none", code=1)[1]
     assert ODD in robe(ODD, code=2)[1]
 
@@ -103,7 +109,7 @@ def test_what_a_terminal_would_obey_is_escaped(dataset, tmp_path):
     data = str(tmp_path / f"data{obeyed}")
     shutil.copytree(dataset.path, data)
     for command in (("info",), ("verify",)):
-        output, _ = robe("data", *command, data, PYTHONIOENCODING="utf-8")
+        output, _ = robe("data", *command, data)
         assert f"data{shown}" in output
         assert obeyed[0] not in output
     _, errors = robe("data", "info", f"{data}x", code=1)
@@ -114,24 +120,25 @@ def test_what_a_terminal_would_obey_is_escaped(dataset, tmp_path):
 
 def test_what_cannot_be_encoded_is_escaped(dataset, tmp_path):
     data, swept = str(dataset.path), tmp_path / "swept"
-    output, _ = robe("sweep", data, "-o", str(swept), "seed=0,1", *SMALL, **C_LOCALE)
-    assert output.isascii()
+    output, _ = robe("sweep", data, "-o", str(swept), "seed=0,1", *SMALL, encoding="ascii")
     assert r" \xb1 0." in output
-    assert "report.html shows the pictures" in output
+    assert "report.html shows the plots" in output
     assert "±" in (swept / "table.md").read_text(encoding="utf-8")
     for command in (("sweep", "--help"), ("plan", "--data", data, "--compression", "9")):
-        assert robe(*command, **C_LOCALE)[0].isascii()
-    _, errors = robe("data", "info", "±", code=1, **C_LOCALE)
-    assert "is not a folder" in errors
+        robe(*command, encoding="ascii")
+    assert "is not a folder" in robe_in_c_locale("data", "info", "±", code=1)[1]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names are Unicode")
-@pytest.mark.parametrize("environment", ENCODINGS.values(), ids=ENCODINGS)
-def test_names_that_are_no_text_are_escaped(tmp_path, environment):
+@pytest.mark.parametrize(
+    "run",
+    [robe, partial(robe, encoding="ascii"), robe_in_c_locale],
+    ids=["utf-8", "ascii", "C"],
+)
+def test_names_that_are_no_text_are_escaped(tmp_path, run):
     log = os.fsdecode(os.fsencode(tmp_path) + b"/l\xff[b].tsv")
-    assert r"l\udcff[b].tsv: 10 rows" in robe("synth", log, "--rows", "10", **environment)[0]
-    _, errors = robe("data", "info", log, code=1, **environment)
-    assert r"l\udcff[b].tsv is not a folder" in errors
+    assert r"l\udcff[b].tsv: 10 rows" in run("synth", log, "--rows", "10")[0]
+    assert r"l\udcff[b].tsv is not a folder" in run("data", "info", log, code=1)[1]
 
 
 def test_reports_escape_names_that_are_no_text(tmp_path):

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from robe_numba.cli import display
 from robe_numba.cli.app import app
-from robe_numba.cli.display import Lines
+from robe_numba.cli.display import LineDisplay
 from robe_numba.cli.progress import TrainingProgress
 
 pty = pytest.importorskip("pty", reason="no terminals on Windows")
@@ -21,8 +21,8 @@ pty = pytest.importorskip("pty", reason="no terminals on Windows")
 
 @pytest.fixture
 def lines():
-    """Lines whose clock is `lines.now`, and which nobody starts."""
-    made = Lines(Console())
+    """A display whose clock is `lines.now`, and which is not started."""
+    made = LineDisplay(Console())
     made.now = 100.0
     made.get_time = lambda: made.now
     return made
@@ -34,14 +34,14 @@ def told(lines):
 
 def test_a_line_tells_what_how_far_how_fast_and_how_long(lines):
     task = lines.add("reading", "bytes")
-    assert told(lines) == ["reading: begun"]
+    assert told(lines) == ["reading: started"]
     lines.update(task, completed=5e6, total=50e6)  # the clock begins after it
-    assert told(lines) == ["reading: 5.0 MB of 50.0 MB (10%)"]
+    assert told(lines) == ["reading: 5 MB of 50 MB (10%)"]
     lines.now += 10
     lines.update(task, completed=25e6)
-    assert told(lines) == ["reading: 25.0 MB of 50.0 MB (50%), 2.0 MB/s, 0:00:13 left"]
+    assert told(lines) == ["reading: 25 MB of 50 MB (50%), 2 MB/s, 0:00:13 left"]
     lines.update(task, completed=50e6)
-    assert told(lines)[0].startswith("reading: 50.0 MB of 50.0 MB (100%)")
+    assert told(lines)[0].startswith("reading: 50 MB of 50 MB (100%)")
 
 
 def test_what_takes_hours_has_a_rate_too(lines):
@@ -68,8 +68,8 @@ def test_a_run_tells_its_loss_its_evaluations_and_what_it_waits_for(lines, capsy
     carried = {"exchange": "gather", "bytes": 2_500_000, "seconds": 1.26, "waited": 0.5}
     run.evaluated({"step": 48, "validation": {"auc": 0.75}, "communication": carried})
     assert capsys.readouterr().err == (
-        "robe: step 48, validation AUC 0.7500; 2.5 MB came in 1.3 s of communication, 0.5 s "
-        "waited for\n"
+        "robe: step 48, validation AUC 0.7500; received 2.5 MB in 1.3 s of communication, waited "
+        "0.5 s for it\n"
     )
     run.step(64, 0.5)
     assert told(lines)[0].endswith("loss 0.5000, validation AUC 0.7500")
@@ -84,7 +84,7 @@ def test_a_command_of_seconds_tells_nothing_and_one_of_minutes_a_line_a_minute(c
     monkeypatch.setattr(display, "FIRST_LINE_SECONDS", 0.2)
     monkeypatch.setattr(display, "LINE_SECONDS", 0.5)
     begun = time.monotonic()
-    with Lines(Console()) as lines:
+    with LineDisplay(Console()) as lines:
         lines.add("scoring", "rows", 10)
         lines.tell("too early")
         lines.tell("always", early=True)
@@ -132,8 +132,8 @@ def test_long_commands_tell_how_far_they_are_unless_they_shall_not(work, command
     arguments, title = LONG[command]
     monkeypatch.setattr(display, "FIRST_LINE_SECONDS", 0.0)
     monkeypatch.setattr(display, "LINE_SECONDS", 0.01)
-    stop = Lines.stop
-    monkeypatch.setattr(Lines, "stop", lambda lines: (time.sleep(0.1), stop(lines)))
+    stop = LineDisplay.stop
+    monkeypatch.setattr(LineDisplay, "stop", lambda lines: (time.sleep(0.1), stop(lines)))
 
     def run(*more):
         places = {**work, "quiet": len(more)}
@@ -174,6 +174,6 @@ def test_a_terminal_gets_bars(work):
     os.close(main)
     assert b"scoring" in drawn
     assert b"\x1b[" in drawn
-    assert b"begun" not in drawn
+    assert b"started" not in drawn
     assert results.startswith("test rows 250, AUC ")
     assert "\x1b" not in results

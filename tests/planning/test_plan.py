@@ -16,7 +16,6 @@ import data_tools
 from robe_numba import RobeSpec, block_starts, lookup, lookup_backward
 from robe_numba.cli import app as cli
 from robe_numba.cli.arguments import parse_cardinalities, parse_memory
-from robe_numba.cli.plan_tables import size
 from robe_numba.planning.plan import (
     IDENTICAL_SHARE,
     expected_identical_rows,
@@ -284,8 +283,8 @@ def test_cardinalities_by_name_by_number_and_in_files(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [("10\nten\n", "line 2 is 'ten'"), ("10\n0\n", "line 2 is 0"), ("\n", "holds no size"),
-     (b"\xff\xfe", "no text")],
+    [("10\nten\n", "line 2 is 'ten'"), ("10\n0\n", "line 2 is 0"), ("\n", "has no sizes"),
+     (b"\xff\xfe", "is not text")],
 )  # fmt: skip
 def test_a_bad_file_of_sizes_is_named_with_its_line(tmp_path, content, words):
     path = tmp_path / "sizes.txt"
@@ -298,7 +297,7 @@ def test_a_bad_file_of_sizes_is_named_with_its_line(tmp_path, content, words):
 @pytest.mark.parametrize(
     ("text", "words"),
     [("moon", "kaggle, terabyte, mlperf"), ("1000,,30", "size 2"), ("1000,-3", "size 2"),
-     ("", "no file"), (".", "no file")],
+     ("", "not a file"), (".", "not a file")],
 )  # fmt: skip
 def test_bad_cardinalities_say_what_to_give(text, words):
     with pytest.raises(ValueError, match=words):
@@ -320,10 +319,6 @@ def test_memory_that_is_none_says_what_to_give(text):
     with pytest.raises(ValueError, match=r"as 2MB, 512k or 1GiB") as raised:
         parse_memory(text)
     assert repr(text) in str(raised.value)
-
-
-def test_bytes_for_people():
-    assert [size(n) for n in (0, 999, 2000, 2_161_000_000)] == ["0 B", "999 B", "2 kB", "2.161 GB"]
 
 
 def robe_plan(*arguments):
