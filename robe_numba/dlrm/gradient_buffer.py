@@ -12,7 +12,7 @@ from robe_numba.kernels.cpu.launch import launch, threads_for
 
 
 def sum_rows(rows: np.ndarray, total: np.ndarray) -> None:
-    """total (n,) = the sum of `rows` (count, n), row 0 first, whatever the number of threads."""
+    """Sum `rows` (count, n) into total (n,), row 0 first, whatever the number of threads."""
     threads = threads_for(rows.size)
     launch(threads, layers.sum_rows, rows.reshape(-1), len(rows), total, threads)
 

@@ -10,10 +10,6 @@ CONFIG = TrainingConfig(
 )  # 8 steps per epoch, the last of 208 rows  # 8 steps per epoch, the last of 208 rows
 
 
-def weights(run):
-    return (run.path / "model.safetensors").read_bytes()
-
-
 def records(run):
     """metrics.jsonl without what the clock decides."""
     found = run.metrics()

@@ -22,7 +22,7 @@ from robe_numba.training.run import checkpoints
 from robe_numba.training.run.resume import restore_records
 from robe_numba.training.run.weights import model_from_weights, read_weights, save_weights
 from robe_numba.training.sweeps.comparison import compare
-from tests.training.test_checkpoints import SIZES, die_at_call, records, stopped, weights
+from tests.training.runs import SIZES, die_at_call, records, stopped, weights
 
 SMALL = {"lr": 0.02, "batch_size": 256, "evaluations": 2, "bottom": (8,), "top": (8,)}
 

@@ -18,7 +18,7 @@ from robe_numba.training import (
     Watcher,
     train,
 )
-from tests.training.test_checkpoints import Stop
+from tests.training.runs import Stop
 
 
 def mlperf_factor(step, warmup, start, decay):

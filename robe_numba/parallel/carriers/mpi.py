@@ -39,7 +39,7 @@ class MPICarrier(Carrier):
         """An uninitialised array, whose memory is reused once the caller drops it."""
 
     def _sum_rows(self, rows: Any, total: Any) -> None:
-        """total (n,) = the sum of rows (size, n), row 0 first."""
+        """Sum rows (size, n) into total (n,), row 0 first."""
         total[...] = rows[0]
         for row in rows[1:]:
             total += row

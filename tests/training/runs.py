@@ -1,0 +1,62 @@
+"""Small runs, ways to stop them, and what they leave."""
+
+import os
+import signal
+
+import pytest
+
+from robe_numba.training import RunFolder, TrainingConfig, TrainingInterrupted, Watcher, train
+
+# 8 steps per epoch
+FAST = {"lr": 0.02, "batch_size": 256, "evaluations": 2, "epochs": 2, "bottom": (32,), "top": (32,)}
+SIZES = {"robe": {"compression": 20}, "full": {}, "hashed": {"compression": 20},
+         "qr": {"compression": 2}}  # fmt: skip
+
+
+def config(embedding="robe", **changes):
+    return TrainingConfig(**{"embedding": embedding, **SIZES[embedding], **FAST, **changes})
+
+
+class Stop(Watcher):
+    """Presses Ctrl-C after a step."""
+
+    def __init__(self, at):
+        self.at = at
+
+    def step(self, step, loss):
+        if step == self.at:
+            signal.raise_signal(signal.SIGINT)
+
+
+def die_at_call(patch, calls, names):
+    """Make these functions of `os` end the process as a kill would, after a number of calls."""
+    left = calls
+
+    def counted(function):
+        def call(*arguments, **options):
+            nonlocal left
+            if left == 0:
+                raise SystemExit  # nothing catches it
+            left -= 1
+            return function(*arguments, **options)
+
+        return call
+
+    for name in names:
+        patch.setattr(os, name, counted(getattr(os, name)))
+
+
+def stopped(dataset, settings, folder, at, **options):
+    """A run that Ctrl-C ended after step `at`."""
+    with pytest.raises(TrainingInterrupted):
+        train(dataset, settings, folder, watcher=Stop(at), **options)
+    return RunFolder(folder)
+
+
+def weights(run):
+    return (run.path / "model.safetensors").read_bytes()
+
+
+def records(run):
+    """metrics.jsonl without times."""
+    return [{k: v for k, v in r.items() if k != "seconds"} for r in run.metrics()]
