@@ -58,13 +58,13 @@ def plan(
     """
     with loading():
         from robe_numba.cli.plan_tables import facts, show, train_options
-        from robe_numba.planning import plan as planning
+        from robe_numba.planning.plan import plan as make_plan
 
     sizes = _table_sizes(cardinalities, data, quiet)
     array_size = None if memory is None else _array_size(memory)
     if (array_size is None) == (compression is None):
         raise ValueError(f"a plan needs --memory or --compression; {_given(memory, compression)}")
-    made = planning.plan(sizes, dim, array_size=array_size, compression=compression)
+    made = make_plan(sizes, dim, array_size=array_size, compression=compression)
     options = train_options(made)
     if as_json:
         typer.echo(json.dumps(facts(made, options), indent=2))
@@ -74,7 +74,7 @@ def plan(
 
 def _array_size(memory: str) -> int:
     """Elements that fit a size such as 2MB."""
-    from robe_numba.planning.plan import FLOAT_BYTES
+    from robe_numba.planning.costs import FLOAT_BYTES
 
     num_bytes = parse_memory(memory)
     if num_bytes < FLOAT_BYTES:

@@ -8,7 +8,8 @@ from rich.table import Table
 
 from robe_numba.cli.console import console
 from robe_numba.formatting import format_bytes
-from robe_numba.planning.plan import Choice, Lines, Memory, Plan
+from robe_numba.planning.costs import Lines, Memory
+from robe_numba.planning.plan import Choice, Plan
 
 LEGEND = """\
 lines      cache lines that a row touches, average / most: of 64 bytes on CPUs, of 128 on GPUs

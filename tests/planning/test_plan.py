@@ -16,13 +16,8 @@ import data_tools
 from robe_numba import RobeSpec, block_starts, lookup, lookup_backward
 from robe_numba.cli import app as cli
 from robe_numba.cli.arguments import parse_cardinalities, parse_memory
-from robe_numba.planning.plan import (
-    IDENTICAL_SHARE,
-    expected_identical_rows,
-    lines_touched,
-    plan,
-    row_noise,
-)
+from robe_numba.planning.costs import expected_identical_rows, lines_touched, row_noise
+from robe_numba.planning.plan import IDENTICAL_SHARE, plan
 
 # Cache lines
 
