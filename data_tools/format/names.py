@@ -8,6 +8,7 @@ import re
 
 FOLDER = re.compile(r"shards-[0-9]{1,9}")
 SHARD = re.compile(r"part-[0-9]{3,9}-[0-9]{5,9}\.(arrow|parquet)")
+REJECTS_NAME = "rejects.jsonl"  # beside the shards
 VOCABULARY = re.compile(r"vocabulary-[0-9]{3,9}\.arrow")
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from data_tools.errors import DatasetError
 from data_tools.format.manifest import Manifest, Shard, StoredFile
+from data_tools.format.names import REJECTS_NAME
 from data_tools.format.shard_reader import open_shard
-from data_tools.sources.rejects import REJECTS_NAME
 from data_tools.storage.atomic import TEMPORARY
 from data_tools.storage.checksums import crc32
 from data_tools.storage.folders import Folder, folder_at, is_remote

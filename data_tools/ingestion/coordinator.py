@@ -9,19 +9,19 @@ from pathlib import Path
 
 from data_tools.errors import ParseError
 from data_tools.format.manifest import Manifest, Shard, Source, StoredFile, created_by
-from data_tools.ingestion.completeness import check_complete
-from data_tools.ingestion.output_folder import Begun, begun_ingest
-from data_tools.ingestion.plan import Plan, make_plan
+from data_tools.format.names import REJECTS_NAME
+from data_tools.ingestion.output_folder import begun_ingest
+from data_tools.ingestion.plan import IngestPlan, make_plan
 from data_tools.ingestion.schedulers import LOCAL, THREADS, default_threads, run_tasks
-from data_tools.ingestion.shard_records import COUNTS, PARTS, STATE, Records
+from data_tools.ingestion.shard_records import COUNTS, PARTS, STATE, ShardRecords
 from data_tools.ingestion.vocabulary_files import build, load
-from data_tools.ingestion.worker import ShardError, Work, layout_of
+from data_tools.ingestion.worker import ShardError, ShardMaker
 from data_tools.options import Options
 from data_tools.schema import CRITEO, Schema
 from data_tools.sources.lines import BLOCK_BYTES
-from data_tools.sources.rejects import MAX_KEPT, REJECTS_NAME
+from data_tools.sources.row_buffer import MAX_KEPT
 from data_tools.storage.atomic import TEMPORARY
-from data_tools.storage.folders import LocalFolder, is_remote, write_bytes
+from data_tools.storage.folders import Folder, LocalFolder, is_remote, write_bytes
 from data_tools.storage.paths import check_room_for_folder
 
 Progress = Callable[[int, int, int], None]
@@ -170,11 +170,11 @@ def ingest(
     if not is_remote(output):
         check_room_for_folder(output)
     plan = make_plan(addresses, schema, options, labelled, shard_bytes, known)
-    with begun_ingest(output, plan, overwrite) as begun:
-        if begun.finished:
-            return begun.finished
-        run = _Run(plan, begun, output, scheduler, threads or default_threads(), block_bytes)
-        run.progress = progress
+    with begun_ingest(output, plan, overwrite) as (folder, shards, finished):
+        if finished:
+            return finished
+        threads = threads or default_threads()
+        run = _Coordinator(plan, folder, output, shards, scheduler, threads, block_bytes, progress)
         return run.make()
 
 
@@ -184,20 +184,21 @@ def _absolute(address: str | Path) -> str:
 
 
 @dataclass
-class _Run:
-    """An ingest at work."""
+class _Coordinator:
+    """Has workers make the shards, and writes the manifest."""
 
-    plan: Plan
-    begun: Begun
-    output: str
+    plan: IngestPlan
+    folder: Folder
+    output: str  # its address
+    shards: str
     scheduler: str
     threads: int
     block_bytes: int
-    progress: Progress | None = None
+    progress: Progress | None
 
     def make(self) -> Manifest:
         """Write everything, the manifest last."""
-        folder, plan = self.begun.folder, self.plan
+        folder, plan = self.folder, self.plan
         # Beside the output, where there is room for ids; the system's folder may be small.
         near = folder.folder / STATE if isinstance(folder, LocalFolder) else None
         with tempfile.TemporaryDirectory(prefix="scratch-", dir=near) as scratch:
@@ -206,9 +207,9 @@ class _Run:
         shards = [
             Shard(r.name, r.rows, r.bytes, r.crc32, r.source) for r in records.all() if r.rows
         ]
-        for name in folder.names(self.begun.shards):
+        for name in folder.names(self.shards):
             if name.endswith(TEMPORARY):  # of a worker that was killed
-                folder.remove(f"{self.begun.shards}/{name}")
+                folder.remove(f"{self.shards}/{name}")
         self._save_rejects(records)
         manifest = Manifest(
             schema=plan.schema,
@@ -219,8 +220,8 @@ class _Run:
             rejected=sum(r.rejected for r in records.all()),
             labelled=plan.labelled,
             index_dtype=plan.index_dtype,
-            folder=self.begun.shards,
-            block_rows=layout_of(plan).block_rows,
+            folder=self.shards,
+            block_rows=plan.layout.block_rows,
             shards=tuple(shards),
             vocabulary=files,
             created_by=created_by(),
@@ -230,17 +231,15 @@ class _Run:
 
     def _vocabulary(self, scratch: Path) -> tuple[StoredFile, ...]:
         """The known ids, where the options need them: counted, or of another dataset."""
-        plan = self.plan
-        if plan.vocabulary is not None:
-            return load(plan, self.begun.folder, self.begun.shards, scratch)
-        if not plan.options.counts_ids:
+        if self.plan.vocabulary is not None:
+            return load(self.plan, self.folder, self.shards, scratch)
+        if not self.plan.options.counts_ids:
             return ()
-        records = self._pass(COUNTS)
-        return build(plan, records, self.begun.folder, self.begun.shards, scratch)
+        return build(self.plan, self._pass(COUNTS), self.folder, self.shards, scratch)
 
-    def _pass(self, kind: str, vocabulary: tuple[str, ...] = ()) -> Records:
+    def _pass(self, kind: str, vocabulary: tuple[str, ...] = ()) -> ShardRecords:
         """Make the shards, or count their ids; returns the records of all."""
-        records = Records(self.begun.folder, kind)
+        records = ShardRecords(self.folder, kind)
         sizes = sum(source.bytes for source in self.plan.sources)
         two = self.plan.options.counts_ids and self.plan.vocabulary is None
         total = sizes * (1 + two)
@@ -253,24 +252,24 @@ class _Run:
                 rows = sum(record.rows for record in records.found.values())
                 self.progress(before + done, total, rows)
 
-        work = Work(self.plan, self.output, self.begun.shards, kind, vocabulary, self.block_bytes)
+        maker = ShardMaker(self.plan, self.output, self.shards, kind, vocabulary, self.block_bytes)
         try:
-            run_tasks(work, list(self.plan.tasks()), self.scheduler, self.threads, look)
+            run_tasks(maker, list(self.plan.tasks()), self.scheduler, self.threads, look)
         except ShardError as error:
             records.refresh()
             before_it = [r for r in records.of(error.source) if r.number < error.number]
             line = sum(record.lines for record in before_it) + error.line
             address = self.plan.sources[error.source].address
             raise ParseError(address, line, error.reason) from error
-        records.found.clear()  # one that was not true may have been made again
+        records.found.clear()  # a wrong record may have been replaced
         records.refresh()
-        check_complete(self.plan, records, self.begun.shards)
+        records.check_complete(self.plan, self.shards)
         if self.progress:
             self.progress(before + sizes, total, sum(r.rows for r in records.all()))
         return records
 
-    def _save_rejects(self, records: Records) -> None:
-        """Write the first bad lines of all as JSON lines, if there are any."""
+    def _save_rejects(self, records: ShardRecords) -> None:
+        """Write the first bad lines of all sources as JSON lines, if there are any."""
         kept = []
         for number, source in enumerate(self.plan.sources):
             before = 0
@@ -281,4 +280,4 @@ class _Run:
                 before += record.lines
         if kept:
             text = "".join(json.dumps(reject) + "\n" for reject in kept[:MAX_KEPT])
-            write_bytes(self.begun.folder, f"{self.begun.shards}/{REJECTS_NAME}", text.encode())
+            write_bytes(self.folder, f"{self.shards}/{REJECTS_NAME}", text.encode())

@@ -1,9 +1,9 @@
 """The output folder of an ingest: what is there already, and what stays after an error.
 
-manifest.json      what makes the folder a dataset; written last, at once
-shards-N/          its shards; those of a replaced dataset go last
-.ingest/           the plan and the records of an ingest that has not finished
-.ingest.finished   the plan of one that has, while it removes what it no longer needs
+manifest.json      makes the folder a dataset; written last
+shards-N/          the shards; those of a replaced dataset are removed last
+.ingest/           the plan and the records of an unfinished ingest
+.ingest.finished   the plan of a finished ingest, while it tidies up
 """
 
 import errno
@@ -17,12 +17,16 @@ from typing import Any
 from data_tools.errors import DatasetError
 from data_tools.format.manifest import MANIFEST_NAME, Manifest
 from data_tools.format.names import FOLDER, check_name, shards_folder
-from data_tools.ingestion.plan import Plan, differences
-from data_tools.ingestion.shard_records import COUNTS, PARTS, PLAN_NAME, STATE, alone_in
+from data_tools.ingestion.plan import IngestPlan, differences
+from data_tools.ingestion.shard_records import COUNTS, PARTS, STATE
 from data_tools.storage.atomic import TEMPORARY
 from data_tools.storage.folders import Folder, LocalFolder, folder_at, read_bytes, write_bytes
 from data_tools.storage.json_files import decode
+from data_tools.storage.locks import locked
+from data_tools.storage.own_files import check_no_link
 
+PLAN_NAME = f"{STATE}/plan.json"
+LOCK_NAME = f"{STATE}.lock"
 FINISHED_NAME = f"{STATE}.finished"
 
 
@@ -32,13 +36,17 @@ class State:
 
     Attributes
     ----------
-    folder : str              Its subfolder for the shards.
-    plan : str                `Plan.to_json`.
-    replaces : str or None    Subfolder of the dataset that it replaces.
+    folder : str
+        Subfolder of its shards.
+    plan : str
+        `IngestPlan.to_json`.
+    replaces : str or None
+        Subfolder of the dataset that it replaces.
 
     Raises
     ------
-    ValueError : a subfolder has not the name of one, or it would replace itself.
+    ValueError
+        A subfolder has a wrong name, or both are the same.
     """
 
     folder: str
@@ -57,27 +65,25 @@ class State:
         write_bytes(folder, name, json.dumps(asdict(self)).encode())
 
 
-@dataclass
-class Begun:
-    """An ingest that may write: where, and what it replaces."""
-
-    folder: Folder
-    state: State
-    finished: Manifest | None  # it was killed after its manifest was written
-
-    @property
-    def shards(self) -> str:
-        """Subfolder of the shards."""
-        return self.state.folder
-
-
 @contextmanager
-def begun_ingest(address: str, plan: Plan, overwrite: bool) -> Iterator[Begun]:
-    """Begin an ingest, or go on with one; after an error keep what is finished, if anything is.
+def begun_ingest(
+    address: str, plan: IngestPlan, overwrite: bool
+) -> Iterator[tuple[Folder, str, Manifest | None]]:
+    """Begin or resume an ingest; after an error keep the finished shards, if there are any.
+
+    Yields
+    ------
+    folder : Folder
+        The output.
+    shards : str
+        Subfolder of the shards.
+    finished : Manifest or None
+        Of an ingest that was killed after it wrote its manifest, so there is nothing left to do.
 
     Raises
     ------
-    FileExistsError : it must not begin; see `ingest`.
+    FileExistsError
+        It must not begin; see `ingest`.
     """
     folder = folder_at(address)
     path = Path(address)
@@ -86,33 +92,45 @@ def begun_ingest(address: str, plan: Plan, overwrite: bool) -> Iterator[Begun]:
         created = not path.exists()
         path.mkdir(parents=True, exist_ok=True)
     try:
-        with alone_in(folder):
-            begun = _begin(folder, plan, overwrite)
+        with _alone_in(folder):
+            state, finished = _begin(folder, plan, overwrite)
             try:
-                yield begun
+                yield folder, state.folder, finished
             except BaseException as error:
-                _keep_or_discard(begun, error)
+                _keep_or_discard(folder, state.folder, error, finished is None)
                 raise
-            _tidy_up(folder, begun.state)
+            _tidy_up(folder, state)
     finally:
         if created and not any(path.iterdir()):
             path.rmdir()
 
 
-def _begin(folder: Folder, plan: Plan, overwrite: bool) -> Begun:
+@contextmanager
+def _alone_in(folder: Folder) -> Iterator[None]:
+    """Keep other ingests of this machine out of the folder; those of others are not noticed."""
+    if not isinstance(folder, LocalFolder):
+        yield
+        return
+    taken = f"another ingest is writing to {folder.folder}; wait for it, or choose another folder"
+    with locked(folder.folder / LOCK_NAME, FileExistsError(taken)):
+        check_no_link(folder.folder / STATE)
+        yield
+
+
+def _begin(folder: Folder, plan: IngestPlan, overwrite: bool) -> tuple[State, Manifest | None]:
     """Find out what is in the folder, and write the plan into it."""
     old = _old_manifest(folder)
     for name, lenient in ((FINISHED_NAME, True), (PLAN_NAME, overwrite)):
         state, differing = _found(folder, name, plan, lenient)
         if state is None:
             continue
-        if old is not None and old.folder == state.folder:  # killed when it had but to tidy up
+        if old is not None and old.folder == state.folder:  # killed while it tidied up
             if not differing:
-                return Begun(folder, state, old)
+                return state, old
             _tidy_up(folder, state)
-        elif name == PLAN_NAME and _may_go_on(folder, differing, overwrite):
+        elif name == PLAN_NAME and _may_resume(folder, differing, overwrite):
             if old is None or overwrite:
-                return Begun(folder, state, None)
+                return state, None
         elif name == PLAN_NAME:
             folder.remove(state.folder)
     if old is not None and not overwrite:
@@ -120,7 +138,7 @@ def _begin(folder: Folder, plan: Plan, overwrite: bool) -> Begun:
             f"{folder.path('')} holds a finished dataset; choose another folder, or overwrite it "
             "(overwrite=True, --overwrite)"
         )
-    for name in (STATE, FINISHED_NAME):  # without a plan that can be read, or of no dataset here
+    for name in (STATE, FINISHED_NAME):  # unreadable, or left by another dataset
         folder.remove(name)
     replaces = None if old is None else old.folder
     number = 0
@@ -128,15 +146,15 @@ def _begin(folder: Folder, plan: Plan, overwrite: bool) -> Begun:
         number += 1
     state = State(shards_folder(number), plan.to_json(), replaces)
     state.save(folder, PLAN_NAME)
-    return Begun(folder, state, None)
+    return state, None
 
 
-def _found(folder: Folder, name: str, plan: Plan, lenient: bool) -> tuple[State | None, list[str]]:
-    """A state that was written down, and how its plan differs; None where there is none.
+def _found(
+    folder: Folder, name: str, plan: IngestPlan, lenient: bool
+) -> tuple[State | None, list[str]]:
+    """A state that was written, and how its plan differs; None if there is none.
 
-    Raises
-    ------
-    DatasetError : it is damaged; where `lenient` is true it then counts as not there.
+    A damaged one is a DatasetError, or counts as missing where `lenient` is true.
     """
     if folder.size(name) is None:
         return None, []
@@ -151,7 +169,7 @@ def _found(folder: Folder, name: str, plan: Plan, lenient: bool) -> tuple[State 
     return state, differences(before, plan)
 
 
-def _may_go_on(folder: Folder, differing: list[str], overwrite: bool) -> bool:
+def _may_resume(folder: Folder, differing: list[str], overwrite: bool) -> bool:
     """Whether an unfinished ingest is this one; else it may be discarded."""
     if differing and not overwrite:
         raise FileExistsError(
@@ -177,7 +195,7 @@ def _old_manifest(folder: Folder) -> Manifest | None:
 def _tidy_up(folder: Folder, state: State) -> None:
     """Remove what a finished ingest no longer needs.
 
-    Its plan is there until the end, in a file of its own: killed before that, the same ingest knows
+    Its plan stays until the end, in a file of its own. So if killed, the same ingest finds out
     that it had finished.
     """
     state.save(folder, FINISHED_NAME)
@@ -192,19 +210,19 @@ def _tidy_up(folder: Folder, state: State) -> None:
     folder.remove(FINISHED_NAME)
 
 
-def _keep_or_discard(begun: Begun, error: BaseException) -> None:
-    """Keep finished shards for the next call and say so; without any leave nothing."""
-    folder = begun.folder
+def _keep_or_discard(folder: Folder, shards: str, error: BaseException, discard: bool) -> None:
+    """Keep finished shards for the next call and say so; if there are none, remove everything."""
     try:
         kept = sum(len(folder.names(f"{STATE}/{kind}")) for kind in (PARTS, COUNTS))
-        if not kept and begun.finished is None:
-            folder.remove(begun.shards)  # first, for without a plan they would be nobody's
+        if not kept and discard:
+            folder.remove(shards)  # first: without a plan nothing would own them
             folder.remove(STATE)
     except OSError:
         return  # the first error is what matters
     if kept:
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        first = "make room on the disk" if full else "see to the cause"
+        first = "make room on the disk" if full else "fix the cause"
         error.add_note(
-            f"what is finished ({kept} files) is kept: {first} and run the same again to go on"
+            f"finished shards are kept ({kept} files): {first} and run the same command again to "
+            "resume"
         )

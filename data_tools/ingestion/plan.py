@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_tools.errors import ParseError
+from data_tools.format.shard_writer import Layout
 from data_tools.options import Options
 from data_tools.schema import CRITEO, Schema
 from data_tools.sources.containers import (
@@ -50,7 +51,7 @@ class PlannedSource:
         )
 
 
-class Task(NamedTuple):
+class ShardTask(NamedTuple):
     """Some consecutive shards of a source: `stop` is excluded, None means all that follow."""
 
     source: int
@@ -59,7 +60,7 @@ class Task(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
+class IngestPlan:
     """Everything that decides the bytes of a dataset.
 
     Attributes
@@ -81,20 +82,28 @@ class Plan:
     shard_bytes: int
     vocabulary: str | None
 
-    def tasks(self) -> Iterator[Task]:
+    def tasks(self) -> Iterator[ShardTask]:
         """A task for each shard, or for a whole source that can only be read from its beginning."""
         for number, source in enumerate(self.sources):
             if source.num_shards is None:
-                yield Task(number, 0, None)
+                yield ShardTask(number, 0, None)
             else:
-                yield from (Task(number, k, k + 1) for k in range(source.num_shards))
+                yield from (ShardTask(number, k, k + 1) for k in range(source.num_shards))
+
+    @property
+    def layout(self) -> Layout:
+        """How the shards are written."""
+        options = self.options
+        return Layout(
+            self.schema, self.labelled, self.index_dtype, options.file_format, options.compression
+        )
 
     def to_json(self) -> str:
         """The plan as text; equal plans give equal texts."""
         return json.dumps({**asdict(self), "schema": self.schema.to_json()}, indent=1)
 
 
-def differences(old: dict[str, Any], new: Plan) -> list[str]:
+def differences(old: dict[str, Any], new: IngestPlan) -> list[str]:
     """Names of what differs between a plan that was written down, whatever it is, and a plan.
 
     Shards of plans that differ cannot be shared. One that stopped at bad lines may go on by
@@ -116,7 +125,7 @@ def make_plan(
     labelled: bool | None,
     shard_bytes: int | None,
     vocabulary: str | None,
-) -> Plan:
+) -> IngestPlan:
     """Look at every source and plan the ingest.
 
     Parameters
@@ -157,7 +166,7 @@ def make_plan(
             "most, so raise it"
         )
     index_dtype = "uint32" if kinds[0] == "criteo" else "uint64"
-    return Plan(
+    return IngestPlan(
         schema, tuple(sources), options, bool(labelled), index_dtype, shard_bytes, vocabulary
     )
 

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from data_tools.ingestion.plan import Task
-from data_tools.ingestion.worker import ShardError, StoppedError, Work
+from data_tools.ingestion.plan import ShardTask
+from data_tools.ingestion.worker import ShardError, ShardMaker, StoppedError
 
 LOCAL, THREADS = "local", "threads"
 LOOK_SECONDS = 0.2  # between two looks at how far everything is
@@ -67,10 +67,10 @@ def executor(scheduler: str, threads: int) -> Iterator[tuple[Executor, dict[str,
             yield client.get_executor(pure=False), {}
 
 
-def _run(work: Work, task: Task, **arguments: Any) -> Exception | None:
+def _run(maker: ShardMaker, task: ShardTask, **arguments: Any) -> Exception | None:
     """Run a task; an error that is expected is returned. Of raised ones Dask prints tracebacks."""
     try:
-        work.run(task, **arguments)
+        maker.make(task, **arguments)
     except EXPECTED as error:
         return error
     return None
@@ -82,8 +82,8 @@ def _error(future: "Future[Exception | None]") -> BaseException | None:
 
 
 def run_tasks(
-    work: Work,
-    tasks: Sequence[Task],
+    maker: ShardMaker,
+    tasks: Sequence[ShardTask],
     scheduler: str,
     threads: int,
     look: Callable[[], None],
@@ -95,7 +95,7 @@ def run_tasks(
     What a task raised. Of several that fail, the first in order decides, whatever ran when.
     """
     with executor(scheduler, threads) as (pool, arguments):
-        function: Any = partial(_run, work, **arguments)
+        function: Any = partial(_run, maker, **arguments)
         futures: list[Future[Exception | None]] = [pool.submit(function, task) for task in tasks]
         waiting = set(futures)
         try:

@@ -1,49 +1,56 @@
-"""What is known of an ingest that has not finished: its plan, and a record of each finished shard.
+"""The records of an unfinished ingest, one for each finished shard.
 
-Everything lies in the subfolder `.ingest` of the output. A shard is finished when its record is
-there, which is written after it; so a worker may be killed at any moment, and only what has no
-record is made again. Workers tell the coordinator nothing but through these records.
+They are in the subfolder `.ingest` of the output. A shard is finished when its record is there,
+which is written after the shard. So a worker may be killed at any moment, and only shards without a
+record are made again. Records are all that workers tell the coordinator.
 """
 
 import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 
+from data_tools.errors import DatasetError
 from data_tools.format.names import SHARD, check_name, shard_name
+from data_tools.ingestion.plan import IngestPlan
 from data_tools.options import FILE_FORMATS
-from data_tools.sources.rejects import Reject
-from data_tools.storage.folders import Folder, LocalFolder, read_bytes, write_bytes
+from data_tools.sources.row_buffer import Reject
+from data_tools.storage.folders import Folder, read_bytes, write_bytes
 from data_tools.storage.json_files import Count, decode
-from data_tools.storage.locks import locked
-from data_tools.storage.own_files import check_no_link
 
 STATE = ".ingest"
-PLAN_NAME = f"{STATE}/plan.json"
-LOCK_NAME = f"{STATE}.lock"
 PARTS, COUNTS = "parts", "counts"  # the two kinds of records: of shards, and of their ids' counts
 _RECORD_NAME = re.compile(r"([0-9]{3,9})-([0-9]{5,9})\.json")
 
 
 @dataclass(frozen=True)
-class Record:
-    """A finished shard; of one without rows there is no file.
+class ShardRecord:
+    """A finished shard; one without rows has no file.
 
     Attributes
     ----------
-    name : str            Of the file.
-    rows, bytes, crc32    Of the file.
-    positives : int       Rows with label 1.
-    lines : int           Lines of the source, good and bad.
-    rejected : int        Bad lines.
-    rejects : list        The first of them; lines counted within the shard.
-    source_bytes : int    Bytes of the source that this shard took.
-    last : bool           Whether the source ends with it.
+    name : str
+        Of the file.
+    source, number : int
+        Which source, and which of its shards.
+    rows, bytes, crc32 : int
+        Of the file.
+    positives : int
+        Rows with label 1.
+    lines : int
+        Lines of the source, good and bad.
+    rejected : int
+        Bad lines.
+    rejects : list of Reject
+        The first bad lines; their numbers count from the beginning of the shard.
+    source_bytes : int
+        Bytes of the source that the shard took.
+    last : bool
+        Whether the source ends with this shard.
 
     Raises
     ------
-    ValueError : the numbers contradict each other, or the name is of no shard or of another one.
+    ValueError
+        The numbers contradict each other, or the name is not that of this shard.
     """
 
     name: str
@@ -72,20 +79,23 @@ class Record:
 
 
 @dataclass
-class Records:
-    """The records of one kind, as far as they were read.
+class ShardRecords:
+    """The records of one kind that have been read so far.
 
     Attributes
     ----------
-    found : dict of (source, number) to Record
+    folder : Folder
+        The output.
+    kind : {PARTS, COUNTS}
+    found : dict of (source, number) to ShardRecord
     """
 
     folder: Folder
     kind: str
-    found: dict[tuple[int, int], Record] = field(default_factory=dict)
+    found: dict[tuple[int, int], ShardRecord] = field(default_factory=dict)
 
     def refresh(self) -> None:
-        """Read what is new."""
+        """Read new records."""
         for name in self.folder.names(f"{STATE}/{self.kind}"):
             match = _RECORD_NAME.fullmatch(name)
             if match is None:
@@ -96,38 +106,80 @@ class Records:
                 if record:
                     self.found[key] = record
 
-    def of(self, source: int) -> list[Record]:
+    def of(self, source: int) -> list[ShardRecord]:
         """Records of one source in the order of its shards."""
         return [record for key, record in sorted(self.found.items()) if key[0] == source]
 
-    def all(self) -> list[Record]:
+    def all(self) -> list[ShardRecord]:
         """All records in the order of the rows."""
         return [record for _, record in sorted(self.found.items())]
 
+    def check_complete(self, plan: IngestPlan, shards: str) -> None:
+        """Require a record and a file of every planned shard; drop records that were not planned.
 
-def load_record(folder: Folder, kind: str, source: int, number: int) -> Record | None:
-    """The record of a shard, if it is finished.
+        Parameters
+        ----------
+        plan : IngestPlan
+        shards : str
+            Subfolder of the shards.
 
-    One that is not whole is being written, where the folder's system shows such files; one that is
-    damaged counts as not there either, so that the shard is made again.
+        Raises
+        ------
+        DatasetError
+            Some are missing; the message says which, and the remedy.
+        """
+        planned: dict[tuple[int, int], ShardRecord] = {}
+        for source, facts in enumerate(plan.sources):
+            found = {record.number: record for record in self.of(source)}
+            count = facts.num_shards
+            if count is None:  # only the last record tells
+                last = [number for number, record in found.items() if record.last]
+                count = max(last) + 1 if last else max(found, default=-1) + 2
+            missing = [number for number in range(count) if number not in found]
+            if missing:
+                raise DatasetError(
+                    f"{facts.address}: shard {missing[0]} (of {len(missing)} of its {count} "
+                    f"shards) has no record in {self.folder.path(f'{STATE}/{self.kind}')}, so its "
+                    "rows would be missing; run the same again to make it. Workers on other "
+                    "machines must reach this folder by this name"
+                )
+            planned |= {(source, number): found[number] for number in range(count)}
+        sizes = self.folder.sizes(f"{STATE}/{COUNTS}" if self.kind == COUNTS else shards)
+        for record in planned.values():
+            path = file_path(self.kind, shards, record)
+            if path is not None and sizes.get(record.name) != record.bytes:
+                raise DatasetError(
+                    f"{self.folder.path(path)} is missing or does not have the {record.bytes} "
+                    "bytes that were written; run the same again to make it"
+                )
+        self.found = planned
+
+
+def load_record(folder: Folder, kind: str, source: int, number: int) -> ShardRecord | None:
+    """Read the record of a shard; None if the shard is not finished.
+
+    A damaged record counts as missing, so that the shard is made again. So does one that is still
+    being written, which some file systems show.
     """
     name = _record_name(kind, source, number)
     if folder.size(name) is None:
         return None
     content = read_bytes(folder, name)
     try:
-        record = decode(content, Record, folder.path(name), "the shard is made again", RecordError)
+        record = decode(
+            content, ShardRecord, folder.path(name), "the shard is made again", RecordError
+        )
     except RecordError:
         return None
     return record if (record.source, record.number) == (source, number) else None
 
 
 class RecordError(ValueError):
-    """A record is not whole, or damaged."""
+    """A record is damaged."""
 
 
-def save_record(folder: Folder, kind: str, record: Record) -> None:
-    """Declare a shard finished."""
+def save_record(folder: Folder, kind: str, record: ShardRecord) -> None:
+    """Record that a shard is finished."""
     content = json.dumps(asdict(record)).encode()
     write_bytes(folder, _record_name(kind, record.source, record.number), content)
 
@@ -136,26 +188,8 @@ def _record_name(kind: str, source: int, number: int) -> str:
     return f"{STATE}/{kind}/{source:03d}-{number:05d}.json"
 
 
-def file_path(kind: str, shards: str, record: Record) -> str | None:
-    """Where the file of a record lies, among the shards or the counts; None where it has none."""
+def file_path(kind: str, shards: str, record: ShardRecord) -> str | None:
+    """Path of a record's file, among the shards or the counts; None if it has none."""
     if kind == COUNTS:
         return f"{STATE}/{COUNTS}/{record.name}" if record.bytes else None
     return f"{shards}/{record.name}" if record.rows else None
-
-
-@contextmanager
-def alone_in(folder: Folder) -> Iterator[None]:
-    """Keep other ingests of this machine from the folder; one on another machine is not noticed.
-
-    Raises
-    ------
-    FileExistsError : another ingest is writing to it.
-    OSError : a symbolic link has the name of one of our own files there.
-    """
-    if not isinstance(folder, LocalFolder):
-        yield
-        return
-    taken = f"another ingest is writing to {folder.folder}; wait for it, or choose another folder"
-    with locked(folder.folder / LOCK_NAME, FileExistsError(taken)):
-        check_no_link(folder.folder / STATE)
-        yield

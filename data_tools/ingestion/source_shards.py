@@ -1,45 +1,49 @@
-"""Read a source shard by shard: what appends its rows to a RowBuffer, piece by piece."""
+"""Read a source shard by shard, piece by piece, into RowBuffers."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from itertools import groupby
-from typing import Any
 
-import numpy as np
-
-from data_tools.ingestion.plan import Plan, Task
+from data_tools.ingestion.plan import IngestPlan, ShardTask
 from data_tools.sources.criteo.parser import Parser
 from data_tools.sources.criteo.reader import read_lines
 from data_tools.sources.lines import LineBlocks, TextBlock, lines_end
-from data_tools.sources.rejects import Rejects
 from data_tools.sources.row_buffer import RowBuffer
-from data_tools.sources.table_files import CsvLines, group_offsets, open_table, parquet_rows
+from data_tools.sources.table_files import (
+    CsvLines,
+    TableRows,
+    group_offsets,
+    open_table,
+    parquet_rows,
+)
 from data_tools.sources.table_rows import find_columns, read_rows
 
-Feed = Callable[[RowBuffer, Rejects], None]  # appends some rows of a shard
+Feed = Callable[[RowBuffer], None]  # appends some rows of a shard
 
 
-class Feeds:
+class ShardSource:
     """Reads the shards of one task. Leaving its context closes what it reads from.
 
     Parameters
     ----------
-    plan : Plan
-    task : Task
-    block_bytes : int     Bytes of text to read at a time.
+    plan : IngestPlan
+    task : ShardTask
+    block_bytes : int
+        Bytes of text to read at a time.
 
     Attributes
     ----------
-    done : int            Bytes of the source, as it lies on disk, that were read.
+    done : int
+        Bytes of the source, as it lies on disk, that were read.
     """
 
-    def __init__(self, plan: Plan, task: Task, block_bytes: int) -> None:
+    def __init__(self, plan: IngestPlan, task: ShardTask, block_bytes: int) -> None:
         self.done = 0
         self._plan, self._task, self._block_bytes = plan, task, block_bytes
         self._source = plan.sources[task.source]
         self._reading = ExitStack()
 
-    def __enter__(self) -> "Feeds":
+    def __enter__(self) -> "ShardSource":
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -47,12 +51,12 @@ class Feeds:
         self._reading.close()
 
     def shards(self, first: int) -> Iterator[tuple[int, Iterator[Feed]]]:
-        """The shards that have anything, from number `first` on, and what each has."""
+        """Yield the number of each shard in which rows begin, from `first` on, and its rows."""
         plan, source = self._plan, self._source
         if source.kind == "criteo":
             parser = Parser(plan.schema, plan.labelled, plan.options.dense_transform)
             for number, blocks in self._text(first):
-                yield number, (_partial(read_lines, parser, block) for block in blocks)
+                yield number, (_text_feed(parser, block) for block in blocks)
             return
         table = open_table(source.address, source.kind, plan.options.separator)
         wanted = find_columns(source.address, plan.schema, table.columns, plan.labelled)
@@ -70,7 +74,7 @@ class Feeds:
                 self.done = source.bytes * len(groups) // len(begins)
                 rows = parquet_rows(source.address, groups, wanted)
                 parts = self._reading.enter_context(closing(rows))
-                yield number, (self._table_feed(part, False) for part in parts)
+                yield number, (self._parquet_feed(part) for part in parts)
 
     def _text(self, first: int) -> Iterator[tuple[int, Iterator[TextBlock]]]:
         """Blocks of lines by the shard in which they begin."""
@@ -97,31 +101,23 @@ class Feeds:
                 offset, lines = offset + stop, lines[stop:]
 
     def _csv_feed(self, lines: CsvLines, block: TextBlock) -> Feed:
-        def feed(rows: RowBuffer, rejects: Rejects) -> None:
-            table = lines.read(block, rejects.lines + 1)
-            self._table_feed(table, True)(rows, rejects)
-            rejects.lines += int(np.count_nonzero(block.lines == ord("\n")))
+        def feed(rows: RowBuffer) -> None:
+            self._append(lines.read(block, rows.lines + 1), True, rows)
+            rows.lines += block.count_lines()
 
         return feed
 
-    def _table_feed(self, table: Any, is_csv: bool) -> Feed:
+    def _parquet_feed(self, table: TableRows) -> Feed:
+        def feed(rows: RowBuffer) -> None:
+            self._append(table, False, rows)
+            rows.lines += table.rows.num_rows
+
+        return feed
+
+    def _append(self, table: TableRows, is_csv: bool, rows: RowBuffer) -> None:
         plan = self._plan
-
-        def feed(rows: RowBuffer, rejects: Rejects) -> None:
-            read_rows(
-                table,
-                plan.schema,
-                plan.labelled,
-                plan.options.dense_transform,
-                is_csv,
-                rows,
-                rejects,
-            )
-            if not is_csv:
-                rejects.lines += table.rows.num_rows
-
-        return feed
+        read_rows(table, plan.schema, plan.labelled, plan.options.dense_transform, is_csv, rows)
 
 
-def _partial(read: Any, parser: Parser, block: TextBlock) -> Feed:
-    return lambda rows, rejects: read(parser, block, rows, rejects)
+def _text_feed(parser: Parser, block: TextBlock) -> Feed:
+    return lambda rows: read_lines(parser, block, rows)

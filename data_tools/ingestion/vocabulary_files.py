@@ -12,8 +12,8 @@ from data_tools.errors import DatasetError
 from data_tools.format.manifest import REMEDY, Manifest, StoredFile
 from data_tools.format.names import vocabulary_name
 from data_tools.format.shard_writer import ChecksummedFile
-from data_tools.ingestion.plan import Plan
-from data_tools.ingestion.shard_records import COUNTS, Records, file_path
+from data_tools.ingestion.plan import IngestPlan
+from data_tools.ingestion.shard_records import COUNTS, ShardRecords, file_path
 from data_tools.storage.checksums import crc32
 from data_tools.storage.folders import Folder, LocalFolder, folder_at, read_bytes
 from data_tools.vocabulary.build import build_vocabulary
@@ -21,7 +21,7 @@ from data_tools.vocabulary.id_map import Vocabulary
 
 
 def build(
-    plan: Plan, records: Records, folder: Folder, shards: str, scratch: Path
+    plan: IngestPlan, records: ShardRecords, folder: Folder, shards: str, scratch: Path
 ) -> tuple[StoredFile, ...]:
     """Merge the counts of all shards, and write the known ids beside the shards."""
     options = plan.options
@@ -35,14 +35,14 @@ def build(
     return _store([size.kept for size in built.columns], folder, shards, scratch)
 
 
-def _counts(records: Records, folder: Folder) -> Iterator[Path | IO[bytes]]:
+def _counts(records: ShardRecords, folder: Folder) -> Iterator[Path | IO[bytes]]:
     for record in records.all():
         name = file_path(COUNTS, "", record)
         if name is not None:
             yield folder.folder / name if isinstance(folder, LocalFolder) else folder.open(name)
 
 
-def load(plan: Plan, folder: Folder, shards: str, scratch: Path) -> tuple[StoredFile, ...]:
+def load(plan: IngestPlan, folder: Folder, shards: str, scratch: Path) -> tuple[StoredFile, ...]:
     """Copy the known ids of the dataset that the plan names.
 
     Raises

@@ -1,9 +1,9 @@
-"""Make shards: what a worker does, a thread here or a process on another machine."""
+"""Make shards: the work of a thread of this process, or of a process on another machine."""
 
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -11,23 +11,22 @@ import pyarrow as pa
 
 from data_tools.batch import Batch
 from data_tools.format.names import shard_name
-from data_tools.format.shard_writer import ChecksummedFile, Layout, count_rows, shard_writer
-from data_tools.ingestion.plan import Plan, Task, damage
+from data_tools.format.shard_writer import ChecksummedFile, count_rows, shard_writer
+from data_tools.ingestion.plan import IngestPlan, ShardTask, damage
 from data_tools.ingestion.shard_records import (
     COUNTS,
     PARTS,
     STATE,
-    Record,
+    ShardRecord,
     file_path,
     load_record,
     save_record,
 )
-from data_tools.ingestion.source_shards import Feed, Feeds
+from data_tools.ingestion.source_shards import Feed, ShardSource
 from data_tools.ingestion.vocabulary_files import open_vocabulary
 from data_tools.sources.containers import DamagedFileError
 from data_tools.sources.lines import BLOCK_BYTES
-from data_tools.sources.rejects import BadLineError, Rejects
-from data_tools.sources.row_buffer import RowBuffer
+from data_tools.sources.row_buffer import BadLineError, RowBuffer
 from data_tools.storage.folders import Folder, folder_at
 from data_tools.vocabulary.counts import ShardCounter, write_counts
 
@@ -37,12 +36,14 @@ class StoppedError(Exception):
 
 
 class ShardError(Exception):
-    """A source that cannot be read further.
+    """A source cannot be read further.
 
     Attributes
     ----------
-    source, number : int    Of the shard.
-    line : int              Counted from 1 at the beginning of the shard.
+    source, number : int
+        Of the shard.
+    line : int
+        Counted from 1 at the beginning of the shard.
     reason : str
     """
 
@@ -51,70 +52,79 @@ class ShardError(Exception):
         self.source, self.number, self.line, self.reason = source, number, line, reason
 
 
-class Work:
-    """What all tasks of an ingest share.
+@dataclass(frozen=True)
+class ShardMaker:
+    """Makes the shards of an ingest, or counts their ids; each worker has a copy.
 
     Parameters
     ----------
-    plan : Plan
-    address : str             Of the output.
-    folder_name : str         Its subfolder for the shards.
-    kind : {PARTS, COUNTS}    Whether rows are written, or their ids counted.
-    vocabulary : tuple of str Files of known ids, where ids become numbers.
+    plan : IngestPlan
+    address : str
+        Of the output.
+    shards : str
+        Subfolder of the shards in the output.
+    kind : {PARTS, COUNTS}
+        Whether rows are written, or their ids counted.
+    vocabulary : tuple of str
+        Files of known ids, where ids become numbers.
     block_bytes : int
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        address: str,
-        folder_name: str,
-        kind: str,
-        vocabulary: tuple[str, ...] = (),
-        block_bytes: int = BLOCK_BYTES,
-    ) -> None:
-        self.plan = plan
-        self.address = address
-        self.folder_name = folder_name
-        self.kind = kind
-        self.vocabulary = vocabulary
-        self.block_bytes = block_bytes
+    plan: IngestPlan
+    address: str
+    shards: str
+    kind: str
+    vocabulary: tuple[str, ...] = ()
+    block_bytes: int = BLOCK_BYTES
 
-    def run(
+    def make(
         self,
-        task: Task,
+        task: ShardTask,
         stop: threading.Event | None = None,
         slots: threading.Semaphore | None = None,
     ) -> None:
-        """Make those shards of a task that have no record yet.
+        """Make the shards of a task that have no record yet.
 
-        A shard holds one of the `slots` until all of it is written, but not while it waits for the
-        disk to have it.
+        Parameters
+        ----------
+        task : ShardTask
+        stop : Event, optional
+            Set to give up.
+        slots : Semaphore, optional
+            Held while a shard is written, but not while the disk is flushed.
 
         Raises
         ------
-        ShardError : a bad line that is not tolerated, or a damaged source.
-        StoppedError : `stop` was set meanwhile.
+        ShardError
+            A bad line that is not skipped, or a damaged source.
+        StoppedError
+            `stop` was set.
         """
         folder = folder_at(self.address)
-        finished = task.first
-        while (task.stop is None or finished < task.stop) and (
-            record := self._finished(folder, task.source, finished)
-        ):
+        first = task.first
+        while task.stop is None or first < task.stop:
+            record = self._finished(folder, task.source, first)
+            if record is None:
+                break
             if record.last:
                 return
-            finished += 1
-        if task.stop is not None and finished >= task.stop:
+            first += 1
+        else:
             return
-        _Maker(self, folder, task, stop, slots).make(finished)
 
-    def _finished(self, folder: Folder, source: int, number: int) -> Record | None:
+        def make_one(number: int, feeds: Iterator[Feed]) -> ShardRecord:
+            return self._make_one(folder, task.source, number, feeds, stop, slots)
+
+        with ShardSource(self.plan, task, self.block_bytes) as source:
+            self._make_all(folder, task, first, source, make_one)
+
+    def _finished(self, folder: Folder, source: int, number: int) -> ShardRecord | None:
         """The record of a shard that need not be made again: its file is there, with its rows."""
         record = load_record(folder, self.kind, source, number)
-        layout = layout_of(self.plan)
+        layout = self.plan.layout
         if record is None or record.name != shard_name(source, number, layout.file_format):
             return None
-        path = file_path(self.kind, self.folder_name, record)
+        path = file_path(self.kind, self.shards, record)
         if path is None:
             return record
         if folder.size(path) != record.bytes:
@@ -129,106 +139,90 @@ class Work:
                 return None
         return record
 
-
-def layout_of(plan: Plan) -> Layout:
-    """How the shards of a plan are written."""
-    options = plan.options
-    return Layout(
-        plan.schema, plan.labelled, plan.index_dtype, options.file_format, options.compression
-    )
-
-
-class _Maker:
-    """Makes the shards of one task."""
-
-    def __init__(
+    def _make_all(
         self,
-        work: Work,
         folder: Folder,
-        task: Task,
+        task: ShardTask,
+        first: int,
+        source: ShardSource,
+        make_one: Callable[[int, Iterator[Feed]], ShardRecord],
+    ) -> None:
+        """Make the shards from number `first` on, and record each."""
+        number, taken = first, 0
+        pending: ShardRecord | None = None  # finished, but perhaps the last
+        try:
+            for number, feeds in source.shards(first):
+                if pending:
+                    save_record(folder, self.kind, pending)
+                for skipped in range(pending.number + 1 if pending else first, number):
+                    save_record(folder, self.kind, self._no_rows(task.source, skipped))
+                pending = replace(make_one(number, feeds), source_bytes=source.done - taken)
+                taken = source.done
+        except DamagedFileError as error:
+            raise self._damage(task.source, number, 1, error) from error
+        pending = pending or self._no_rows(task.source, first)
+        last = task.stop is None or task.stop == self.plan.sources[task.source].num_shards
+        save_record(folder, self.kind, replace(pending, last=last))
+
+    def _damage(self, source: int, number: int, line: int, error: DamagedFileError) -> ShardError:
+        # Also with on_error="skip": an unknown number of rows is lost, not one bad line.
+        return ShardError(source, number, line, damage(self.plan.sources[source].kind, error))
+
+    def _no_rows(self, source: int, number: int) -> ShardRecord:
+        """The record of a shard in which no line begins."""
+        name = shard_name(source, number, self.plan.options.file_format)
+        facts = self.plan.sources[source]
+        taken = min(self.plan.shard_bytes, facts.bytes) if facts.num_shards else 0
+        return ShardRecord(name, source, number, 0, 0, 0, 0, 0, 0, [], taken, False)
+
+    def _make_one(
+        self,
+        folder: Folder,
+        source: int,
+        number: int,
+        feeds: Iterator[Feed],
         stop: threading.Event | None,
         slots: threading.Semaphore | None,
-    ) -> None:
-        self._work, self._folder, self._task, self._stop = work, folder, task, stop
-        self._plan = plan = work.plan
-        self._source = plan.sources[task.source]
-        self._layout = layout_of(plan)
-        self._slots: AbstractContextManager = slots or nullcontext()
-        self._feeds = Feeds(plan, task, work.block_bytes)
-
-    def make(self, first: int) -> None:
-        """Make the shards from number `first` on."""
-        with self._feeds:
-            self._make_all(first)
-
-    def _make_all(self, first: int) -> None:
-        number, taken, line = first, 0, 1
-        pending: Record | None = None  # finished, but perhaps the last
-        try:
-            for number, feeds in self._feeds.shards(first):
-                if pending:
-                    save_record(self._folder, self._work.kind, pending)
-                for skipped in range(pending.number + 1 if pending else first, number):
-                    save_record(self._folder, self._work.kind, self._nothing(skipped))
-                rejects = Rejects(self._plan.options.on_error == "skip")
-                try:
-                    pending = self._make_one(number, feeds, rejects)
-                except BadLineError as error:
-                    raise ShardError(self._task.source, number, error.line, error.reason) from error
-                except DamagedFileError:
-                    line = rejects.lines + 1
-                    raise
-                pending = replace(pending, source_bytes=self._feeds.done - taken)
-                taken = self._feeds.done
-        except DamagedFileError as error:
-            # Also with on_error="skip": an unknown number of rows is lost, not one bad line.
-            reason = damage(self._source.kind, error)
-            raise ShardError(self._task.source, number, line, reason) from error
-        pending = pending or self._nothing(first)
-        last = self._task.stop is None or self._task.stop == self._source.num_shards
-        save_record(self._folder, self._work.kind, replace(pending, last=last))
-
-    def _nothing(self, number: int) -> Record:
-        """The record of a shard in which no line begins."""
-        name = shard_name(self._task.source, number, self._layout.file_format)
-        taken = self._plan.shard_bytes if self._source.num_shards else 0
-        taken = min(taken, self._source.bytes)
-        return Record(name, self._task.source, number, 0, 0, 0, 0, 0, 0, [], taken, False)
-
-    def _make_one(self, number: int, feeds: Iterator[Feed], rejects: Rejects) -> Record:
+    ) -> ShardRecord:
         """Write one shard, or its counts; no file where there are no rows."""
-        name = shard_name(self._task.source, number, self._layout.file_format)
-        with self._writing(name) as (rows, sink):
-            for feed in feeds:
-                if self._stop is not None and self._stop.is_set():
-                    raise StoppedError
-                feed(rows, rejects)
+        name = shard_name(source, number, self.plan.options.file_format)
+        with self._writing(folder, name, slots or nullcontext()) as (rows, sink):
+            try:
+                for feed in feeds:
+                    if stop is not None and stop.is_set():
+                        raise StoppedError
+                    feed(rows)
+            except BadLineError as error:
+                raise ShardError(source, number, error.line, error.reason) from error
+            except DamagedFileError as error:
+                raise self._damage(source, number, rows.lines + 1, error) from error
             rows.flush()
-        path = f"{self._work.folder_name}/{name}"
-        if rows.rows == 0 and self._work.kind == PARTS:
-            self._folder.remove(path)
-        return Record(
+        if rows.rows == 0 and self.kind == PARTS:
+            folder.remove(f"{self.shards}/{name}")
+        return ShardRecord(
             name,
-            self._task.source,
+            source,
             number,
             rows.rows,
             sink.size,
             sink.crc32,
             rows.positives,
-            rejects.lines,
-            rejects.count,
-            rejects.kept,
-            0,
-            False,
+            rows.lines,
+            rows.rejected,
+            rows.rejects,
+            source_bytes=0,
+            last=False,
         )
 
     @contextmanager
-    def _writing(self, name: str) -> Iterator[tuple[RowBuffer, ChecksummedFile]]:
+    def _writing(
+        self, folder: Folder, name: str, slots: AbstractContextManager
+    ) -> Iterator[tuple[RowBuffer, ChecksummedFile]]:
         """A buffer whose rows go into the file of a shard, complete on leaving."""
-        layout = self._layout
-        counts = self._work.kind == COUNTS
-        path = f"{STATE}/{COUNTS}/{name}" if counts else f"{self._work.folder_name}/{name}"
-        with self._folder.writing(path) as file, self._slots:
+        layout = self.plan.layout
+        counts = self.kind == COUNTS
+        path = f"{STATE}/{COUNTS}/{name}" if counts else f"{self.shards}/{name}"
+        with folder.writing(path) as file, slots:
             sink = ChecksummedFile(file)
             if counts:
                 counter = ShardCounter(layout.schema.num_categorical, layout.index_dtype)
@@ -247,14 +241,13 @@ class _Maker:
                 yield self._buffer(layout.order, write), sink
 
     def _buffer(self, order: Literal["C", "F"], write: Callable[[Batch], None]) -> RowBuffer:
-        layout = self._layout
-        return RowBuffer(
-            layout.schema, layout.index_dtype, layout.labelled, layout.block_rows, order, write
-        )
+        layout, skip = self.plan.layout, self.plan.options.on_error == "skip"
+        shape = layout.schema, layout.index_dtype, layout.labelled, layout.block_rows
+        return RowBuffer(*shape, order, write, skip)
 
     def _reduced(self, indices: np.ndarray) -> np.ndarray:
         """Ids modulo max_ind_range, in place."""
-        modulus = self._plan.options.max_ind_range
+        modulus = self.plan.options.max_ind_range
         if modulus is not None:
             np.remainder(indices, indices.dtype.type(modulus), out=indices)
         return indices
@@ -262,10 +255,7 @@ class _Maker:
     def _mapped(self, indices: np.ndarray) -> np.ndarray:
         """Ids as they are written."""
         indices = self._reduced(indices)
-        work = self._work
-        if not work.vocabulary:
+        if not self.vocabulary:
             return indices
-        vocabulary = open_vocabulary(
-            work.address, work.folder_name, work.vocabulary, self._plan.options.max_ind_range
-        )
-        return vocabulary.map(indices)
+        modulus = self.plan.options.max_ind_range
+        return open_vocabulary(self.address, self.shards, self.vocabulary, modulus).map(indices)

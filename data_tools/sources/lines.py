@@ -31,6 +31,10 @@ class TextBlock(NamedTuple):
     offset: int  # of the first line in the text
     lines: np.ndarray  # uint8 (num_bytes,), ends in LF, never empty; valid until the next block
 
+    def count_lines(self) -> int:
+        """Count the lines."""
+        return int(np.count_nonzero(self.lines == ord("\n")))
+
 
 def first_bytes(address: str) -> bytes:
     """The beginning of a file, as it lies on disk."""

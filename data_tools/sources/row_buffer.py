@@ -1,33 +1,73 @@
-"""Rows on their way into a file: collected until they are a block, then handed on."""
+"""The rows of one shard on their way into its file: good ones in blocks, bad ones counted."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, TypedDict
 
 import numpy as np
 
 from data_tools.batch import Batch
 from data_tools.schema import Schema
 
+MAX_KEPT = 100  # bad lines
+MAX_TEXT = 4096  # characters of a kept line
+
+
+class Reject(TypedDict):
+    """A bad line: its number, what is wrong with it, and its beginning."""
+
+    line: int
+    reason: str
+    text: str
+
+
+class BadLineError(Exception):
+    """A bad line of a shard, which stops the ingest.
+
+    Attributes
+    ----------
+    line : int
+        Counted from 1 at the beginning of the shard.
+    reason : str
+    """
+
+    def __init__(self, line: int, reason: str) -> None:
+        super().__init__(line, reason)
+        self.line = line
+        self.reason = reason
+
 
 class RowBuffer:
-    """Collect rows, and hand on every full block of them.
+    """Collect the rows of a shard, and hand on every full block of them.
 
     Parameters
     ----------
     schema : Schema
-    index_dtype : str           "uint32" or "uint64".
+    index_dtype : {"uint32", "uint64"}
     labelled : bool
-    block_rows : int            Rows of a block.
-    order : {"C", "F"}          Of the memory: by rows, or by columns.
-    write : callable(Batch)     Receives each block, which is overwritten afterwards.
+    block_rows : int
+        Rows of a block.
+    order : {"C", "F"}
+        Memory order: by rows, or by columns.
+    write : callable(Batch)
+        Receives each block. Its arrays are overwritten afterwards.
+    skip : bool
+        Whether bad lines are skipped; otherwise the first one is an error.
 
     Attributes
     ----------
-    labels : float32 (block_rows,)
-    dense : float32 (block_rows, num_dense)
-    indices : uint (block_rows, num_categorical)
-    filled : int                Rows of the block so far: the next goes there.
-    rows, positives : int       So far in all.
+    labels : ndarray, (block_rows,) float32
+    dense : ndarray, (block_rows, num_dense) float32
+    indices : ndarray, (block_rows, num_categorical) uint32 or uint64
+    filled : int
+        Rows in the current block; the next row goes there.
+    rows, positives : int
+        Rows so far, and those with label 1.
+    lines : int
+        Lines so far, good and bad. Whoever reads them counts.
+    rejected : int
+        Bad lines so far.
+    rejects : list of Reject
+        The first bad lines.
     """
 
     def __init__(
@@ -38,16 +78,17 @@ class RowBuffer:
         block_rows: int,
         order: Literal["C", "F"],
         write: Callable[[Batch], None],
+        skip: bool = False,
     ) -> None:
         self.labels = np.zeros(block_rows, np.float32)
         self.dense = np.zeros((block_rows, schema.num_dense), np.float32, order)
         self.indices = np.zeros((block_rows, schema.num_categorical), index_dtype, order)
-        self.filled = self.rows = self.positives = 0
-        self._labelled = labelled
-        self._write = write
+        self.filled = self.rows = self.positives = self.lines = self.rejected = 0
+        self.rejects: list[Reject] = []
+        self._labelled, self._write, self._skip = labelled, write, skip
 
     def advance(self, rows: int) -> None:
-        """Take the next `rows` rows, already in the arrays, as filled."""
+        """Count the next `rows` rows, which are already in the arrays."""
         self.filled += rows
         self.rows += rows
         if self.filled == len(self.labels):
@@ -66,8 +107,32 @@ class RowBuffer:
             self.advance(count)
             start += count
 
+    def reject(self, line: int, explain: Callable[[], tuple[str, bytes | str]]) -> None:
+        """Count a bad line, and keep it if it is among the first.
+
+        Parameters
+        ----------
+        line : int
+            Counted from 1 at the beginning of the shard.
+        explain : callable
+            Returns the reason and the text. Called only for a line that is kept or is an error.
+
+        Raises
+        ------
+        BadLineError
+            Bad lines are not skipped.
+        """
+        if not self._skip:
+            raise BadLineError(line, explain()[0])
+        self.rejected += 1
+        if len(self.rejects) < MAX_KEPT:
+            reason, text = explain()
+            if isinstance(text, bytes):
+                text = text[: 4 * MAX_TEXT].decode(errors="replace")
+            self.rejects.append({"line": line, "reason": reason, "text": text[:MAX_TEXT]})
+
     def flush(self) -> None:
-        """Hand on what is there, if anything."""
+        """Hand on the rows of the current block, if there are any."""
         if self.filled:
             labels, dense, indices = (
                 array[: self.filled] for array in (self.labels, self.dense, self.indices)

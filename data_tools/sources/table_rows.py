@@ -13,7 +13,6 @@ from data_tools.batch import Batch, take
 from data_tools.errors import ParseError
 from data_tools.schema import Schema
 from data_tools.sources import table_columns
-from data_tools.sources.rejects import Rejects
 from data_tools.sources.row_buffer import RowBuffer
 from data_tools.sources.table_files import SEPARATORS, TableRows
 
@@ -28,9 +27,8 @@ def read_rows(
     transform: str,
     is_csv: bool,
     rows: RowBuffer,
-    rejects: Rejects,
 ) -> None:
-    """Convert some rows of a table into `rows`; bad ones go to `rejects`.
+    """Convert some rows of a table into `rows`, which rejects bad ones.
 
     Parameters
     ----------
@@ -44,7 +42,7 @@ def read_rows(
     for row, fault in faults.items():
         bad[int(table.lines[row])] = partial(_explain, table.rows, row, *fault)
     for bad_line in sorted(bad):
-        rejects.add(bad_line, bad[bad_line])
+        rows.reject(bad_line, bad[bad_line])
     if faults:
         batch = take(batch, np.delete(np.arange(len(batch.dense)), list(faults)))
     rows.append(batch)

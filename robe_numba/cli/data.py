@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from data_tools.sources.rejects import REJECTS_NAME
+from data_tools.format.names import REJECTS_NAME
 from robe_numba.cli import loading
 from robe_numba.cli.arguments import DataPath, Overwrite, check_output_file
 from robe_numba.cli.console import console

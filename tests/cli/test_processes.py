@@ -32,8 +32,8 @@ def test_ctrl_c_in_an_ingest_keeps_what_is_finished(dataset, tmp_path):
     child.send_signal(signal.SIGINT)
     output, _ = child.communicate(timeout=60)
     assert child.returncode == 130, output
-    assert "interrupted; what is finished" in output
-    assert "run the same again to go on" in output
+    assert "interrupted; finished shards are kept" in output
+    assert "run the same command again to resume" in output
     assert "100,000 rows" in robe(*arguments)
     assert "as they were written" in robe("data", "verify", tmp_path / "out")
 

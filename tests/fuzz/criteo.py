@@ -21,14 +21,14 @@ with harness.guided(__name__):
     from data_tools.errors import ParseError
     from data_tools.schema import CRITEO, Schema
     from data_tools.sources import lines as text_reader
-    from data_tools.sources import rejects
+    from data_tools.sources import row_buffer
     from data_tools.sources.containers import HEAD_BYTES, DamagedFileError, other_than_text
     from data_tools.sources.criteo import kernels
     from data_tools.sources.criteo import parser as criteo_parser
     from data_tools.sources.criteo.parser import MAX_LINE_BYTES, Parser
     from data_tools.sources.criteo.reader import is_labelled, read_lines
     from data_tools.sources.lines import LineBlocks
-    from data_tools.sources.row_buffer import RowBuffer
+    from data_tools.sources.row_buffer import BadLineError, RowBuffer
     from tests.support import slow_parser
 
 SCHEMAS = [
@@ -121,23 +121,23 @@ def read(case: Case, labelled: bool) -> tuple[list[Row], list[int]]:
         found.extend(zip(labels, batch.dense.tolist(), batch.indices.tolist(), strict=True))
 
     parser = Parser(case.schema, labelled, "none", case.longest)
-    rows = RowBuffer(case.schema, "uint32", labelled, case.block_rows, "C", write)
     bad: list[int] = []
-    before = 0
+    before = kept = 0
     for begin, end in [(0, case.cut), (case.cut, None)] if case.cut else [(0, None)]:
-        rejected = rejects.Rejects(case.skip)
+        rows = RowBuffer(case.schema, "uint32", labelled, case.block_rows, "C", write, case.skip)
         blocks = LineBlocks(ADDRESS, case.block_bytes, case.longest, begin, end)
         try:
             for block in blocks:
-                read_lines(parser, block, rows, rejected)
-        except rejects.BadLineError as error:
-            raise rejects.BadLineError(before + error.line, error.reason) from None
-        assert rejected.count == len(rejected.kept)
-        bad += [before + reject["line"] for reject in rejected.kept]
-        assert all(reject["reason"].strip() for reject in rejected.kept)
-        before += rejected.lines
-    rows.flush()
-    assert rows.rows == len(found)
+                read_lines(parser, block, rows)
+        except BadLineError as error:
+            raise BadLineError(before + error.line, error.reason) from None
+        rows.flush()
+        assert rows.rejected == len(rows.rejects)
+        bad += [before + reject["line"] for reject in rows.rejects]
+        assert all(reject["reason"].strip() for reject in rows.rejects)
+        before += rows.lines
+        kept += rows.rows
+    assert kept == len(found)
     return found, bad
 
 
@@ -147,7 +147,7 @@ def check(data: bytes) -> None:
     labelled, rows, bad = slow_rows(case.text, case.schema, case.longest)
     with (
         patch.object(text_reader, "open_input", lambda address: io.BytesIO(case.text)),
-        patch.object(rejects, "MAX_KEPT", len(case.text)),
+        patch.object(row_buffer, "MAX_KEPT", len(case.text)),
     ):
         if labelled is None:
             with pytest.raises((ParseError, DamagedFileError)):
@@ -155,7 +155,7 @@ def check(data: bytes) -> None:
             return
         assert is_labelled(ADDRESS, case.schema) == labelled
         if bad and not case.skip:
-            with pytest.raises(rejects.BadLineError) as stopped:
+            with pytest.raises(BadLineError) as stopped:
                 read(case, labelled)
             assert stopped.value.line == bad[0], f"{stopped.value}, expected line {bad[0]}"
             assert stopped.value.reason.strip()

@@ -7,7 +7,6 @@ import io
 from typing import Any
 from unittest.mock import patch
 
-import numpy as np
 import pytest
 
 from tests.fuzz import harness
@@ -17,10 +16,10 @@ with harness.guided(__name__):
     from data_tools.batch import Batch
     from data_tools.schema import Schema
     from data_tools.sources import lines as text_reader
-    from data_tools.sources import rejects
+    from data_tools.sources import row_buffer
     from data_tools.sources.containers import DamagedFileError
     from data_tools.sources.lines import LineBlocks
-    from data_tools.sources.row_buffer import RowBuffer
+    from data_tools.sources.row_buffer import BadLineError, RowBuffer
     from data_tools.sources.table_files import SEPARATORS, CsvLines
     from data_tools.sources.table_rows import read_rows
 
@@ -53,21 +52,20 @@ def read(text: bytes, skip: bool, block_bytes: int, block_rows: int) -> tuple[Ro
         columns = (batch.labels, batch.dense[:, 0], batch.indices[:, 0])
         found.extend(zip(*(column.tolist() for column in columns), strict=True))
 
-    rejected = rejects.Rejects(skip)
-    rows = RowBuffer(SCHEMA, "uint64", True, block_rows, "C", write)
+    rows = RowBuffer(SCHEMA, "uint64", True, block_rows, "C", write, skip)
     with (
         patch.object(text_reader, "open_input", lambda address: io.BytesIO(text)),
-        patch.object(rejects, "MAX_KEPT", len(text)),
+        patch.object(row_buffer, "MAX_KEPT", len(text)),
     ):
         lines = CsvLines(ADDRESS, list(SCHEMA.names))
         for block in LineBlocks(ADDRESS, block_bytes):
-            table = lines.read(block, rejected.lines + 1)
-            read_rows(table, SCHEMA, True, "none", True, rows, rejected)
-            rejected.lines += int(np.count_nonzero(block.lines == ord("\n")))
+            table = lines.read(block, rows.lines + 1)
+            read_rows(table, SCHEMA, True, "none", True, rows)
+            rows.lines += block.count_lines()
     rows.flush()
-    assert rejected.count == len(rejected.kept)
-    assert all(reject["reason"].strip() for reject in rejected.kept)
-    return found, [reject["line"] for reject in rejected.kept]
+    assert rows.rejected == len(rows.rejects)
+    assert all(reject["reason"].strip() for reject in rows.rejects)
+    return found, [reject["line"] for reject in rows.rejects]
 
 
 def check(data: bytes) -> None:
@@ -82,7 +80,7 @@ def check(data: bytes) -> None:
         check_sizes(text, *sizes)
         return
     if bad and not head[0] % 2:
-        with pytest.raises(rejects.BadLineError) as stopped:
+        with pytest.raises(BadLineError) as stopped:
             read(text, False, *sizes)
         assert stopped.value.line == bad[0], f"{stopped.value}, expected line {bad[0]}"
         return

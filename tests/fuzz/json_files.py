@@ -19,9 +19,9 @@ with harness.guided(__name__):
     from data_tools.errors import DatasetError
     from data_tools.format.manifest import MANIFEST_NAME, Manifest
     from data_tools.ingestion.coordinator import ingest
-    from data_tools.ingestion.output_folder import State, _found
-    from data_tools.ingestion.plan import Plan, make_plan
-    from data_tools.ingestion.shard_records import PARTS, PLAN_NAME, Record, load_record
+    from data_tools.ingestion.output_folder import PLAN_NAME, State, _found
+    from data_tools.ingestion.plan import IngestPlan, make_plan
+    from data_tools.ingestion.shard_records import PARTS, ShardRecord, load_record
     from data_tools.loader.dataset import Dataset
     from data_tools.schema import Schema
     from robe_numba.dlrm import DLRM, DLRMConfig, make_embedding
@@ -85,7 +85,7 @@ def targets() -> list[Target]:
     plan = make_plan([source], SCHEMA, manifest.options, None, None, None)
     state = State("shards-0", plan.to_json())
     shard = manifest.shards[0]
-    record = Record(
+    record = ShardRecord(
         shard.name, 0, 0, shard.rows, shard.bytes, shard.crc32, 1, shard.rows, 0, [], 17, True
     )
     return [
@@ -115,7 +115,7 @@ def read_manifest(content: bytes) -> None:
     assert len(manifest.shards) <= len(content)
 
 
-def read_plan(content: bytes, plan: Plan) -> None:
+def read_plan(content: bytes, plan: IngestPlan) -> None:
     """Read the state of an ingest."""
     state, _ = _found(MemoryFolder(PLAN_NAME, content), PLAN_NAME, plan, False)  # type: ignore[arg-type]
     assert state is not None

@@ -7,7 +7,6 @@ from data_tools.schema import Schema
 from data_tools.sources.criteo.kernels import OK, line_end
 from data_tools.sources.criteo.parser import Parser, whole_line_error
 from data_tools.sources.lines import BOM, TextBlock, first_lines
-from data_tools.sources.rejects import Rejects
 from data_tools.sources.row_buffer import RowBuffer
 
 SAMPLE_BYTES = 1 << 20  # read beforehand, to see whether the lines are labelled
@@ -41,8 +40,8 @@ def is_labelled(address: str, schema: Schema) -> bool:
     return 2 * sum(votes) + votes[0] > len(votes)
 
 
-def read_lines(parser: Parser, block: TextBlock, rows: RowBuffer, rejects: Rejects) -> None:
-    """Parse all lines of a block into `rows`; bad ones go to `rejects`, which counts them all.
+def read_lines(parser: Parser, block: TextBlock, rows: RowBuffer) -> None:
+    """Parse all lines of a block into `rows`, which also counts them.
 
     A UTF-8 byte order mark at the beginning of the text is skipped.
     """
@@ -53,13 +52,13 @@ def read_lines(parser: Parser, block: TextBlock, rows: RowBuffer, rejects: Rejec
     while start < text.size:
         parsed = parser.parse(text, start, rows.labels, rows.dense, rows.indices, rows.filled)
         rows.advance(parsed.rows)
-        rejects.lines += parsed.rows
+        rows.lines += parsed.rows
         start = parsed.position
         if parsed.code != OK:
             end = line_end(text, start)
             line = text[start:end].tobytes()
-            rejects.lines += 1
-            rejects.add(rejects.lines, partial(_explain, parser, line, parsed.code, parsed.field))
+            rows.lines += 1
+            rows.reject(rows.lines, partial(_explain, parser, line, parsed.code, parsed.field))
             start = end + 1
 
 

@@ -12,7 +12,7 @@ import pytest
 import data_tools
 from data_tools.ingestion.plan import make_plan
 from data_tools.ingestion.schedulers import run_tasks
-from data_tools.ingestion.worker import Work
+from data_tools.ingestion.worker import ShardMaker
 from data_tools.options import Options
 from data_tools.storage.folders import RemoteFolder, folder_at
 from tests.data_tools.ingestion.test_ingest import SCHEMA, make_lines, shard_bytes, write
@@ -114,7 +114,7 @@ def test_of_a_bad_line_only_the_sentence_is_printed(tmp_path):
     assert done.stdout == ""
     sentence, *notes = done.stderr.splitlines()
     assert sentence == f"error: {names[0]}:1001: expected 40 fields (labelled), found 1"
-    assert notes == [note for note in notes if note.startswith("what is finished (")]
+    assert notes == [note for note in notes if note.startswith("finished shards are kept (")]
 
 
 def test_an_error_that_names_a_file_which_is_not_utf8(tmp_path, cluster):
@@ -125,9 +125,9 @@ def test_an_error_that_names_a_file_which_is_not_utf8(tmp_path, cluster):
     assert data_tools.verify(out) == []
     plan = make_plan([str(source)], SCHEMA, Options(), None, 4000, None)
     source.unlink()
-    work = Work(plan, out, "shards-1", "parts")
+    maker = ShardMaker(plan, out, "shards-1", "parts")
     with pytest.raises(FileNotFoundError) as caught:
-        run_tasks(work, list(plan.tasks()), cluster.scheduler_address, 1, lambda: None)
+        run_tasks(maker, list(plan.tasks()), cluster.scheduler_address, 1, lambda: None)
     assert caught.value.filename == str(source)
 
 

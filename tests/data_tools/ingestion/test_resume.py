@@ -50,7 +50,7 @@ def test_a_bad_line_at_the_end_costs_its_shard_alone(tmp_path, name):
     options = {"schema": SCHEMA, "shard_bytes": SIZE, "threads": 1}
     with pytest.raises(data_tools.ParseError, match=r":61: expected 9 fields") as caught:
         data_tools.ingest(source, out, **options)
-    assert "is kept" in caught.value.__notes__[0]
+    assert "shards are kept" in caught.value.__notes__[0]
     before = {path: path.stat().st_ino for path in out.glob("shards-0/*")}
     assert len(before) > 5
     # The remedy of the message goes on with what is there.
@@ -333,7 +333,7 @@ def test_a_disk_that_takes_no_more_keeps_the_finished_shards(tmp_path):
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert "File too large" in done.stdout
-    assert "is kept" in done.stdout
+    assert "are kept" in done.stdout
     kept = {path: path.stat().st_ino for path in out.glob("shards-0/*.arrow")}
     assert kept
     manifest = data_tools.ingest(source, out, schema=SCHEMA, shard_bytes=8000)
