@@ -10,9 +10,12 @@ class Batch(NamedTuple):
 
     Attributes
     ----------
-    labels : float32 (B,)                      0 or 1; None where the log is unlabelled.
-    dense : float32 (B, num_dense)             C-contiguous.
-    indices : uint (B, num_categorical)        C-contiguous; uint32 for Criteo text, else uint64.
+    labels : ndarray, (B,) float32
+        0 or 1; None where the log is unlabelled.
+    dense : ndarray, (B, num_dense) float32
+        C-contiguous.
+    indices : ndarray, (B, num_categorical) uint
+        C-contiguous; uint32 for Criteo text, else uint64.
     """
 
     labels: np.ndarray | None
@@ -25,7 +28,8 @@ class ShardReader(Protocol):
 
     Attributes
     ----------
-    block_rows : int64 (num_blocks,)   Rows of each block, each at least 1.
+    block_rows : ndarray, (num_blocks,) int64
+        Rows of each block, each at least 1.
     """
 
     @property

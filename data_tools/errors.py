@@ -8,9 +8,12 @@ class ParseError(ValueError):
 
     Attributes
     ----------
-    file : str     The source, as it was named.
-    line : int     Counted from 1; of a Parquet file, the row.
-    reason : str   The rule that was broken, the value found and, where there is one, a remedy.
+    file : str
+        The source, as it was named.
+    line : int
+        Counted from 1; of a Parquet file, the row.
+    reason : str
+        The rule that was broken, the value found and, where there is one, a remedy.
     """
 
     def __init__(self, file: str | Path, line: int, reason: str) -> None:

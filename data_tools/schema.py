@@ -13,14 +13,19 @@ class Schema:
 
     Parameters
     ----------
-    label : str                      Column of clicks (0 or 1); a log may lack it.
-    dense : tuple of str             Numeric columns, possibly none.
-    categorical : tuple of str       Columns of ids, possibly none.
+    label : str
+        Column of clicks (0 or 1); a log may lack it.
+    dense : tuple of str
+        Numeric columns, possibly none.
+    categorical : tuple of str
+        Columns of ids, possibly none.
 
     Raises
     ------
-    TypeError : a name is not a string.
-    ValueError : a name is empty or occurs twice, or there is no column besides the label.
+    TypeError
+        A name is not a string.
+    ValueError
+        A name is empty or occurs twice, or there is no column besides the label.
     """
 
     label: str
@@ -78,7 +83,8 @@ class Schema:
 
         Raises
         ------
-        ValueError : a key is missing or unknown, or a value breaks the rules of `Schema`.
+        ValueError
+            A key is missing or unknown, or a value breaks the rules of `Schema`.
         """
         return convert(record, cls, "the schema", "its keys are label, dense and categorical")
 

@@ -54,17 +54,25 @@ class Manifest:
     schema : Schema
     sources : tuple of Source
     options : Options
-    rows : int                       In all shards.
-    positives : int or None          Clicks; None where unlabelled or not counted.
-    rejected : int                   Bad lines left out, only with on_error="skip".
+    rows : int
+        In all shards.
+    positives : int or None
+        Clicks; None where unlabelled or not counted.
+    rejected : int
+        Bad lines left out, only with on_error="skip".
     labelled : bool
-    index_dtype : str                "uint32" for Criteo text, "uint64" for other logs.
-    folder : str                     Subfolder of the shards.
-    block_rows : int                 Rows of each block of a shard but its last.
-    shards : tuple of Shard          In the order of their rows.
+    index_dtype : str
+        "uint32" for Criteo text, "uint64" for other logs.
+    folder : str
+        Subfolder of the shards.
+    block_rows : int
+        Rows of each block of a shard but its last.
+    shards : tuple of Shard
+        In the order of their rows.
     vocabulary : tuple of StoredFile For each categorical column its known ids, where the options
-                                     number or count them.
-    created_by : str                 The program and its version.
+        number or count them.
+    created_by : str
+        The program and its version.
     """
 
     schema: Schema
@@ -101,12 +109,13 @@ class Manifest:
 
         Parameters
         ----------
-        path : str     Where it was read from; for messages.
+        path : str
+            Where it was read from; for messages.
 
         Raises
         ------
-        DatasetError : no object, another format version, or a key is missing, unknown or of a wrong
-            value.
+        DatasetError
+            No object, another format version, or a key is missing, unknown or of a wrong value.
         """
         if not isinstance(record, dict):
             raise DatasetError(f"{path} is not a JSON object; {REMEDY}")
@@ -159,8 +168,10 @@ class Manifest:
 
         Raises
         ------
-        FileNotFoundError : it has none.
-        DatasetError : the manifest is damaged.
+        FileNotFoundError
+            It has none.
+        DatasetError
+            The manifest is damaged.
         """
         path = folder.path(MANIFEST_NAME)
         if folder.size(MANIFEST_NAME) is None:

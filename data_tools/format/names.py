@@ -36,7 +36,8 @@ def check_name(name: str, pattern: re.Pattern[str]) -> None:
 
     Raises
     ------
-    ValueError : it is another one.
+    ValueError
+        It is another one.
     """
     if not pattern.fullmatch(name):
         raise ValueError(f"it names {name!r}, which is no name of a file or folder of ours")

@@ -21,8 +21,10 @@ def open_shard(folder: Folder, manifest: Manifest, number: int) -> "ArrowShard |
 
     Raises
     ------
-    FileNotFoundError : the shard is missing.
-    DatasetError : it is cut off, damaged, or a shard of another dataset.
+    FileNotFoundError
+        The shard is missing.
+    DatasetError
+        It is cut off, damaged, or a shard of another dataset.
     """
     shard = manifest.shards[number]
     name = f"{manifest.folder}/{shard.name}"
@@ -61,7 +63,8 @@ class _Shard:
 
     Attributes
     ----------
-    block_rows : int64 (num_blocks,)     Set once the number of blocks in the file is checked.
+    block_rows : ndarray, (num_blocks,) int64
+        Set once the number of blocks in the file is checked.
     """
 
     block_rows: np.ndarray

@@ -168,7 +168,8 @@ def count_rows(file: pa.NativeFile, layout: Layout) -> int:
 
     Raises
     ------
-    ArrowException, OSError : it is no such file, or damaged.
+    ArrowException, OSError
+        It is no such file, or damaged.
     """
     if layout.file_format == "parquet":
         import pyarrow.parquet as pq  # other datasets need not wait for it

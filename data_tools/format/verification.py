@@ -30,8 +30,8 @@ def verify(path: str | Path, progress: Callable[[int, int], None] | None = None)
 
     Raises
     ------
-    FileNotFoundError, NotADirectoryError, DatasetError : the folder or its manifest is missing, or
-        the manifest is damaged.
+    FileNotFoundError, NotADirectoryError, DatasetError
+        The folder or its manifest is missing, or the manifest is damaged.
     """
     if not is_remote(path):
         check_folder(path, "make a dataset with robe ingest")

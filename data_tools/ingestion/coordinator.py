@@ -59,14 +59,14 @@ def ingest(
     Parameters
     ----------
     sources : path or paths
-        Criteo text, CSV with a header, or Parquet; text and CSV also compressed by gzip, zstd,
-        bz2, xz or lz4, which their first bytes tell; of this machine or, as an address
-        `protocol://...`, of any file system that fsspec knows. All of them labelled or all
-        unlabelled: Criteo text by the number of fields that most of a file's first lines have, the
-        others by whether they have the label column. One line of a CSV is one row: no field may
-        hold a line end. Criteo text cannot be mixed with CSV or Parquet, whose ids are made
-        differently. Rows come in this order: sort files by their numbers, not by their names as
-        `glob` does, or day_10 comes before day_2.
+        Criteo text, CSV with a header, or Parquet; text and CSV also compressed by gzip, zstd, bz2,
+        xz or lz4, which their first bytes tell; of this machine or, as an address `protocol://...`,
+        of any file system that fsspec knows. All of them labelled or all unlabelled: Criteo text by
+        the number of fields that most of a file's first lines have, the others by whether they have
+        the label column. One line of a CSV is one row: no field may hold a line end. Criteo text
+        cannot be mixed with CSV or Parquet, whose ids are made differently. Rows come in this
+        order: sort files by their numbers, not by their names as `glob` does, or day_10 comes
+        before day_2.
     output : path or address
         Made if need be; what else lies in it is left alone. One ingest at a time.
     schema : Schema
@@ -132,17 +132,23 @@ def ingest(
 
     Raises
     ------
-    ParseError : a bad line or file.
-    DatasetError : the plan of an unfinished ingest in `output` is damaged; or a finished shard or
-        its record is not there any more, or was written where this process does not see it.
-    FileNotFoundError : a source does not exist.
-    FileExistsError : `output` holds a dataset, or an unfinished ingest of something else, and
-        `overwrite` is false; another ingest is writing to it; or it, or a folder above it, is a
-        file.
-    PermissionError : `output` must not be written to.
-    OSError : the disk is full, or the like; finished shards stay for the next call.
-    ValueError : no sources, one that is no regular file, an unknown option, or Criteo text mixed
-        with other formats.
+    ParseError
+        A bad line or file.
+    DatasetError
+        The plan of an unfinished ingest in `output` is damaged; or a finished shard or its record
+        is not there any more, or was written where this process does not see it.
+    FileNotFoundError
+        A source does not exist.
+    FileExistsError
+        `output` holds a dataset, or an unfinished ingest of something else, and `overwrite` is
+        false; another ingest is writing to it; or it, or a folder above it, is a file.
+    PermissionError
+        `output` must not be written to.
+    OSError
+        The disk is full, or the like; finished shards stay for the next call.
+    ValueError
+        No sources, one that is no regular file, an unknown option, or Criteo text mixed with other
+        formats.
     """
     options = Options(
         format,

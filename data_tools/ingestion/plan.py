@@ -68,9 +68,12 @@ class IngestPlan:
     schema : Schema
     sources : tuple of PlannedSource
     options : Options
-    labelled : bool          Whether the sources have labels.
-    index_dtype : str        "uint32" or "uint64".
-    shard_bytes : int        Text of each shard.
+    labelled : bool
+        Whether the sources have labels.
+    index_dtype : str
+        "uint32" or "uint64".
+    shard_bytes : int
+        Text of each shard.
     vocabulary : str or None Address of a dataset whose known ids are used.
     """
 
@@ -136,9 +139,11 @@ def make_plan(
 
     Raises
     ------
-    ParseError : a source is empty, damaged, or has not the columns or labels that it should have.
-    FileNotFoundError, IsADirectoryError, ValueError : a source is no regular file, there is none,
-        kinds are mixed that make different ids, or shard_bytes is below 1 or makes too many shards.
+    ParseError
+        A source is empty, damaged, or has not the columns or labels that it should have.
+    FileNotFoundError, IsADirectoryError, ValueError
+        A source is no regular file, there is none, kinds are mixed that make different ids, or
+        shard_bytes is below 1 or makes too many shards.
     """
     if not addresses:
         raise ValueError("there are no sources; give at least one file")

@@ -47,8 +47,10 @@ def load(plan: IngestPlan, folder: Folder, shards: str, scratch: Path) -> tuple[
 
     Raises
     ------
-    ValueError : it has none, or was made with other options or columns.
-    DatasetError : its manifest or a file of known ids is damaged.
+    ValueError
+        It has none, or was made with other options or columns.
+    DatasetError
+        Its manifest or a file of known ids is damaged.
     """
     assert plan.vocabulary is not None
     other = folder_at(plan.vocabulary)

@@ -28,14 +28,18 @@ class Dataset:
 
     Parameters
     ----------
-    path : path or fsspec address     Its folder.
+    path : path or fsspec address
+        Its folder.
 
     Raises
     ------
-    FileNotFoundError : no such folder; no manifest, so it is unfinished; or a shard is missing.
-    NotADirectoryError : the path is a file, or a link to one.
-    DatasetError : the manifest or a shard is damaged, cut off, or of another dataset. Values are
-        not read: `verify` does that.
+    FileNotFoundError
+        No such folder; no manifest, so it is unfinished; or a shard is missing.
+    NotADirectoryError
+        The path is a file, or a link to one.
+    DatasetError
+        The manifest or a shard is damaged, cut off, or of another dataset. Values are not read:
+        `verify` does that.
     """
 
     path: str | Path
@@ -99,19 +103,21 @@ class Dataset:
         Parameters
         ----------
         name : {"train", "validation", "test", "all"}
-        fractions : three floats        Shares of train, validation and test; their sum is 1.
+        fractions : three floats
+            Shares of train, validation and test; their sum is 1.
         by : {"order", "day", "random"}
             "order": the first rows train, the last test. "day": every source is a day, or each
             seventh of a single one; all but the last train, the first half of the last tests and
-            the rest validates, as in published results; fractions are not used. "random": the
-            seed decides, in 2 bits of memory per row of the dataset. Within a part rows keep their
+            the rest validates, as in published results; fractions are not used. "random": the seed
+            decides, in 2 bits of memory per row of the dataset. Within a part rows keep their
             order.
-        seed : int                      Of that permutation.
+        seed : int
+            Of that permutation.
 
         Raises
         ------
-        ValueError : an unknown name or `by`, fractions that are no shares of a whole, or a
-            negative seed.
+        ValueError
+            An unknown name or `by`, fractions that are no shares of a whole, or a negative seed.
         """
         check_partition(name, fractions, by, seed)
         key = name, tuple(fractions), by, seed

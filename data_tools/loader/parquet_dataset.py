@@ -29,15 +29,21 @@ class ParquetDataset(Dataset):
 
     Parameters
     ----------
-    path : path                 A folder, or one file.
-    schema : Schema             The columns by name.
-    dense_transform : str       As of `ingest`; "none" where the files have it done.
+    path : path
+        A folder, or one file.
+    schema : Schema
+        The columns by name.
+    dense_transform : str
+        As of `ingest`; "none" where the files have it done.
 
     Raises
     ------
-    FileNotFoundError : there are no Parquet files.
-    ParseError : a file is no Parquet or damaged, lacks a column, or has one of a wrong type.
-    DatasetError : when it is read: a value breaks a rule.
+    FileNotFoundError
+        There are no Parquet files.
+    ParseError
+        A file is no Parquet or damaged, lacks a column, or has one of a wrong type.
+    DatasetError
+        When it is read: a value breaks a rule.
     """
 
     def __init__(
@@ -81,7 +87,8 @@ class _Reader:
 
     Attributes
     ----------
-    block_rows : int64 (num_row_groups,)   Row groups without rows are left out.
+    block_rows : ndarray, (num_row_groups,) int64
+        Row groups without rows are left out.
     labelled : bool
     """
 

@@ -22,8 +22,10 @@ class Peers(Protocol):
 
     Attributes
     ----------
-    rank : int     Of this one, counted from 0.
-    size : int     Number of them.
+    rank : int
+        Of this one, counted from 0.
+    size : int
+        Number of them.
     """
 
     @property
@@ -51,15 +53,21 @@ class Cuts:
 
     Parameters
     ----------
-    ends : int64 (num_parts,)     Of each part, in rows of the epoch.
-    batch_size : int              Rows of every batch but the last, which may have fewer.
-    start, stop : int             Rows of the epoch that the batches have; one begins at `start`.
-    rank, size : int              Whose share of each batch is wanted.
+    ends : ndarray, (num_parts,) int64
+        Of each part, in rows of the epoch.
+    batch_size : int
+        Rows of every batch but the last, which may have fewer.
+    start, stop : int
+        Rows of the epoch that the batches have; one begins at `start`.
+    rank, size : int
+        Whose share of each batch is wanted.
 
     Attributes
     ----------
-    parts : range                 Those that have any of the rows.
-    rank, size : int              As given.
+    parts : range
+        Those that have any of the rows.
+    rank, size : int
+        As given.
     """
 
     def __init__(
@@ -108,10 +116,13 @@ class SharedWindows:
     ----------
     peers : Peers
     shuffle : Shuffle
-    cuts : Cuts              Of the windows, for this rank.
-    stretch : function       Of a window and a range of its rows before they are mixed: returns
-                             these, one or more batches.
-    empty : Batch            No rows, of the widths and types of the dataset.
+    cuts : Cuts
+        Of the windows, for this rank.
+    stretch : function
+        Of a window and a range of its rows before they are mixed: returns these, one or more
+        batches.
+    empty : Batch
+        No rows, of the widths and types of the dataset.
     """
 
     def __init__(
@@ -130,7 +141,8 @@ class SharedWindows:
 
         Raises
         ------
-        RuntimeError : another rank could not read its rows, or has other data or arguments.
+        RuntimeError
+            Another rank could not read its rows, or has other data or arguments.
         """
         shares = self._cuts.shares(window)
         rank, size = self._cuts.rank, self._cuts.size

@@ -19,10 +19,12 @@ def stream(read: Callable[[int], Batch], cuts: Cuts, threads: int) -> Generator[
 
     Parameters
     ----------
-    read : function of a part's number  Returns the rows that the batches have of it; called by the
-                                        threads.
-    cuts : Cuts                         Into which batches.
-    threads : int                       See `read_ahead`.
+    read : function of a part's number
+        Returns the rows that the batches have of it; called by the threads.
+    cuts : Cuts
+        Into which batches.
+    threads : int
+        See `read_ahead`.
 
     Yields
     ------

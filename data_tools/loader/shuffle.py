@@ -16,13 +16,16 @@ class Shuffle:
 
     Parameters
     ----------
-    block_rows : int64 (num_blocks,)   Rows of each block, each at least 1.
-    seed, epoch : int                  Not negative.
+    block_rows : ndarray, (num_blocks,) int64
+        Rows of each block, each at least 1.
+    seed, epoch : int
+        Not negative.
 
     Attributes
     ----------
-    windows : list of int64 arrays     The blocks of each window, in the order of their reading.
-    window_rows : int64 (num_windows,) Rows of each window.
+    windows : list of int64 arrays
+        The blocks of each window, in the order of their reading.
+    window_rows : ndarray, (num_windows,) int64 Rows of each window.
     """
 
     def __init__(self, block_rows: np.ndarray, seed: int, epoch: int) -> None:

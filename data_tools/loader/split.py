@@ -60,24 +60,26 @@ class Split:
 
         Parameters
         ----------
-        batch_size : int               Rows of every batch but the last, which may have fewer.
-        shuffle_seed : int or None     None: in order, and read-only views of the files where a
-                                       batch lies within one block that is mapped. Else shuffled as
-                                       `shuffle.py` says; the order depends on the rows,
-                                       the sizes of the blocks, the seed and the epoch alone.
-        epoch : int                    Each epoch has its own order.
-        drop_last : bool               Leave out a last batch of fewer rows.
-        first : int                    Begin with this batch, counted from 0; nothing before it is
-                                       read.
-        threads : int                  Threads that read and mix ahead of the caller; with 0 the
-                                       caller's own does it. At most `threads` + 1 windows of
-                                       `shuffle.WINDOW_ROWS` rows exist at a time, or
-                                       in order blocks; a batch that is kept keeps all of its own.
-        peers : Peers or None          Processes that share the batches. All numbers mean whole
-                                       batches; each process gets its own rows of each, maybe none
-                                       of the last, and reads about as many. All have to call this
-                                       alike, take as many batches, and close one iterator before
-                                       they begin another.
+        batch_size : int
+            Rows of every batch but the last, which may have fewer.
+        shuffle_seed : int or None
+            None: in order, and read-only views of the files where a batch lies within one block
+            that is mapped. Else shuffled as `shuffle.py` says; the order depends on the rows, the
+            sizes of the blocks, the seed and the epoch alone.
+        epoch : int
+            Each epoch has its own order.
+        drop_last : bool
+            Leave out a last batch of fewer rows.
+        first : int
+            Begin with this batch, counted from 0; nothing before it is read.
+        threads : int
+            Threads that read and mix ahead of the caller; with 0 the caller's own does it. At most
+            `threads` + 1 windows of `shuffle.WINDOW_ROWS` rows exist at a time, or in order blocks;
+            a batch that is kept keeps all of its own.
+        peers : Peers or None
+            Processes that share the batches. All numbers mean whole batches; each process gets its
+            own rows of each, maybe none of the last, and reads about as many. All have to call this
+            alike, take as many batches, and close one iterator before they begin another.
 
         Yields
         ------
@@ -86,9 +88,11 @@ class Split:
 
         Raises
         ------
-        ValueError : batch_size is below 1 or the number of peers, or another number is negative;
-            or peers without a seed, or with other than one thread.
-        RuntimeError : (from the iterator) a peer could not read its rows.
+        ValueError
+            Batch_size is below 1 or the number of peers, or another number is negative; or peers
+            without a seed, or with other than one thread.
+        RuntimeError
+            (from the iterator) a peer could not read its rows.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
@@ -117,12 +121,15 @@ class Split:
 
         Parameters
         ----------
-        rank : int     Which part, from 0 to size - 1.
-        size : int     Number of parts.
+        rank : int
+            Which part, from 0 to size - 1.
+        size : int
+            Number of parts.
 
         Raises
         ------
-        ValueError : there is no such part.
+        ValueError
+            There is no such part.
         """
         if not 0 <= rank < size:
             raise ValueError(f"rank is {rank} of {size} parts; it must be from 0 to size - 1")
@@ -134,7 +141,8 @@ class Split:
 
         Raises
         ------
-        ValueError : the dataset is unlabelled.
+        ValueError
+            The dataset is unlabelled.
         """
         if self._empty.labels is None:
             raise ValueError("the dataset has no labels; ingest a labelled log")
@@ -150,11 +158,13 @@ class Split:
 
         Parameters
         ----------
-        column : int     From 0 to num_categorical - 1.
+        column : int
+            From 0 to num_categorical - 1.
 
         Raises
         ------
-        IndexError : there is no such column.
+        IndexError
+            There is no such column.
         """
         width = self._empty.indices.shape[1]
         if not 0 <= column < width:

@@ -115,7 +115,8 @@ def compression(raw: IO[bytes], name: str) -> str | None:
 
     Raises
     ------
-    DamagedFileError : its name ends as that of a compressed file, but it is none, nor text.
+    DamagedFileError
+        Its name ends as that of a compressed file, but it is none, nor text.
     """
     head = raw.read(HEAD_BYTES)
     raw.seek(0)
@@ -135,7 +136,8 @@ def inflated(raw: IO[bytes], stream: str | None, name: str) -> OpenText:
 
     Raises
     ------
-    ModuleNotFoundError : gzip needs isal, which is not installed.
+    ModuleNotFoundError
+        Gzip needs isal, which is not installed.
     """
     if stream is None:
         return OpenText(raw, raw, ())

@@ -86,8 +86,10 @@ def value_ids(values: pa.Array, holds: str | None) -> tuple[list[int], list[int]
 
     Parameters
     ----------
-    values : Array         Texts, or of another type that a CSV can hold.
-    holds : str or None    What the texts are, see `content`.
+    values : Array
+        Texts, or of another type that a CSV can hold.
+    holds : str or None
+        What the texts are, see `content`.
     """
     kind = values.type
     if pa.types.is_decimal(kind):

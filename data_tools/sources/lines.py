@@ -47,7 +47,8 @@ def is_compressed(address: str) -> bool:
 
     Raises
     ------
-    DamagedFileError : its name ends as that of a compressed file, but it is none, nor text.
+    DamagedFileError
+        Its name ends as that of a compressed file, but it is none, nor text.
     """
     with open_input(address) as raw:
         return compression(raw, address) is not None
@@ -58,8 +59,10 @@ def open_text(address: str) -> OpenText:
 
     Raises
     ------
-    DamagedFileError : see `is_compressed`.
-    ModuleNotFoundError : gzip needs isal, which is not installed.
+    DamagedFileError
+        See `is_compressed`.
+    ModuleNotFoundError
+        Gzip needs isal, which is not installed.
     """
     raw = open_input(address)
     try:
@@ -74,8 +77,10 @@ def first_lines(address: str, num_bytes: int) -> bytes:
 
     Raises
     ------
-    ParseError : the file is known to hold something other than text.
-    DamagedFileError : it is damaged before there is a line.
+    ParseError
+        The file is known to hold something other than text.
+    DamagedFileError
+        It is damaged before there is a line.
     """
     with closing(iter(LineBlocks(address, num_bytes))) as blocks:
         text = b"".join(block.lines.tobytes() for block in islice(blocks, 1))
@@ -104,15 +109,20 @@ class LineBlocks:
 
     Parameters
     ----------
-    address : str            A compressed stream is read as what it holds.
-    block_bytes : int        Bytes to read at a time, at least 1.
-    max_line_bytes : int     Longest line, its LF not counted, that is surely handed out whole.
-    begin, end : int         Lines that begin at these bytes of the text, `end` excluded; `begin` is
-                             0 for a compressed file, which cannot be entered in the middle.
+    address : str
+        A compressed stream is read as what it holds.
+    block_bytes : int
+        Bytes to read at a time, at least 1.
+    max_line_bytes : int
+        Longest line, its LF not counted, that is surely handed out whole.
+    begin, end : int
+        Lines that begin at these bytes of the text, `end` excluded; `begin` is 0 for a compressed
+        file, which cannot be entered in the middle.
 
     Attributes
     ----------
-    bytes_done : int         How much of the file, as it lies on disk, has been read.
+    bytes_done : int
+        How much of the file, as it lies on disk, has been read.
 
     Yields
     ------
@@ -120,7 +130,8 @@ class LineBlocks:
 
     Raises
     ------
-    DamagedFileError : a compressed file is damaged; raised after the lines before the damage.
+    DamagedFileError
+        A compressed file is damaged; raised after the lines before the damage.
     """
 
     def __init__(

@@ -67,7 +67,8 @@ def open_table(address: str, kind: str, separator: str | None = None) -> TableFi
 
     Raises
     ------
-    DamagedFileError : the file cannot be read.
+    DamagedFileError
+        The file cannot be read.
     """
     with reading():
         if kind == "csv":
@@ -128,8 +129,10 @@ class CsvLines:
     Parameters
     ----------
     address : str
-    wanted : list of str       The columns to read.
-    separator : str, optional  Of the fields; None: what the header has.
+    wanted : list of str
+        The columns to read.
+    separator : str, optional
+        Of the fields; None: what the header has.
     """
 
     def __init__(self, address: str, wanted: list[str], separator: str | None = None) -> None:

@@ -32,9 +32,12 @@ def read_rows(
 
     Parameters
     ----------
-    table : TableRows       The columns of the schema, and the label where `labelled`.
-    transform : str         Of the dense columns, see `Parser`; null is as 0.
-    is_csv : bool           Every field is bytes, and a row of nulls is an empty line.
+    table : TableRows
+        The columns of the schema, and the label where `labelled`.
+    transform : str
+        Of the dense columns, see `Parser`; null is as 0.
+    is_csv : bool
+        Every field is bytes, and a row of nulls is an empty line.
     """
     batch, faults = convert(table.rows, schema, labelled, is_csv, transform, table.holds)
     bad: dict[int, Callable[[], tuple[str, str]]]

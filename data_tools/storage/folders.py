@@ -51,7 +51,8 @@ def input_facts(address: str) -> tuple[int, str]:
 
     Raises
     ------
-    FileNotFoundError, IsADirectoryError, ValueError : it is no regular file.
+    FileNotFoundError, IsADirectoryError, ValueError
+        It is no regular file.
     """
     if is_remote(address):
         system, path = _file_system(address)

@@ -21,8 +21,10 @@ def parse(content: bytes, path: str, remedy: str, error: type[ValueError] = Valu
 
     Parameters
     ----------
-    path, remedy : str      Which file it is, and what to do where it is damaged; for the message.
-    error : type            Of the error.
+    path, remedy : str
+        Which file it is, and what to do where it is damaged; for the message.
+    error : type
+        Of the error.
 
     Raises
     ------

@@ -9,11 +9,13 @@ def check_folder(path: str | os.PathLike[str], remedy: str) -> None:
 
     Parameters
     ----------
-    remedy : str     What to do where there is none; for the message.
+    remedy : str
+        What to do where there is none; for the message.
 
     Raises
     ------
-    FileNotFoundError, NotADirectoryError : there is none; the message says what there is.
+    FileNotFoundError, NotADirectoryError
+        There is none; the message says what there is.
     """
     if not os.path.isdir(path):
         kind = NotADirectoryError if os.path.exists(path) else FileNotFoundError
@@ -25,8 +27,10 @@ def check_room_for_folder(path: str | os.PathLike[str]) -> None:
 
     Raises
     ------
-    FileExistsError : a file, or a link that leads to no folder, is in its place or a parent's.
-    PermissionError : it, or the parent that is there, must not be written to.
+    FileExistsError
+        A file, or a link that leads to no folder, is in its place or a parent's.
+    PermissionError
+        It, or the parent that is there, must not be written to.
     """
     for place in (Path(path), *Path(path).parents):
         if place.is_dir():
@@ -44,7 +48,8 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
 
     Raises
     ------
-    PermissionError : they cannot.
+    PermissionError
+        They cannot.
     """
     rights = os.W_OK | os.X_OK
     if not os.access(folder, rights, effective_ids=os.access in os.supports_effective_ids):

@@ -58,8 +58,10 @@ def fit_column(ids: Sequence[str], cardinality: int) -> RankLaw:
 
     Parameters
     ----------
-    ids : str (lines,)   The column as it stands in the log; "" is empty and is left out.
-    cardinality : int    Different ids in the whole log.
+    ids : str (lines,)
+        The column as it stands in the log; "" is empty and is left out.
+    cardinality : int
+        Different ids in the whole log.
 
     Returns
     -------
@@ -70,7 +72,8 @@ def fit_column(ids: Sequence[str], cardinality: int) -> RankLaw:
 
     Raises
     ------
-    ValueError : fewer than two different ids, or more than `cardinality`.
+    ValueError
+        Fewer than two different ids, or more than `cardinality`.
     """
     present = [value for value in ids if value]
     counts = sorted(Counter(present).values(), reverse=True)
@@ -112,9 +115,11 @@ def fit_effect(ids: Sequence[str], clicks: npt.ArrayLike, least_count: int = 20)
 
     Parameters
     ----------
-    ids : str (lines,)      The column as it stands in the log; "" counts as an id.
+    ids : str (lines,)
+        The column as it stands in the log; "" counts as an id.
     clicks : 0 or 1 (lines,)
-    least_count : int       Rarer ids are left out.
+    least_count : int
+        Rarer ids are left out.
 
     Returns
     -------
@@ -159,7 +164,8 @@ def fit_dense(values: npt.NDArray[np.floating[Any]]) -> DenseLaw:
 
     Parameters
     ----------
-    values : float (lines,)   NaN is empty.
+    values : ndarray, (lines,) float
+        NaN is empty.
 
     Returns
     -------
@@ -167,7 +173,8 @@ def fit_dense(values: npt.NDArray[np.floating[Any]]) -> DenseLaw:
 
     Raises
     ------
-    ValueError : no value is >= 0.
+    ValueError
+        No value is >= 0.
     """
     present = values[~np.isnan(values)]
     counts = present[present >= 0]

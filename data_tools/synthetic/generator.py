@@ -38,18 +38,23 @@ class Generator:
 
     Parameters
     ----------
-    preset : str   "kaggle" or "terabyte", a key of `PRESETS`.
-    scale : float  Multiplies the cardinalities; no column falls below 128 ids, or below all its
-                   ids where it has fewer.
-    seed : int     0 to 2**64 - 1. Another seed is another log: other rows, other per-id effects.
+    preset : str
+        "kaggle" or "terabyte", a key of `PRESETS`.
+    scale : float
+        Multiplies the cardinalities; no column falls below 128 ids, or below all its ids where it
+        has fewer.
+    seed : int
+        0 to 2**64 - 1. Another seed is another log: other rows, other per-id effects.
 
     Attributes
     ----------
-    cardinalities : tuple of int   Different ids that each categorical column can show.
+    cardinalities : tuple of int
+        Different ids that each categorical column can show.
 
     Raises
     ------
-    ValueError : unknown preset, scale not a finite number above 0, seed out of range, or a scaled
+    ValueError
+        Unknown preset, scale not a finite number above 0, seed out of range, or a scaled
         cardinality above 2**32.
     """
 
@@ -81,8 +86,10 @@ class Generator:
 
         Parameters
         ----------
-        start, stop : int   Row numbers, 0 <= start <= stop <= 2**62.
-        labelled : bool     False leaves the label column out; the other fields stay the same.
+        start, stop : int
+            Row numbers, 0 <= start <= stop <= 2**62.
+        labelled : bool
+            False leaves the label column out; the other fields stay the same.
 
         Returns
         -------
@@ -90,7 +97,8 @@ class Generator:
 
         Raises
         ------
-        ValueError : a row number out of range.
+        ValueError
+            A row number out of range.
         """
         start, stop = _row_range(start, stop)
         widest = kernels.row_bytes(len(self.preset.dense), len(self.preset.categorical))
@@ -111,7 +119,8 @@ class Generator:
 
         Raises
         ------
-        ValueError : a row number out of range.
+        ValueError
+            A row number out of range.
         """
         start, stop = _row_range(start, stop)
         probabilities = np.empty(stop - start, np.float32)
@@ -134,16 +143,22 @@ class Generator:
 
         Parameters
         ----------
-        path : path         A name that ends in ".gz", of either case, is compressed.
-        rows : int          Number of rows.
-        start : int         Number of the first row.
-        labelled : bool     False leaves the label column out.
+        path : path
+            A name that ends in ".gz", of either case, is compressed.
+        rows : int
+            Number of rows.
+        start : int
+            Number of the first row.
+        labelled : bool
+            False leaves the label column out.
         progress : callable Called as progress(rows_done, rows) after each block of rows.
 
         Raises
         ------
-        ValueError : a negative number, or a row number above 2**62.
-        OSError : the file cannot be written.
+        ValueError
+            A negative number, or a row number above 2**62.
+        OSError
+            The file cannot be written.
         """
         rows, start = operator.index(rows), operator.index(start)
         if rows < 0:

@@ -180,7 +180,8 @@ def cardinalities(name: str) -> tuple[int, ...]:
 
     Raises
     ------
-    ValueError : no such log.
+    ValueError
+        No such log.
     """
     if name not in LOGS:
         raise ValueError(f"log is {name!r}; use one of {', '.join(LOGS)}")

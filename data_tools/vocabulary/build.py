@@ -43,7 +43,8 @@ class Built(NamedTuple):
     Attributes
     ----------
     columns : tuple of ColumnSize
-    scratch_bytes : int              The most that lay in the scratch folder at one time.
+    scratch_bytes : int
+        The most that lay in the scratch folder at one time.
     """
 
     columns: tuple[ColumnSize, ...]
@@ -99,10 +100,14 @@ def build_vocabulary(
 
     Raises
     ------
-    ValueError : min_count or memory_bytes is below 1, or there are no counts.
-    NotADirectoryError : there is no scratch folder.
-    FileNotFoundError : a file of counts is missing.
-    DatasetError : one is damaged or of another log; or more than 2**32 - 1 ids would be kept.
+    ValueError
+        Min_count or memory_bytes is below 1, or there are no counts.
+    NotADirectoryError
+        There is no scratch folder.
+    FileNotFoundError
+        A file of counts is missing.
+    DatasetError
+        One is damaged or of another log; or more than 2**32 - 1 ids would be kept.
     """
     for name, value in (("min_count", min_count), ("memory_bytes", memory_bytes)):
         if value < 1:

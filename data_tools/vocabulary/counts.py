@@ -26,9 +26,12 @@ class ColumnCounts(NamedTuple):
 
     Attributes
     ----------
-    ids : uint32 or uint64 (n,)   Strictly increasing.
-    counts : uint32 (n,)          Rows of the shard that have the id.
-    first : uint32 (n,)           The first of them, counted from the shard's beginning.
+    ids : ndarray, (n,) uint32 or uint64
+        Strictly increasing.
+    counts : ndarray, (n,) uint32
+        Rows of the shard that have the id.
+    first : ndarray, (n,) uint32
+        The first of them, counted from the shard's beginning.
     """
 
     ids: np.ndarray
@@ -43,16 +46,20 @@ class ShardCounter:
 
     Parameters
     ----------
-    num_columns : int      Categorical columns.
-    dtype : numpy dtype    Of the ids, uint32 or uint64.
+    num_columns : int
+        Categorical columns.
+    dtype : numpy dtype
+        Of the ids, uint32 or uint64.
 
     Attributes
     ----------
-    rows : int             Rows added so far.
+    rows : int
+        Rows added so far.
 
     Raises
     ------
-    ValueError : num_columns is negative, or another dtype.
+    ValueError
+        Num_columns is negative, or another dtype.
     """
 
     def __init__(self, num_columns: int, dtype: np.dtype | type | str) -> None:
@@ -70,11 +77,13 @@ class ShardCounter:
 
         Parameters
         ----------
-        indices : uint (rows, num_columns)    Copied; of the counter's dtype.
+        indices : ndarray, (rows, num_columns) uint
+            Copied; of the counter's dtype.
 
         Raises
         ------
-        TypeError, ValueError : another dtype or shape, or the shard gets too many rows.
+        TypeError, ValueError
+            Another dtype or shape, or the shard gets too many rows.
         """
         check_indices("indices", indices, self.num_columns, self.dtype)
         if self.rows + len(indices) > MAX_ROWS:
@@ -155,19 +164,23 @@ class CountsFile:
 
     Parameters
     ----------
-    source : path or file    A path is mapped, and needs no open file afterwards. A file must be
-                             seekable and stay open.
+    source : path or file
+        A path is mapped, and needs no open file afterwards. A file must be seekable and stay open.
 
     Attributes
     ----------
-    rows : int               Rows of the shard.
+    rows : int
+        Rows of the shard.
     num_columns : int
-    dtype : numpy dtype      Of the ids.
+    dtype : numpy dtype
+        Of the ids.
 
     Raises
     ------
-    FileNotFoundError : there is no such file.
-    DatasetError : it is cut off, damaged, or no file of counts.
+    FileNotFoundError
+        There is no such file.
+    DatasetError
+        It is cut off, damaged, or no file of counts.
     """
 
     def __init__(self, source: str | Path | IO[bytes]) -> None:
@@ -193,7 +206,8 @@ class CountsFile:
 
         Raises
         ------
-        DatasetError : the column is damaged.
+        DatasetError
+            The column is damaged.
         """
         try:
             batch = self._reader.get_batch(number)

@@ -30,11 +30,16 @@ class Column(NamedTuple):
 
     Attributes
     ----------
-    ids : uint32 or uint64 (n,)       Strictly increasing.
-    numbers : uint32 (n,)             Of each id; empty where ids stay as they are.
-    starts : uint32 (buckets + 1,)    Bucket b is ids[starts[b]:starts[b + 1]].
-    base, shift : uint64              Id i is in bucket (i - base) >> shift, or in the nearest one.
-    rare : uint64                     What an unknown id becomes.
+    ids : ndarray, (n,) uint32 or uint64
+        Strictly increasing.
+    numbers : ndarray, (n,) uint32
+        Of each id; empty where ids stay as they are.
+    starts : ndarray, (buckets + 1,) uint32
+        Bucket b is ids[starts[b]:starts[b + 1]].
+    base, shift : uint64
+        Id i is in bucket (i - base) >> shift, or in the nearest one.
+    rare : uint64
+        What an unknown id becomes.
     """
 
     ids: np.ndarray
@@ -104,27 +109,37 @@ class Vocabulary:
 
     Parameters
     ----------
-    files : sequence of path    One per categorical column, in their order.
-    max_ind_range : int         What ids were reduced modulo, if they were. It is what an unknown
-                                id becomes where ids keep their values; None: the largest value of
-                                the dtype, which is then no id.
-    directory_bytes : int       Memory for the directories of all columns.
+    files : sequence of path
+        One per categorical column, in their order.
+    max_ind_range : int
+        What ids were reduced modulo, if they were. It is what an unknown id becomes where ids keep
+        their values; None: the largest value of the dtype, which is then no id.
+    directory_bytes : int
+        Memory for the directories of all columns.
 
     Attributes
     ----------
-    dtype : numpy dtype         Of the ids, uint32 or uint64.
+    dtype : numpy dtype
+        Of the ids, uint32 or uint64.
     num_columns : int
-    by_appearance : bool        Whether ids become numbers, or keep their values.
-    kept : tuple of int         Known ids of each column.
-    rare_ids : tuple of int     What an unknown id of each column becomes: where ids become numbers
-                                the one after the last, `kept`.
-    digest : str                Equal for two vocabularies if, and only if, they map all ids alike.
+    by_appearance : bool
+        Whether ids become numbers, or keep their values.
+    kept : tuple of int
+        Known ids of each column.
+    rare_ids : tuple of int
+        What an unknown id of each column becomes: where ids become numbers the one after the last,
+        `kept`.
+    digest : str
+        Equal for two vocabularies if, and only if, they map all ids alike.
 
     Raises
     ------
-    FileNotFoundError : a file is missing.
-    DatasetError : one is cut off, damaged, of another vocabulary, or not where it belongs.
-    ValueError : there are no files, or max_ind_range or directory_bytes cannot be.
+    FileNotFoundError
+        A file is missing.
+    DatasetError
+        One is cut off, damaged, of another vocabulary, or not where it belongs.
+    ValueError
+        There are no files, or max_ind_range or directory_bytes cannot be.
     """
 
     def __init__(
@@ -165,8 +180,10 @@ class Vocabulary:
 
         Parameters
         ----------
-        indices : uint (rows, num_columns)   Of the vocabulary's dtype, reduced as its ids were.
-        out : as indices, optional           Where the result goes; it may be `indices`.
+        indices : ndarray, (rows, num_columns) uint
+            Of the vocabulary's dtype, reduced as its ids were.
+        out : as indices, optional
+            Where the result goes; it may be `indices`.
 
         Returns
         -------
@@ -174,7 +191,8 @@ class Vocabulary:
 
         Raises
         ------
-        TypeError, ValueError : another dtype or shape, or `out` cannot be written.
+        TypeError, ValueError
+            Another dtype or shape, or `out` cannot be written.
         """
         check_indices("indices", indices, self.num_columns, self.dtype)
         if out is None:

@@ -26,9 +26,12 @@ class Run(NamedTuple):
 
     Attributes
     ----------
-    ids : uint32 or uint64 (n,)         Strictly increasing.
-    counts : uint32 or uint64 (n,)      Rows that have the id.
-    positions : uint32 or uint64 (n,)   The first row that has it, counted from row `start`.
+    ids : ndarray, (n,) uint32 or uint64
+        Strictly increasing.
+    counts : ndarray, (n,) uint32 or uint64
+        Rows that have the id.
+    positions : ndarray, (n,) uint32 or uint64
+        The first row that has it, counted from row `start`.
     start : uint64
     """
 
@@ -45,11 +48,14 @@ def merge(
 
     Parameters
     ----------
-    openers : sequence of callable     Each opens one run, when it is needed.
-    folder : Path                      Exists; where longer runs go if there are too many.
-    memory_bytes : int                 Memory for the records, except that at least one record of
-                                       each of two runs is held.
-    dtype : numpy dtype                Of the ids.
+    openers : sequence of callable
+        Each opens one run, when it is needed.
+    folder : Path
+        Exists; where longer runs go if there are too many.
+    memory_bytes : int
+        Memory for the records, except that at least one record of each of two runs is held.
+    dtype : numpy dtype
+        Of the ids.
 
     Yields
     ------

@@ -43,8 +43,10 @@ def transform_dense(values: np.ndarray, transform: str) -> np.ndarray:
 
     Parameters
     ----------
-    values : float64, any shape     NaN stands for empty.
-    transform : str                 One of DENSE_TRANSFORMS.
+    values : float64, any shape
+        NaN stands for empty.
+    transform : str
+        One of DENSE_TRANSFORMS.
 
     Returns
     -------
@@ -52,7 +54,8 @@ def transform_dense(values: np.ndarray, transform: str) -> np.ndarray:
 
     Raises
     ------
-    ValueError : there is no such transform.
+    ValueError
+        There is no such transform.
 
     Source: facebookresearch/dlrm, data_utils.py; pytorch/torchrec, torchrec/datasets/criteo.py;
     Juan, Zhuang, Chin, "3 Idiots' Approach for Display Advertising Challenge", 2014.
@@ -83,10 +86,14 @@ class Parser:
 
     Parameters
     ----------
-    schema : Schema          Gives the number of dense and categorical fields.
-    labelled : bool          Whether each line begins with a label.
-    transform : str          Of the dense fields, see `transform_dense`.
-    max_line_bytes : int     A longer line, its LF not counted, is an error.
+    schema : Schema
+        Gives the number of dense and categorical fields.
+    labelled : bool
+        Whether each line begins with a label.
+    transform : str
+        Of the dense fields, see `transform_dense`.
+    max_line_bytes : int
+        A longer line, its LF not counted, is an error.
     """
 
     def __init__(
@@ -112,12 +119,18 @@ class Parser:
 
         Parameters
         ----------
-        data : uint8 (num_bytes,)                     Whole lines; contiguous, the last byte is LF.
-        start : int                                   A line begins here.
-        labels : float32 (room,)                      Written; left alone where unlabelled.
-        dense : float32 (room, num_dense)             Written; by rows or by columns (C or F order).
-        indices : uint32 (room, num_categorical)      Written; by rows or by columns.
-        first : int                                   Row to begin at; those before are left alone.
+        data : ndarray, (num_bytes,) uint8
+            Whole lines; contiguous, the last byte is LF.
+        start : int
+            A line begins here.
+        labels : ndarray, (room,) float32
+            Written; left alone where unlabelled.
+        dense : ndarray, (room, num_dense) float32
+            Written; by rows or by columns (C or F order).
+        indices : ndarray, (room, num_categorical) uint32
+            Written; by rows or by columns.
+        first : int
+            Row to begin at; those before are left alone.
 
         Returns
         -------
@@ -125,8 +138,9 @@ class Parser:
 
         Raises
         ------
-        ValueError : the data does not end in LF, or an array has not the shape or dtype above, or
-            `start` or `first` is outside.
+        ValueError
+            The data does not end in LF, or an array has not the shape or dtype above, or `start` or
+            `first` is outside.
         """
         self._check(data, start, labels, dense, indices, first)
         arrays = labels, dense, indices

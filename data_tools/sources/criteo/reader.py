@@ -19,8 +19,10 @@ def is_labelled(address: str, schema: Schema) -> bool:
 
     Raises
     ------
-    ParseError : the file is empty, or none of its first lines fits the schema.
-    DamagedFileError : a compressed file is damaged at its beginning.
+    ParseError
+        The file is empty, or none of its first lines fits the schema.
+    DamagedFileError
+        A compressed file is damaged at its beginning.
     """
     lines = first_lines(address, SAMPLE_BYTES).split(b"\n")[:-1]
     if not lines:
