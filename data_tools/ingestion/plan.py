@@ -16,13 +16,13 @@ from data_tools.errors import ParseError
 from data_tools.format.shard_writer import Layout
 from data_tools.options import Options
 from data_tools.schema import CRITEO, Schema
-from data_tools.sources.containers import (
+from data_tools.sources.criteo.reader import is_labelled
+from data_tools.sources.file_types import (
     DamagedFileError,
     is_parquet,
     other_than_text,
     without_ending,
 )
-from data_tools.sources.criteo.reader import is_labelled
 from data_tools.sources.lines import first_bytes, is_compressed
 from data_tools.sources.table_files import group_offsets, has_header, open_table
 from data_tools.sources.table_rows import find_columns

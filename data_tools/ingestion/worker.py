@@ -24,7 +24,7 @@ from data_tools.ingestion.shard_records import (
 )
 from data_tools.ingestion.source_shards import Feed, ShardSource
 from data_tools.ingestion.vocabulary_files import open_vocabulary
-from data_tools.sources.containers import DamagedFileError
+from data_tools.sources.file_types import DamagedFileError
 from data_tools.sources.lines import BLOCK_BYTES
 from data_tools.sources.row_buffer import BadLineError, RowBuffer
 from data_tools.storage.folders import Folder, folder_at

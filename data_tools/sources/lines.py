@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data_tools.errors import ParseError
-from data_tools.sources.containers import (
+from data_tools.sources.criteo.parser import MAX_LINE_BYTES
+from data_tools.sources.file_types import (
     HEAD_BYTES,
     DamagedFileError,
     OpenText,
@@ -17,7 +18,6 @@ from data_tools.sources.containers import (
     inflated,
     other_than_text,
 )
-from data_tools.sources.criteo.parser import MAX_LINE_BYTES
 from data_tools.storage.folders import open_input
 
 BLOCK_BYTES = 1 << 20  # stays in a core's second-level cache from its reading to its parsing

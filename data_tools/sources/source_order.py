@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from data_tools.sources.containers import without_ending
+from data_tools.sources.file_types import without_ending
 
 _NUMBER = re.compile(r"[0-9]+")
 _NOT_SHOWN = re.compile(r"[\W_]+")

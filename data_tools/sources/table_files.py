@@ -15,8 +15,8 @@ import pyarrow.parquet
 
 from data_tools.errors import ParseError
 from data_tools.schema import Schema
-from data_tools.sources.containers import DamagedFileError
 from data_tools.sources.criteo.parser import MAX_LINE_BYTES, whole_line_error
+from data_tools.sources.file_types import DamagedFileError
 from data_tools.sources.lines import BOM, TextBlock, first_lines
 from data_tools.sources.table_columns import fields_hold
 from data_tools.storage.folders import is_remote, map_file, open_input

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from data_tools import Dataset
 from data_tools.loader.partitions import DAYS
-from data_tools.sources.containers import without_ending
+from data_tools.sources.file_types import without_ending
 
 
 def last_day(names: Sequence[str]) -> str:

@@ -22,11 +22,11 @@ with harness.guided(__name__):
     from data_tools.schema import CRITEO, Schema
     from data_tools.sources import lines as text_reader
     from data_tools.sources import row_buffer
-    from data_tools.sources.containers import HEAD_BYTES, DamagedFileError, other_than_text
     from data_tools.sources.criteo import kernels
     from data_tools.sources.criteo import parser as criteo_parser
     from data_tools.sources.criteo.parser import MAX_LINE_BYTES, Parser
     from data_tools.sources.criteo.reader import is_labelled, read_lines
+    from data_tools.sources.file_types import HEAD_BYTES, DamagedFileError, other_than_text
     from data_tools.sources.lines import LineBlocks
     from data_tools.sources.row_buffer import BadLineError, RowBuffer
     from tests.support import slow_parser

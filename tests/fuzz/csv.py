@@ -17,7 +17,7 @@ with harness.guided(__name__):
     from data_tools.schema import Schema
     from data_tools.sources import lines as text_reader
     from data_tools.sources import row_buffer
-    from data_tools.sources.containers import DamagedFileError
+    from data_tools.sources.file_types import DamagedFileError
     from data_tools.sources.lines import LineBlocks
     from data_tools.sources.row_buffer import BadLineError, RowBuffer
     from data_tools.sources.table_files import SEPARATORS, CsvLines

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.fuzz import containers, criteo, csv, ingest, json_files
+from tests.fuzz import criteo, csv, file_types, ingest, json_files
 from tests.fuzz.criteo import BOM, SCHEMAS
 from tests.fuzz.ingest import GZIP_MAGIC, TABLE, Case, case_bytes, check
 
@@ -103,7 +103,7 @@ def digits_without_limit():
     sys.set_int_max_str_digits(before)
 
 
-@pytest.mark.parametrize("target", [containers, criteo, csv, ingest, json_files])
+@pytest.mark.parametrize("target", [file_types, criteo, csv, ingest, json_files])
 def test_the_seeds_of_the_fuzzers(target):
     for seed in target.SEEDS:
         target.check(seed)
@@ -170,10 +170,10 @@ def test_sizes_change_nothing_in_spoilt_csv(content, skip, block_bytes, shard_by
 
 
 streams = st.builds(
-    containers.case_bytes,
+    file_types.case_bytes,
     contents(SCHEMAS[1]) | st.binary(max_size=40),
-    st.sampled_from(["", *containers.STREAMS]),
-    st.sampled_from(containers.DAMAGES),
+    st.sampled_from(["", *file_types.STREAMS]),
+    st.sampled_from(file_types.DAMAGES),
     st.integers(0, 2**16 - 1),
     st.integers(0, 2),
     st.booleans(),
@@ -183,7 +183,7 @@ streams = st.builds(
 @settings(max_examples=300)
 @given(streams)
 def test_streams_are_read_whole_or_not_at_all(case):
-    containers.check(case)
+    file_types.check(case)
 
 
 @settings(max_examples=400)

@@ -1,6 +1,6 @@
 """Any bytes as a file in memory, compressed or not: its text, or an error; never a part as all.
 
-python -m tests.fuzz.containers -runs=1000000 CORPUS
+python -m tests.fuzz.file_types -runs=1000000 CORPUS
 """
 
 import bz2
@@ -17,8 +17,8 @@ from tests.fuzz import harness
 
 with harness.guided(__name__):
     from data_tools.errors import ParseError
-    from data_tools.sources import containers, lines
-    from data_tools.sources.containers import DamagedFileError
+    from data_tools.sources import file_types, lines
+    from data_tools.sources.file_types import DamagedFileError
     from data_tools.sources.lines import LineBlocks
 
 # How the streams are made, by the ending of their files; none of them is empty.
@@ -89,7 +89,7 @@ def whole_lines(text: bytes) -> bytes:
 
 def known(content: bytes) -> bool:
     """Whether a file's beginning tells that it is other than text."""
-    return containers.other_than_text(content[: containers.HEAD_BYTES]) is not None
+    return file_types.other_than_text(content[: file_types.HEAD_BYTES]) is not None
 
 
 def check_plain(name: str, content: bytes) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 import data_tools
 from data_tools.schema import Schema
-from data_tools.sources.containers import HEAD_BYTES, other_than_text
+from data_tools.sources.file_types import HEAD_BYTES, other_than_text
 from tests.data_tools.ingestion.test_ingest import SCHEMA, make_lines, shard_bytes
 from tests.data_tools.ingestion.test_ingest_tables import SMALL, read_all
 
