@@ -99,7 +99,7 @@ def ingest(
         As they are, or numbered per column from 0 in the order of their first appearance. That
         takes two passes over the sources.
     min_count : int
-        Ids that occur in fewer rows all become one, see `Vocabulary`; above 1 it takes two passes.
+        Ids that occur in fewer rows all become one, see `IdMap`; above 1 it takes two passes.
     vocabulary : path, optional
         A dataset whose known ids are used instead of those of these sources, with its options `ids`
         and `min_count`; for rows to be scored by a model that was trained on it.

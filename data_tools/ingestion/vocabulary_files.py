@@ -17,7 +17,7 @@ from data_tools.ingestion.shard_records import COUNTS, ShardRecords, file_path
 from data_tools.storage.checksums import crc32
 from data_tools.storage.folders import Folder, LocalFolder, folder_at, read_bytes
 from data_tools.vocabulary.build import build_vocabulary
-from data_tools.vocabulary.id_map import Vocabulary
+from data_tools.vocabulary.id_map import IdMap
 
 
 def build(
@@ -78,17 +78,17 @@ def load(plan: IngestPlan, folder: Folder, shards: str, scratch: Path) -> tuple[
 @lru_cache(maxsize=2)
 def open_vocabulary(
     address: str, shards: str, names: tuple[str, ...], max_ind_range: int | None
-) -> Vocabulary:
+) -> IdMap:
     """Open the known ids of a dataset, once per process; remote files are copied first."""
     folder = folder_at(address)
     if isinstance(folder, LocalFolder):
         files = [folder.folder / shards / name for name in names]
-        return Vocabulary(files, max_ind_range=max_ind_range)
+        return IdMap(files, max_ind_range=max_ind_range)
     copies = tempfile.TemporaryDirectory(prefix="robe-vocabulary-")
     files = [Path(copies.name) / name for name in names]
     for file in files:
         file.write_bytes(read_bytes(folder, f"{shards}/{file.name}"))
-    vocabulary = Vocabulary(files, max_ind_range=max_ind_range)
+    vocabulary = IdMap(files, max_ind_range=max_ind_range)
     weakref.finalize(vocabulary, copies.cleanup)
     return vocabulary
 

@@ -21,9 +21,9 @@ import numpy.typing as npt
 
 from data_tools.storage.atomic import replacing
 from data_tools.synthetic import kernels
-from data_tools.synthetic.presets import PRESETS, Categorical, Preset
+from data_tools.synthetic.presets import PRESETS, Categorical, LogPreset
 
-__all__ = ["PRESETS", "Generator", "Preset"]
+__all__ = ["PRESETS", "Generator", "LogPreset"]
 
 BLOCK_ROWS = 8192
 PILOT_ROWS = 65_536
@@ -202,7 +202,7 @@ def _row_range(start: SupportsIndex, stop: SupportsIndex) -> tuple[int, int]:
     return start, stop
 
 
-def _params(preset: Preset, cardinalities: tuple[int, ...], seed: int) -> kernels.Params:
+def _params(preset: LogPreset, cardinalities: tuple[int, ...], seed: int) -> kernels.Params:
     """Constants of the kernels; the scales and the bias of the logit are still neutral."""
     dense, categorical = preset.dense, preset.categorical
     laws = [_inverse_law(*each) for each in zip(categorical, cardinalities, strict=True)]
@@ -257,7 +257,7 @@ def _key(purpose: str, preset: str, seed: int) -> np.uint64:
     return np.uint64(int.from_bytes(digest[:8], "little"))
 
 
-def _calibrated(params: kernels.Params, preset: Preset) -> kernels.Params:
+def _calibrated(params: kernels.Params, preset: LogPreset) -> kernels.Params:
     """Scale the components of the logit to their strengths and set the bias by the click rate.
 
     Both are measured on pilot rows, so every seed and scale has the same strengths and rate.

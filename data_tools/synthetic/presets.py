@@ -43,7 +43,7 @@ class Categorical(NamedTuple):
     effect: float  # standard deviation between ids of the log-odds of a click
 
 
-class Preset(NamedTuple):
+class LogPreset(NamedTuple):
     """One log: its columns, its click rate, and the strengths of the planted model."""
 
     name: str
@@ -144,9 +144,9 @@ _TERABYTE_CATEGORICAL = (
     Categorical(36, 0.0000, 0, 2, 0.3659, 13.5556, 25.79, 0, 0.49),
 )
 
-PRESETS: Mapping[str, Preset] = MappingProxyType(
+PRESETS: Mapping[str, LogPreset] = MappingProxyType(
     {
-        "kaggle": Preset(
+        "kaggle": LogPreset(
             "kaggle",
             0.2182,
             _KAGGLE_DENSE,
@@ -155,7 +155,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             linear_std=1.0,
             pair_std=0.3,
         ),
-        "terabyte": Preset(
+        "terabyte": LogPreset(
             "terabyte",
             0.0265,
             _TERABYTE_DENSE,

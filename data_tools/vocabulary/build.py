@@ -19,7 +19,7 @@ import pyarrow as pa
 from data_tools.errors import DatasetError
 from data_tools.vocabulary.counts import CountsFile
 from data_tools.vocabulary.id_map import DIGEST_BYTES, column_fields
-from data_tools.vocabulary.merging import Run, mapped_array, merge
+from data_tools.vocabulary.merging import SortedRun, mapped_array, merge
 
 MEMORY_BYTES = 1 << 28
 MOST_KEPT = 2**32 - 1  # numbers are uint32, and one is left for all other ids
@@ -81,7 +81,7 @@ def build_vocabulary(
         the iterable gives them, and are not closed.
     open_column : callable(column)
         Opens the file of a column for writing, which is closed when it is written; see
-        `Vocabulary`. Called once per column, in their order.
+        `IdMap`. Called once per column, in their order.
     scratch_folder : path
         Exists. A subfolder is made there, and removed at the end also if something fails.
     by_appearance : bool
@@ -253,9 +253,9 @@ class _ColumnBuild:
             writer.write_batch(batch)
 
 
-def _open_run(path: Path, start: int, column: int) -> Run:
+def _open_run(path: Path, start: int, column: int) -> SortedRun:
     """A shard's counts of a column; its rows are counted from the beginning of the log."""
-    return Run(*CountsFile(path).column(column), np.uint64(start))
+    return SortedRun(*CountsFile(path).column(column), np.uint64(start))
 
 
 def _number_rows(

@@ -224,8 +224,3 @@ def mapped(path: str | Path) -> pa.Buffer:
     """The bytes of a file, mapped. The file itself is closed: thousands may be mapped at once."""
     with map_file(path) as source:
         return source.read_buffer()
-
-
-def read_counts(source: str | Path | IO[bytes]) -> CountsFile:
-    """Open a file that `write_counts` wrote; see `CountsFile`."""
-    return CountsFile(source)

@@ -102,7 +102,7 @@ def _map_column(indices: Any, out: Any, column: Any) -> None:
             out[row] = wanted
 
 
-class Vocabulary:
+class IdMap:
     """The known ids of every categorical column, opened from the files of `build_vocabulary`.
 
     It is never changed, so any number of threads may use it. Opening reads all ids once.

@@ -21,7 +21,7 @@ LEAST_CHUNK = 256  # records of a run in one range of ids: fewer would read page
 MOST_RUNS = 4096  # mapped at once; systems allow some ten thousand mappings
 
 
-class Run(NamedTuple):
+class SortedRun(NamedTuple):
     """Records of one categorical column.
 
     Attributes
@@ -42,8 +42,8 @@ class Run(NamedTuple):
 
 
 def merge(
-    openers: Sequence[Callable[[], Run]], folder: Path, memory_bytes: int, dtype: np.dtype
-) -> Iterator[Run]:
+    openers: Sequence[Callable[[], SortedRun]], folder: Path, memory_bytes: int, dtype: np.dtype
+) -> Iterator[SortedRun]:
     """Merge any number of runs: counts of an id are added, its first position is kept.
 
     Parameters
@@ -59,7 +59,7 @@ def merge(
 
     Yields
     ------
-    Run of uint64 counts and positions, start 0; together they are sorted by id.
+    SortedRun of uint64 counts and positions, start 0; together they are sorted by id.
     """
     max_records = memory_bytes // RECORD_BYTES
     fan_in = min(max(2, max_records // (2 * LEAST_CHUNK)), MOST_RUNS)
@@ -76,7 +76,7 @@ def merge(
     yield from _merge_at_once([open_run() for open_run in openers], max_records)
 
 
-def _merge_at_once(runs: list[Run], max_records: int) -> Iterator[Run]:
+def _merge_at_once(runs: list[SortedRun], max_records: int) -> Iterator[SortedRun]:
     """Merge all `runs` by ranges of ids, of `max_records` or at least 2 records per run each."""
     runs = [run for run in runs if len(run.ids)]
     chunk = max(1, max_records // (2 * max(1, len(runs))))
@@ -90,13 +90,13 @@ def _merge_at_once(runs: list[Run], max_records: int) -> Iterator[Run]:
             if taken:
                 part = slice(begin, begin + taken)
                 positions = run.positions[part] + run.start
-                parts.append(Run(rest[:taken], run.counts[part], positions))
+                parts.append(SortedRun(rest[:taken], run.counts[part], positions))
                 begins[number] += taken
         if parts:
             yield _combine(parts)
 
 
-def _range_ends(runs: list[Run], chunk: int) -> Iterator[np.unsignedinteger]:
+def _range_ends(runs: list[SortedRun], chunk: int) -> Iterator[np.unsignedinteger]:
     """Ids at which to cut, so that at most 2 * chunk * len(runs) records lie between two cuts.
 
     Every run is seen as chunks. Between two cuts as many chunks begin as there are runs, and at
@@ -107,7 +107,7 @@ def _range_ends(runs: list[Run], chunk: int) -> Iterator[np.unsignedinteger]:
     return islice(heads, len(runs), None, max(1, len(runs)))
 
 
-def _combine(parts: list[Run]) -> Run:
+def _combine(parts: list[SortedRun]) -> SortedRun:
     """Sort records, and make one of those that have the same id."""
     ids = np.concatenate([part.ids for part in parts])
     order = np.argsort(ids)
@@ -116,10 +116,10 @@ def _combine(parts: list[Run]) -> Run:
     counts = np.concatenate([part.counts for part in parts], dtype=np.uint64)
     counts = np.add.reduceat(counts[order], starts)
     positions = np.concatenate([part.positions for part in parts], dtype=np.uint64)
-    return Run(ids[starts], counts, np.minimum.reduceat(positions[order], starts))
+    return SortedRun(ids[starts], counts, np.minimum.reduceat(positions[order], starts))
 
 
-def _spill(pieces: Iterable[Run], path: Path) -> None:
+def _spill(pieces: Iterable[SortedRun], path: Path) -> None:
     """Write a run to three files."""
     ids, counts, positions = (_part(path, name) for name in ("ids", "counts", "positions"))
     with open(ids, "wb") as first, open(counts, "wb") as second, open(positions, "wb") as third:
@@ -129,9 +129,9 @@ def _spill(pieces: Iterable[Run], path: Path) -> None:
             third.write(piece.positions.data)
 
 
-def _open_spilled(path: Path, dtype: np.dtype) -> Run:
+def _open_spilled(path: Path, dtype: np.dtype) -> SortedRun:
     words = np.dtype(np.uint64)
-    return Run(
+    return SortedRun(
         mapped_array(_part(path, "ids"), dtype),
         mapped_array(_part(path, "counts"), words),
         mapped_array(_part(path, "positions"), words),

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from data_tools import DatasetError
 from data_tools.vocabulary.build import build_vocabulary
-from data_tools.vocabulary.counts import ShardCounter, read_counts, write_counts
-from data_tools.vocabulary.id_map import Vocabulary
+from data_tools.vocabulary.counts import CountsFile, ShardCounter, write_counts
+from data_tools.vocabulary.id_map import IdMap
 
 LARGEST = {"uint32": 2**32 - 1, "uint64": 2**64 - 1}
 
@@ -96,7 +96,7 @@ def logs(draw):
 def test_counts_of_a_shard(drawn, block_rows):
     dtype, num_columns, log = drawn
     for shard in log:
-        counts = read_counts(io.BytesIO(counted(shard, num_columns, dtype, block_rows)))
+        counts = CountsFile(io.BytesIO(counted(shard, num_columns, dtype, block_rows)))
         assert (counts.rows, counts.num_columns, counts.dtype) == (len(shard), num_columns, dtype)
         for column in range(num_columns):
             found = counts.column(column)
@@ -123,7 +123,7 @@ def test_a_vocabulary_is_that_of_a_dictionary(
         files = (io.BytesIO(path.read_bytes()) for path in files)
     options = {"min_count": min_count, "by_appearance": by_appearance, "memory_bytes": memory_bytes}
     paths, built = build(folder, files, **options)
-    vocabulary = Vocabulary(paths, directory_bytes=directory_bytes)
+    vocabulary = IdMap(paths, directory_bytes=directory_bytes)
     assert (vocabulary.dtype, vocabulary.num_columns) == (dtype, num_columns)
     rows = [row for shard in log for row in shard]
     strangers = [(value,) * num_columns for value in (0, 3, 77, 2**32 - 1, LARGEST[dtype])]
@@ -145,14 +145,14 @@ def test_many_runs_and_many_passes_over_the_rows(tmp_path):
     log = [[(int(value),) for value in rng.zipf(1.3, 40) % 5000] for _ in range(64)]
     files = count_files(tmp_path, log, 1)
     small, small_built = build(tmp_path, files, memory_bytes=1)
-    vocabulary = Vocabulary(small)
+    vocabulary = IdMap(small)
     naive = naive_vocabulary(log, 0, 1, True)
     values = [value for shard in log for (value,) in shard]
     result = vocabulary.map(as_indices(values, 1, "uint32"))[:, 0].tolist()
     assert result == naive_map(naive, values, None)
     digest = vocabulary.digest
     large, large_built = build(tmp_path, files)
-    assert Vocabulary(large).digest == digest
+    assert IdMap(large).digest == digest
     assert small_built.columns == large_built.columns
     # Kept ids, first rows and numbers take 16 bytes each; every level is written besides.
     assert large_built.scratch_bytes == 16 * len(naive)
@@ -166,7 +166,7 @@ def test_unequal_runs_are_merged_in_pieces(tmp_path):
     paths, _ = build(tmp_path, count_files(tmp_path, log, 1), memory_bytes=200_000, min_count=2)
     naive = naive_vocabulary(log, 0, 2, True)
     asked = list(range(20_000))
-    result = Vocabulary(paths).map(as_indices(asked, 1, "uint32"))[:, 0].tolist()
+    result = IdMap(paths).map(as_indices(asked, 1, "uint32"))[:, 0].tolist()
     assert result == naive_map(naive, asked, len(naive))
     assert len(naive) == 6000
 
@@ -174,14 +174,14 @@ def test_unequal_runs_are_merged_in_pieces(tmp_path):
 def test_unknown_ids_of_a_reduced_log(tmp_path):
     log = [[(5,), (7,), (5,), (9,)]]
     paths, _ = build(tmp_path, count_files(tmp_path, log, 1), by_appearance=False, min_count=2)
-    vocabulary = Vocabulary(paths, max_ind_range=10)
+    vocabulary = IdMap(paths, max_ind_range=10)
     asked = np.array([[5], [7], [8], [9]], np.uint32)
     assert vocabulary.map(asked).tolist() == [[5], [10], [10], [10]]
     with pytest.raises(ValueError, match=r"max_ind_range is 5, but column 0 .* has the id 5"):
-        Vocabulary(paths, max_ind_range=5)
+        IdMap(paths, max_ind_range=5)
     for wrong in (0, 2**32):
         with pytest.raises(ValueError, match=f"max_ind_range is {wrong}; it must be from 1"):
-            Vocabulary(paths, max_ind_range=wrong)
+            IdMap(paths, max_ind_range=wrong)
 
 
 @pytest.mark.parametrize("dtype", ["uint32", "uint64"])
@@ -192,7 +192,7 @@ def test_a_block_of_many_rows_in_place_and_from_read_only_memory(tmp_path, dtype
     known = [0, LARGEST[dtype], *known.tolist()]
     log = [[(value, value % 7) for value in known]]
     paths, _ = build(tmp_path, count_files(tmp_path, log, 2, dtype))
-    vocabulary = Vocabulary(paths)
+    vocabulary = IdMap(paths)
     asked = rng.choice(np.array([*known, 5, 10**9 - 1, 10**9 + 10**6], dtype), 20_001)
     indices = np.stack([asked, asked % np.asarray(9, dtype)], axis=1)
     indices.flags.writeable = False
@@ -220,8 +220,8 @@ def test_digests_tell_mappings_apart(tmp_path):
         (tmp_path / name).mkdir()
         files = count_files(tmp_path / name, log, 1)
         paths, _ = build(tmp_path / name, files, **options)
-        digests[name] = Vocabulary(paths).digest
-    digests["rare"] = Vocabulary(paths, max_ind_range=10).digest
+        digests[name] = IdMap(paths).digest
+    digests["rare"] = IdMap(paths, max_ind_range=10).digest
     assert digests.pop("shards") == digests["base"]
     assert len(set(digests.values())) == len(digests) == 5
 
@@ -229,7 +229,7 @@ def test_digests_tell_mappings_apart(tmp_path):
 def test_a_vocabulary_without_rows_or_columns(tmp_path):
     paths, built = build(tmp_path, count_files(tmp_path, [[], []], 2))
     assert built.columns == ((0, 0), (0, 0))
-    vocabulary = Vocabulary(paths)
+    vocabulary = IdMap(paths)
     assert vocabulary.map(np.array([[0, 9]], np.uint32)).tolist() == [[0, 0]]
     assert vocabulary.map(np.empty((0, 2), np.uint32)).shape == (0, 2)
     paths, built = build(tmp_path, count_files(tmp_path, [[]], 0))
@@ -275,7 +275,7 @@ def test_memory_is_bounded_whatever_the_number_of_ids(tmp_path, traced, dtype, b
     assert traced() < memory + 2_000_000
     assert built.columns == ((shards * rows, shards * rows),)
     tracemalloc.reset_peak()
-    vocabulary = Vocabulary(files, directory_bytes=1_000_000)
+    vocabulary = IdMap(files, directory_bytes=1_000_000)
     asked = (np.arange(3, shards * rows, 1000, dtype=np.uint64) * np.uint64(mix)).astype(dtype)
     result = vocabulary.map(asked[:, None])[:, 0]
     assert traced() < 10_000_000  # compiling is in it
@@ -305,7 +305,7 @@ def test_wrong_arguments(tmp_path):
     with pytest.raises(NotADirectoryError, match=r"the scratch folder .* is missing"):
         build_vocabulary(files, None, scratch_folder=tmp_path / "none")
     paths, _ = build(tmp_path, files)
-    vocabulary = Vocabulary(paths)
+    vocabulary = IdMap(paths)
     with pytest.raises(TypeError, match="indices is uint64 but must be an array of uint32"):
         vocabulary.map(np.zeros((1, 1), np.uint64))
     good = np.zeros((2, 1), np.uint32)
@@ -316,9 +316,9 @@ def test_wrong_arguments(tmp_path):
     with pytest.raises(ValueError, match="out is read-only"):
         vocabulary.map(good, out=frozen)
     with pytest.raises(ValueError, match="there are no files"):
-        Vocabulary([])
+        IdMap([])
     with pytest.raises(ValueError, match="directory_bytes is 0"):
-        Vocabulary(paths, directory_bytes=0)
+        IdMap(paths, directory_bytes=0)
 
 
 def test_damaged_counts_leave_no_scratch(tmp_path):
@@ -380,26 +380,26 @@ def test_counts_that_contradict_each_other(tmp_path, change, reason):
 def test_damaged_vocabularies(tmp_path):
     paths, _ = build(tmp_path, count_files(tmp_path, [[(1, 5), (2, 6)]], 2))
     with pytest.raises(DatasetError, match=r"column 1 of 2 .* stands here as column 0 of 2"):
-        Vocabulary(paths[::-1])
+        IdMap(paths[::-1])
     with pytest.raises(DatasetError, match=r"column 0 of 2 .* stands here as column 0 of 1"):
-        Vocabulary(paths[:1])
+        IdMap(paths[:1])
     whole = paths[1].read_bytes()
     for damaged in (whole[:-20], b"", b"label\tdense\n" * 20, counted([(1,)], 1, "uint32")):
         paths[1].write_bytes(damaged)
         with pytest.raises(DatasetError, match="is no vocabulary"):
-            Vocabulary(paths)
+            IdMap(paths)
     paths[1].write_bytes(whole)
     (tmp_path / "other").mkdir()
     others, _ = build(tmp_path / "other", count_files(tmp_path, [[(1, 5)]], 2), by_appearance=False)
     with pytest.raises(DatasetError, match="are of two vocabularies"):
-        Vocabulary([paths[0], others[1]])
+        IdMap([paths[0], others[1]])
     for disorder in ([6, 5], [5, 5]):
         rewrite(paths[1], lambda c, ids=disorder: [np.array(ids, np.uint32), c[1]])
         with pytest.raises(DatasetError, match="are not strictly increasing"):
-            Vocabulary(paths)
+            IdMap(paths)
     paths[1].unlink()
     with pytest.raises(FileNotFoundError, match=r"column-1\.arrow is missing"):
-        Vocabulary(paths)
+        IdMap(paths)
 
 
 def rewritten(path, metadata=None, nulls=False):
@@ -420,10 +420,10 @@ def rewritten(path, metadata=None, nulls=False):
 def test_counts_of_rows_that_cannot_be(tmp_path, rows):
     (path,) = count_files(tmp_path, [[(1,), (2,)]], 1)
     rewritten(path)
-    assert read_counts(path).rows == 2
+    assert CountsFile(path).rows == 2
     rewritten(path, {b"rows": rows})
     with pytest.raises(DatasetError, match=r"shard-0\.counts is no readable file of counts"):
-        read_counts(path)
+        CountsFile(path)
 
 
 @pytest.mark.parametrize(
@@ -434,14 +434,14 @@ def test_a_vocabulary_with_damaged_metadata_or_nulls(tmp_path, harm):
     files = count_files(tmp_path, [[(1,), (2,)]], 1)
     paths, _ = build(tmp_path, files)
     rewritten(paths[0])
-    assert Vocabulary(paths).kept == (2,)
+    assert IdMap(paths).kept == (2,)
     rewritten(paths[0], **harm)
     with pytest.raises(DatasetError, match=r"column-0\.arrow is no vocabulary"):
-        Vocabulary(paths)
+        IdMap(paths)
 
 
 def test_counts_with_nulls(tmp_path):
     (path,) = count_files(tmp_path, [[(1,), (2,)]], 1)
     rewritten(path, nulls=True)
     with pytest.raises(DatasetError, match=r"shard-0\.counts is no readable file of counts"):
-        read_counts(path).column(0)
+        CountsFile(path).column(0)
