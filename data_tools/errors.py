@@ -1,4 +1,4 @@
-"""What can be wrong with a click log, and with a dataset made from one."""
+"""Errors of click logs and of datasets."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ class ParseError(ValueError):
     line : int
         Counted from 1; of a Parquet file, the row.
     reason : str
-        The rule that was broken, the value found and, where there is one, a remedy.
+        The broken rule, the value found and, if there is one, a remedy.
     """
 
     def __init__(self, file: str | Path, line: int, reason: str) -> None:
@@ -27,4 +27,4 @@ class ParseError(ValueError):
 
 
 class DatasetError(ValueError):
-    """A folder's manifest or shards are damaged, or do not belong together."""
+    """The manifest or the shards of a dataset are damaged, or do not belong together."""

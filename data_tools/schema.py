@@ -1,4 +1,4 @@
-"""Which columns a click log has. Everything else asks the schema for names and counts."""
+"""The columns of a click log: their names and kinds."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class Schema:
         for group in ("dense", "categorical"):
             if isinstance(getattr(self, group), str):
                 raise TypeError(f"{group} is the string {getattr(self, group)!r}; give a tuple")
-            # Lists are welcome, but a frozen schema must stay hashable.
+            # Lists are accepted, but a frozen schema must be hashable.
             object.__setattr__(self, group, tuple(getattr(self, group)))
         names = self.names
         for name in names:
@@ -47,7 +47,7 @@ class Schema:
             try:
                 name.encode()
             except UnicodeEncodeError:
-                raise ValueError(f"the column name {name!r} is no UTF-8; rename it") from None
+                raise ValueError(f"the column name {name!r} is not UTF-8; rename it") from None
         twice = sorted(name for name, count in Counter(names).items() if count > 1)
         if twice:
             raise ValueError(f"column names must differ, but {', '.join(twice)} occurs twice")

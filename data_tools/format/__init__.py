@@ -1,1 +1,1 @@
-"""The files of a dataset: the manifest, shards, and whether they are as they were written."""
+"""The files of a dataset: manifest and shards, and verifying them."""

@@ -115,7 +115,8 @@ class Manifest:
         Raises
         ------
         DatasetError
-            No object, another format version, or a key is missing, unknown or of a wrong value.
+            It is not a JSON object, has another format version, or a key is missing, unknown or
+            wrong.
         """
         if not isinstance(record, dict):
             raise DatasetError(f"{path} is not a JSON object; {REMEDY}")
@@ -134,7 +135,7 @@ class Manifest:
         return manifest
 
     def _check(self) -> None:
-        """Refuse numbers that contradict each other, and names that no ingest gives."""
+        """Refuse numbers that contradict each other, and unknown names of files."""
         check_name(self.folder, FOLDER)
         check_count("block_rows", self.block_rows, max(BLOCK_ROWS.values()))
         for pattern, files in ((SHARD, self.shards), (VOCABULARY, self.vocabulary)):
@@ -158,7 +159,7 @@ class Manifest:
             raise ValueError(f"index_dtype is {self.index_dtype!r}; it is uint32 or uint64")
 
     def save(self, folder: Folder) -> None:
-        """Write the manifest into `folder` at once: it is there whole, or not at all."""
+        """Write the manifest into `folder`, atomically."""
         text = json.dumps(self.to_json(), indent=2) + "\n"
         write_bytes(folder, MANIFEST_NAME, text.encode())
 
@@ -176,8 +177,8 @@ class Manifest:
         path = folder.path(MANIFEST_NAME)
         if folder.size(MANIFEST_NAME) is None:
             raise FileNotFoundError(
-                f"{folder.path('')} has no {MANIFEST_NAME}: it is no dataset, or its ingest did "
-                "not finish; run robe ingest, which goes on where it was stopped"
+                f"{folder.path('')} has no {MANIFEST_NAME}: it is not a dataset, or its ingest did "
+                "not finish; run robe ingest, which resumes where it was stopped"
             )
         content = read_bytes(folder, MANIFEST_NAME)
         return cls.from_json(parse(content, path, REMEDY, DatasetError), path)

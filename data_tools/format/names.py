@@ -1,7 +1,7 @@
 """Names of the files and subfolders of a dataset.
 
-Those that are read from a file are checked with `check_name`: they are opened, written and deleted,
-so they must lead nowhere else.
+`check_name` checks names that were read from a file: files of these names are opened, written and
+deleted, so they must not be paths to elsewhere.
 """
 
 import re
@@ -13,12 +13,12 @@ VOCABULARY = re.compile(r"vocabulary-[0-9]{3,9}\.arrow")
 
 
 def shards_folder(number: int) -> str:
-    """Subfolder of the shards: a dataset that replaces another one has the next free number."""
+    """Subfolder of the shards; a dataset that replaces another gets the next free number."""
     return f"shards-{number}"
 
 
 def shard_name(source: int, number: int, file_format: str) -> str:
-    """File name of a shard: of which source, and which of its shards, both counted from 0."""
+    """File name of a shard, given its source and its number in there, both from 0."""
     return f"part-{source:03d}-{number:05d}.{file_format}"
 
 
@@ -28,7 +28,7 @@ def vocabulary_name(column: int) -> str:
 
 
 def check_name(name: str, pattern: re.Pattern[str]) -> None:
-    """Require a name that this module gives.
+    """Require one of the names that this module makes.
 
     Parameters
     ----------
@@ -37,7 +37,9 @@ def check_name(name: str, pattern: re.Pattern[str]) -> None:
     Raises
     ------
     ValueError
-        It is another one.
+        It is another name.
     """
     if not pattern.fullmatch(name):
-        raise ValueError(f"it names {name!r}, which is no name of a file or folder of ours")
+        raise ValueError(
+            f"it names {name!r}, which is not the name of a file or folder of a dataset"
+        )

@@ -51,7 +51,7 @@ def open_shard(folder: Folder, manifest: Manifest, number: int) -> "ArrowShard |
         or num_blocks != full + (rest > 0)
     ):
         raise DatasetError(f"{path} belongs to another dataset; {REMEDY}")
-    # No sooner: the file has as many blocks, so they are no more than its bytes can hold.
+    # Not before: now the number of blocks is known to be that of the file, so it is no huge lie.
     reader.block_rows = np.full(num_blocks, manifest.block_rows, np.int64)
     if rest:
         reader.block_rows[-1] = rest
@@ -134,7 +134,9 @@ class ParquetShard(_Shard):
 
     def read(self, block: int) -> Batch:
         """Rows of a block, decoded."""
-        self._check(block, self._file.metadata.row_group(block).num_rows)  # it allocates as many
+        self._check(
+            block, self._file.metadata.row_group(block).num_rows
+        )  # before memory is allocated for them
         try:
             with self._lock:
                 table = self._file.read_row_group(block, use_threads=False)

@@ -169,7 +169,7 @@ def count_rows(file: pa.NativeFile, layout: Layout) -> int:
     Raises
     ------
     ArrowException, OSError
-        It is no such file, or damaged.
+        The file is not a shard, or is damaged.
     """
     if layout.file_format == "parquet":
         import pyarrow.parquet as pq  # other datasets need not wait for it
@@ -190,6 +190,6 @@ def shard_writer(
     try:
         yield writer
     except BaseException:
-        sink.give_up()  # Arrow's writer of Parquet closes itself later, and then there is no file
+        sink.give_up()  # Arrow's Parquet writer closes itself later, when the file is gone
         raise
     writer.close()

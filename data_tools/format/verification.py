@@ -1,4 +1,4 @@
-"""Whether a dataset is as it was written."""
+"""Verify that a dataset is as it was written."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,8 +25,9 @@ def verify(path: str | Path, progress: Callable[[int, int], None] | None = None)
 
     Returns
     -------
-    What is wrong, a sentence for each file: missing, cut off, changed (a flipped bit), of another
-    dataset or not as the manifest says, or not listed. Empty where all is well.
+    list of str
+        A sentence for each file that is missing, cut off, changed (a flipped bit), of another
+        dataset, unlike the manifest, or not listed. Empty if nothing is wrong.
 
     Raises
     ------
@@ -86,7 +87,7 @@ def _changed(folder: Folder, manifest: Manifest, file: StoredFile, number: int, 
 
 
 def _unlike_manifest(folder: Folder, manifest: Manifest, number: int) -> list[str]:
-    """What the manifest says wrongly of a shard that is as it was written."""
+    """Where the manifest contradicts a shard that is as it was written."""
     try:
         shard = open_shard(folder, manifest, number)
         if shard.block_rows.size:
@@ -104,4 +105,4 @@ def _foreign(folder: Folder, manifest: Manifest) -> Iterator[str]:
         if name.endswith(TEMPORARY):
             yield f"{where} was left by a killed worker and may be removed"
         elif name not in listed:
-            yield f"{where} is no file of this dataset; it is not read, move it away"
+            yield f"{where} is not a file of this dataset; it is not read, so move it away"

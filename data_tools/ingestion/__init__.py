@@ -1,1 +1,1 @@
-"""From click logs to a dataset: planning, workers, and what a stopped ingest left."""
+"""From click logs to a dataset: plan, workers, and resuming a stopped ingest."""

@@ -53,8 +53,8 @@ def ingest(
     r"""Read click logs, in the order given, into a dataset in the folder `output`.
 
     The same sources and options give the same shards, byte for byte, on any number of threads or
-    workers. An ingest that was killed, or stopped by an error, goes on where it was when it is
-    called again: finished shards are kept.
+    workers. An ingest that was killed, or stopped by an error, is resumed by calling it again:
+    finished shards are kept.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def ingest(
         order: sort files by their numbers, not by their names as `glob` does, or day_10 comes
         before day_2.
     output : path or address
-        Made if need be; what else lies in it is left alone. One ingest at a time.
+        Made if it does not exist; other files in it are left alone. One ingest at a time.
     schema : Schema
         The columns: of Criteo text in their order, of CSV and Parquet by name, in which case and
         spaces count. The id of a Criteo field is its hexadecimal value. In CSV and Parquet alike
@@ -88,26 +88,26 @@ def ingest(
         One character between the fields of a CSV. None: the only one of comma, TAB, `;` and `|`
         that a file's header has; the comma if there is not one.
     on_error : {"stop", "skip"}
-        With "skip" bad lines are counted, and the first hundred kept in `rejects.jsonl` beside the
-        shards. A damaged file, and an empty Criteo text, stop also then.
+        With "skip" bad lines are counted, and the first hundred are kept in `rejects.jsonl` beside
+        the shards. A damaged file or an empty Criteo text is an error even then.
     dense_transform : {"log1p", "none", "log3", "log-squared"}
         log(max(x, 0) + 1); x; log(max(x, -2) + 3); floor(log(x)**2) above 2, else x. A missing
         field (empty, null, NaN, `NULL`, `\N`) is as 0.
     max_ind_range : int, optional
         Ids are taken modulo this, as published DLRM results do (40,000,000 for Terabyte).
     ids : {"raw", "appearance"}
-        As they are, or numbered per column from 0 in the order of their first appearance. That
+        As they are, or numbered per column from 0 in the order of their first appearance, which
         takes two passes over the sources.
     min_count : int
-        Ids that occur in fewer rows all become one, see `IdMap`; above 1 it takes two passes.
+        Ids that occur in fewer rows become one id, see `IdMap`; above 1 this takes two passes.
     vocabulary : path, optional
-        A dataset whose known ids are used instead of those of these sources, with its options `ids`
+        A dataset whose known ids are used instead of counting these sources, with its options `ids`
         and `min_count`; for rows to be scored by a model that was trained on it.
     labelled : bool, optional
         True or False: every source must have labels, or none may; another one is an error. None:
         the first source decides.
     file_format : {"arrow", "parquet"}
-        Of the shards. Arrow without compression is mapped into memory and read without copying.
+        Of the shards. Uncompressed Arrow is mapped into memory and read without copying.
     compression : {"none", "lz4", "zstd"}
         Of the shards.
     shard_bytes : int, optional
@@ -118,8 +118,7 @@ def ingest(
         "threads"; "local", a Dask cluster of `threads` processes on this machine; or the address of
         a Dask scheduler, whose workers reach sources and output by the same names.
     progress : callable(bytes_done, bytes_total, rows), optional
-        Called again and again with the bytes of all sources as they lie on disk, times two where
-        two passes are made.
+        Called repeatedly with the bytes of all sources on disk, times two if there are two passes.
     overwrite : bool
         Replace a dataset in `output`, which stays until the new one is complete; also discard an
         unfinished ingest of other sources or options.
@@ -145,10 +144,10 @@ def ingest(
     PermissionError
         `output` must not be written to.
     OSError
-        The disk is full, or the like; finished shards stay for the next call.
+        For example, the disk is full; finished shards are kept for the next call.
     ValueError
-        No sources, one that is no regular file, an unknown option, or Criteo text mixed with other
-        formats.
+        No sources, a source that is not a regular file, an unknown option, or Criteo text mixed
+        with other formats.
     """
     options = Options(
         format,

@@ -58,7 +58,7 @@ class State:
             if name is not None:
                 check_name(name, FOLDER)
         if self.folder == self.replaces:
-            raise ValueError(f"it replaces {self.replaces} by itself")
+            raise ValueError(f"it would replace {self.replaces} by itself")
 
     def save(self, folder: Folder, name: str) -> None:
         """Write it to a file."""
@@ -187,8 +187,8 @@ def _old_manifest(folder: Folder) -> Manifest | None:
         return Manifest.load(folder)
     except (DatasetError, OSError) as error:
         raise FileExistsError(
-            f"{folder.path(MANIFEST_NAME)} is in the way and is no manifest that this program can "
-            f"read ({error}); choose another folder, or remove the file yourself"
+            f"{folder.path(MANIFEST_NAME)} is in the way and is not a manifest that this program "
+            f"can read ({error}); choose another folder, or remove the file yourself"
         ) from None
 
 

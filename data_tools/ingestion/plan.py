@@ -1,9 +1,9 @@
-"""What an ingest will do: its sources, how each is cut into shards, and the tasks that make them.
+"""The plan of an ingest: its sources, how each is cut into shards, and the tasks that make them.
 
 Shard k of a text holds the lines that begin in its bytes [k * shard_bytes, (k + 1) * shard_bytes),
 of the inflated text where the file is compressed; of Parquet the row groups that begin there. So
-the shards depend on sources and options alone, each can be made without the others, by any worker,
-and those that are finished need not be made again.
+the shards depend only on sources and options, any worker can make any shard without the others, and
+finished shards need not be made again.
 """
 
 import json
@@ -35,13 +35,13 @@ MOST_SHARDS = 1_000_000
 
 @dataclass(frozen=True)
 class PlannedSource:
-    """One source: where it lies, what it is, and a stamp that tells when it was replaced."""
+    """One source: its address, its kind, and a stamp that changes when it is replaced."""
 
     address: str
     kind: str  # "criteo", "csv" or "parquet"
     bytes: int
     stamp: str
-    num_shards: int | None  # None: compressed, so it is known when all was inflated
+    num_shards: int | None  # None: compressed, so not known before all is inflated
 
     @property
     def name(self) -> str:
@@ -107,10 +107,10 @@ class IngestPlan:
 
 
 def differences(old: dict[str, Any], new: IngestPlan) -> list[str]:
-    """Names of what differs between a plan that was written down, whatever it is, and a plan.
+    """Names of the fields that differ between a plan that was read from a file and a plan.
 
-    Shards of plans that differ cannot be shared. One that stopped at bad lines may go on by
-    skipping them, though: its shards have none.
+    Shards of different plans cannot be mixed. But an ingest that stopped at a bad line may be
+    resumed with on_error="skip": its shards have no bad lines.
     """
     before, now = dict(old), json.loads(new.to_json())
     options = before.pop("options", None)
@@ -140,9 +140,9 @@ def make_plan(
     Raises
     ------
     ParseError
-        A source is empty, damaged, or has not the columns or labels that it should have.
+        A source is empty or damaged, or lacks columns or labels.
     FileNotFoundError, IsADirectoryError, ValueError
-        A source is no regular file, there is none, kinds are mixed that make different ids, or
+        There are no sources, one is not a regular file, kinds that make different ids are mixed, or
         shard_bytes is below 1 or makes too many shards.
     """
     if not addresses:
@@ -177,9 +177,9 @@ def make_plan(
 
 
 def _kind(address: str, options: Options, schema: Schema) -> str:
-    """Format of a file: what was said, or what its content or name tells.
+    """Format of a file: as asked for, or by its content or name.
 
-    Criteo's own columns in a first line tell nothing: as a CSV the log would have other ids.
+    Criteo's own columns in a first line do not make it a CSV, which would have other ids.
     """
     head = first_bytes(address)
     name = without_ending(address)
@@ -193,7 +193,7 @@ def _kind(address: str, options: Options, schema: Schema) -> str:
         kind = "csv" if schema != CRITEO and has_header(address, schema) else "criteo"
     other = other_than_text(head)
     if kind == "parquet" and other and not is_parquet(head):
-        raise ParseError(address, 1, f"the file is no Parquet; it is {other}")
+        raise ParseError(address, 1, f"the file is not Parquet; it is {other}")
     return kind
 
 
@@ -208,7 +208,7 @@ def _num_shards(address: str, kind: str, size: int, shard_bytes: int) -> int | N
 
 
 def damage(kind: str, error: DamagedFileError) -> str:
-    """Say of a source that it cannot be read further."""
+    """Say that a source cannot be read further."""
     what = "the compressed file is cut off or corrupt from here on"
     if kind != "criteo":
         what = f"the {kind} file is not readable here or further on"
@@ -218,7 +218,7 @@ def damage(kind: str, error: DamagedFileError) -> str:
 def _agreed_label(
     address: str, kind: str, schema: Schema, before: bool | None, separator: str | None
 ) -> bool:
-    """Whether a source is labelled; all must be alike, and as was asked for."""
+    """Whether a source is labelled; it must agree with the others, and with what was asked for."""
     try:
         if kind == "criteo":
             labelled = is_labelled(address, schema)

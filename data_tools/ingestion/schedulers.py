@@ -13,9 +13,9 @@ from data_tools.ingestion.plan import ShardTask
 from data_tools.ingestion.worker import ShardError, ShardMaker, StoppedError
 
 LOCAL, THREADS = "local", "threads"
-LOOK_SECONDS = 0.2  # between two looks at how far everything is
-AT_THE_DISK = 2  # threads that wait until the disk has a shard, beside those that make some
-# What says by itself what is wrong. Anything else is a fault of ours, whose traceback is of use.
+LOOK_SECONDS = 0.2  # between two calls of `look`
+AT_THE_DISK = 2  # threads that wait for the disk, besides those that make shards
+# Errors that explain themselves. Any other is a bug, whose traceback is needed.
 EXPECTED = (ShardError, OSError, ValueError, ImportError, MemoryError)
 
 
@@ -28,7 +28,7 @@ def default_threads() -> int:
 
 @contextmanager
 def executor(scheduler: str, threads: int) -> Iterator[tuple[Executor, dict[str, Any]]]:
-    """What runs tasks, and arguments of theirs where it is of this process.
+    """An executor of tasks, and further arguments for tasks that run in this process.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def executor(scheduler: str, threads: int) -> Iterator[tuple[Executor, dict[str,
             n_workers=threads,
             threads_per_worker=1,
             dashboard_address=":0",
-            silence_logs=logging.ERROR,  # no warnings of workers that are stopped at work
+            silence_logs=logging.ERROR,  # no warnings about workers that are stopped
         )
         with cluster as local, Client(local) as client:
             yield client.get_executor(pure=False), {}
@@ -68,7 +68,7 @@ def executor(scheduler: str, threads: int) -> Iterator[tuple[Executor, dict[str,
 
 
 def _run(maker: ShardMaker, task: ShardTask, **arguments: Any) -> Exception | None:
-    """Run a task; an error that is expected is returned. Of raised ones Dask prints tracebacks."""
+    """Run a task, and return an expected error: Dask prints tracebacks of raised ones."""
     try:
         maker.make(task, **arguments)
     except EXPECTED as error:
@@ -88,11 +88,9 @@ def run_tasks(
     threads: int,
     look: Callable[[], None],
 ) -> None:
-    """Run all tasks; `look` is called again and again meanwhile, by the caller's thread.
+    """Run all tasks; meanwhile the caller's thread calls `look` repeatedly.
 
-    Raises
-    ------
-    What a task raised. Of several that fail, the first in order decides, whatever ran when.
+    An error of a task is raised. If several fail, it is that of the first in order.
     """
     with executor(scheduler, threads) as (pool, arguments):
         function: Any = partial(_run, maker, **arguments)
@@ -103,7 +101,7 @@ def run_tasks(
                 done, waiting = wait(waiting, LOOK_SECONDS, FIRST_COMPLETED)
                 failed = [future for future in done if _error(future) is not None]
                 if failed:
-                    # Those before it may fail as well, and then they come first.
+                    # Those before it may still fail, and then come first.
                     first = min(map(futures.index, failed))
                     for later in futures[first + 1 :]:
                         later.cancel()

@@ -34,7 +34,7 @@ class ShardSource:
     Attributes
     ----------
     done : int
-        Bytes of the source, as it lies on disk, that were read.
+        Bytes of the source on disk that were read.
     """
 
     def __init__(self, plan: IngestPlan, task: ShardTask, block_bytes: int) -> None:

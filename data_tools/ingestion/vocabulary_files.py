@@ -1,4 +1,4 @@
-"""The known ids of a dataset: counted from its sources, or taken over from another dataset."""
+"""The known ids of a dataset: counted in its sources, or copied from another dataset."""
 
 import os
 import tempfile
@@ -56,7 +56,9 @@ def load(plan: IngestPlan, folder: Folder, shards: str, scratch: Path) -> tuple[
     other = folder_at(plan.vocabulary)
     manifest = Manifest.load(other)
     if not manifest.vocabulary:
-        raise ValueError(f"{plan.vocabulary} has no vocabulary: its ids are raw, leave it away")
+        raise ValueError(
+            f"{plan.vocabulary} has no vocabulary, because its ids are raw; leave it out"
+        )
     theirs, ours = manifest.options.preparation(), plan.options.preparation()
     theirs |= {"categorical": manifest.schema.categorical, "index_dtype": manifest.index_dtype}
     ours |= {"categorical": plan.schema.categorical, "index_dtype": plan.index_dtype}

@@ -149,7 +149,7 @@ class ShardMaker:
     ) -> None:
         """Make the shards from number `first` on, and record each."""
         number, taken = first, 0
-        pending: ShardRecord | None = None  # finished, but perhaps the last
+        pending: ShardRecord | None = None  # finished, but it may be the last
         try:
             for number, feeds in source.shards(first):
                 if pending:

@@ -1,1 +1,1 @@
-"""From a dataset to mini-batches: splits, shuffling, reading ahead, and sharing among processes."""
+"""From a dataset to mini-batches: splits, shuffling, reading ahead, sharing among processes."""

@@ -34,7 +34,7 @@ class Dataset:
     Raises
     ------
     FileNotFoundError
-        No such folder; no manifest, so it is unfinished; or a shard is missing.
+        There is no such folder; it has no manifest, so it is unfinished; or a shard is missing.
     NotADirectoryError
         The path is a file, or a link to one.
     DatasetError
@@ -112,12 +112,13 @@ class Dataset:
             decides, in 2 bits of memory per row of the dataset. Within a part rows keep their
             order.
         seed : int
-            Of that permutation.
+            Of the random split.
 
         Raises
         ------
         ValueError
-            An unknown name or `by`, fractions that are no shares of a whole, or a negative seed.
+            `name` or `by` is unknown, the fractions are not shares of a whole, or the seed is
+            negative.
         """
         check_partition(name, fractions, by, seed)
         key = name, tuple(fractions), by, seed

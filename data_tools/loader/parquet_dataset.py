@@ -20,10 +20,10 @@ MOST_ROWS_PER_BYTE = 1 << 16  # far more than any encoding has; what is allocate
 
 
 class ParquetDataset(Dataset):
-    """Rows of Parquet files as they stand, behind the interface of `Dataset`.
+    """Parquet files of other programs, read in place behind the interface of `Dataset`.
 
     As NVTabular and Spark write them: a folder whose files end in `.parquet`, in the order of their
-    names; what else lies there (`_SUCCESS`, `_metadata`) is not looked at. Ids are those that
+    names; other files (`_SUCCESS`, `_metadata`) are ignored. Ids are those that
     `ingest` makes of Parquet, uint64. A block is a row group, decoded when it is read, and a
     shuffle holds whole row groups in memory.
 
@@ -41,9 +41,9 @@ class ParquetDataset(Dataset):
     FileNotFoundError
         There are no Parquet files.
     ParseError
-        A file is no Parquet or damaged, lacks a column, or has one of a wrong type.
+        A file is not Parquet or is damaged, lacks a column, or has one of a wrong type.
     DatasetError
-        When it is read: a value breaks a rule.
+        When rows are read: a value breaks a rule.
     """
 
     def __init__(

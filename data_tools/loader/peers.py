@@ -99,7 +99,7 @@ class Cuts:
         return np.diff(np.clip(edges, begin, end))
 
     def ends_batch(self, part: int) -> bool:
-        """Whether the last batch of which a part has rows ends within it."""
+        """Whether the last batch that has rows of a part ends within the part."""
         _, end = self._span(part)
         return end == self._stop or end % self._batch_size == 0
 
@@ -153,7 +153,7 @@ class SharedWindows:
         try:
             parts = self._outgoing(window, rows, owners)
         except Exception:
-            # The others would wait for ever; so they miss rows, and fail as well.
+            # The others would wait for ever. So they get no rows, and fail as well.
             self._peers.exchange([self._empty] * size)
             raise
         received = self._peers.exchange(parts)
@@ -193,5 +193,5 @@ class SharedWindows:
 
 
 def _grouped(ranks: np.ndarray) -> np.ndarray:
-    """An order in which the same ranks lie together, and else nothing changes."""
+    """A stable order that puts rows of the same rank together."""
     return np.argsort(ranks, kind="stable")  # of 8 or 16 bits a radix sort

@@ -44,7 +44,7 @@ def stream(read: Callable[[int], Batch], cuts: Cuts, threads: int) -> Generator[
                 if batch < len(counts) or cuts.ends_batch(number):
                     yield collected[0] if len(collected) == 1 else concatenate(collected)
                     collected = []
-            del part  # or its memory would be kept until the next part is there
+            del part  # or its memory would be held until the next part is read
 
 
 def read_ahead(
@@ -66,13 +66,13 @@ def read_ahead(
             pool.submit(read, number) for number in islice(following, threads)
         )
         for place in range(len(numbers)):
-            if os.getpid() != process:  # which alone has the threads: no fork takes them along
+            if os.getpid() != process:  # a forked child has none of the threads
                 yield from map(read, numbers[place:])
                 return
             result = reading.popleft().result()
             reading.extend(pool.submit(read, number) for number in islice(following, 1))
             yield result
     finally:
-        # The garbage collector may bring a thread of the pool here, which cannot wait for itself.
+        # The garbage collector may run this on a thread of the pool, which cannot wait for itself.
         own = threading.current_thread().name.startswith(THREAD_NAME)
         pool.shutdown(wait=not own)

@@ -63,7 +63,7 @@ class Split:
         batch_size : int
             Rows of every batch but the last, which may have fewer.
         shuffle_seed : int or None
-            None: in order, and read-only views of the files where a batch lies within one block
+            None: in order, and read-only views of the files where a batch is within one block
             that is mapped. Else shuffled as `shuffle.py` says; the order depends on the rows, the
             sizes of the blocks, the seed and the epoch alone.
         epoch : int
@@ -174,7 +174,7 @@ class Split:
         for part in self._parts():
             collected.append(part.indices[:, column].copy())
             waiting += len(part.dense)
-            # Wait for as many as are known: so each is sorted a few times only.
+            # Wait for as many new ids as are known, so that each id is sorted only a few times.
             if waiting >= limit:
                 collected = [_distinct(collected)]
                 waiting, limit = 0, max(UNSORTED_IDS, collected[0].size)

@@ -1,4 +1,4 @@
-"""What a file is by its first bytes: text, a compressed stream of it, Parquet or something else."""
+"""Tell by its first bytes what a file is: text, compressed text, Parquet or something else."""
 
 import bz2
 import codecs
@@ -11,9 +11,9 @@ from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
 
-HEAD_BYTES = 512  # tell what a file is; those of a tar say it near the end
-INFLATE_BYTES = 1 << 20  # of text at a time: so much before a damaged place may be lost
-# How compressed streams begin, and which endings their files have.
+HEAD_BYTES = 512  # tell what a file is; a tar has its magic bytes near the end
+INFLATE_BYTES = 1 << 20  # of text at a time; as many before a damaged place may be lost
+# The first bytes of compressed streams, and the endings of their file names.
 _MAGIC = {
     "gzip": (b"\x1f\x8b",),
     "zstd": (b"\x28\xb5\x2f\xfd", *(bytes([n]) + b"\x2a\x4d\x18" for n in range(0x50, 0x60))),
@@ -26,10 +26,10 @@ _ENDINGS = {
 }  # fmt: skip
 _PARQUET = b"PAR1"
 _AS_TABLE = "convert it to Parquet or CSV"
-# Where it stands, what stands there, what the file is, and what to do.
+# The position of the magic bytes, these bytes, what the file is, and what to do.
 _OTHERS = (
     (0, b"PK\x03\x04", "a zip archive, as an Excel workbook is", "unpack it, or save it as CSV"),
-    (0, b"PK\x05\x06", "an empty zip archive", "see whether its download failed"),
+    (0, b"PK\x05\x06", "an empty zip archive", "check whether its download failed"),
     (257, b"ustar", "a tar archive", "unpack it with tar -xf and name the files in it"),
     (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it"),
     (0, b"Rar!\x1a\x07", "a rar archive", "unpack it"),
@@ -81,7 +81,7 @@ def is_parquet(head: bytes) -> bool:
 
 
 def other_than_text(head: bytes) -> str | None:
-    """What a file is that begins with `head`, and what to do; None where it may be text."""
+    """What a file that begins with `head` is, and what to do; None if it may be text."""
     if _is_text(head):
         return None
     if is_parquet(head):
@@ -96,7 +96,7 @@ def other_than_text(head: bytes) -> str | None:
 
 
 def _is_text(head: bytes) -> bool:
-    """Whether nothing in the beginning of a file is other than text, perhaps cut in a character."""
+    """Whether the beginning of a file is text; its last character may be cut."""
     try:
         text = codecs.getincrementaldecoder("utf-8")().decode(head)
     except UnicodeDecodeError:
@@ -105,18 +105,18 @@ def _is_text(head: bytes) -> bool:
 
 
 def _stream(head: bytes) -> str | None:
-    """Which compressed stream begins like this."""
+    """The compression of a stream that begins like this."""
     found = (name for name, begins in _MAGIC.items() if head.startswith(begins))
     return None if _is_text(head) else next(found, None)
 
 
 def compression(raw: IO[bytes], name: str) -> str | None:
-    """By what a file is compressed, if it is; leaves it at its beginning.
+    """The compression of a file, or None; the file is left at its beginning.
 
     Raises
     ------
     DamagedFileError
-        Its name ends as that of a compressed file, but it is none, nor text.
+        Its name ends like that of a compressed file, but it is neither compressed nor text.
     """
     head = raw.read(HEAD_BYTES)
     raw.seek(0)
@@ -130,9 +130,9 @@ def compression(raw: IO[bytes], name: str) -> str | None:
 
 
 def inflated(raw: IO[bytes], stream: str | None, name: str) -> OpenText:
-    """The text of a file; that of gzip a thread of its own inflates ahead.
+    """The text of a file; gzip is inflated ahead by a thread of its own.
 
-    Streams that follow each other in the file are one text. What follows and is none is an error.
+    Streams that follow one another in the file make one text. Other bytes after them are an error.
 
     Raises
     ------
@@ -158,8 +158,7 @@ def inflated(raw: IO[bytes], stream: str | None, name: str) -> OpenText:
     return OpenText(text, raw, (EOFError, BadGzipFile, isal_zlib.error))  # type: ignore[arg-type]
 
 
-# Python's own readers of files take whatever follows a stream for padding, and Arrow's of bz2 fails
-# at a stream of nothing.
+# Python's file classes ignore whatever follows a stream, and Arrow's bz2 fails at an empty stream.
 _DECOMPRESSORS: dict[str, Callable[[], Any]] = {
     "bz2": bz2.BZ2Decompressor,
     "xz": partial(lzma.LZMADecompressor, lzma.FORMAT_XZ),

@@ -1,4 +1,4 @@
-"""Ids: of a text, and of any value by the text that stands for it in a CSV.
+"""Ids of texts, and of other values by the text that a CSV would have for them.
 
 docs/logs.md has the table of types.
 """
@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-MISSING = (b"", b"NULL", b"\\N", b"NaN", b"nan")  # fields that stand for no value
+MISSING = (b"", b"NULL", b"\\N", b"NaN", b"nan")  # fields without a value
 EXACT_FLOATS = 2**53  # from here on float64 rounds whole numbers
 NUMBERS, FLOATS = "numbers", "floats"  # what a column of a CSV holds, where not texts
 _INTEGER = re.compile(rb"0|-?[1-9][0-9]{,19}")
-# Floats as programs write them. `12e5` is none of them: hexadecimal ids look like that.
+# Floats as programs write them. Not `12e5`, because hexadecimal ids look like that.
 _FLOAT = re.compile(rb"-?(0|[1-9][0-9]*)(\.[0-9]+([eE][+-]?[0-9]{1,4})?|[eE][+-][0-9]{1,4})|-?inf")
 # To Arrow: what is neither an integer nor hashed.
 _ODD = "^(" + b"|".join([_FLOAT.pattern, *map(re.escape, MISSING)]).decode() + ")$"
@@ -27,8 +27,8 @@ def text_id(text: bytes) -> int:
     """64-bit id of a text: a whole number is its value, other text is hashed, missing text is 0.
 
     A whole number fits 64 bits, signed (two's complement) or unsigned. An integer is written as
-    `str` writes it; `007` is none. A float is taken for its float64: `12.0` is 12. The hash is the
-    first eight bytes of BLAKE2b, little-endian. So an id is the same whether a log holds it as a
+    `str` writes it, so `007` is not one. A float counts as its float64: `12.0` is 12. The hash is
+    the first eight bytes of BLAKE2b, little-endian. So an id is the same whether a log holds it as a
     number, as a text, or in a CSV without types.
     """
     if text in MISSING:

@@ -37,7 +37,7 @@ class TextBlock(NamedTuple):
 
 
 def first_bytes(address: str) -> bytes:
-    """The beginning of a file, as it lies on disk."""
+    """The beginning of a file as it is on disk, perhaps compressed."""
     with open_input(address) as raw:
         return raw.read(HEAD_BYTES)
 
@@ -48,7 +48,7 @@ def is_compressed(address: str) -> bool:
     Raises
     ------
     DamagedFileError
-        Its name ends as that of a compressed file, but it is none, nor text.
+        Its name ends like that of a compressed file, but it is neither compressed nor text.
     """
     with open_input(address) as raw:
         return compression(raw, address) is not None
@@ -122,7 +122,7 @@ class LineBlocks:
     Attributes
     ----------
     bytes_done : int
-        How much of the file, as it lies on disk, has been read.
+        Bytes of the file on disk that have been read.
 
     Yields
     ------
@@ -199,7 +199,7 @@ class LineBlocks:
                 raise DamagedFileError(str(failure)) from failure
             if ended or (dropping and self._end is not None and offset >= self._end):
                 return
-            # A byte order mark is no part of the first line, but whoever reads it must see so much.
+            # A byte order mark is not part of the first line, but is handed out with it.
             longest = self._max_line_bytes + (len(BOM) if offset == 0 else 0)
             if kept > longest:
                 head = bytes(buffer[: longest + 1])

@@ -63,7 +63,7 @@ class RowBuffer:
     rows, positives : int
         Rows so far, and those with label 1.
     lines : int
-        Lines so far, good and bad. Whoever reads them counts.
+        Lines so far, good and bad; counted by the reader of the lines.
     rejected : int
         Bad lines so far.
     rejects : list of Reject

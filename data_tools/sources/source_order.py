@@ -10,11 +10,11 @@ _NOT_SHOWN = re.compile(r"[\W_]+")
 
 
 def in_numeric_order(names: Sequence[str]) -> list[str]:
-    """Sort names by their numbers, if nothing else tells them apart and they come as a shell does.
+    """Sort names by their numbers, if they differ in nothing else and are in a shell's order.
 
-    Endings of compressed files do not count, as some may be unpacked. A shell compares names
-    character by character, in some languages without punctuation. Another order was chosen, and
-    stays.
+    Endings of compressed files do not count, since some may be unpacked. A shell compares names
+    character by character, in some languages without punctuation. Any other order was chosen by
+    the user, and is kept.
     """
     given = list(names)
     bare = {name: without_ending(name) for name in given}

@@ -65,7 +65,7 @@ def _plain(column: pa.Array) -> pa.Array:
 
 
 def numbers(column: pa.Array) -> tuple[np.ndarray, list[int]]:
-    """Numbers, or texts of them, as float64 (n,) with NaN for null; faults are no numbers."""
+    """Numbers, or texts of them, as float64 (n,) with NaN for null; faults are not numbers."""
     column = _plain(column)
     if not _is_text(column.type):
         # Unsafe means: an integer above 2**53 may be rounded.
@@ -99,7 +99,7 @@ def labels(column: pa.Array) -> tuple[np.ndarray, list[int]]:
 
 
 def dense(column: pa.Array, transform: str) -> tuple[np.ndarray, list[int]]:
-    """Transformed dense values, float32 (n,); faults are no numbers, or too large for float32."""
+    """Transformed dense values, float32 (n,); faults are not numbers, or too large for float32."""
     values, faults = numbers(column)
     out = transform_dense(values, transform)
     infinite = np.isinf(values) | np.isinf(out)
@@ -114,7 +114,7 @@ def fields_hold(fields: pa.Array) -> str | None:
 def ids(column: pa.Array, holds: str | None = None) -> tuple[np.ndarray, list[int]]:
     """Ids of a categorical column, uint64 (n,): numbers by value, others by `text_id`, null 0.
 
-    Faults are floats that are no ids; among texts, only if the column `holds` numbers. Each
+    Faults are floats that cannot be ids; among texts, only if the column `holds` numbers. Each
     distinct text is hashed once. A negative integer is its two's complement.
     """
     column = _plain(column)

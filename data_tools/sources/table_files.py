@@ -29,7 +29,7 @@ _QUOTED = re.compile(rb'"(?:[^"]|"")*+"')
 
 
 class BadLine(NamedTuple):
-    """A line that is no row of its table."""
+    """A line that is not a row of its table."""
 
     line: int
     reason: str
@@ -187,7 +187,7 @@ def _parse_lines(
         text = b"".join(every[line] + b"\n" for line in lines)
         rows, wrong = _read_csv(text, header, wanted)
         if rows.num_rows + len(wrong) != len(lines):
-            raise DamagedFileError("rows and lines cannot be told apart; see to the quotes")
+            raise DamagedFileError("rows and lines cannot be told apart; check the quotes")
     bad += [each._replace(line=int(lines[each.line])) for each in wrong]
     return rows, np.delete(lines, [each.line for each in wrong]), bad
 
@@ -206,7 +206,7 @@ def _spoilt(line: bytes, separator: str) -> str | None:
 
 @cache
 def _closed_line(separator: str) -> re.Pattern[bytes]:
-    """Fields of which each that begins with a quote is quoted, up to a quote not doubled."""
+    """A line whose quoted fields are all closed; a doubled quote does not close a field."""
     between = re.escape(separator).encode()
     field = rb'(?:"(?:[^"]|"")*+"[^%b]*+|[^"%b][^%b]*+|)' % (between, between, between)
     return re.compile(field + rb"(?:" + between + field + rb")*+")
@@ -228,7 +228,7 @@ def _read_csv(
         return pa.record_batch(empty, names=wanted), wrong
     table = pa.csv.read_csv(
         pa.BufferReader(text),
-        # Only a single thread tells the line of a bad row.
+        # Arrow tells the line of a bad row only on a single thread.
         read_options=pa.csv.ReadOptions(
             use_threads=False, block_size=len(text) + 1, column_names=header.names
         ),

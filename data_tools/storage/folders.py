@@ -1,6 +1,6 @@
-"""Where files lie: a folder of this machine, or any address that fsspec knows (`s3://...`).
+"""Folders of this machine, or at any address that fsspec supports (`s3://...`).
 
-A file appears in a folder whole or not at all, under its name; that is all that ingest relies on.
+Under its name, a file is there whole or not at all. That is all that ingest relies on.
 """
 
 import os
@@ -39,7 +39,7 @@ def map_file(path: str | os.PathLike[str]) -> pa.MemoryMappedFile:
 
 
 def open_input(address: str) -> IO[bytes]:
-    """Open a source for reading, unbuffered where it lies on this machine."""
+    """Open a source for reading; a file of this machine is not buffered."""
     if is_remote(address):
         system, path = _file_system(address)
         return system.open(path, "rb")
@@ -91,10 +91,10 @@ class Folder(Protocol):
         """Bytes of each of these files, by name."""
 
     def is_free(self, name: str) -> bool:
-        """Whether a subfolder can be made: there is none, or it is empty."""
+        """Whether a subfolder is missing or empty, so that it can be used."""
 
     def open(self, name: str) -> pa.NativeFile:
-        """Open a file for reading: mapped into memory where it lies on this machine."""
+        """Open a file for reading; a file of this machine is mapped into memory."""
 
     def writing(self, name: str) -> Any:
         """Context manager of a binary file to write, which appears on leaving without an error.
@@ -133,7 +133,7 @@ class LocalFolder:
         return {file: (self.folder / name / file).stat().st_size for file in self.names(name)}
 
     def is_free(self, name: str) -> bool:
-        """Whether a subfolder can be made: there is none, or it is empty."""
+        """Whether a subfolder is missing or empty, so that it can be used."""
         path = self.folder / name
         if path.is_dir() and not path.is_symlink():
             return not os.listdir(path)
@@ -156,7 +156,7 @@ class LocalFolder:
         remove(self._own(name))
 
     def _own(self, name: str) -> Path:
-        """Path of a file to be written or removed, to which no link within the folder leads."""
+        """Path of a file to write or remove; a symbolic link on the way there is an error."""
         path = self.folder
         for part in name.split("/")[:-1]:
             path /= part
@@ -165,7 +165,7 @@ class LocalFolder:
 
 
 class RemoteFolder:
-    """A folder at an address of fsspec, where what is uploaded appears when it is whole."""
+    """A folder at an address of fsspec, where an upload appears when it is complete."""
 
     def __init__(self, address: str) -> None:
         self.address = address.rstrip("/")
@@ -196,7 +196,7 @@ class RemoteFolder:
         return {e["name"].rpartition("/")[2]: e["size"] for e in entries if e["type"] == "file"}
 
     def is_free(self, name: str) -> bool:
-        """Whether a subfolder can be made: there is none, or it is empty."""
+        """Whether a subfolder is missing or empty, so that it can be used."""
         return not self.names(name)
 
     def open(self, name: str) -> pa.NativeFile:
@@ -205,7 +205,7 @@ class RemoteFolder:
 
     @contextmanager
     def writing(self, name: str) -> Iterator[IO[bytes]]:
-        """Write a file; after an error it may be there in part, which no record vouches for."""
+        """Write a file; after an error a part of it may be left, which no record refers to."""
         path = f"{self._root}/{name}"
         self._system.makedirs(path.rpartition("/")[0], exist_ok=True)
         with self._system.open(path, "wb") as file:

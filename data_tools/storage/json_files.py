@@ -1,8 +1,7 @@
-"""Read JSON files, ours by name but perhaps not by content.
+"""Read our own JSON files, which may be damaged or edited.
 
-Whatever is wrong with one (bytes that are no text, brackets nested without end, a key that is
-missing, unknown or of another type) is one kind of error, which names the file, the key and the
-remedy.
+Whatever is wrong (bytes that are not text, brackets nested too deeply, a key that is missing,
+unknown or of another type) is one kind of error, which names the file, the key and the remedy.
 """
 
 import json
@@ -22,13 +21,14 @@ def parse(content: bytes, path: str, remedy: str, error: type[ValueError] = Valu
     Parameters
     ----------
     path, remedy : str
-        Which file it is, and what to do where it is damaged; for the message.
+        The file, and what to do if it is damaged; for the message.
     error : type
         Of the error.
 
     Raises
     ------
-    `error` : it is not JSON, or nested too deeply.
+    `error`
+        It is not JSON, or nested too deeply.
     """
     try:
         return json.loads(content.decode(), parse_constant=_refuse)
@@ -50,11 +50,12 @@ def convert(
 
     Raises
     ------
-    `error` : a key is missing, unknown or of another type, or a value breaks a rule.
+    `error`
+        A key is missing, unknown or of another type, or a value breaks a rule.
     """
     try:
         converted = msgspec.convert(value, kind)
-    # A lone surrogate that stands for a number is no ValidationError, but cannot be encoded.
+    # A lone surrogate in place of a number cannot be encoded, and is no ValidationError.
     except (msgspec.ValidationError, RecursionError, UnicodeError) as fault:
         raise error(f"{path} is not valid ({fault}); {remedy}") from None
     unknown = next(_unknown_keys(value, converted, "$"), None)

@@ -1,4 +1,4 @@
-"""What stands at a path that a person gave, said in words, before any work is done."""
+"""Check the paths that a user gave before any work is done."""
 
 import os
 from pathlib import Path
@@ -10,16 +10,16 @@ def check_folder(path: str | os.PathLike[str], remedy: str) -> None:
     Parameters
     ----------
     remedy : str
-        What to do where there is none; for the message.
+        What to do if there is none; for the message.
 
     Raises
     ------
     FileNotFoundError, NotADirectoryError
-        There is none; the message says what there is.
+        There is none; the message says what is there.
     """
     if not os.path.isdir(path):
         kind = NotADirectoryError if os.path.exists(path) else FileNotFoundError
-        raise kind(f"{os.fspath(path)} is not a folder: {what_stands_at(path)}; {remedy}")
+        raise kind(f"{os.fspath(path)} is not a folder: {what_is_at(path)}; {remedy}")
 
 
 def check_room_for_folder(path: str | os.PathLike[str]) -> None:
@@ -38,7 +38,7 @@ def check_room_for_folder(path: str | os.PathLike[str]) -> None:
             return
         if os.path.lexists(place):
             raise FileExistsError(
-                f"{os.fspath(path)} cannot be a folder: {what_stands_at(place)}; choose another "
+                f"{os.fspath(path)} cannot be a folder: {what_is_at(place)}; choose another "
                 "output, or move what is there"
             )
 
@@ -54,12 +54,12 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
     rights = os.W_OK | os.X_OK
     if not os.access(folder, rights, effective_ids=os.access in os.supports_effective_ids):
         raise PermissionError(
-            f"{os.fspath(folder)} is a folder that you may not write to; see to its permissions, "
+            f"{os.fspath(folder)} is a folder that you may not write to; check its permissions, "
             "or choose another output"
         )
 
 
-def what_stands_at(path: str | os.PathLike[str]) -> str:
+def what_is_at(path: str | os.PathLike[str]) -> str:
     """A clause about a path: it is a file, leads nowhere, does not exist, and the like."""
     name = os.fspath(path)
     if os.path.islink(path):
@@ -71,7 +71,7 @@ def what_stands_at(path: str | os.PathLike[str]) -> str:
         return f"{name} is a {_kind(path)}"
     for parent in Path(path).parents:
         if os.path.lexists(parent) and not parent.is_dir():
-            return what_stands_at(parent)
+            return what_is_at(parent)
     return f"{name} does not exist"
 
 

@@ -1,7 +1,7 @@
 """Fit the laws of the generator to the columns of a real click log.
 
-The constants of `synth_presets` were made with these functions from 10,000 consecutive lines of
-each log; docs/generator.md says how. They run once per log, so clarity goes before speed.
+The constants of presets.py were made with these functions from 10,000 consecutive lines of each
+log, as docs/generator.md describes. They run once per log, so clarity matters more than speed.
 """
 
 from collections import Counter
@@ -59,7 +59,7 @@ def fit_column(ids: Sequence[str], cardinality: int) -> RankLaw:
     Parameters
     ----------
     ids : str (lines,)
-        The column as it stands in the log; "" is empty and is left out.
+        The fields of the column; empty ones are left out.
     cardinality : int
         Different ids in the whole log.
 
@@ -116,7 +116,7 @@ def fit_effect(ids: Sequence[str], clicks: npt.ArrayLike, least_count: int = 20)
     Parameters
     ----------
     ids : str (lines,)
-        The column as it stands in the log; "" counts as an id.
+        The fields of the column; empty counts as an id.
     clicks : 0 or 1 (lines,)
     least_count : int
         Rarer ids are left out.

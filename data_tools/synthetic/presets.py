@@ -1,9 +1,8 @@
-"""What the generator knows of the Kaggle and the Terabyte logs of Criteo, one row per column.
+"""The laws of the columns of Criteo's Kaggle and Terabyte logs, one row per column.
 
-The rows were measured on 10,000 consecutive lines of each log (of Terabyte, of day 0) and fitted
-to them by `synth_fit.fit_dense` and `synth_fit.fit_column`, which also refit them from another
-log. The cardinalities are those of the whole logs. docs/generator.md tells how the strengths of
-the planted model were calibrated.
+They were measured on 10,000 consecutive lines of each log (of Terabyte, of day 0) and fitted by
+`fit_dense` and `fit_column` of fitting.py, which can fit another log as well. The cardinalities are
+of the whole logs. docs/generator.md describes how the planted model was calibrated.
 """
 
 from collections.abc import Mapping
@@ -30,7 +29,7 @@ class Dense(NamedTuple):
 
 
 class Categorical(NamedTuple):
-    """Law of one categorical column; see `synth_fit.RankLaw`."""
+    """Law of one categorical column; see `RankLaw` of fitting.py."""
 
     cardinality: int  # different ids in the whole log
     empty: float  # share of lines without an id

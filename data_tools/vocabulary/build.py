@@ -101,7 +101,7 @@ def build_vocabulary(
     Raises
     ------
     ValueError
-        Min_count or memory_bytes is below 1, or there are no counts.
+        `min_count` or `memory_bytes` is below 1, or there are no counts.
     NotADirectoryError
         There is no scratch folder.
     FileNotFoundError
@@ -148,7 +148,7 @@ def _bytes_in(folder: Path) -> int:
 def _inspect(paths: list[Path]) -> _Log:
     """Open each file of counts once, so that a bad one is found before the work begins."""
     if not paths:
-        raise ValueError("there are no counts; count at least one shard, if it is empty")
+        raise ValueError("there are no counts; count at least one shard, even an empty one")
     starts, rows = [], 0
     first = CountsFile(paths[0])
     for path in paths:
@@ -218,7 +218,7 @@ class _ColumnBuild:
             self._numbers.touch()
             return
         step = max(1, self._memory_bytes // NUMBERING_BYTES)
-        with open(self._numbers, "wb") as file:  # a full disk shall be an error here, not below
+        with open(self._numbers, "wb") as file:  # so that a full disk is an error here, not below
             for begin in range(0, len(positions), step):
                 file.write(np.zeros(min(step, len(positions) - begin), np.uint32).data)
         numbers = np.memmap(self._numbers, np.uint32, "r+")

@@ -103,8 +103,8 @@ def check_indices(name: str, indices: np.ndarray, num_columns: int, dtype: np.dt
     if not isinstance(indices, np.ndarray) or indices.dtype != dtype:
         kind = getattr(indices, "dtype", type(indices).__name__)
         raise TypeError(
-            f"{name} is {kind} but must be an array of {dtype}; convert the ids, of which those "
-            f"that {dtype} cannot hold would become others"
+            f"{name} is {kind} but must be an array of {dtype}; convert the ids first: those that "
+            f"{dtype} cannot hold would become other ids"
         )
     if indices.ndim != 2 or indices.shape[1] != num_columns:
         raise ValueError(

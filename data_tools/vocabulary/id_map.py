@@ -1,8 +1,8 @@
-"""Known ids of a log, each with its number: from raw ids to those that a published model reads.
+"""The map from the known ids of a log to their numbers.
 
-The ids of a column lie sorted in a mapped file. A directory in memory tells, for the upper bits of
-an id, which few of them to search; so an id costs two or three reads of memory, and the memory of a
-process does not grow with the vocabulary.
+The ids of a column are sorted in a mapped file. A directory in memory gives, for the upper bits of
+an id, the few places to search. So an id costs two or three reads of memory, and the memory of a
+process does not grow with the number of ids.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from robe_numba._jit import jit
 
 DIRECTORY_BYTES = 1 << 28
 BLOCK_ROWS = 8192  # mapped at a time column by column, so that they stay in the cache
-OUTLIERS = 64  # one in so many ids, at either end, is not considered when a directory is laid out
+OUTLIERS = 64  # the share of ids, 1 in 64 at either end, that a directory's range leaves out
 
 DIGEST_BYTES = 16
 _REMEDY = "ingest the log again"
@@ -105,15 +105,15 @@ def _map_column(indices: Any, out: Any, column: Any) -> None:
 class IdMap:
     """The known ids of every categorical column, opened from the files of `build_vocabulary`.
 
-    It is never changed, so any number of threads may use it. Opening reads all ids once.
+    It never changes, so any number of threads may use it. Opening it reads all ids once.
 
     Parameters
     ----------
     files : sequence of path
         One per categorical column, in their order.
     max_ind_range : int
-        What ids were reduced modulo, if they were. It is what an unknown id becomes where ids keep
-        their values; None: the largest value of the dtype, which is then no id.
+        The modulus by which ids were reduced, if any. Where ids keep their values, unknown ids
+        become this. None: they become the largest value of the dtype.
     directory_bytes : int
         Memory for the directories of all columns.
 
@@ -127,19 +127,19 @@ class IdMap:
     kept : tuple of int
         Known ids of each column.
     rare_ids : tuple of int
-        What an unknown id of each column becomes: where ids become numbers the one after the last,
+        What an unknown id of each column becomes; where ids become numbers, the first free number,
         `kept`.
     digest : str
-        Equal for two vocabularies if, and only if, they map all ids alike.
+        Equal for two maps if and only if they map every id to the same value.
 
     Raises
     ------
     FileNotFoundError
         A file is missing.
     DatasetError
-        One is cut off, damaged, of another vocabulary, or not where it belongs.
+        A file is cut off, damaged, of another vocabulary, or out of order.
     ValueError
-        There are no files, or max_ind_range or directory_bytes cannot be.
+        There are no files, or max_ind_range or directory_bytes is out of range.
     """
 
     def __init__(
@@ -176,14 +176,14 @@ class IdMap:
         self.digest = hashlib.blake2b(repr(about).encode(), digest_size=DIGEST_BYTES).hexdigest()
 
     def map(self, indices: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """Replace known ids by their numbers, or keep them, and all others by `rare_ids`.
+        """Map known ids to their numbers, or to themselves, and all others to `rare_ids`.
 
         Parameters
         ----------
         indices : ndarray, (rows, num_columns) uint
             Of the vocabulary's dtype, reduced as its ids were.
         out : as indices, optional
-            Where the result goes; it may be `indices`.
+            Receives the result; it may be `indices`.
 
         Returns
         -------
@@ -201,7 +201,7 @@ class IdMap:
         if out.shape != indices.shape:
             raise ValueError(f"out has the shape {out.shape} but must have that of indices")
         if not out.flags.writeable:
-            raise ValueError("out is read-only; leave it away, or give a copy")
+            raise ValueError("out is read-only; leave it out, or pass a copy")
         source = indices.view()
         source.flags.writeable = False  # as mapped shards are, so that one kernel serves all
         for begin in range(0, len(source), BLOCK_ROWS):
@@ -238,14 +238,14 @@ def _open_column(path: Path, number: int, num_columns: int) -> pa.RecordBatch:
         place = batch.schema.metadata[b"column"].decode()
         good = dtype in DTYPES and batch.schema.metadata[b"digest"].decode()
     except (*UNREADABLE, OSError) as error:
-        raise DatasetError(f"{path} is no vocabulary ({error}); {_REMEDY}") from None
+        raise DatasetError(f"{path} is not a vocabulary ({error}); {_REMEDY}") from None
     fields = (column_fields(dtype, by_appearance) for by_appearance in (False, True))
     whole = reader.num_record_batches == 1 and not any(c.null_count for c in batch.columns)
     if not good or batch.schema not in list(fields) or not whole:
-        raise DatasetError(f"{path} is no vocabulary; {_REMEDY}")
+        raise DatasetError(f"{path} is not a vocabulary; {_REMEDY}")
     if place != f"{number} of {num_columns}":
         raise DatasetError(
-            f"{path} is column {place} of its vocabulary, but stands here as column {number} of "
+            f"{path} is column {place} of its vocabulary, but is given as column {number} of "
             f"{num_columns} (from 0); give all its files in their order"
         )
     return batch

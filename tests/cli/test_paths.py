@@ -137,7 +137,7 @@ def test_a_file_of_a_run_that_may_not_be_read_is_named(run, open_folder, name):
     with as_nobody(), pytest.raises(PermissionError) as refusal:
         read_all(folder)
     assert f"{folder / name} cannot be read (Permission denied)" in str(refusal.value)
-    assert "see to its permissions" in str(refusal.value)
+    assert "check its permissions" in str(refusal.value)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has other permissions")

@@ -8,8 +8,8 @@ fields. It ends in LF or CRLF.
 - categorical: missing (id 0), or 1 to 8 hexadecimal digits of either case.
 
 Missing is an empty field, `NULL`, `\N`, `NaN` or `nan`. A label or number may end in `.0`, as
-pandas writes them beside missing ones. All of these but empty fields are odd. A kernel of its own
-knows them, so that the first one, which parses most logs, need not.
+pandas writes them beside missing ones. All of these except empty fields are called odd. A second
+kernel reads them, so that the first, which parses most logs, stays simple.
 
 Eight bytes of a field are read at a time, as one word whose lowest byte is the first: the machine
 must be little-endian, as all are that Numba is built for. Words, positions and rows are uint64,
@@ -97,7 +97,7 @@ def transform_all(values, transform):
 
 @_inlined
 def _hex_word(word):
-    """Value of eight hexadecimal digits, and whether all of them are such."""
+    """Value of eight hexadecimal digits, and whether all eight are digits."""
     nibbles = (word & _0F) + ((word >> u64(6)) & _01) * u64(9)
     # Written again in lower case, where adding 6 carries into the upper half of the byte from 10
     # on. What differs from the word beyond the bit 0x20 of a letter was no digit.
@@ -110,7 +110,7 @@ def _hex_word(word):
 
 @_inlined
 def _non_digits(word):
-    """A word whose lowest set bit is the highest of the first byte that is no decimal digit.
+    """A word whose lowest set bit is the highest bit of the first byte that is no decimal digit.
 
     Adding 0x76 carries a digit's value of 10 or more into that bit; higher bytes may be wrong.
     """
@@ -120,7 +120,7 @@ def _non_digits(word):
 
 @_inlined
 def _decimal_word(word, non_digits):
-    """Value of the digits before the first byte that is none, which `_non_digits` has found."""
+    """Value of the digits before the first non-digit, which `_non_digits` has found."""
     # To the end of the word, behind zeros. Of no digits, all 64 bits must go: one and then 63.
     digits = ((word ^ _30) << u64(1)) << (u64(70) - _trailing_zeros(non_digits))
     pairs = (digits * u64(10) + (digits >> u64(8))) & _BYTES
@@ -130,7 +130,7 @@ def _decimal_word(word, non_digits):
 
 @_rare
 def _read_any_number(data, position, transform):
-    """`_read_number` of whatever stands there, byte by byte."""
+    """Do as `_read_number`, byte by byte, with any bytes."""
     negative = data[position] == _MINUS
     if negative:
         position += u64(1)
@@ -177,14 +177,14 @@ def _read_number(data, position, small, transform):
 
 @_inlined
 def _read_id(data, position):
-    """Value and end of the hexadecimal digits at `position`, perhaps none."""
+    """Value and end of the hexadecimal digits at `position`, if there are any."""
     if data[position] < _ZERO:  # no digit is: an empty field
         return u64(0), position
     if position + u64(8) <= u64(data.size):
         value, good = _hex_word(_load_word(data, position))
         if good:
             return value, position + u64(8)
-    # At most seven digits: one of the next eight bytes is none, or the last LF is that near.
+    # At most seven digits: one of the next eight bytes is not a digit, or is past the last LF.
     value = u64(0)
     while _HEX[data[position]] >= 0:
         value = value << u64(4) | u64(_HEX[data[position]])
@@ -194,9 +194,9 @@ def _read_id(data, position):
 
 @_rare
 def _skip_missing(data, position):
-    r"""Where `NULL`, `\N`, `NaN` or `nan` ends, if it stands at `position`; else `position`.
+    r"""The end of `NULL`, `\N`, `NaN` or `nan` if it is at `position`; else `position`.
 
-    An LF ends the data and is no part of them, so no byte after it is read.
+    The data ends in an LF, which none of them has, so no byte after it is read.
     """
     first = data[position]
     if first == _BACKSLASH and data[position + u64(1)] == _N:
@@ -213,7 +213,7 @@ def _skip_missing(data, position):
 
 @_rare
 def _skip_zeros(data, position):
-    """Where `.0`, with any number of zeros, ends, if it stands at `position`; else `position`."""
+    """The end of `.0`, with any number of zeros, if it is at `position`; else `position`."""
     if data[position] == _POINT and data[position + u64(1)] == _ZERO:
         position += u64(2)
         while data[position] == _ZERO:
@@ -223,7 +223,7 @@ def _skip_zeros(data, position):
 
 @_rare
 def _read_odd_number(data, position, small, transform):
-    """`_read_number` of whatever may stand there."""
+    """Do as `_read_number`, but read odd fields too."""
     end = _skip_missing(data, position)
     if end != position:
         return _transform(0.0, transform), end, OK
@@ -235,7 +235,7 @@ def _read_odd_number(data, position, small, transform):
 
 @_rare
 def _read_odd_id(data, position):
-    """`_read_id` of whatever may stand there."""
+    """Do as `_read_id`, but read odd fields too."""
     end = _skip_missing(data, position)
     return (u64(0), end) if end != position else _read_id(data, position)
 
@@ -281,7 +281,7 @@ def _parse_line(data, position, dense, indices, row, labelled, small, transform,
 
 
 def _rows_kernel(odd):
-    """The kernel that parses lines without odd fields, or the one that knows those."""
+    """Compile the kernel for lines without odd fields, or the one for all lines."""
 
     @jit
     def parse_rows(data, start, labels, dense, indices, row, labelled, small, transform, longest):

@@ -44,7 +44,7 @@ def transform_dense(values: np.ndarray, transform: str) -> np.ndarray:
     Parameters
     ----------
     values : float64, any shape
-        NaN stands for empty.
+        NaN is an empty field.
     transform : str
         One of DENSE_TRANSFORMS.
 
@@ -55,7 +55,7 @@ def transform_dense(values: np.ndarray, transform: str) -> np.ndarray:
     Raises
     ------
     ValueError
-        There is no such transform.
+        The transform is unknown.
 
     Source: facebookresearch/dlrm, data_utils.py; pytorch/torchrec, torchrec/datasets/criteo.py;
     Juan, Zhuang, Chin, "3 Idiots' Approach for Display Advertising Challenge", 2014.
@@ -66,17 +66,19 @@ def transform_dense(values: np.ndarray, transform: str) -> np.ndarray:
 
 @cache
 def _small_values(transform: str) -> np.ndarray:
-    """The transformed numbers 0, 1, ..., which would take longer than a small block of text."""
+    """The transformed numbers 0, 1, ..., made once because that takes longer than a small text."""
     small = transform_dense(np.arange(SMALL_VALUES, dtype=np.float64), transform)
     small.flags.writeable = False
     return small
 
 
 class Parsed(NamedTuple):
-    """How far `Parser.parse` came, and what stopped it."""
+    """How far `Parser.parse` got, and what stopped it."""
 
     rows: int  # rows written by this call
-    position: int  # byte after them: the end, the start of a bad line, or where room ran out
+    position: (
+        int  # byte after them: the end, the start of a bad line, or of the first line without room
+    )
     code: int  # OK, or what is wrong with the line at `position`
     field: int  # the bad field of that line, from 0
 
@@ -139,8 +141,8 @@ class Parser:
         Raises
         ------
         ValueError
-            The data does not end in LF, or an array has not the shape or dtype above, or `start` or
-            `first` is outside.
+            The data does not end in LF, an array has another shape or dtype, or `start` or `first`
+            is out of range.
         """
         self._check(data, start, labels, dense, indices, first)
         arrays = labels, dense, indices
@@ -159,7 +161,7 @@ class Parser:
         indices: np.ndarray,
         first: int,
     ) -> None:
-        """Refuse what the compiled code would read or write outside of."""
+        """Refuse arguments that would make compiled code read or write out of bounds."""
         room = len(labels)
         for name, array, dtype, shape in (
             ("labels", labels, np.float32, (room,)),
@@ -181,10 +183,9 @@ class Parser:
             raise ValueError(f"first is {first}, but there is room for {room} rows")
 
     def explain(self, line: bytes, code: int, field: int) -> str:
-        """Say why `line` (without its LF) is bad, where `parse` found `code` at `field`.
+        """Say why `line` (without its LF) is bad, given that `parse` found `code` at `field`.
 
-        What spoils the whole line (its length, its encoding, its number of fields) comes before
-        what spoils one field.
+        A fault of the whole line (length, encoding, number of fields) comes before one of a field.
         """
         whole = whole_line_error(line, self.max_line_bytes)
         if whole:
@@ -220,7 +221,7 @@ class Parser:
 
 
 def whole_line_error(line: bytes, max_line_bytes: int = MAX_LINE_BYTES) -> str | None:
-    """Say why `line` is no line of text (too long, not UTF-8, a NUL in it), or return None."""
+    """Say why `line` is not text (too long, not UTF-8, or with a NUL), or return None."""
     if len(line) > max_line_bytes:
         return f"the line is longer than {max_line_bytes:,} bytes"
     try:

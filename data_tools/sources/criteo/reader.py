@@ -9,13 +9,13 @@ from data_tools.sources.criteo.parser import Parser, whole_line_error
 from data_tools.sources.lines import BOM, TextBlock, first_lines
 from data_tools.sources.row_buffer import RowBuffer
 
-SAMPLE_BYTES = 1 << 20  # read beforehand, to see whether the lines are labelled
+SAMPLE_BYTES = 1 << 20  # read first, to find out whether the lines are labelled
 
 
 def is_labelled(address: str, schema: Schema) -> bool:
-    """Whether more of the file's first lines are labelled than not; of as many, its first one.
+    """Whether most of the file's first lines are labelled; in a tie the first line decides.
 
-    So one broken line does not decide it.
+    So one broken line does not decide.
 
     Raises
     ------
@@ -27,7 +27,7 @@ def is_labelled(address: str, schema: Schema) -> bool:
     lines = first_lines(address, SAMPLE_BYTES).split(b"\n")[:-1]
     if not lines:
         raise ParseError(
-            address, 1, "the file is empty; leave it out, or see whether its download failed"
+            address, 1, "the file is empty; leave it out, or check whether its download failed"
         )
     fields = len(schema.names)
     counts = [line.count(b"\t") + 1 for line in lines]
@@ -35,7 +35,7 @@ def is_labelled(address: str, schema: Schema) -> bool:
     if not votes:
         reason = (
             f"none of the first {len(lines)} lines has {fields} fields (labelled) or {fields - 1} "
-            f"(unlabelled), the first has {counts[0]}: it is no Criteo text with the columns of "
+            f"(unlabelled), the first has {counts[0]}: it is not Criteo text with the columns of "
             "the schema; read a table with a header with --format csv, and --separator"
         )
         raise ParseError(address, 1, whole_line_error(lines[0]) or reason)

@@ -8,7 +8,7 @@ from typing import Any
 from data_tools.storage.atomic import replacing_own
 from data_tools.storage.checksums import digest_of
 from data_tools.storage.own_files import readable
-from data_tools.storage.paths import what_stands_at
+from data_tools.storage.paths import what_is_at
 from robe_numba.training.run.config_file import REMEDY, DamagedRunError, read_config, write_config
 
 
@@ -49,7 +49,7 @@ def check_model(path: Path, config_path: Path) -> None:
     """
     if not path.is_file():
         raise FileNotFoundError(
-            f"{what_stands_at(path)}, but the run is finished and had a model there; {REMEDY}"
+            f"{what_is_at(path)}, but the run is finished and had a model there; {REMEDY}"
         )
     with readable(path):
         digest = digest_of(path)

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from data_tools.storage.atomic import replacing
 from data_tools.storage.own_files import readable
-from data_tools.storage.paths import what_stands_at
+from data_tools.storage.paths import what_is_at
 from robe_numba.dlrm import DLRM, DLRMConfig, embedding_from
 from robe_numba.dlrm.backends import to_numpy
 
@@ -51,7 +51,7 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
     """
     if not path.is_file():
         raise FileNotFoundError(
-            f"{what_stands_at(path)}: the run stopped before its model was saved; continue it with "
+            f"{what_is_at(path)}: the run stopped before its model was saved; continue it with "
             f"--resume"
         )
     try:

@@ -284,7 +284,7 @@ def test_verify_finds_what_is_wrong_with_each_file(broken, tmp_path):
     assert problems[2] == f"{third} is cut off: it has {third.stat().st_size} of " + (
         f"{third.stat().st_size + 7} bytes"
     )
-    assert problems[3].startswith(f"{folder / 'mine.arrow'} is no file of this dataset")
+    assert problems[3].startswith(f"{folder / 'mine.arrow'} is not a file of this dataset")
     third.unlink()
     flip_a_bit(second, -40)
     shutil.copy(second, first)

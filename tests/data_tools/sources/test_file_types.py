@@ -191,7 +191,7 @@ def test_other_files_are_named(tmp_path, kind, name):
     content, message = OTHERS[kind]
     (tmp_path / name).write_bytes(content)
     if name == "log.parquet" and "decompressed" in message:
-        message = "the file is no Parquet; it is compressed by .*; decompress it"
+        message = "the file is not Parquet; it is compressed by .*; decompress it"
     for on_error in ("stop", "skip"):
         with pytest.raises(data_tools.ParseError, match=f":1: .*{message}"):
             data_tools.ingest(tmp_path / name, tmp_path / "out", schema=SMALL, on_error=on_error)

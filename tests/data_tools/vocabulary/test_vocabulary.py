@@ -379,14 +379,14 @@ def test_counts_that_contradict_each_other(tmp_path, change, reason):
 
 def test_damaged_vocabularies(tmp_path):
     paths, _ = build(tmp_path, count_files(tmp_path, [[(1, 5), (2, 6)]], 2))
-    with pytest.raises(DatasetError, match=r"column 1 of 2 .* stands here as column 0 of 2"):
+    with pytest.raises(DatasetError, match=r"column 1 of 2 .* is given as column 0 of 2"):
         IdMap(paths[::-1])
-    with pytest.raises(DatasetError, match=r"column 0 of 2 .* stands here as column 0 of 1"):
+    with pytest.raises(DatasetError, match=r"column 0 of 2 .* is given as column 0 of 1"):
         IdMap(paths[:1])
     whole = paths[1].read_bytes()
     for damaged in (whole[:-20], b"", b"label\tdense\n" * 20, counted([(1,)], 1, "uint32")):
         paths[1].write_bytes(damaged)
-        with pytest.raises(DatasetError, match="is no vocabulary"):
+        with pytest.raises(DatasetError, match="is not a vocabulary"):
             IdMap(paths)
     paths[1].write_bytes(whole)
     (tmp_path / "other").mkdir()
@@ -436,7 +436,7 @@ def test_a_vocabulary_with_damaged_metadata_or_nulls(tmp_path, harm):
     rewritten(paths[0])
     assert IdMap(paths).kept == (2,)
     rewritten(paths[0], **harm)
-    with pytest.raises(DatasetError, match=r"column-0\.arrow is no vocabulary"):
+    with pytest.raises(DatasetError, match=r"column-0\.arrow is not a vocabulary"):
         IdMap(paths)
 
 
