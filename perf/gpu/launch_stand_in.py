@@ -15,11 +15,12 @@ from robe_numba.coefficients import hash_spec
 from robe_numba.kernels.gpu import launch, lookup
 from robe_numba.kernels.gpu.arrays import DeviceArray
 from robe_numba.kernels.gpu.launch import Kernel, Prepared
-from robe_numba.kernels.gpu.update import driver
-from robe_numba.kernels.gpu.update import segments as segment_kernels
+from robe_numba.kernels.gpu.update.driver import Heavy
+from robe_numba.kernels.gpu.update.partition import Ranges, SortedReads
+from robe_numba.kernels.gpu.update.segments import UpdateVariant, segment_kernels
 
 CALLS, ROUNDS = 2000, 7
-WORK: Any = SimpleNamespace(device=0, stream=0)
+CONTEXT: Any = SimpleNamespace(device=0, stream=0)
 DRIVER = SimpleNamespace(CUfunction=int, cuLaunchKernel=lambda *arguments: (0,))
 
 
@@ -33,13 +34,13 @@ def main() -> None:
     one = np.uint64(1)
     report(
         "gather",
-        lookup.gather_kernel(False, False, 32),
+        lookup.gather_kernel(False, False, False, 32),
         (floats, numbers, spec, True, words, floats, one),
     )
-    reads = driver.Reads(numbers, words, words, numbers, floats, numbers, floats)
-    ranges = driver.Ranges(words, words, words, one)
-    heavy = driver.Heavy(numbers, words, words, words, words, floats)
-    update = segment_kernels.kernels(segment_kernels.Form(False, False, False, False))
+    reads = SortedReads(numbers, words, words, numbers, floats, numbers, floats)
+    ranges = Ranges(words, words, words, one)
+    heavy = Heavy(numbers, words, words, words, words, floats)
+    update = segment_kernels(UpdateVariant(False, False, False, False))
     rate = (np.float32(0.1),)
     report(
         "update_light",
@@ -64,7 +65,7 @@ def report(name: str, kernel: Kernel, arguments: tuple[Any, ...]) -> None:
     for _ in range(ROUNDS):
         begun = time.perf_counter()
         for _ in range(CALLS):
-            kernel.launch(WORK, 1, 128, *arguments)
+            kernel.launch(CONTEXT, 1, 128, *arguments)
         found.append(1e6 * (time.perf_counter() - begun) / CALLS)
     print(f"{name}: {statistics.median(found):.1f} us, at best {min(found):.1f}")
 

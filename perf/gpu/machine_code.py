@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import nvidia
-from numba.cuda import dispatcher
 
 from robe_numba.formatting import markdown_table
-from robe_numba.kernels.gpu import layers
-from tests.test_gpu import compile_to_ptx, kernels
+from robe_numba.kernels.gpu.interaction.backward import BACKWARD_THREADS
+from robe_numba.kernels.gpu.interaction.forward import FORWARD_THREADS
+from robe_numba.kernels.gpu.launch import THREADS
+from robe_numba.kernels.gpu.lookup import LOOKUP_THREADS
+from tests.support.ptx import compile_to_ptx, kernels
 
-CAPABILITY = (9, 0)
 # Of a multiprocessor of compute capability 9.0.
 REGISTERS, WARPS, SHARED_BYTES, WARP = 65_536, 64, 228 << 10, 32
 BLOCK_SHARED_BYTES = 1 << 10  # that each thread block takes in addition
@@ -40,9 +41,6 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument("--against", type=Path, help="earlier figures to compare with")
     options = parser.parse_args()
-    # Compiling a call of a device function asks for the GPU; any will do.
-    gpu = type("GPU", (), {"compute_capability": CAPABILITY})
-    dispatcher.get_current_device = lambda: gpu
     before = json.loads(options.against.read_text()) if options.against else {}
     found = {}
     for name in kernels():
@@ -58,7 +56,7 @@ def main() -> None:
 def figures(name: str) -> dict[str, int | None]:
     """The figures of a kernel by column."""
     kernel = kernels()[name][0]
-    ptx = compile_to_ptx(name, capability=CAPABILITY)
+    ptx = compile_to_ptx(name)
     with tempfile.TemporaryDirectory() as folder:
         source, cubin = Path(folder) / "kernel.ptx", Path(folder) / "kernel.cubin"
         source.write_text(ptx)
@@ -69,8 +67,6 @@ def figures(name: str) -> dict[str, int | None]:
         instructions = count_instructions(cubin)
     registers = number(r"Used (\d+) registers", report)
     shared = number(r"(\d+) bytes smem", report)
-    module = sys.modules[kernel.py_func.__module__]
-    threads = getattr(module, "THREADS", layers.THREADS)
     stretches = re.split(r"\n\$L\w+:|\bbra\b", ptx)
     return {
         "registers": registers,
@@ -78,8 +74,14 @@ def figures(name: str) -> dict[str, int | None]:
         "shared": shared,
         "instructions": instructions,
         "loads": max(len(re.findall(r"\bld\.global", stretch)) for stretch in stretches),
-        "warps": warps(registers, shared, threads),
+        "warps": warps(registers, shared, threads_of(kernel.__name__)),
     }
+
+
+def threads_of(kernel: str) -> int:
+    """Threads of a thread block of a kernel."""
+    fewer = {"dot_forward": FORWARD_THREADS, "dot_backward": BACKWARD_THREADS}
+    return LOOKUP_THREADS if kernel == "gather" else fewer.get(kernel, THREADS)
 
 
 def warps(registers: int, shared: int, threads: int) -> int:

@@ -198,7 +198,7 @@ class GPUBackend(Backend):
     def check(
         self, name: str, array: Any, shape: tuple[int, ...], dtypes: tuple[np.dtype, ...]
     ) -> None:
-        gpu_module("arrays").view(name, array, shape, dtypes)
+        gpu_module("views").view(name, array, shape, dtypes)
 
     def check_labels(self, labels: Any) -> None:
         """Check nothing: that would wait for the GPU."""

@@ -44,15 +44,15 @@ def on_any_device(gpu: str) -> Callable[[Callable[P, Result]], Callable[P, Resul
 
 @functools.cache
 def gpu_module(name: str) -> ModuleType:
-    """The module `robe_numba.ops.gpu.<name>`, or of `robe_numba.kernels.gpu`.
+    """Import the module `robe_numba.ops.gpu.<name>`.
 
     Raises
     ------
-    ImportError : what it needs is not installed; the message names it.
+    ImportError
+        Where a package that it needs is not installed; the message names it.
     """
     try:
-        room = "kernels" if name in ("arrays", "device") else "ops"
-        return import_module(f"robe_numba.{room}.gpu.{name}")
+        return import_module(f"robe_numba.ops.gpu.{name}")
     except ImportError as error:  # plain Numba has another numba.cuda, or none
         raise ImportError(f"{GPU_NEEDS} ({error})") from error
 
@@ -66,7 +66,7 @@ def check_any_device(
 ) -> None:
     """As `checks.check_array`, of an array of either device; `written`, it is writeable too."""
     if is_on_device(array):
-        gpu_module("arrays").view(name, array, shape, dtypes, written)
+        gpu_module("views").view(name, array, shape, dtypes, written)
         return
     check_array(name, array, shape, dtypes)
     if written:

@@ -50,7 +50,7 @@ def gpu_memory():
 
 def to_gpu(array):
     """A GPU's copy of a NumPy array."""
-    from robe_numba.kernels.gpu.device import array_library
+    from robe_numba.kernels.gpu.arrays import array_library
 
     return array_library().asarray(array)
 

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from robe_numba.kernels.gpu.device import Work, array_library
+from robe_numba.kernels.gpu.arrays import array_library
+from robe_numba.kernels.gpu.context import DeviceContext
 from robe_numba.ops.gpu import feeding
 from tests.gpu.conftest import SIMULATED, to_cpu
 
@@ -157,13 +158,13 @@ def streams(monkeypatch, request):
             stream.add(lambda: self._target.__setitem__(..., source))
 
     @contextmanager
-    def work_on(array):
-        yield Work(array_library(), current, 0)
+    def stream_of(array):
+        yield DeviceContext(array_library(), current, 0)
 
     monkeypatch.setattr(feeding, "cuda", Cuda)
     monkeypatch.setattr(feeding, "side_stream", lambda: nullcontext(Stream(scheduler)))
-    monkeypatch.setattr(feeding, "as_seen", Seen)
-    monkeypatch.setattr(feeding, "work_on", work_on)
+    monkeypatch.setattr(feeding, "numba_view", Seen)
+    monkeypatch.setattr(feeding, "stream_of", stream_of)
     return scheduler
 
 

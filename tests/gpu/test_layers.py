@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from robe_numba.dlrm import bce_with_logits, cat_interaction, dot_interaction, sigmoid
-from robe_numba.dlrm.layers import linear
+from robe_numba.dlrm.layers.linear import linear
 from robe_numba.dlrm.optimizers import DenseOptimizer
 from robe_numba.kernels.gpu.interaction import tiles
 from tests.dlrm.test_layers import numerical_gradient

@@ -1,7 +1,6 @@
-"""The reads of bags on the GPU: whose they are, and what the backward pass must know of each.
+"""The reads of bags on the GPU: which bag they belong to, and what the backward pass needs of them.
 
-Bags are CSR and table-major: bag t * batch + b holds indices[offsets[bag]:offsets[bag + 1]] and is
-pooled into out[b, t], which is row b * num_tables + t of the flat output.
+Offsets are not checked. Those that are out of place make bags read less, never other memory.
 """
 
 from typing import NamedTuple
@@ -10,22 +9,19 @@ import numpy as np
 
 from robe_numba.kernels.gpu import arrays
 from robe_numba.kernels.gpu.arrays import DeviceArray
-from robe_numba.kernels.gpu.compiler import SIMULATED, cuda, function, types
-from robe_numba.kernels.gpu.device import Work, device_spec
+from robe_numba.kernels.gpu.compiler import cuda, function, types
+from robe_numba.kernels.gpu.context import DeviceContext, constants_on
 from robe_numba.kernels.gpu.intrinsics import syncwarp
-from robe_numba.kernels.gpu.launch import Kernel
+from robe_numba.kernels.gpu.launch import LANES, THREADS, Kernel
 from robe_numba.kernels.scalar.bags import MEAN, Bags
 from robe_numba.kernels.scalar.hashing import NO_START, block_start, row_key
 from robe_numba.kernels.scalar.unsigned import ONE, U32, ZERO
 from robe_numba.spec import Spec
 
-LANES = 32  # of a warp
-THREADS = 32 if SIMULATED else 256  # of a thread block
-
 
 @function
 def reads_of(bag, bags):
-    """First read of a bag, and the one after its last."""
+    """The first read of a bag, and the one after its last."""
     num_reads = np.uint64(bags.indices.size)
     first = min(np.uint64(bags.offsets[bag]), num_reads)
     return first, max(first, min(np.uint64(bags.offsets[bag + ONE]), num_reads))
@@ -39,7 +35,7 @@ def is_padding(index, bags):
 
 @function
 def hash_block(number, table, bags, spec):
-    """Start of block number % num_blocks of a read; NO_START for padding."""
+    """Start of block number % num_blocks of a read; NOWHERE for padding."""
     read, block = number, ZERO
     if spec.num_blocks > ONE:
         read = number // spec.num_blocks
@@ -54,7 +50,8 @@ def hash_block(number, table, bags, spec):
 def expand(bags, spec, starts, rows, scales):
     """A warp for each bag: starts (n * num_blocks,) unless (0,), rows (n,), scales (n,) for MEAN.
 
-    Whatever the offsets are, each read has a row: the first bag and the last take those outside.
+    Every read gets a row, whatever the offsets are: reads outside all bags count to the first or
+    the last.
     """
     counts = cuda.shared.array(THREADS, types.uint64)
     thread = np.uint64(cuda.threadIdx.x)
@@ -79,7 +76,7 @@ def expand(bags, spec, starts, rows, scales):
         if bags.mode == MEAN and not is_padding(np.uint64(bags.indices[read]), bags):
             count += ONE
         read += U32
-    if bags.mode == MEAN:  # so do all lanes
+    if bags.mode == MEAN:  # the same in all lanes
         counts[thread] = count
         syncwarp()
         count, other = ZERO, thread - lane
@@ -93,26 +90,26 @@ def expand(bags, spec, starts, rows, scales):
             read += U32
 
 
-class Expanded(NamedTuple):
-    """What the backward pass must know of each read."""
+class ExpandedReads(NamedTuple):
+    """What the backward pass needs of each read."""
 
     starts: DeviceArray  # uint64 (n * num_blocks,)
     rows: DeviceArray  # int64 (n,), of the flat output
     scales: DeviceArray  # (n,) of the output's dtype, the read's factor; (0,) for 1
 
 
-def expanded(
-    work: Work, bags: Bags, spec: Spec, real: np.dtype, starts: DeviceArray | None
-) -> Expanded:
-    """What the backward pass must know; starts are hashed unless given."""
+def expand_reads(
+    context: DeviceContext, bags: Bags, spec: Spec, real: np.dtype, starts: DeviceArray | None
+) -> ExpandedReads:
+    """Find what the backward pass needs of each read; starts are hashed unless given."""
     num_reads, num_bags = bags.indices.size, bags.offsets.size - 1
     hashed = arrays.nothing(np.uint64)
     if starts is None:
-        hashed = starts = work.scratch(num_reads * spec.num_blocks, np.uint64)
-    rows = work.scratch(num_reads, np.int64)
-    scales = work.scratch(num_reads, real) if bags.mode == MEAN else bags.weights
+        hashed = starts = context.scratch(num_reads * spec.num_blocks, np.uint64)
+    rows = context.scratch(num_reads, np.int64)
+    scales = context.scratch(num_reads, real) if bags.mode == MEAN else bags.weights
     if num_reads and num_bags:
         grid = -(-num_bags * LANES // THREADS)
-        constants = device_spec(spec, work)
-        expand.launch(work, grid, THREADS, bags, constants, hashed, rows, scales)
-    return Expanded(starts, rows, scales)
+        constants = constants_on(spec, context.device)
+        expand.launch(context, grid, THREADS, bags, constants, hashed, rows, scales)
+    return ExpandedReads(starts, rows, scales)

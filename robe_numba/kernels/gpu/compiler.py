@@ -1,4 +1,4 @@
-"""Numba's compiler for CUDA. It is imported here alone, so that a successor can take its place."""
+"""Numba's compiler for CUDA, imported only here, so that a successor can take its place."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +13,7 @@ SIMULATED = bool(numba.config.ENABLE_CUDASIM)
 
 if SIMULATED:
     from numba import types
+    from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
 else:
     from numba.cuda import cgutils, types
     from numba.cuda.dispatcher import CUDACache
@@ -20,8 +21,7 @@ else:
     from numba.cuda.np.numpy_support import from_dtype
 
     if not hasattr(np, "row_stack"):
-        # numba-cuda 0.30 names a function that NumPy has not had since 2.5. It is there while
-        # numba-cuda is loaded, and nowhere else.
+        # numba-cuda 0.30 uses a function that NumPy 2.5 removed. Define it while numba-cuda loads.
         vars(np)["row_stack"] = np.vstack
         try:
             import numba.cuda.cudaimpl
@@ -30,6 +30,7 @@ else:
 
 __all__ = [
     "SIMULATED",
+    "FakeCUDAArray",
     "cgutils",
     "cuda",
     "from_dtype",
@@ -42,12 +43,12 @@ __all__ = [
 
 
 def function(python: Callable) -> Any:
-    """Compile a function that kernels call into each of them."""
+    """Compile a function that kernels call."""
     return cuda.jit(device=True)(python)
 
 
 def inlined(python: Callable) -> Any:
-    """As `function`, into each place that calls it, so that what is constant there is known."""
+    """As `function`, but inline it at each call, so that the constants there are known."""
     if SIMULATED:
         return function(python)
     return cuda.jit(device=True, forceinline=True)(python)
@@ -56,7 +57,7 @@ def inlined(python: Callable) -> Any:
 def jit(python: Callable, max_registers: int | None = None) -> Any:
     """Compile a kernel, cached on disk as `robe_numba._jit` caches the host's.
 
-    Fewer registers than the compiler would take let more warps wait for memory at a time.
+    With fewer registers than the compiler would take, more warps can wait for memory at a time.
     """
     if SIMULATED:
         return cuda.jit(python)

@@ -1,5 +1,5 @@
-"""What the compiler would do otherwise: halves of bfloat16, four elements in one instruction,
-stores of what nobody reads soon, products of their own.
+"""What the compiler would not do itself: widen bfloat16, access four elements in one instruction,
+store past the cache, and round a product before it is added.
 """
 
 import threading
@@ -11,35 +11,35 @@ from robe_numba.kernels.gpu.compiler import SIMULATED, cuda, function
 
 if SIMULATED:
 
-    def load1(array: Any, i: Any, real: Any) -> Any:
+    def load_x1(array: Any, i: Any, real: Any) -> Any:
         """array[i] as a `real`; elements of int16 are the bits of bfloat16."""
         if array.dtype == np.int16:
             return (np.uint32(np.uint16(array[i])) << np.uint32(16)).view(np.float32)
         return real(array[i])
 
-    def load4(array: Any, i: Any, real: Any) -> Any:
+    def load_x4(array: Any, i: Any, real: Any) -> Any:
         """`load1` of i, ..., i + 3; array[i] is aligned to four elements."""
-        return tuple(load1(array, i + lane, real) for lane in range(4))
+        return tuple(load_x1(array, i + lane, real) for lane in range(4))
 
-    def store1(array: Any, i: Any, value: Any) -> None:
-        """array[i] = value; nobody reads it soon, so it is the first to leave the cache."""
+    def stream_x1(array: Any, i: Any, value: Any) -> None:
+        """array[i] = value, which is not read soon, so it is the first to leave the cache."""
         array[i] = value
 
-    def store4(array: Any, i: Any, values: Any) -> None:
+    def stream_x4(array: Any, i: Any, values: Any) -> None:
         """`store1` of i, ..., i + 3; array[i] is aligned to four elements."""
         for lane in range(4):
             array[i + lane] = values[lane]
 
-    def keep4(array: Any, i: Any, values: Any) -> None:
+    def store_x4(array: Any, i: Any, values: Any) -> None:
         """array[i], ..., array[i + 3] = values, to be read soon; aligned as for `store4`."""
-        store4(array, i, values)
+        stream_x4(array, i, values)
 
-    def multiply(left: Any, right: Any) -> Any:
+    def multiply_rounded(left: Any, right: Any) -> Any:
         """left * right, rounded before it is added to anything."""
         return left * right
 
     def syncwarp() -> None:
-        """What a warp's lanes wrote is there for the others; simulated blocks are one warp."""
+        """Let a warp's lanes see what the others wrote; a simulated block is one warp."""
         threading.current_thread().syncthreads()  # type: ignore[attr-defined]
 
 else:
@@ -79,7 +79,7 @@ else:
         builder.asm(function, text, f"l,{letters},~{{memory}}", [address, *values], True)
 
     @intrinsic
-    def load1(typing_context: Any, array: Any, index: Any, real: Any) -> Any:
+    def load_x1(typing_context: Any, array: Any, index: Any, real: Any) -> Any:
         """array[i] as a `real`; elements of int16 are the bits of bfloat16."""
         target = real.instance_type
 
@@ -90,7 +90,7 @@ else:
         return target(array, index, real), generate
 
     @intrinsic
-    def load4(typing_context: Any, array: Any, index: Any, real: Any) -> Any:
+    def load_x4(typing_context: Any, array: Any, index: Any, real: Any) -> Any:
         """`load1` of i, ..., i + 3; array[i] is aligned to four elements."""
         target = real.instance_type
 
@@ -104,8 +104,8 @@ else:
         return types.UniTuple(target, 4)(array, index, real), generate
 
     @intrinsic
-    def store1(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
-        """array[i] = value; nobody reads it soon, so it is the first to leave the cache."""
+    def stream_x1(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
+        """array[i] = value, which is not read soon, so it is the first to leave the cache."""
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             place = _place(context, builder, array, *arguments[:2])
@@ -115,7 +115,7 @@ else:
         return types.void(array, index, value), generate
 
     @intrinsic
-    def store4(typing_context: Any, array: Any, index: Any, values: Any) -> Any:
+    def stream_x4(typing_context: Any, array: Any, index: Any, values: Any) -> Any:
         """`store1` of i, ..., i + 3; array[i] is aligned to four elements."""
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -131,7 +131,7 @@ else:
         return types.void(array, index, values), generate
 
     @intrinsic
-    def keep4(typing_context: Any, array: Any, index: Any, values: Any) -> Any:
+    def store_x4(typing_context: Any, array: Any, index: Any, values: Any) -> Any:
         """array[i], ..., array[i + 3] = values, to be read soon; aligned as for `store4`."""
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -146,7 +146,7 @@ else:
         return types.void(array, index, values), generate
 
     @intrinsic
-    def multiply(typing_context: Any, left: Any, right: Any) -> Any:
+    def multiply_rounded(typing_context: Any, left: Any, right: Any) -> Any:
         """left * right, rounded before it is added to anything."""
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -160,5 +160,5 @@ else:
 
     @function
     def syncwarp():
-        """What a warp's lanes wrote is there for the others."""
+        """Let a warp's lanes see what the others wrote."""
         cuda.syncwarp()

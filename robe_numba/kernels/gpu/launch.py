@@ -1,8 +1,8 @@
 """Launching kernels at the cost of the driver's own call.
 
-Numba finds out the type of every argument anew at each launch, which takes 200 us and more. Here
-the layout of a kernel's parameters is worked out once for each set of argument types; a launch
-writes the values into it and calls the driver.
+Numba infers the type of every argument at each launch, which takes 200 us and more. Here the layout
+of a kernel's parameters is computed once for each set of argument types. A launch writes the values
+into it and calls the driver.
 """
 
 import ctypes
@@ -19,6 +19,11 @@ from robe_numba.kernels.gpu.compiler import SIMULATED, types
 if not SIMULATED:
     from cuda.bindings import driver
 
+LANES = 32  # threads of a warp
+# Threads of a thread block, unless a kernel is faster with fewer. The simulator runs each as a
+# thread of Python and has blocks of one warp.
+THREADS = LANES if SIMULATED else 256
+
 MOST_DIMENSIONS = 8  # of an array
 MOST_COMPILED = 256  # launchers of a kernel; Numba keeps the machine code
 
@@ -28,7 +33,8 @@ class Prepared:
 
     Parameters
     ----------
-    constants : named tuple of NumPy scalars and `DeviceArray`s.
+    constants : NamedTuple
+        Of NumPy scalars and `DeviceArray`s.
     """
 
     __slots__ = ("constants",)
@@ -38,8 +44,8 @@ class Prepared:
 
 
 def _add(argument: Any, kinds: list[Any], values: list[Any]) -> None:
-    """Append what tells an argument from others that need another launcher, and its fields as the
-    kernel takes them.
+    """Append an argument's fields as the kernel takes them, and its kind: arguments of other kinds
+    need another launcher.
     """
     kind = type(argument)
     if kind is DeviceArray:
@@ -57,7 +63,7 @@ def _add(argument: Any, kinds: list[Any], values: list[Any]) -> None:
 
 
 def _leaves(arguments: tuple[Any, ...]) -> Iterator[Any]:
-    """The arguments, and instead of a tuple what it has."""
+    """The arguments, with tuples flattened."""
     for argument in arguments:
         if isinstance(argument, tuple):
             yield from _leaves(argument)
@@ -85,9 +91,9 @@ def _type_of(argument: Any) -> Any:
 
 
 def _layout(kind: Any) -> str:
-    """The struct format of a kernel's parameters for an argument of a Numba type."""
+    """The struct format in which a kernel takes an argument of a Numba type."""
     if isinstance(kind, types.Array):
-        # Two pointers that are not used, size, item size, data, shape and strides.
+        # Two unused pointers, size, item size, data, shape and strides.
         return "q" * (5 + 2 * kind.ndim)
     if isinstance(kind, types.BaseTuple):
         return "".join(_layout(field) for field in kind)
@@ -100,10 +106,10 @@ def _layout(kind: Any) -> str:
 
 
 class _Parameters:
-    """Memory for what a kernel is given, with where each field is.
+    """Memory for a kernel's parameters, and the address of each field.
 
-    One launch has it at a time: other threads may launch the kernel while the driver reads, and a
-    signal handler between any two lines.
+    Only one launch uses it at a time: other threads may launch the kernel while the driver reads,
+    and a signal handler may launch it between any two lines.
     """
 
     __slots__ = ("_pointers", "address", "buffer")
@@ -116,12 +122,14 @@ class _Parameters:
 
 
 class _Compiled:
-    """A kernel for arguments of certain types, and certain prepared ones, on one device.
+    """A kernel compiled for the types of its arguments, with their prepared constants, on a device.
 
     Parameters
     ----------
-    dispatcher : Numba's, of the kernel.
-    arguments : such.
+    dispatcher : CUDADispatcher
+        Numba's, of the kernel.
+    arguments : tuple
+        Of the first launch.
     """
 
     def __init__(self, dispatcher: Any, arguments: tuple[Any, ...]):
@@ -144,8 +152,8 @@ class _Compiled:
     def _write_prepared(
         self, arguments: tuple[Any, ...], places: list[int]
     ) -> Iterator[tuple[Any, int, int]]:
-        """Write what is prepared; for each group of fields around it how it is written, where, and
-        how many fields it has.
+        """Write the prepared arguments. For each group of fields between them yield the function
+        that packs it, its place, and its number of fields.
         """
         first, group, place = 0, "", 0
         for argument in _leaves(arguments):
@@ -167,7 +175,7 @@ class _Compiled:
     def launch(
         self, grid: int, threads: tuple[int, int], shared: int, stream: int, values: list[Any]
     ) -> Any:
-        """Launch with the fields of all arguments that are not prepared; CUDA's result."""
+        """Launch with the fields of all arguments that are not prepared. Returns CUDA's error."""
         try:
             parameters = self._spare.pop()
         except IndexError:
@@ -184,18 +192,20 @@ class _Compiled:
 
 
 def offsets(layout: str) -> list[int]:
-    """Where each field of a struct format begins, aligned as C does."""
+    """The offset of each field of a struct format, aligned as in C."""
     ends = [struct.calcsize(layout[: i + 1]) for i in range(len(layout))]
     return [end - struct.calcsize(field) for end, field in zip(ends, layout, strict=True)]
 
 
 class Kernel:
-    """A kernel that is compiled at its first launch with arguments of new types.
+    """A kernel, compiled when it is first launched with arguments of new types.
 
     Parameters
     ----------
-    python : its source, in Numba's subset of Python.
-    max_registers : of a thread, where the compiler would take more and be slower.
+    python : callable
+        Its source, in Numba's subset of Python.
+    max_registers : int, optional
+        Registers of a thread, where the compiler would take more and be slower.
     """
 
     def __init__(self, python: Callable, max_registers: int | None = None):
@@ -206,31 +216,35 @@ class Kernel:
 
     def launch(
         self,
-        work: Any,
+        context: Any,
         grid: int,
         threads: int | tuple[int, int],
         *arguments: Any,
         shared: int = 0,
     ) -> None:
-        """Launch on the stream of `work`.
+        """Launch on the stream of a context.
 
         Parameters
         ----------
-        work : `device.Work`.
-        grid : thread blocks, at least one.
-        threads : of a thread block, in x or in x and y.
-        arguments : `DeviceArray`, `Prepared`, NumPy scalars, int, bool, and named tuples of these.
-        shared : bytes of dynamic shared memory, at most 48 KiB.
+        context : DeviceContext
+        grid : int
+            Thread blocks, at least one.
+        threads : int or tuple of int
+            Threads of a thread block, in x or in x and y.
+        *arguments : DeviceArray, Prepared, NumPy scalar, int, bool, or a named tuple of these
+        shared : int
+            Bytes of dynamic shared memory, at most 48 KiB.
 
         Raises
         ------
-        RuntimeError : the driver refuses the launch.
+        RuntimeError
+            Where the driver refuses the launch, or Numba cannot compile the kernel.
         """
         if SIMULATED:
             simulated = (_simulated(argument) for argument in arguments)
             self._dispatcher[grid, threads, 0, shared](*simulated)
             return
-        kinds: list[Any] = [work.device]
+        kinds: list[Any] = [context.device]
         values: list[Any] = []
         for argument in arguments:
             if type(argument) is DeviceArray:  # most are, and a call costs time
@@ -245,16 +259,21 @@ class Kernel:
                 self._compiled.clear()
             compiled = self._compiled.setdefault(key, _Compiled(self._dispatcher, arguments))
         shape = (threads, 1) if isinstance(threads, int) else threads
-        error = compiled.launch(grid, shape, shared, work.stream, values)
-        if error and error == driver.CUresult.CUDA_ERROR_INVALID_CONTEXT:  # of a new thread
-            work.begin_thread()
-            error = compiled.launch(grid, shape, shared, work.stream, values)
+        error = compiled.launch(grid, shape, shared, context.stream, values)
+        if error and error == driver.CUresult.CUDA_ERROR_INVALID_CONTEXT:  # in a new thread
+            context.begin_thread()
+            error = compiled.launch(grid, shape, shared, context.stream, values)
         if error:
             raise RuntimeError(f"CUDA refuses to launch {self.__name__}: {error.name}")
 
+    def launch_each(self, context: Any, count: int, *arguments: Any) -> None:
+        """Launch with a thread for each of `count` items, if there are any; see `launch`."""
+        if count:
+            self.launch(context, -(-count // THREADS), THREADS, *arguments)
+
 
 def _simulated(argument: Any) -> Any:
-    """An argument as the simulator takes it."""
+    """Convert an argument to what the simulator takes."""
     if isinstance(argument, DeviceArray):
         return argument.simulated()
     if isinstance(argument, Prepared):

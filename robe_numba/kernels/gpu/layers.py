@@ -1,33 +1,31 @@
-"""Kernels of a model's dense part on the GPU, around the matrix products."""
+"""What a model's layers need besides matrix products, on the GPU."""
 
 import math
-from typing import Any
 
 import numpy as np
 
 from robe_numba.kernels.gpu.arrays import DeviceArray
 from robe_numba.kernels.gpu.compiler import SIMULATED, cuda, function
-from robe_numba.kernels.gpu.device import Work
-from robe_numba.kernels.gpu.intrinsics import keep4, load4
+from robe_numba.kernels.gpu.context import DeviceContext
+from robe_numba.kernels.gpu.intrinsics import load_x4, store_x4
 from robe_numba.kernels.gpu.launch import Kernel
 from robe_numba.kernels.gpu.lookup import start_vectors
 from robe_numba.kernels.scalar.unsigned import ONE, THREE, TWO, U4, ZERO
 
-LANES = 4 if SIMULATED else 32  # threads that share a row
-ROWS = 2 if SIMULATED else 8  # of a thread block
-THREADS = 32 if SIMULATED else 256  # of a thread block without rows
-CHUNKS = 4 if SIMULATED else 64  # of a batch, whose columns are added up apart
+COLUMNS = 4 if SIMULATED else 32  # threads that share a row
+ROWS = 2 if SIMULATED else 8  # rows of a thread block
+CHUNKS = 4 if SIMULATED else 64  # chunks of a batch, each of which is summed by itself
 
 
 @function
 def rectified(value, zero):
-    """The value if it is positive or NaN, else 0: a model that diverges shall show it."""
+    """max(value, 0); a NaN stays, so that a model that diverges shows it."""
     return zero if value <= zero else value
 
 
 @Kernel
 def add_bias_elements(y, bias, rectify):
-    """y (batch * width,) += bias (width,), then rectified or not; a row for LANES threads."""
+    """y (batch * width,) += bias (width,), rectified if asked for; COLUMNS threads own a row."""
     row = np.uint64(cuda.blockIdx.x) * np.uint64(ROWS) + np.uint64(cuda.threadIdx.y)
     column, zero = np.uint64(cuda.threadIdx.x), y.dtype.type(0)
     width = np.uint64(bias.size)
@@ -35,38 +33,39 @@ def add_bias_elements(y, bias, rectify):
         while column < width:
             value = y[row * width + column] + bias[column]
             y[row * width + column] = rectified(value, zero) if rectify else value
-            column += np.uint64(LANES)
+            column += np.uint64(COLUMNS)
 
 
 @Kernel
 def add_bias_vectors(y, bias, rectify):
-    """As `add_bias_elements`, four neighbours at a time, which are aligned."""
+    """As `add_bias_elements`, by aligned vectors of four."""
     row = np.uint64(cuda.blockIdx.x) * np.uint64(ROWS) + np.uint64(cuda.threadIdx.y)
     column, real, zero = np.uint64(cuda.threadIdx.x) * U4, y.dtype.type, y.dtype.type(0)
     width = np.uint64(bias.size)
     if row * width < np.uint64(y.size):
         while column < width:
             i = row * width + column
-            a, b, c, d = load4(y, i, real)
-            e, f, g, h = load4(bias, column, real)
+            a, b, c, d = load_x4(y, i, real)
+            e, f, g, h = load_x4(bias, column, real)
             a, b, c, d = a + e, b + f, c + g, d + h
             if rectify:
                 a, b = rectified(a, zero), rectified(b, zero)
                 c, d = rectified(c, zero), rectified(d, zero)
-            keep4(y, i, (a, b, c, d))
-            column += np.uint64(4 * LANES)
+            store_x4(y, i, (a, b, c, d))
+            column += np.uint64(4 * COLUMNS)
 
 
 @Kernel
-def mask_and_add(grad_y, y, rectify, width, chunk, sums):
-    """sums (chunks * width,): the sum of every column of grad_y (batch * width,) by chunks of rows,
-    after it became 0 where y was rectified. A thread block has LANES columns of a chunk.
+def mask_and_sum(grad_y, y, rectify, width, chunk, sums):
+    """sums (chunks * width,) = the sums of the columns of grad_y (batch * width,) by chunks of
+    rows, after grad_y became 0 where y was rectified. A thread block owns COLUMNS columns of a
+    chunk.
     """
-    partial = cuda.shared.array((ROWS, LANES), grad_y.dtype)
+    partial = cuda.shared.array((ROWS, COLUMNS), grad_y.dtype)
     lane, group, step = np.uint64(cuda.threadIdx.x), np.uint64(cuda.threadIdx.y), np.uint64(ROWS)
-    tiles = (width + np.uint64(LANES) - ONE) // np.uint64(LANES)
+    tiles = (width + np.uint64(COLUMNS) - ONE) // np.uint64(COLUMNS)
     block = np.uint64(cuda.blockIdx.x)
-    number, column = block // tiles, block % tiles * np.uint64(LANES) + lane
+    number, column = block // tiles, block % tiles * np.uint64(COLUMNS) + lane
     zero = grad_y.dtype.type(0)
     total, end = zero, np.uint64(grad_y.size)
     if column < width:
@@ -74,7 +73,7 @@ def mask_and_add(grad_y, y, rectify, width, chunk, sums):
         end = min((number + ONE) * chunk * width, end)
         stride = step * width
         while i < end:
-            # Four rows at a time, whose reads are under way together.
+            # Four rows at a time, whose reads are in flight together.
             i_1, i_2, i_3 = i + stride, i + TWO * stride, i + THREE * stride
             j_1, j_2 = (i_1 if i_1 < end else i), (i_2 if i_2 < end else i)
             j_3 = i_3 if i_3 < end else i
@@ -105,8 +104,8 @@ def mask_and_add(grad_y, y, rectify, width, chunk, sums):
 
 
 @Kernel
-def add_chunks(sums, width, out):
-    """out (width,): the sums (chunks * width,) of each column, chunk after chunk."""
+def sum_chunks(sums, width, out):
+    """out (width,) = the sums (chunks * width,) of each column, chunk after chunk."""
     column = np.uint64(cuda.grid(1))
     if column < width:
         total, i = out.dtype.type(0), column
@@ -117,8 +116,8 @@ def add_chunks(sums, width, out):
 
 
 @Kernel
-def entropy(logits, labels, count, losses, grads):
-    """Per row of (batch,) binary cross-entropy, and its gradient over `count`."""
+def bce_with_logits(logits, labels, count, losses, grads):
+    """losses and grads (batch,): the cross-entropy of each row, and its gradient / count."""
     i, zero, one = cuda.grid(1), logits.dtype.type(0), logits.dtype.type(1)
     if i < logits.size:
         z, y = logits[i], labels[i]
@@ -127,32 +126,30 @@ def entropy(logits, labels, count, losses, grads):
         grads[i] = ((one if z >= zero else small) / (one + small) - y) / count
 
 
-def add_bias(work: Work, y: DeviceArray, bias: DeviceArray, rectify: bool) -> None:
-    """Add bias (width,) to y (batch, width) in place, then rectify or not."""
+def add_bias(context: DeviceContext, y: DeviceArray, bias: DeviceArray, rectify: bool) -> None:
+    """Add bias (width,) to y (batch, width) in place, and rectify it if asked for."""
     if y.size:
         vectors = bias.size % 4 == 0 and start_vectors(y, bias)
         kernel = add_bias_vectors if vectors else add_bias_elements
-        kernel.launch(work, -(-y.shape[0] // ROWS), (LANES, ROWS), y.flat(), bias, rectify)
+        kernel.launch(context, -(-y.shape[0] // ROWS), (COLUMNS, ROWS), y.flat(), bias, rectify)
 
 
-def by_elements(work: Work, kernel: Kernel, count: int, *arguments: Any) -> None:
-    """Run a kernel with a thread for each of `count`."""
-    if count:
-        kernel.launch(work, -(-count // THREADS), THREADS, *arguments)
-
-
-def add_columns(
-    work: Work, grad_y: DeviceArray, y: DeviceArray, rectify: bool, grad_bias: DeviceArray
+def sum_rectified(
+    context: DeviceContext,
+    grad_y: DeviceArray,
+    y: DeviceArray,
+    rectify: bool,
+    grad_bias: DeviceArray,
 ) -> None:
     """Set grad_y (batch, width) to 0 where y was rectified, and grad_bias (width,) to the sums of
-    its columns, added up in an order that depends on the shape alone.
+    its columns. The order of additions depends only on the shape.
     """
     batch, width = grad_y.shape
     chunk = max(ROWS, -(-batch // CHUNKS))
-    chunks, tiles = -(-batch // chunk), -(-width // LANES)
-    sums = work.scratch(chunks * width, grad_y.dtype)
+    chunks, tiles = -(-batch // chunk), -(-width // COLUMNS)
+    sums = context.scratch(chunks * width, grad_y.dtype)
     sizes = np.uint64(width), np.uint64(chunk)
     if chunks:
         arguments = (grad_y.flat(), y.flat(), rectify, *sizes, sums)
-        mask_and_add.launch(work, chunks * tiles, (LANES, ROWS), *arguments)
-    by_elements(work, add_chunks, width, sums, sizes[0], grad_bias)
+        mask_and_sum.launch(context, chunks * tiles, (COLUMNS, ROWS), *arguments)
+    sum_chunks.launch_each(context, width, sums, sizes[0], grad_bias)

@@ -1,7 +1,7 @@
-"""What stands for CuPy where Numba simulates the GPU: NumPy's arrays, in a type of their own.
+"""The stand-in for CuPy if Numba simulates the GPU: NumPy arrays of a type of their own.
 
 The simulator runs kernels in Python on the host. These arrays say that they are on a GPU, so that
-everything around the kernels runs as it would there. What is not defined here is NumPy's.
+everything around the kernels runs as it would there. Names not defined here are NumPy's.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -11,19 +11,19 @@ import numpy as np
 
 
 class ndarray(np.ndarray):  # noqa: N801 - CuPy's name
-    """A NumPy array that stands for one on a GPU."""
+    """A NumPy array that stands in for one on a GPU."""
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
         return self.__array_interface__
 
     def get(self) -> np.ndarray:
-        """A copy on the host."""
+        """Copy the array to the host."""
         return np.array(self)
 
 
 def asarray(array: Any, blocking: bool = False) -> Any:
-    """The array if it is one of these, a view of memory that says it is on a GPU, or a copy."""
+    """Give the array itself if it is an `ndarray`, a view if it says it is on a GPU, or a copy."""
     if isinstance(array, ndarray):
         return array
     if hasattr(array, "__cuda_array_interface__"):
@@ -32,7 +32,7 @@ def asarray(array: Any, blocking: bool = False) -> Any:
 
 
 class _Memory:
-    """What NumPy makes a view of, and keeps."""
+    """Memory that NumPy makes a view of, and keeps alive."""
 
     def __init__(self, owner: Any):
         self.owner, interface = owner, dict(owner.__cuda_array_interface__)
@@ -41,9 +41,9 @@ class _Memory:
         self.__array_interface__ = interface
 
 
-def seen(array: Any) -> Any:
-    """An array as the simulator's kernels take it, of the same memory."""
-    from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
+def numba_view(array: Any) -> Any:
+    """A view of an array as the simulator's kernels take it."""
+    from robe_numba.kernels.gpu.compiler import FakeCUDAArray
 
     return FakeCUDAArray(array.view(np.ndarray))
 
@@ -59,7 +59,7 @@ def zeros(shape: Any, dtype: Any) -> Any:
 
 
 def new_stream() -> AbstractContextManager[None]:
-    """There are no streams: everything is done when a call returns."""
+    """Do nothing: there are no streams, and work is done when a call returns."""
     return nullcontext()
 
 

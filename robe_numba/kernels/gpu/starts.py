@@ -1,15 +1,13 @@
-"""Hashing on the GPU: one thread per block of the array that is read."""
+"""Hashing on the GPU: one thread for each block of a row."""
 
 import numpy as np
 
 from robe_numba.kernels.gpu.arrays import DeviceArray
-from robe_numba.kernels.gpu.compiler import SIMULATED, cuda
-from robe_numba.kernels.gpu.device import Work, device_spec
+from robe_numba.kernels.gpu.compiler import cuda
+from robe_numba.kernels.gpu.context import DeviceContext, constants_on
 from robe_numba.kernels.gpu.launch import Kernel
 from robe_numba.kernels.scalar.hashing import block_start, row_key
 from robe_numba.spec import Spec
-
-THREADS = 32 if SIMULATED else 256  # of a thread block
 
 
 @Kernel
@@ -22,8 +20,8 @@ def block_starts(indices, spec, starts):
         starts[number] = block_start(key, row % spec.num_tables, block, spec)
 
 
-def launch(work: Work, ids: DeviceArray, spec: Spec, starts: DeviceArray) -> None:
+def hash_starts(context: DeviceContext, ids: DeviceArray, spec: Spec, starts: DeviceArray) -> None:
     """Hash ids (n,) into starts uint64 (n * num_blocks,)."""
     if starts.size:
-        grid = -(-starts.size // THREADS)
-        block_starts.launch(work, grid, THREADS, ids, device_spec(spec, work), starts)
+        constants = constants_on(spec, context.device)
+        block_starts.launch_each(context, starts.size, ids, constants, starts)

@@ -1,6 +1,6 @@
-"""Embeddings of bags of ids on a GPU: what `robe_numba.ops.bags` does with NumPy arrays.
+"""Embeddings of bags of ids on a GPU: as `robe_numba.ops.bags`.
 
-Arguments, results and errors are those of the functions there, and values are not looked at, as in
+Arguments, results and errors are those of the functions there. But values are not checked, as in
 `robe_numba.ops.gpu.rows`.
 """
 
@@ -19,13 +19,17 @@ from robe_numba.checks.bags import (
 )
 from robe_numba.checks.ids import INDEX_DTYPES
 from robe_numba.checks.scalars import check_scalar, check_spec
-from robe_numba.kernels.gpu import arrays, bag_reads, device
-from robe_numba.kernels.gpu import bags as pool
-from robe_numba.kernels.gpu.arrays import INT64, NO_RATE, DeviceArray
-from robe_numba.kernels.gpu.device import Work
+from robe_numba.kernels.gpu import arrays
+from robe_numba.kernels.gpu.arrays import NO_RATE, DeviceArray
+from robe_numba.kernels.gpu.bag_reads import expand_reads
+from robe_numba.kernels.gpu.bags import pool
+from robe_numba.kernels.gpu.context import DeviceContext
 from robe_numba.kernels.gpu.update import driver, state_blocks
+from robe_numba.kernels.gpu.update.partition import SortedReads, sort
 from robe_numba.kernels.scalar import update_rules
 from robe_numba.kernels.scalar.bags import MAX, MODES, Bags
+from robe_numba.ops.gpu.device import stream_of
+from robe_numba.ops.gpu.views import INT64, check_apart, check_step, stored_view, view
 from robe_numba.spec import Spec
 
 
@@ -40,23 +44,23 @@ def embedding_bag(
     out: Any = None,
     starts: Any = None,
 ) -> Any:
-    """See `robe_numba.embedding_bag`."""
+    """As `robe_numba.embedding_bag`, of GPU arrays."""
     check_spec(spec)
-    values = arrays.stored_view(array, spec)
+    values = stored_view(array, spec)
     real = real_dtype(values)
     read = {"array": values, "indices": indices, "offsets": offsets}
     read["per_sample_weights"] = per_sample_weights
-    arrays.check_apart({"out": out, "starts": starts}, read)
-    with device.work_on(array) as work:
+    check_apart({"out": out, "starts": starts}, read)
+    with stream_of(array) as context:
         options = (mode, per_sample_weights, padding_idx)
-        bags = _check_bags(work, indices, offsets, spec, *options, real)
+        bags = _check_bags(context, indices, offsets, spec, *options, real)
         shape = (int(bags.batch), spec.num_tables, spec.embedding_dim)
-        out = work.empty(shape, real) if out is None else out
-        target = arrays.view("out", out, shape, (real,), written=True).flat()
+        out = context.empty(shape, real) if out is None else out
+        target = view("out", out, shape, (real,), written=True).flat()
         places = arrays.nothing(np.uint64)
         if starts is not None:
             places = _starts(bags, spec, starts, written=True)
-        pool.pool(work, values, bags, spec, places, target, arrays.nothing(np.int64))
+        pool(context, values, bags, spec, places, target, arrays.nothing(np.int64))
     return out
 
 
@@ -71,22 +75,22 @@ def embedding_bag_backward(
     array: Any = None,
     starts: Any = None,
 ) -> Any:
-    """See `robe_numba.embedding_bag_backward`."""
+    """As `robe_numba.embedding_bag_backward`, of GPU arrays."""
     check_spec(spec)
     check_mode(mode)
     if mode == "max" and array is None:
         raise ValueError(MAX_NEEDS_ARRAY)
     values, dtypes = None, ARRAY_DTYPES
     if array is not None:
-        values = arrays.view("array", array, (spec.array_size,), ARRAY_DTYPES)
+        values = view("array", array, (spec.array_size,), ARRAY_DTYPES)
         dtypes = (values.dtype,)
-    arrays.view("grad_out", grad_out, None, dtypes)
-    with device.work_on(grad_out) as work:
+    view("grad_out", grad_out, None, dtypes)
+    with stream_of(grad_out) as context:
         options = (mode, per_sample_weights, padding_idx)
-        reads = _reads(work, grad_out, dtypes, indices, offsets, spec, options, values, starts)
-        gradient = work.zeros((spec.array_size,), reads.grad_out.dtype)
+        reads = _reads(context, grad_out, dtypes, indices, offsets, spec, options, values, starts)
+        gradient = context.zeros((spec.array_size,), reads.grad_out.dtype)
         target = arrays.of(gradient)
-        driver.update(work, update_rules.GRADIENT, reads, spec, target, target, NO_RATE, 0)
+        driver.update(context, update_rules.GRADIENT, reads, spec, target, target, NO_RATE, 0)
     return gradient
 
 
@@ -102,15 +106,15 @@ def embedding_bag_sgd_update(
     lr: float = 0.1,
     starts: Any = None,
 ) -> None:
-    """See `robe_numba.embedding_bag_sgd_update`; here an element moves once."""
+    """As `robe_numba.embedding_bag_sgd_update`, of GPU arrays, but an element moves once."""
     read = {"grad_out": grad_out, "indices": indices, "offsets": offsets, "starts": starts}
     read["per_sample_weights"] = per_sample_weights
-    (values,), rate = arrays.check_step(spec, lr, {"array": array}, read)
-    with device.work_on(array) as work:
+    (values,), rate = check_step(spec, lr, {"array": array}, read)
+    with stream_of(array) as context:
         options = (mode, per_sample_weights, padding_idx)
         dtypes = (values.dtype,)
-        reads = _reads(work, grad_out, dtypes, indices, offsets, spec, options, values, starts)
-        driver.update(work, update_rules.SGD, reads, spec, values, values, rate, 0)
+        reads = _reads(context, grad_out, dtypes, indices, offsets, spec, options, values, starts)
+        driver.update(context, update_rules.SGD, reads, spec, values, values, rate, 0)
 
 
 def embedding_bag_adagrad_update(
@@ -128,21 +132,21 @@ def embedding_bag_adagrad_update(
     starts: Any = None,
     state_block: int = 1,
 ) -> None:
-    """See `robe_numba.embedding_bag_adagrad_update`."""
+    """As `robe_numba.embedding_bag_adagrad_update`, of GPU arrays."""
     written = {"array": array, "state_sum": state_sum}
     read = {"grad_out": grad_out, "indices": indices, "offsets": offsets, "starts": starts}
     read["per_sample_weights"] = per_sample_weights
-    (values, sums), rate = arrays.check_step(spec, lr, written, read, state_block)
+    (values, sums), rate = check_step(spec, lr, written, read, state_block)
     eps = check_scalar("eps", eps, 0, values.dtype)
-    with device.work_on(array) as work:
+    with stream_of(array) as context:
         options = (mode, per_sample_weights, padding_idx)
         dtypes = (values.dtype,)
-        reads = _reads(work, grad_out, dtypes, indices, offsets, spec, options, values, starts)
-        state_blocks.update(work, reads, spec, values, sums, rate, eps, int(state_block))
+        reads = _reads(context, grad_out, dtypes, indices, offsets, spec, options, values, starts)
+        state_blocks.update(context, reads, spec, values, sums, rate, eps, int(state_block))
 
 
 def _check_bags(
-    work: Work,
+    context: DeviceContext,
     indices: Any,
     offsets: Any,
     spec: Spec,
@@ -152,16 +156,16 @@ def _check_bags(
     real: np.dtype,
 ) -> Bags:
     """The bags of a call; `real` is the output's dtype."""
-    bounds = arrays.view("offsets", offsets, None, INDEX_DTYPES)
+    bounds = view("offsets", offsets, None, INDEX_DTYPES)
     check_offsets_shape(bounds, spec)
-    ids = arrays.view("indices", indices, None, INDEX_DTYPES)
+    ids = view("indices", indices, None, INDEX_DTYPES)
     check_bag_ids_shape(ids)
     check_pooling(mode, weights is not None)
     padding = check_padding(padding_idx)
     if weights is None:
         weights = arrays.nothing(real)
     else:
-        weights = arrays.view("per_sample_weights", weights, (ids.size,), (real,))
+        weights = view("per_sample_weights", weights, (ids.size,), (real,))
     return Bags(
         indices=ids,
         offsets=bounds,
@@ -176,11 +180,11 @@ def _check_bags(
 def _starts(bags: Bags, spec: Spec, given: Any, written: bool = False) -> DeviceArray:
     """The caller's starts, as uint64 (n * num_blocks,)."""
     shape = (bags.indices.size, spec.num_blocks)
-    return arrays.view("starts", given, shape, INT64, written).flat(np.uint64)
+    return view("starts", given, shape, INT64, written).flat(np.uint64)
 
 
 def _reads(
-    work: Work,
+    context: DeviceContext,
     grad_out: Any,
     dtypes: tuple[np.dtype, ...],
     indices: Any,
@@ -189,18 +193,21 @@ def _reads(
     options: tuple[str, Any, int | None],
     values: Any,
     starts: Any,
-) -> driver.Reads:
-    """The reads of an `embedding_bag`: their rows, factors and, for "max", the winners."""
-    grads = arrays.view("grad_out", grad_out, None, dtypes)
-    bags = _check_bags(work, indices, offsets, spec, *options, grads.dtype)
+) -> SortedReads:
+    """Sort the reads of an `embedding_bag`, with their rows, factors and, for "max", argmax."""
+    grads = view("grad_out", grad_out, None, dtypes)
+    bags = _check_bags(context, indices, offsets, spec, *options, grads.dtype)
     shape = (int(bags.batch), spec.num_tables, spec.embedding_dim)
-    grads = arrays.view("grad_out", grad_out, shape, dtypes).flat()
+    grads = view("grad_out", grad_out, shape, dtypes).flat()
     places = None if starts is None else _starts(bags, spec, starts)
-    known = bag_reads.expanded(work, bags, spec, grads.dtype, places)
-    winners = arrays.nothing(np.int64)
+    known = expand_reads(context, bags, spec, grads.dtype, places)
+    argmax = arrays.nothing(np.int64)
     if bags.mode == MAX:
-        # Not from the caller's starts: what these may be, nobody has looked.
-        maxima, winners = work.scratch(grads.size, grads.dtype), work.scratch(grads.size, np.int64)
-        pool.pool(work, values, bags, spec, arrays.nothing(np.uint64), maxima, winners)
+        # Not from the caller's starts, which nobody has checked.
+        maxima, argmax = (
+            context.scratch(grads.size, grads.dtype),
+            context.scratch(grads.size, np.int64),
+        )
+        pool(context, values, bags, spec, arrays.nothing(np.uint64), maxima, argmax)
     starts, rows, scales = known
-    return driver.sort(work, starts, bags.indices, grads, spec, rows, scales, winners)
+    return sort(context, starts, bags.indices, grads, spec, rows, scales, argmax)

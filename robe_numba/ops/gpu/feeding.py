@@ -1,4 +1,4 @@
-"""Batches of the host for a GPU, each copied while the one before it is computed with."""
+"""Batches for a GPU, each copied while the GPU works on the one before it."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -8,59 +8,60 @@ import numpy as np
 
 from robe_numba.checks.arrays import check_array
 from robe_numba.kernels.gpu.compiler import cuda
-from robe_numba.kernels.gpu.device import Work, as_seen, numba_stream, side_stream, work_on
+from robe_numba.kernels.gpu.context import DeviceContext
+from robe_numba.ops.gpu.device import numba_stream, numba_view, side_stream, stream_of
 
-SLOTS = 2  # batches on the GPU at a time
+BUFFERS = 2  # batches on the GPU at a time
 
 
-class Slot:
-    """Memory for one batch on both sides: pages of the host that stay where they are, for copies
-    that nobody waits for, and arrays of the GPU.
+class BatchBuffer:
+    """Memory for one batch: pinned pages of the host, for asynchronous copies, and GPU arrays.
 
     Parameters
     ----------
-    arrays : of the host, of the most rows that the slot will hold.
+    context : DeviceContext
+    arrays : list of ndarray
+        Of the host, with the most rows that the buffer will hold.
     """
 
-    def __init__(self, work: Work, arrays: list[np.ndarray]):
+    def __init__(self, context: DeviceContext, arrays: list[np.ndarray]):
         self._pinned = [_pinned(array.shape, array.dtype) for array in arrays]
-        self._arrays = [work.empty(array.shape, array.dtype) for array in arrays]
+        self._arrays = [context.empty(array.shape, array.dtype) for array in arrays]
         self._copied, self._used = cuda.event(), cuda.event()
-        self._used.record(
-            numba_stream(work.stream)
-        )  # what had the memory before may still be computed with
+        # The GPU may still be using what was in this memory before.
+        self._used.record(numba_stream(context.stream))
 
     def holds(self, rows: int) -> bool:
-        """Whether there is room for so many rows."""
+        """Whether there is room for a number of rows."""
         return rows <= len(self._arrays[0])
 
     def fill(self, arrays: list[np.ndarray], stream: Any) -> list[Any]:
-        """Begin to copy arrays on a stream; where they will be on the GPU."""
+        """Begin to copy arrays on a stream, and return them as they will be on the GPU."""
         self.wait()
         self._used.wait(stream)
         filled, rows = [], len(arrays[0])
         for array, pinned, target in zip(arrays, self._pinned, self._arrays, strict=True):
             pinned[:rows] = array
-            as_seen(target[:rows]).copy_to_device(pinned[:rows], stream=stream)
+            numba_view(target[:rows]).copy_to_device(pinned[:rows], stream=stream)
             filled.append(target[:rows])
         self._copied.record(stream)
         return filled
 
     def wait(self) -> None:
-        """Until the last batch has been copied, so that its pages may change or go."""
+        """Wait until the last batch has been copied, so that its pages may change or be freed."""
         self._copied.synchronize()
 
     def begin(self, stream: Any) -> None:
-        """What follows on a stream comes after the copy."""
+        """Make a stream wait for the copy."""
         self._copied.wait(stream)
 
     def end(self, stream: Any) -> None:
-        """The next copy comes after what is on a stream."""
+        """Make the next copy wait for what a stream has been given so far."""
         self._used.record(stream)
 
 
 def _check(batch: Any, first: Any) -> list[np.ndarray]:
-    """The arrays of a batch, which are like those of the first: memory is kept for them."""
+    """The arrays of a batch, which must be like those of the first batch."""
     if not hasattr(batch, "_fields"):
         raise TypeError(f"batches must be named tuples, got {type(batch).__name__}")
     arrays = {name: a for name, a in zip(batch._fields, batch, strict=True) if a is not None}
@@ -77,55 +78,71 @@ def _check(batch: Any, first: Any) -> list[np.ndarray]:
 
 
 def _pinned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Host memory that copies need not wait for; of nothing, which CUDA refuses, NumPy's."""
+    """Pinned memory of the host; NumPy's if it is empty, which CUDA refuses."""
     return cuda.pinned_array(shape, dtype) if math.prod(shape) else np.empty(shape, dtype)
 
 
 def feed(batches: Iterable[Any]) -> Iterator[Any]:
-    """The batches, named tuples of NumPy arrays (rows, ...) or None, with arrays on the GPU.
+    """Copy batches to the GPU ahead of their use.
 
-    A batch's arrays are filled anew once the batch after it was asked for.
+    A batch's arrays are overwritten after the next batch is asked for.
+
+    Parameters
+    ----------
+    batches : iterable of NamedTuple
+        Of NumPy arrays, (rows, ...), or None.
+
+    Yields
+    ------
+    NamedTuple
+        Each batch with its arrays on the GPU.
 
     Raises
     ------
-    TypeError, ValueError : a batch is not as above, or not like the first but for its rows.
+    TypeError
+        Where a batch is not a named tuple, or an array has another dtype than the first batch's.
+    ValueError
+        Where a batch differs from the first in other things than its number of rows.
     """
     first = None
-    slots: list[Slot] = []
+    buffers: list[BatchBuffer] = []
     ahead = None
     with side_stream() as copying:
         try:
             for number, batch in enumerate(batches):
                 first = first or batch
                 arrays = _check(batch, first)
-                slot = _slot(slots, number, arrays)
-                filled = iter(slot.fill(arrays, copying))
-                following = slot, type(batch)(*(None if a is None else next(filled) for a in batch))
+                buffer = _buffer(buffers, number, arrays)
+                filled = iter(buffer.fill(arrays, copying))
+                following = (
+                    buffer,
+                    type(batch)(*(None if a is None else next(filled) for a in batch)),
+                )
                 if ahead is not None:
                     yield from _lend(*ahead)
                 ahead = following
             if ahead is not None:
                 yield from _lend(*ahead)
         finally:
-            copying.synchronize()  # before the memory is anybody else's
+            copying.synchronize()  # before the memory is freed
 
 
-def _slot(slots: list[Slot], number: int, arrays: list[np.ndarray]) -> Slot:
-    """The slot of a batch, which has room for it."""
-    place = number % SLOTS
-    if place < len(slots):
-        if slots[place].holds(len(arrays[0])):
-            return slots[place]
-        slots[place].wait()
-    with work_on(None) as work:
-        slots[place : place + 1] = [Slot(work, arrays)]
-    return slots[place]
+def _buffer(buffers: list[BatchBuffer], number: int, arrays: list[np.ndarray]) -> BatchBuffer:
+    """The buffer of a batch, large enough for it."""
+    place = number % BUFFERS
+    if place < len(buffers):
+        if buffers[place].holds(len(arrays[0])):
+            return buffers[place]
+        buffers[place].wait()
+    with stream_of(None) as context:
+        buffers[place : place + 1] = [BatchBuffer(context, arrays)]
+    return buffers[place]
 
 
-def _lend(slot: Slot, batch: Any) -> Iterator[Any]:
-    """The batch of a slot, for as long as the caller computes with it."""
-    with work_on(None) as work:
-        slot.begin(numba_stream(work.stream))
+def _lend(buffer: BatchBuffer, batch: Any) -> Iterator[Any]:
+    """Yield the batch of a buffer between `begin` and `end`."""
+    with stream_of(None) as context:
+        buffer.begin(numba_stream(context.stream))
     yield batch
-    with work_on(None) as work:
-        slot.end(numba_stream(work.stream))
+    with stream_of(None) as context:
+        buffer.end(numba_stream(context.stream))

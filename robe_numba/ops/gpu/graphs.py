@@ -1,7 +1,7 @@
 """CUDA graphs: dozens of launches for the price of one.
 
-A small batch is computed faster than its kernels are launched. Work of fixed shapes is captured
-once; then a single call launches all of it.
+A small batch is computed faster than its kernels are launched. So work of fixed shapes is captured
+once, and then launched as a whole by a single call.
 """
 
 from collections.abc import Callable
@@ -12,16 +12,18 @@ from robe_numba.kernels.gpu.compiler import SIMULATED
 
 
 class CapturedWork:
-    """What a function does with arrays of certain shapes, as a CUDA graph from the second call on.
+    """A function of arrays of fixed shapes, run as a CUDA graph from the second call on.
 
-    The first call runs the function itself: kernels are compiled then, and memory is found, which
-    a capture cannot do.
+    The first call runs the function itself, which compiles kernels and allocates memory. A capture
+    can do neither.
 
     Parameters
     ----------
-    function : launches work on CuPy's current stream, waits for nothing, and returns an array.
-        What it does may depend on shapes alone, not on values.
-    inputs : CuPy arrays of any content, kept: each call copies its arguments there.
+    function : callable
+        Launches work on CuPy's current stream, waits for nothing, and returns an array. What it
+        does may depend on shapes only, not on values.
+    *inputs : cupy.ndarray
+        Of any content; each call copies its arguments there.
     """
 
     def __init__(self, function: Callable[..., Any], *inputs: Any):
@@ -30,12 +32,12 @@ class CapturedWork:
         self._output: Any = None
         if not SIMULATED:
             cupy = array_library()
-            # What the function allocates belongs to the graph for good.
+            # The graph keeps the memory that the function allocates.
             self._pool = cupy.cuda.MemoryPool()
             self._stream = cupy.cuda.Stream(non_blocking=True)
 
     def __call__(self, *arguments: Any) -> Any:
-        """What the function gives for arrays like the inputs, in a new array."""
+        """Give the function's result for arrays like the inputs, in a new array."""
         if SIMULATED:
             return self._function(*arguments)
         cupy = array_library()
@@ -57,7 +59,7 @@ class CapturedWork:
         return self._output.copy()
 
     def _capture(self) -> None:
-        """Make the graph; nothing is computed yet."""
+        """Capture the graph; nothing is computed yet."""
         self._stream.begin_capture()
         try:
             output = self._function(*self._inputs)

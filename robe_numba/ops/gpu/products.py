@@ -1,6 +1,6 @@
-"""Matrix products of cuBLAS, called directly.
+"""Matrix products by cuBLAS, called directly.
 
-CuPy refuses its own products while work is captured in a CUDA graph, and takes 25 us for each.
+CuPy refuses its own products while a CUDA graph is captured, and takes 25 us for each.
 """
 
 import ctypes
@@ -11,10 +11,10 @@ from typing import Any
 
 from robe_numba.kernels.gpu.arrays import DeviceArray
 from robe_numba.kernels.gpu.compiler import SIMULATED
-from robe_numba.kernels.gpu.device import Work
+from robe_numba.kernels.gpu.context import DeviceContext
 
-# Full float32, or TensorFloat-32 (10 bits of fraction instead of 23), several times as fast. The
-# variable is CuPy's, so that one setting is for all.
+# Whether products use TensorFloat-32 (10 bits of fraction instead of 23), several times as fast as
+# full float32. The variable is CuPy's, so that one setting serves both.
 tf32 = os.environ.get("CUPY_TF32", "0") == "1"
 NORMAL, TRANSPOSED = 0, 1  # cublasOperation_t
 FULL, TF32 = 0, 3  # cublasMath_t
@@ -22,11 +22,12 @@ FULL, TF32 = 0, 3  # cublasMath_t
 
 @cache
 def _cublas() -> Any:
-    """The library.
+    """Load the library.
 
     Raises
     ------
-    OSError : it is not installed.
+    OSError
+        Where it is not installed.
     """
     from cuda.pathfinder import load_nvidia_dynamic_lib
 
@@ -48,28 +49,28 @@ def _cublas() -> Any:
 
 
 class _Handles(threading.local):
-    """Each thread's handles of cuBLAS for each device that no product uses now.
+    """The cuBLAS handles of each thread that no product uses now, by device.
 
-    A handle is for one product at a time: its stream is set before. A signal handler may ask for
-    another in between.
+    Only one product uses a handle at a time, since it sets the handle's stream first. A signal
+    handler may take another handle in between.
     """
 
     def __init__(self) -> None:
         self._unused: dict[int, list[ctypes.c_void_p]] = {}
 
-    def take(self, work: Work) -> ctypes.c_void_p:
-        """A handle of a device, to be given back."""
-        unused = self._unused.setdefault(work.device, [])
+    def take(self, context: DeviceContext) -> ctypes.c_void_p:
+        """Take a handle of a device, to be given back."""
+        unused = self._unused.setdefault(context.device, [])
         if unused:
             return unused.pop()
-        work.begin_thread()
+        context.begin_thread()
         handle = ctypes.c_void_p()
         _check(_cublas().cublasCreate_v2(ctypes.byref(handle)))
         return handle
 
-    def give_back(self, work: Work, handle: ctypes.c_void_p) -> None:
-        """Let the next product have it."""
-        self._unused[work.device].append(handle)
+    def give_back(self, context: DeviceContext, handle: ctypes.c_void_p) -> None:
+        """Give a handle back for the next product."""
+        self._unused[context.device].append(handle)
 
 
 _handles = _Handles()
@@ -78,22 +79,25 @@ _ZERO = {kind: kind(0) for kind in (ctypes.c_float, ctypes.c_double)}
 
 
 def multiply(
-    work: Work,
+    context: DeviceContext,
     left: Any,
     right: Any,
     out: Any,
     transposed: tuple[bool, bool] = (False, False),
 ) -> None:
-    """out = left @ right, of which either may be transposed first.
+    """Compute out = left @ right, where either factor may be transposed first.
 
     Parameters
     ----------
-    left, right, out : DeviceArrays (rows, columns), all float32 or all float64.
-    transposed : whether left, and whether right.
+    context : DeviceContext
+    left, right, out : DeviceArray, (rows, columns) float32, or all float64
+    transposed : tuple of bool
+        Whether left, and whether right.
 
     Raises
     ------
-    RuntimeError : cuBLAS refuses.
+    RuntimeError
+        Where cuBLAS reports an error.
     """
     if SIMULATED:
         _simulate(left, right, out, transposed)
@@ -102,17 +106,17 @@ def multiply(
         return
     depth = left.shape[0 if transposed[0] else 1]
     if depth == 0:
-        work.xp.asarray(out.owner)[...] = 0
+        context.xp.asarray(out.owner)[...] = 0
         return
-    handle = _handles.take(work)
+    handle = _handles.take(context)
     try:
-        _multiply(work, handle, left, right, out, depth, transposed)
+        _multiply(context, handle, left, right, out, depth, transposed)
     finally:
-        _handles.give_back(work, handle)
+        _handles.give_back(context, handle)
 
 
 def _multiply(
-    work: Work,
+    context: DeviceContext,
     handle: ctypes.c_void_p,
     left: Any,
     right: Any,
@@ -120,13 +124,13 @@ def _multiply(
     depth: int,
     transposed: tuple[bool, bool],
 ) -> None:
-    """As `multiply`, with a handle and the elements that are added up for each of `out`."""
+    """As `multiply`, given a handle and `depth`, the number of products in each sum."""
     library, (rows, columns) = _cublas(), out.shape
     double = out.dtype.itemsize == 8
     kind = ctypes.c_double if double else ctypes.c_float
-    _check(library.cublasSetStream_v2(handle, work.stream))
+    _check(library.cublasSetStream_v2(handle, context.stream))
     _check(library.cublasSetMathMode(handle, TF32 if tf32 else FULL))
-    # cuBLAS counts along columns: what it sees is out.T = right.T @ left.T.
+    # cuBLAS has matrices in column-major order, so it computes out.T = right.T @ left.T.
     _check(
         (library.cublasDgemm_v2 if double else library.cublasSgemm_v2)(
             handle,
@@ -140,7 +144,7 @@ def _multiply(
 
 def _check(status: int) -> None:
     if status:
-        raise RuntimeError(f"cuBLAS refuses with cublasStatus_t {status}")
+        raise RuntimeError(f"cuBLAS fails with cublasStatus_t {status}")
 
 
 def _simulate(

@@ -1,8 +1,8 @@
 """Gradients of the dot interaction on the GPU: a thread block for each sample.
 
-A sample's gradients are its vectors, multiplied with the symmetric matrix of the gradients of all
-pairs. Both are put into shared memory, the vectors as in `forward.py`. A thread then has
-four columns of eight gradients in registers, so that it reads 12 elements for 32 products.
+A sample's gradients are its vectors, multiplied by the symmetric matrix of the gradients of all
+pairs. Both are copied into shared memory, the vectors as in `forward.py`. A thread then has four
+columns of eight gradients in registers, so that it reads 12 elements for 32 products.
 """
 
 from functools import cache
@@ -10,47 +10,48 @@ from functools import cache
 import numpy as np
 
 from robe_numba.kernels.gpu.arrays import DeviceArray
-from robe_numba.kernels.gpu.compiler import SIMULATED, cuda, function
-from robe_numba.kernels.gpu.device import Work
+from robe_numba.kernels.gpu.compiler import cuda, function, inlined
+from robe_numba.kernels.gpu.context import DeviceContext
 from robe_numba.kernels.gpu.interaction import tiles
 from robe_numba.kernels.gpu.interaction.tiles import (
     ALIGNMENT,
-    Way,
+    CopyFunctions,
     by_four,
     by_one,
     copy,
-    keep1,
     locate_given,
     pairs_below,
     read_given,
     row_place,
+    store_x1,
     word,
 )
-from robe_numba.kernels.gpu.intrinsics import keep4, load1, load4, store1, store4
-from robe_numba.kernels.gpu.launch import Kernel
+from robe_numba.kernels.gpu.intrinsics import load_x1, load_x4, store_x4, stream_x1, stream_x4
+from robe_numba.kernels.gpu.launch import THREADS, Kernel
 from robe_numba.kernels.scalar.unsigned import ONE, THREE, TWO, U4, U5, U6, U7, U8, U32, ZERO
 
-THREADS = 32 if SIMULATED else 128  # of a thread block
+BACKWARD_THREADS = min(THREADS, 128)
 ROWS = 8  # gradients of a thread
 
 
 @function
 def weight(grad_out, o, a, b, shape):
-    """The gradient of the pair of two vectors, given where the sample's row begins; 0 if a is b or
-    one of them does not exist.
+    """The gradient of the pair of vectors a and b, in the sample's row from o on.
+
+    It is 0 if a is b, or if one of them does not exist.
     """
     low, high = min(a, b), max(a, b)
     exists = low < high and high < shape.num_vectors
-    # Without a branch, which would keep the reads apart.
+    # Without a branch, so that the reads are in flight together.
     place = shape.dim + pairs_below(high) + low if exists else ZERO
-    value = load1(grad_out, o + place, grad_out.dtype.type)
+    value = load_x1(grad_out, o + place, grad_out.dtype.type)
     return value if exists else grad_out.dtype.type(0)
 
 
 @function
 def spread(grad_out, o, first, rows, shape, matrix, begin, thread, threads):
-    """matrix[begin:] = columns [first, first + rows) of the symmetric matrix, a row for each
-    vector and up to whole tiles.
+    """matrix[begin:] = columns [first, first + rows) of the symmetric matrix, with a row for each
+    vector of each tile.
     """
     end = (shape.num_vectors + THREE) & ~THREE
     warps, lane = threads // U32, thread % U32
@@ -76,17 +77,17 @@ def spread(grad_out, o, first, rows, shape, matrix, begin, thread, threads):
 
 @function
 def add_scaled(sums, w, x):
-    """sums + w * x, of four columns."""
+    """sums + w * x, for four columns."""
     return sums[0] + w * x[0], sums[1] + w * x[1], sums[2] + w * x[2], sums[3] + w * x[3]
 
 
 @function
 def add_vector(sums, vectors, x, w):
-    """Eight times four sums, and four columns of the vector at x times its weights at w."""
+    """Add four columns of the vector at x, times its eight weights at w, to 8 x 4 sums."""
     real = vectors.dtype.type
-    columns = load4(vectors, x, real)
-    w_0, w_1, w_2, w_3 = load4(vectors, w, real)
-    w_4, w_5, w_6, w_7 = load4(vectors, w + U4, real)
+    columns = load_x4(vectors, x, real)
+    w_0, w_1, w_2, w_3 = load_x4(vectors, w, real)
+    w_4, w_5, w_6, w_7 = load_x4(vectors, w + U4, real)
     return (
         add_scaled(sums[0], w_0, columns),
         add_scaled(sums[1], w_1, columns),
@@ -100,8 +101,8 @@ def add_vector(sums, vectors, x, w):
 
 
 @function
-def multiply(vectors, x, w, end, rows, width):
-    """Four columns, from x on, of eight gradients, whose weights are from w to the `end`."""
+def weighted_sums(vectors, x, w, end, rows, width):
+    """Four columns, from x on, of eight gradients, whose weights are from w to `end`."""
     zero = vectors.dtype.type(0)
     four = (zero, zero, zero, zero)
     sums = (four, four, four, four, four, four, four, four)
@@ -118,29 +119,29 @@ def multiply(vectors, x, w, end, rows, width):
 
 @function
 def put4(target, o, values, columns, four):
-    """Set four neighbours in global memory, or as many as there are columns unless `four`."""
+    """Write four neighbours to global memory, or only those within the columns unless `four`."""
     if four:
-        store4(target, o, values)
+        stream_x4(target, o, values)
     else:
-        store1(target, o, values[0])
+        stream_x1(target, o, values[0])
         if columns > ONE:
-            store1(target, o + ONE, values[1])
+            stream_x1(target, o + ONE, values[1])
         if columns > TWO:
-            store1(target, o + TWO, values[2])
+            stream_x1(target, o + TWO, values[2])
         if columns > THREE:
-            store1(target, o + THREE, values[3])
+            stream_x1(target, o + THREE, values[3])
 
 
 @function
 def put_dense(grad_dense, sample, column, values, shape, grad_out, o, four):
-    """Set four columns of the dense vector's gradient: it is also part of the output."""
+    """Write four columns of the dense vector's gradient; the vector is also part of the output."""
     real, left = grad_out.dtype.type, shape.dim - column
     o += column
     passed = (
-        load1(grad_out, o, real),
-        load1(grad_out, o + min(ONE, left - ONE), real),
-        load1(grad_out, o + min(TWO, left - ONE), real),
-        load1(grad_out, o + min(THREE, left - ONE), real),
+        load_x1(grad_out, o, real),
+        load_x1(grad_out, o + min(ONE, left - ONE), real),
+        load_x1(grad_out, o + min(TWO, left - ONE), real),
+        load_x1(grad_out, o + min(THREE, left - ONE), real),
     )
     values = add_scaled(passed, real(1), values)
     put4(grad_dense, sample * shape.dim + column, values, left, four)
@@ -148,18 +149,31 @@ def put_dense(grad_dense, sample, column, values, shape, grad_out, o, four):
 
 @function
 def put(grad_embeddings, sample, vector, column, values, shape, four):
-    """Set four columns of the gradient of a vector from 1 on, if there is one."""
+    """Write four columns of the gradient of a vector, from 1 on, if it exists."""
     if vector < shape.num_vectors:
         row = sample * (shape.num_vectors - ONE) + vector - ONE
         put4(grad_embeddings, row * shape.dim + column, values, shape.dim - column, four)
 
 
+@inlined
+def put_next(grad_embeddings, sample, vector, column, sums, shape, four):
+    """Write four columns of the gradients of the seven vectors after one."""
+    put(grad_embeddings, sample, vector + ONE, column, sums[1], shape, four)
+    put(grad_embeddings, sample, vector + TWO, column, sums[2], shape, four)
+    put(grad_embeddings, sample, vector + THREE, column, sums[3], shape, four)
+    put(grad_embeddings, sample, vector + U4, column, sums[4], shape, four)
+    put(grad_embeddings, sample, vector + U5, column, sums[5], shape, four)
+    put(grad_embeddings, sample, vector + U6, column, sums[6], shape, four)
+    put(grad_embeddings, sample, vector + U7, column, sums[7], shape, four)
+
+
 @cache
 def backward_kernel(four: bool) -> Kernel:
-    """`dot_backward`, reading and writing four elements at a time or one; it closes over numbers
-    alone, see `dot_tiles.Way`.
+    """Make `dot_backward`, which reads and writes four elements at a time or one.
+
+    It closes over numbers only, see `tiles.CopyFunctions`.
     """
-    threads = np.uint64(THREADS)
+    threads = np.uint64(BACKWARD_THREADS)
 
     def dot_backward(embeddings, dense, grad_out, shape, rows, grad_dense, grad_embeddings):
         """A thread block for a sample's gradients of dense (batch * d,) and embeddings
@@ -174,13 +188,24 @@ def backward_kernel(four: bool) -> Kernel:
         lanes = ONE << shape.lane_bits
         slot, slots = thread >> shape.lane_bits, threads >> shape.lane_bits
         if four:
-            way = Way(locate_given, read_given, by_four, load4, keep4, None)
+            functions = CopyFunctions(locate_given, read_given, by_four, load_x4, store_x4, None)
         else:
-            way = Way(locate_given, read_given, by_one, load1, keep1, None)
+            functions = CopyFunctions(locate_given, read_given, by_one, load_x1, store_x1, None)
         first = ZERO
         while first < dim:
             cuda.syncthreads()
-            copy(embeddings, embeddings, dense, sample, first, shape, vectors, thread, threads, way)
+            copy(
+                embeddings,
+                embeddings,
+                dense,
+                sample,
+                first,
+                shape,
+                vectors,
+                thread,
+                threads,
+                functions,
+            )
             end, low = min(first + width, dim), ZERO
             while low < num_vectors:
                 cuda.syncthreads()
@@ -190,19 +215,15 @@ def backward_kernel(four: bool) -> Kernel:
                 while b < rows and low + b < num_vectors:
                     c = U4 * (thread & (lanes - ONE))
                     while first + c < end:
-                        sums = multiply(vectors, c, matrix + b, matrix + whole * rows, rows, width)
+                        sums = weighted_sums(
+                            vectors, c, matrix + b, matrix + whole * rows, rows, width
+                        )
                         column, vector = first + c, low + b
                         if vector == ZERO:
                             put_dense(grad_dense, sample, column, sums[0], shape, grad_out, o, four)
                         else:
                             put(grad_embeddings, sample, vector, column, sums[0], shape, four)
-                        put(grad_embeddings, sample, vector + ONE, column, sums[1], shape, four)
-                        put(grad_embeddings, sample, vector + TWO, column, sums[2], shape, four)
-                        put(grad_embeddings, sample, vector + THREE, column, sums[3], shape, four)
-                        put(grad_embeddings, sample, vector + U4, column, sums[4], shape, four)
-                        put(grad_embeddings, sample, vector + U5, column, sums[5], shape, four)
-                        put(grad_embeddings, sample, vector + U6, column, sums[6], shape, four)
-                        put(grad_embeddings, sample, vector + U7, column, sums[7], shape, four)
+                        put_next(grad_embeddings, sample, vector, column, sums, shape, four)
                         c += U4 * lanes
                     b += U8 * slots
                 low += rows
@@ -211,8 +232,8 @@ def backward_kernel(four: bool) -> Kernel:
     return Kernel(dot_backward)
 
 
-def launch(
-    work: Work,
+def dot_backward(
+    context: DeviceContext,
     inputs: tuple[DeviceArray, DeviceArray, DeviceArray],
     shape: tuple[int, int, int],
     grads: tuple[DeviceArray, DeviceArray],
@@ -232,4 +253,6 @@ def launch(
     elements = tiles.elements(num_vectors, width) + tiles.tiles(num_vectors) * 4 * rows
     sizes = tiles.shape_of(num_vectors, dim, width, four), np.uint64(rows)
     arguments = (embeddings, dense, grad_out, *sizes, *grads)
-    backward_kernel(four).launch(work, batch, THREADS, *arguments, shared=elements * itemsize)
+    backward_kernel(four).launch(
+        context, batch, BACKWARD_THREADS, *arguments, shared=elements * itemsize
+    )

@@ -1,9 +1,9 @@
 """Dot products of all pairs of a sample's vectors on the GPU: a thread block for each sample.
 
-The vectors, looked up or given, are put into shared memory, some of their columns at a time if not
-all fit. A thread then multiplies a tile of four vectors with two such tiles, so that it reads 12
+The vectors, looked up or given, are copied into shared memory, some columns at a time if not all
+fit. A thread then multiplies a tile of four vectors with two other tiles, so that it reads 12
 elements for 32 products. If there are fewer tiles than threads, several threads share one: each
-takes some of the columns, and their sums are added up in a fixed order.
+takes some of the columns, and their sums are added in a fixed order.
 """
 
 from collections.abc import Callable
@@ -13,38 +13,33 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from robe_numba.kernels.gpu.arrays import DeviceArray
-from robe_numba.kernels.gpu.compiler import SIMULATED, cuda, function, types
-from robe_numba.kernels.gpu.device import Work, device_spec
+from robe_numba.kernels.gpu.compiler import cuda, function, types
+from robe_numba.kernels.gpu.context import DeviceContext, constants_on
 from robe_numba.kernels.gpu.interaction import tiles
-from robe_numba.kernels.gpu.interaction.products import (
-    add_slices,
-    multiply_tiles,
-    put_tiles,
-    tile_of,
-)
+from robe_numba.kernels.gpu.interaction.products import multiply_split, multiply_whole
 from robe_numba.kernels.gpu.interaction.tiles import (
     ALIGNMENT,
-    Way,
+    CopyFunctions,
     by_four,
     by_one,
     copy,
-    keep1,
     locate_given,
     pairs_below,
     read_given,
+    store_x1,
 )
-from robe_numba.kernels.gpu.intrinsics import keep4, load1, load4, store1
-from robe_numba.kernels.gpu.launch import Kernel, Prepared
+from robe_numba.kernels.gpu.intrinsics import load_x1, load_x4, store_x4, stream_x1
+from robe_numba.kernels.gpu.launch import THREADS, Kernel, Prepared
 from robe_numba.kernels.gpu.lookup import in_vectors, place, with_sign, with_signs
 from robe_numba.kernels.scalar.hashing import row_key, sign_word
-from robe_numba.kernels.scalar.unsigned import ONE, THREE, TWO, U6, U63, ZERO
+from robe_numba.kernels.scalar.unsigned import ONE, U6, U63, ZERO
 from robe_numba.spec import Spec
 
-THREADS = 32 if SIMULATED else 64  # of a thread block
+FORWARD_THREADS = min(THREADS, 64)
 WORDS = 128  # of signs that are kept in shared memory, 1 KiB
 
 
-class Lookup(NamedTuple):
+class LookupSource(NamedTuple):
     """What embeddings are looked up with."""
 
     array: DeviceArray
@@ -53,12 +48,12 @@ class Lookup(NamedTuple):
     spec: Prepared
 
 
-class Form(NamedTuple):
-    """What a kernel is compiled for: what is not needed would cost registers and time."""
+class DotVariant(NamedTuple):
+    """What a kernel is compiled for. Anything more would cost registers and time."""
 
-    given: bool  # embeddings, and not a `Lookup`
-    hashed: bool  # there are signs, hashed for each read
-    kept: bool  # there are signs, kept in shared memory
+    given: bool  # embeddings are given, not looked up
+    hashed: bool  # signs are hashed for each read
+    kept: bool  # signs are kept in shared memory
     four: bool  # elements are copied four at a time
     split: bool  # several threads share tiles
 
@@ -78,46 +73,48 @@ def hash_signs(lookup, sample, words, thread, threads):
 
 @function
 def locate(lookup, column):
-    """`Way.locate` of a `Lookup`: the column, its block, and where it is in that."""
+    """`CopyFunctions.locate` of a `LookupSource`: the column, its block, and its place there."""
     block = column // lookup.spec.block_size
     return column, block, column - block * lookup.spec.block_size
 
 
 @function
-def read(lookup, words, sample, vector, located, shape, real, way):
-    """`Way.read` of a `Lookup` without signs."""
+def read(lookup, words, sample, vector, located, shape, real, functions):
+    """`CopyFunctions.read` of a `LookupSource` without signs."""
     spec, (_, block, offset), table = lookup.spec, located, vector - ONE
     row = sample * spec.num_tables + table
     start = lookup.starts[row * spec.num_blocks + block]
-    return way.load(lookup.array, place(start, offset, spec), real)
+    return functions.load(lookup.array, place(start, offset, spec), real)
 
 
 @function
-def read_kept(lookup, words, sample, vector, located, shape, real, way):
-    """`Way.read` of a `Lookup`, with signs that are in `words`."""
-    value = read(lookup, words, sample, vector, located, shape, real, way)
+def read_kept(lookup, words, sample, vector, located, shape, real, functions):
+    """`CopyFunctions.read` of a `LookupSource`, with the signs in `words`."""
+    value = read(lookup, words, sample, vector, located, shape, real, functions)
     column, table = located[0], vector - ONE
     signs = words[table * np.uint64(lookup.spec.sign_keys.shape[1]) + (column >> U6)]
-    return way.apply(value, signs, column & U63)
+    return functions.apply(value, signs, column & U63)
 
 
 @function
-def read_hashed(lookup, words, sample, vector, located, shape, real, way):
-    """`Way.read` of a `Lookup`, with signs that are hashed."""
-    value = read(lookup, words, sample, vector, located, shape, real, way)
+def read_hashed(lookup, words, sample, vector, located, shape, real, functions):
+    """`CopyFunctions.read` of a `LookupSource`, with signs that it hashes."""
+    value = read(lookup, words, sample, vector, located, shape, real, functions)
     spec, column, table = lookup.spec, located[0], vector - ONE
     key = row_key(np.uint64(lookup.indices[sample * spec.num_tables + table]), spec)
-    return way.apply(value, sign_word(key, table, column, spec), column & U63)
+    return functions.apply(value, sign_word(key, table, column, spec), column & U63)
 
 
 @cache
-def kernel_for(form: Form) -> Kernel:
-    """The kernel for a form. It closes over numbers alone, see `dot_tiles.Way`; Numba leaves out
-    the branches that these rule out, and need not find types for them.
+def kernel_for(variant: DotVariant) -> Kernel:
+    """Make `dot_forward` for a variant.
+
+    It closes over numbers only, see `tiles.CopyFunctions`. Numba prunes the branches that these
+    rule out before it infers types.
     """
-    given, hashed, kept, four, split = form
+    given, hashed, kept, four, split = variant
     num_words = WORDS if kept else 1
-    threads = np.uint64(THREADS)
+    threads = np.uint64(FORWARD_THREADS)
 
     def dot_forward(source, dense, shape, tile_bits, out):
         """A thread block for a sample's row of out (batch * columns,); dense is (batch * d,).
@@ -126,10 +123,7 @@ def kernel_for(form: Form) -> Kernel:
         """
         vectors = cuda.shared.array(0, out.dtype, ALIGNMENT)
         sample, thread = np.uint64(cuda.blockIdx.x), np.uint64(cuda.threadIdx.x)
-        num_vectors, dim, width = shape.num_vectors, shape.dim, shape.width
-        pairs, slices = pairs_below(num_vectors), threads >> tile_bits
-        whole = (num_vectors + THREE) >> TWO
-        numbers = ((whole + ONE) * (whole + ONE)) >> TWO
+        dim, width = shape.dim, shape.width
         words = cuda.shared.array(num_words, types.uint64)
         if kept:
             hash_signs(source, sample, words, thread, threads)
@@ -142,38 +136,26 @@ def kernel_for(form: Form) -> Kernel:
         else:
             locating, reading = locate, read
         if four:
-            way = Way(locating, reading, by_four, load4, keep4, with_signs)
+            functions = CopyFunctions(locating, reading, by_four, load_x4, store_x4, with_signs)
         else:
-            way = Way(locating, reading, by_one, load1, keep1, with_sign)
-        o = sample * (dim + pairs)
+            functions = CopyFunctions(locating, reading, by_one, load_x1, store_x1, with_sign)
+        o = sample * (dim + pairs_below(shape.num_vectors))
         first = ZERO
         while first < max(dim, ONE):
             cuda.syncthreads()
-            copy(source, words, dense, sample, first, shape, vectors, thread, threads, way)
+            copy(source, words, dense, sample, first, shape, vectors, thread, threads, functions)
             cuda.syncthreads()
             columns, add = min(width, dim - first), first > ZERO
             k = thread
             while k < columns:
-                store1(out, o + first + k, vectors[k])
+                stream_x1(out, o + first + k, vectors[k])
                 k += threads
             if split:
-                number = thread & ((ONE << tile_bits) - ONE)
-                i, j = tile_of(min(number, numbers - ONE))
-                begin = thread >> tile_bits
-                rows = multiply_tiles(vectors, i, j, begin, slices, columns, width)
-                cuda.syncthreads()
-                if number < numbers:
-                    i, j = tile_of(number)
-                    put_tiles(vectors, begin * pairs, i, j, rows, num_vectors, False)
-                cuda.syncthreads()
-                add_slices(vectors, slices, pairs, out, o + dim, add, thread, threads)
+                multiply_split(
+                    vectors, out, o + dim, shape, columns, tile_bits, add, thread, threads
+                )
             else:
-                number = thread
-                while number < numbers:
-                    i, j = tile_of(number)
-                    rows = multiply_tiles(vectors, i, j, ZERO, ONE, columns, width)
-                    put_tiles(out, o + dim, i, j, rows, num_vectors, add)
-                    number += threads
+                multiply_whole(vectors, out, o + dim, shape, columns, add, thread, threads)
             first += width
 
     return Kernel(dot_forward)
@@ -181,34 +163,33 @@ def kernel_for(form: Form) -> Kernel:
 
 @cache
 def lookup_kernel(sign: bool, kept: bool, four: bool, split: bool) -> Kernel:
-    """`dot_forward` of a `Lookup`, with or without signs, which are kept in shared memory or hashed
-    for each read.
-    """
-    return kernel_for(Form(False, sign and not kept, sign and kept, four, split))
+    """Make `dot_forward` of a `LookupSource`, with or without signs, kept or hashed."""
+    return kernel_for(DotVariant(False, sign and not kept, sign and kept, four, split))
 
 
 @cache
 def given_kernel(four: bool, split: bool) -> Kernel:
-    """`dot_forward` of embeddings (batch * num_tables * d,)."""
-    return kernel_for(Form(True, False, False, four, split))
+    """Make `dot_forward` of embeddings (batch * num_tables * d,)."""
+    return kernel_for(DotVariant(True, False, False, four, split))
 
 
 def tile_bits(num_vectors: int, width: int, itemsize: int) -> int:
-    """Logarithm of how many threads have different tiles; the others share these with them.
+    """Logarithm of the number of threads with different tiles; the others share these tiles.
 
-    No more threads share a tile than it has fours of columns, nor than have room for their sums.
+    At most as many threads share a tile as it has fours of columns, and as shared memory holds
+    their sums.
     """
     numbers = (tiles.tiles(num_vectors) + 1) ** 2 // 4
     sums = num_vectors * (num_vectors - 1) // 2 * itemsize
-    for bits in range(THREADS.bit_length()):
-        slices = THREADS >> bits
+    for bits in range(FORWARD_THREADS.bit_length()):
+        slices = FORWARD_THREADS >> bits
         if 1 << bits >= numbers and slices < width // 2 and slices * sums <= tiles.SHARED_BYTES:
             return bits
-    return THREADS.bit_length() - 1
+    return FORWARD_THREADS.bit_length() - 1
 
 
 def _launch(
-    work: Work,
+    context: DeviceContext,
     kernel: Callable,
     source: Any,
     dense: DeviceArray,
@@ -216,20 +197,20 @@ def _launch(
     four: bool,
     out: DeviceArray,
 ) -> None:
-    """Fill out given num_vectors, d, and the width of `Shape`."""
+    """Fill out, given num_vectors, d, and the width of `InteractionShape`."""
     num_vectors, dim, width = sizes
     itemsize = out.dtype.itemsize
     bits = tile_bits(num_vectors, width, itemsize)
-    slices = THREADS >> bits
+    slices = FORWARD_THREADS >> bits
     sums = slices * num_vectors * (num_vectors - 1) // 2 if slices > 1 else 0
     shared = max(tiles.elements(num_vectors, width), sums) * itemsize
     arguments = (source, dense, tiles.shape_of(*sizes, four), np.uint64(bits), out)
     batch = out.size // (dim + num_vectors * (num_vectors - 1) // 2)
-    kernel(four, slices > 1).launch(work, batch, THREADS, *arguments, shared=shared)
+    kernel(four, slices > 1).launch(context, batch, FORWARD_THREADS, *arguments, shared=shared)
 
 
-def launch(
-    work: Work,
+def lookup_dot(
+    context: DeviceContext,
     array: DeviceArray,
     ids: DeviceArray,
     dense: DeviceArray,
@@ -238,25 +219,25 @@ def launch(
     out: DeviceArray,
     width: int,
 ) -> None:
-    """Fill out (batch * columns,), given the starts of all ids and `dot_tiles.columns_at_once`."""
+    """Fill out (batch * columns,), given the starts of all ids and `tiles.columns_at_once`."""
     if out.size:
-        source = Lookup(array, ids, starts, device_spec(spec, work))
+        source = LookupSource(array, ids, starts, constants_on(spec, context.device))
         sizes = spec.num_tables + 1, spec.embedding_dim, width
         kept = spec.num_tables * -(-spec.embedding_dim // 64) <= WORDS
         kernel = partial(lookup_kernel, spec.sign, kept)
-        _launch(work, kernel, source, dense, sizes, in_vectors(spec, array, dense), out)
+        _launch(context, kernel, source, dense, sizes, in_vectors(spec, array, dense), out)
 
 
-def forward(
-    work: Work,
+def given_dot(
+    context: DeviceContext,
     dense: DeviceArray,
     embeddings: DeviceArray,
     shape: tuple[int, int, int],
     out: DeviceArray,
 ) -> None:
-    """Fill out (batch * columns,) given the shape (batch, num_vectors, d)."""
+    """Fill out (batch * columns,), given the shape (batch, num_vectors, d)."""
     _, num_vectors, dim = shape
     width = tiles.columns_at_once(num_vectors, dim, out.dtype.itemsize)
     if out.size:
         four = tiles.in_fours(dim, dense, embeddings)
-        _launch(work, given_kernel, embeddings, dense, (num_vectors, dim, width), four, out)
+        _launch(context, given_kernel, embeddings, dense, (num_vectors, dim, width), four, out)

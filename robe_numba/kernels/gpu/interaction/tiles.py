@@ -1,8 +1,8 @@
 """A sample's vectors in shared memory, and the products of tiles of them.
 
-Vectors are kept by fours, which are the tiles of the products. After each tile four elements are
-left out, so that lanes that read the same columns of neighbouring tiles use different banks. The
-columns are made a multiple of four and the vectors fill the last tile, both with zeros.
+Four vectors make a tile of the products. Four unused elements follow each tile, so that lanes that
+read the same columns of neighbouring tiles use different banks. Zeros fill the columns up to a
+multiple of four, and the last tile.
 """
 
 from functools import cache
@@ -12,16 +12,17 @@ import numpy as np
 
 from robe_numba.kernels.gpu.arrays import DeviceArray
 from robe_numba.kernels.gpu.compiler import SIMULATED, function
+from robe_numba.kernels.gpu.lookup import start_vectors
 from robe_numba.kernels.scalar.unsigned import ONE, THREE, TWO, U4, ZERO
 
-SHARED_BYTES = 47 << 10  # every GPU gives a thread block 48 KiB; the last is for signs
-ALIGNMENT = None if SIMULATED else 16  # of what is there, bytes
-word = np.uint32  # of what counts in shared memory
+SHARED_BYTES = 47 << 10  # every GPU gives a thread block 48 KiB; the last one is for signs
+ALIGNMENT = None if SIMULATED else 16  # of shared memory, bytes
+word = np.uint32  # for positions in shared memory
 FOUR = 4  # vectors of a tile
 
 
-class Shape(NamedTuple):
-    """Shape of the interaction, and how a thread block goes through it."""
+class InteractionShape(NamedTuple):
+    """The shape of the interaction, and how a thread block goes through it."""
 
     num_vectors: np.uint64
     dim: np.uint64
@@ -30,35 +31,36 @@ class Shape(NamedTuple):
 
 
 @cache
-def shape_of(num_vectors: int, dim: int, width: int, four: bool) -> Shape:
-    """The shape, where threads copy four elements at a time or one."""
+def shape_of(num_vectors: int, dim: int, width: int, four: bool) -> InteractionShape:
+    """The shape, if threads copy four elements at a time or one."""
     lanes = min(-(-min(dim, width) // (4 if four else 1)), 32)
     sizes = num_vectors, dim, width, max(lanes - 1, 0).bit_length()
-    return Shape(*(np.uint64(size) for size in sizes))
+    return InteractionShape(*(np.uint64(size) for size in sizes))
 
 
 def in_fours(dim: int, *arrays: DeviceArray) -> bool:
-    """Whether rows of d elements consist of four neighbours that are aligned together."""
-    return dim % 4 == 0 and all(a.pointer % (4 * a.dtype.itemsize) == 0 for a in arrays)
+    """Whether rows of d elements consist of aligned vectors of four."""
+    return dim % 4 == 0 and start_vectors(*arrays)
 
 
 def tiles(num_vectors: int) -> int:
-    """How many tiles hold the vectors."""
+    """Tiles that hold the vectors."""
     return -(-num_vectors // FOUR)
 
 
 def elements(num_vectors: int, width: int) -> int:
-    """Elements of shared memory that `width` columns of all vectors take."""
+    """Elements of shared memory for `width` columns of all vectors."""
     return tiles(num_vectors) * FOUR * (width + 1)
 
 
 def columns_at_once(num_vectors: int, dim: int, itemsize: int, others: int = 0) -> int:
-    """How many columns of a sample's vectors fit shared memory, a multiple of four, where each
-    vector has `others` elements beside them.
+    """Columns of a sample's vectors that fit shared memory, a multiple of four, if each vector has
+    `others` elements beside them.
 
     Raises
     ------
-    ValueError : not even four fit.
+    ValueError
+        Where not even four fit.
     """
     most = SHARED_BYTES // (tiles(num_vectors) * FOUR * itemsize) - 1 - others
     if most < FOUR:
@@ -78,75 +80,76 @@ def row_place(vector, width):
 
 @function
 def pairs_below(vector):
-    """How many pairs come before those of a vector with the vectors before it."""
+    """Pairs before the first one of a vector: each vector is paired with those before it."""
     return (vector * (vector - ONE)) >> ONE
 
 
 @function
-def keep1(vectors, i, value):
+def store_x1(vectors, i, value):
     """vectors[i] = value."""
     vectors[i] = value
 
 
-class Way(NamedTuple):
-    """How vectors are copied: functions.
+class CopyFunctions(NamedTuple):
+    """The functions that copy vectors into shared memory.
 
-    Kernels make one of functions that modules define: what they close over must be numbers, since
-    Numba's cache on disk would not know a function again.
+    Kernels make one of functions that modules define. They close over numbers only, since Numba's
+    cache on disk would not recognize a function.
     """
 
-    locate: Any  # locate(source, column), what `read` must know of a column, for all vectors
-    read: Any  # read(source, words, sample, vector, located, shape, real, way), of vectors from 1
-    columns: Any  # columns(n), of n copies: each is of four elements, or of one
-    load: Any  # reads what is copied at a time
-    keep: Any  # puts that into shared memory
-    apply: Any  # gives it its signs, where `read` does so; else None
+    locate: Any  # locate(source, column): what `read` needs of a column, for all vectors
+    read: Any  # read(source, words, sample, vector, located, shape, real, functions), vector >= 1
+    columns: Any  # columns(n): columns of n copies, of four elements each or of one
+    load: Any  # reads the elements of a copy
+    keep: Any  # puts them into shared memory
+    apply: Any  # applies their signs, if `read` does so; else None
 
 
 @function
 def by_four(n):
-    """`Way.columns`."""
+    """`CopyFunctions.columns`."""
     return U4 * n
 
 
 @function
 def by_one(n):
-    """`Way.columns`."""
+    """`CopyFunctions.columns`."""
     return n
 
 
 @function
 def locate_given(source, column):
-    """`Way.locate` of embeddings (batch * num_tables * d,)."""
+    """`CopyFunctions.locate` of embeddings (batch * num_tables * d,)."""
     return column
 
 
 @function
-def read_given(source, words, sample, vector, column, shape, real, way):
-    """`Way.read` of embeddings (batch * num_tables * d,)."""
+def read_given(source, words, sample, vector, column, shape, real, functions):
+    """`CopyFunctions.read` of embeddings (batch * num_tables * d,)."""
     row = sample * (shape.num_vectors - ONE) + vector - ONE
-    return way.load(source, row * shape.dim + column, real)
+    return functions.load(source, row * shape.dim + column, real)
 
 
 @function
-def read_next(source, words, sample, vector, slots, located, shape, real, way):
-    """Every `slots`-th of four vectors; the last again where there is none, without branches,
-    which would keep the reads apart.
+def read_next(source, words, sample, vector, slots, located, shape, real, functions):
+    """Read four vectors, `slots` apart, or the last one in place of those that do not exist.
+
+    There are no branches, so that the reads are in flight together.
     """
-    read, last = way.read, shape.num_vectors - ONE
+    read, last = functions.read, shape.num_vectors - ONE
     v_1, v_2, v_3 = vector + slots, vector + TWO * slots, vector + THREE * slots
     return (
-        read(source, words, sample, min(vector, last), located, shape, real, way),
-        read(source, words, sample, min(v_1, last), located, shape, real, way),
-        read(source, words, sample, min(v_2, last), located, shape, real, way),
-        read(source, words, sample, min(v_3, last), located, shape, real, way),
+        read(source, words, sample, min(vector, last), located, shape, real, functions),
+        read(source, words, sample, min(v_1, last), located, shape, real, functions),
+        read(source, words, sample, min(v_2, last), located, shape, real, functions),
+        read(source, words, sample, min(v_3, last), located, shape, real, functions),
     )
 
 
 @function
-def keep_next(vectors, values, vector, slots, column, shape, way):
-    """Keep what `read_next` read, each vector once."""
-    keep, width = way.keep, shape.width
+def keep_next(vectors, values, vector, slots, column, shape, functions):
+    """Keep what `read_next` read, but for vectors that do not exist."""
+    keep, width = functions.keep, shape.width
     v_1, v_2, v_3 = vector + slots, vector + TWO * slots, vector + THREE * slots
     if vector < shape.num_vectors:
         keep(vectors, row_place(vector, width) + column, values[0])
@@ -159,27 +162,30 @@ def keep_next(vectors, values, vector, slots, column, shape, way):
 
 
 @function
-def copy(source, words, dense, sample, first, shape, vectors, thread, threads, way):
-    """Copy columns [first, first + width) of a sample's vectors into shared memory: some threads
-    share a vector, and each has four of them under way. `words` are in shared memory, too, and for
-    `way.read` alone.
+def copy(source, words, dense, sample, first, shape, vectors, thread, threads, functions):
+    """Copy columns [first, first + width) of a sample's vectors into shared memory.
+
+    Some threads share a vector, and each has four vectors in flight. `words` are also in shared
+    memory, and only `functions.read` uses them.
     """
     real, end = dense.dtype.type, min(shape.width, shape.dim - first)
-    load, keep, locate = way.load, way.keep, way.locate
+    load, keep, locate = functions.load, functions.keep, functions.locate
     lanes = ONE << shape.lane_bits
     slot, slots = thread >> shape.lane_bits, threads >> shape.lane_bits
-    column = way.columns(thread & (lanes - ONE))
+    column = functions.columns(thread & (lanes - ONE))
     while column < end:
         features = load(dense, sample * shape.dim + first + column, real)
         vector, located = slot + ONE, locate(source, first + column)
         while vector < shape.num_vectors:
-            values = read_next(source, words, sample, vector, slots, located, shape, real, way)
-            keep_next(vectors, values, vector, slots, column, shape, way)
+            values = read_next(
+                source, words, sample, vector, slots, located, shape, real, functions
+            )
+            keep_next(vectors, values, vector, slots, column, shape, functions)
             vector += U4 * slots
         if slot == ZERO:
             keep(vectors, column, features)
-        column += way.columns(lanes)
-    if way.columns(ONE) == ONE:
+        column += functions.columns(lanes)
+    if functions.columns(ONE) == ONE:
         clear_columns(end, shape, vectors, thread, threads)
     clear_vectors(shape, vectors, thread, threads)
 

@@ -1,9 +1,9 @@
 """Adagrad on the GPU with one sum of squares for each block of neighbouring elements.
 
-A block may be many segments long, some of them light and some heavy, so the kernels of
-`segments.py` first leave the complete sums of gradients in memory, of a part of the array at a
-time. Then thread blocks go through these, each through whole state blocks, and add their squares
-in an order that depends on nothing else.
+A block may span many segments, some light and some heavy. So the kernels of `segments.py` first
+write the complete sums of gradients to memory, for a part of the array at a time. Then thread
+blocks go through these sums, each through whole state blocks, and add their squares in an order
+that depends on nothing else.
 """
 
 import numpy as np
@@ -11,10 +11,10 @@ import numpy as np
 from robe_numba.kernels.gpu import arrays
 from robe_numba.kernels.gpu.arrays import NO_RATE, DeviceArray, Rate
 from robe_numba.kernels.gpu.compiler import SIMULATED, cuda
-from robe_numba.kernels.gpu.device import Work
-from robe_numba.kernels.gpu.launch import Kernel
+from robe_numba.kernels.gpu.context import DeviceContext
+from robe_numba.kernels.gpu.launch import THREADS, Kernel
 from robe_numba.kernels.gpu.update import driver
-from robe_numba.kernels.gpu.update.segments import THREADS, WIDTH
+from robe_numba.kernels.gpu.update.partition import WIDTH, SortedReads
 from robe_numba.kernels.scalar import update_rules
 from robe_numba.spec import Spec
 
@@ -22,11 +22,11 @@ PART = 256 if SIMULATED else 1 << 24  # elements whose gradients are in memory a
 
 
 @Kernel
-def move_state_blocks(sums, low, state_block, array, state_sum, lr, eps):
-    """A thread block for as many elements as it has threads, or for one state block if that is
-    longer; sums (n,) are those of the gradients from array[low] on, and become 0.
+def apply_state_blocks(sums, low, state_block, array, state_sum, lr, eps):
+    """A thread block owns as many elements as it has threads, or one state block if that is longer.
 
-    Shared memory: THREADS elements of the array's dtype.
+    sums (n,) are the sums of gradients from array[low] on, and become 0. Shared memory: THREADS
+    elements of the array's dtype.
     """
     squares = cuda.shared.array(0, array.dtype)
     thread, tile = cuda.threadIdx.x, max(THREADS, state_block)
@@ -38,7 +38,7 @@ def move_state_blocks(sums, low, state_block, array, state_sum, lr, eps):
         moved |= sums[i] != 0
     squares[thread] = total
     if not cuda.syncthreads_or(moved):
-        return  # all threads alike
+        return  # the same in all threads
     width, step = min(THREADS, state_block), 1  # threads that share a state block
     while step < width:
         if thread % (2 * step) == 0:
@@ -59,8 +59,8 @@ def move_state_blocks(sums, low, state_block, array, state_sum, lr, eps):
 
 
 def update(
-    work: Work,
-    reads: driver.Reads,
+    context: DeviceContext,
+    reads: SortedReads,
     spec: Spec,
     array: DeviceArray,
     state_sum: DeviceArray,
@@ -68,20 +68,20 @@ def update(
     eps: float,
     state_block: int,
 ) -> None:
-    """Move `array` and `state_sum` (ceil(m / state_block),) in place by the Adagrad rule."""
+    """Update `array` and `state_sum` (ceil(m / state_block),) in place by the Adagrad rule."""
     if state_block == 1:
-        driver.update(work, update_rules.ADAGRAD, reads, spec, array, state_sum, lr, eps)
+        driver.update(context, update_rules.ADAGRAD, reads, spec, array, state_sum, lr, eps)
         return
     if reads.grad_out.size == 0:
         return
     real, part, tile = array.dtype.type, max(PART, state_block), max(THREADS, state_block)
-    zeros = work.zeros((min(part, array.size),), array.dtype)
+    zeros = context.zeros((min(part, array.size),), array.dtype)
     shared = THREADS * array.dtype.itemsize
     for low in range(0, array.size, part):
         sums = arrays.of(zeros[: array.size - low])
         driver.update(
-            work, update_rules.GRADIENT, reads, spec, sums, sums, NO_RATE, 0, low // WIDTH
+            context, update_rules.GRADIENT, reads, spec, sums, sums, NO_RATE, 0, low // WIDTH
         )
         grid = -(-sums.size // tile)
         constants = (np.int64(low), np.int64(state_block), array, state_sum, lr, real(eps))
-        move_state_blocks.launch(work, grid, THREADS, sums, *constants, shared=shared)
+        apply_state_blocks.launch(context, grid, THREADS, sums, *constants, shared=shared)
