@@ -1,17 +1,24 @@
-"""Numba's simulator several times as fast: its threads take turns.
+"""Numba's simulator several times as fast.
 
-Numba starts a thread of Python's for each simulated one and polls them all, which keeps them from
-running. Here threads are kept for the next block, and one at a time runs up to its next barrier,
-in a random order, so that a barrier that is missing shows.
+Numba runs each simulated thread as a thread of Python, and polls all of them, which keeps them from
+running. Here they take turns, in a random order, so that a missing barrier shows. A worker runs one
+after the other as long as they end without a barrier. Only where one waits at a barrier does
+another worker go on with the rest.
+
+Numba also replaces `cuda` by the simulated one in a function's module whenever a kernel calls the
+function. Here a launch replaces it in all modules, once.
 """
 
 import random
+import sys
 import threading
+from contextlib import contextmanager
 
 import numpy as np
+from numba import cuda
 from numba.cuda.simulator import kernel
 
-IDLE = []  # threads that wait for a block
+IDLE = []  # workers
 ORDER = random.Random(0)
 
 
@@ -22,7 +29,29 @@ def held_lock():
     return lock
 
 
-class Turn(threading.Thread):
+class Block:
+    """A thread block: simulated threads that have not begun, and workers at a barrier."""
+
+    def __init__(self, manager, place, arguments):
+        self.manager, self.place, self.arguments = manager, kernel.Dim3(*place), arguments
+        self.threads = [kernel.Dim3(*thread) for thread in np.ndindex(*manager._block_dim)]
+        ORDER.shuffle(self.threads)
+        self.waiting, self.error, self.turn = [], None, held_lock()
+
+    def run(self):
+        """What `BlockManager.run` does."""
+        while self.threads:
+            (IDLE.pop() if IDLE else Worker()).resume(self)
+        while self.waiting:
+            workers, self.waiting = self.waiting, []
+            ORDER.shuffle(workers)
+            for worker in workers:
+                worker.resume(self)
+        if self.error:
+            raise self.error
+
+
+class Worker(threading.Thread):
     """Runs simulated threads, one after the other."""
 
     syncthreads_and = kernel.BlockThread.syncthreads_and
@@ -34,64 +63,61 @@ class Turn(threading.Thread):
         self._mine = held_lock()
         self.start()
 
-    def begin(self, manager, work, block, thread):
-        """Run work() as a thread of a block, from the next turn on."""
-        self._manager, self._work = manager, work
-        self.blockIdx, self.threadIdx = block, thread
-        width, height, _ = manager._block_dim
-        self.thread_id = thread.x + width * (thread.y + height * thread.z)
-        self.done, self.abort, self.error = False, False, None
-
-    def take(self):
-        """Let the thread run up to its next barrier, or to its end."""
+    def resume(self, block):
+        """Run threads of a block until one is at a barrier, or all have ended."""
+        self._block, self._manager, self.blockIdx = block, block.manager, block.place
         self._mine.release()
-        self._manager.taken.acquire()
+        block.turn.acquire()
 
     def syncthreads(self):
         """A barrier; called by the kernel."""
-        self._manager.taken.release()
+        self._block.waiting.append(self)
+        self._block.turn.release()
         self._mine.acquire()
-        if self.abort:
+        if self._block.error:
             raise RuntimeError("another thread of the block failed")
 
     def run(self):
         while True:
             self._mine.acquire()
+            block = self._block
             try:
-                self._work()
+                while block.threads:
+                    self.threadIdx = block.threads.pop()
+                    block.manager._f(*block.arguments)
             except Exception as error:
-                self.error = error
-            self.done = True
-            self._manager.taken.release()
+                block.threads.clear()
+                block.error = block.error or error
+            IDLE.append(self)
+            block.turn.release()
 
 
-def run_block(manager, block, *arguments):
-    """What `BlockManager.run` does."""
-    manager.taken = held_lock()
-    threads = []
-    for thread in np.ndindex(*manager._block_dim):
-        try:
-            turn = IDLE.pop()
-        except IndexError:
-            turn = Turn()
-        work = lambda: manager._f(*arguments)  # noqa: E731
-        turn.begin(manager, work, kernel.Dim3(*block), kernel.Dim3(*thread))
-        threads.append(turn)
-    running, error = list(threads), None
-    while running:
-        ORDER.shuffle(running)
-        for turn in running:
-            turn.take()
-            if turn.error and not error:
-                error = turn.error
-                for other in running:
-                    other.abort = True
-        running = [turn for turn in running if not turn.done]
-    IDLE.extend(threads)
-    if error:
-        raise error
+def run_block(manager, place, *arguments):
+    """In place of `BlockManager.run`."""
+    Block(manager, place, arguments).run()
+
+
+@contextmanager
+def swapped_cuda_module(function, simulated):
+    """In place of Numba's: let `cuda` be the simulated one in all modules of kernels."""
+    loaded = [module for name, module in sys.modules.items() if name.startswith("robe_numba.")]
+    modules = [module for module in loaded if vars(module).get("cuda") is cuda]
+    for module in modules:
+        module.cuda = simulated
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.cuda = cuda
+
+
+def call(self, *arguments, launch=kernel.FakeCUDAKernel.__call__):
+    """In place of `FakeCUDAKernel.__call__`: a device function is called as it is."""
+    return self.fn(*arguments) if self._device else launch(self, *arguments)
 
 
 def install():
     """Let all kernels that are simulated from now on run so."""
     kernel.BlockManager.run = run_block
+    kernel.swapped_cuda_module = swapped_cuda_module
+    kernel.FakeCUDAKernel.__call__ = call
