@@ -1,28 +1,22 @@
-"""The model of several processes counts as they do and knows its limits; its benchmark runs."""
+"""The model of several processes counts as they do and knows its limits."""
 
-import json
 import math
-import os
-import subprocess
-import sys
 from dataclasses import replace
-from importlib.util import find_spec
 from itertools import product
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from perf import bench_scaling
 from perf.scaling import formulas as scaling
 from perf.scaling.clusters import GPUS, gpu_link
 from robe_numba.dlrm import DLRM, DLRMConfig, make_embedding
 from robe_numba.parallel.carriers.base import Carrier, Traffic
 from robe_numba.parallel.data_parallel import DataParallel
 
-ODD = scaling.Model("odd", DLRMConfig(3, 5, 6, (7,), (9,)), 10_007, 4)
-LINE = scaling.Line
-RATES = scaling.Rates(  # seconds as good as any
+ODD = scaling.ScaledModel("odd", DLRMConfig(3, 5, 6, (7,), (9,)), 10_007, 4)
+LINE = scaling.LinearCost
+RATES = scaling.ProcessRates(  # seconds as good as any
     rows=LINE(1e-3, 2e-5),
     lookup=LINE(0.0, 1e-6),
     update=LINE(1e-5, 3e-6),
@@ -34,8 +28,8 @@ RATES = scaling.Rates(  # seconds as good as any
 SLOW = scaling.Link("slow", 1e-4, 1e8)
 
 
-class Counting(Carrier):
-    """What bytes would come to a rank, with nobody to bring them."""
+class CountingCarrier(Carrier):
+    """Counts the bytes that would come to a rank, and carries nothing."""
 
     start = all_gather = all_reduce = all_reduce_scalars = None
 
@@ -58,7 +52,7 @@ def plans(model, batch, processes, exchange):
             rank=rank,
             size=processes,
             all_max=lambda value: value,
-            carrier=lambda device, rank=rank: Counting(rank, processes),
+            carrier=lambda device, rank=rank: CountingCarrier(rank, processes),
         )
         yield DataParallel(dlrm, group, batch, np.uint32, exchange).plan
 
@@ -78,13 +72,12 @@ def test_bytes_are_those_of_the_plan(model, batch, processes):
         assert most == scaling.exchange_bytes(model, exchange, batch, processes)
         dense = max(plan.dense for plan in found)
         assert dense == scaling.sum_bytes(model.dense_size, processes)
-        whole = max(plan.bytes for plan in found)
-        assert whole == scaling.step_bytes(model, exchange, batch, processes)
 
 
 @pytest.mark.parametrize("design", scaling.DESIGNS)
 def test_one_process_has_nobody_to_talk_to(design):
-    assert scaling.step_bytes(scaling.KAGGLE, design, 2048, 1) == 0
+    assert scaling.exchange_bytes(scaling.KAGGLE, design, 2048, 1) == 0
+    assert scaling.sum_bytes(scaling.KAGGLE.dense_size, 1) == 0
     alone = scaling.step(scaling.KAGGLE, design, RATES, SLOW, 2048, 1)
     assert alone == (RATES.rows.at(2048), RATES.update.at(2048), RATES.optimizer, 0)
 
@@ -203,74 +196,3 @@ def test_lines_are_found_again_and_never_fall_below_nothing():
     assert LINE.fit([(4, 2.0)]) == (0.0, 0.5)
     assert LINE.fit([(1, 1.0), (2, 4.0)]).fixed == 0
     assert LINE.fit([(1, 4.0), (2, 1.0)]).each == 0
-
-
-def run(script, *arguments):
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PMI_", "HYDRA_"))}
-    command = [sys.executable, "-m", f"perf.{script}", *map(str, arguments)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    """The folder of a tiny run, and what it printed."""
-    if find_spec("mpi4py") is None or sys.platform == "win32":
-        pytest.skip("no MPI")
-    folder = tmp_path_factory.mktemp("scaling")
-    options = ["--shape", "tiny", "--rounds", 1, "--threads", 1]
-    files = ["--json", folder / "scaling.json", "--plot", folder / "steps.png"]
-    finished = run("bench_scaling", *options, *files)
-    assert finished.returncode == 0, finished.stderr
-    return folder, finished.stdout
-
-
-def test_settings_are_measured_with_one_and_two_ranks(tiny):
-    folder, output = tiny
-    result = json.loads((folder / "scaling.json").read_text())
-    fields = ("ranks", "batch", "exchange", "overlap")
-    steps = {tuple(s[f] for f in fields): s for s in result["steps"] if s["threads"] == 1}
-    alone = {(1, batch, "", False) for batch in (4, 32)}
-    assert set(steps) == alone | set(
-        product((2,), (8, 32, 64), ("gather", "reduce"), (True, False))
-    )
-    for (ranks, batch, exchange, overlap), step in steps.items():
-        assert step["ms"] > 0
-        if ranks == 2:
-            assert step["bytes"] == scaling.step_bytes(scaling.TINY, exchange, batch, 2)
-            assert step["auto"] == (exchange == "gather")  # of fewer bytes, at these batches
-            assert step["waited_ms"] > 0
-        line = ["tiny", f"{batch:,}", f"{ranks} x 1", exchange + " (auto)" * step["auto"]]
-        assert overlap or f"| {' | '.join(line)} | " in output
-    assert (folder / "steps.png").stat().st_size > 0
-
-
-def test_the_model_reads_what_was_measured_and_draws(tiny, tmp_path):
-    folder, _ = tiny
-    picture = tmp_path / "scaling.png"
-    finished = run("scaling.model", "--json", folder / "scaling.json", "--plot", picture)
-    assert finished.returncode == 0, finished.stderr
-    assert "| tiny | 64 | 2 x 1 | reduce | yes | " in finished.stdout
-    assert "| mlperf | 65,536 rows in all | sharded | " in finished.stdout
-    assert picture.stat().st_size > 0
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--ranks", "1,33"], "they must be in [1, 32]"),
-        (["--ranks", "two"], "give numbers"),
-        (["--threads", "1000000"], "it must be in [1, "),
-        (["--rounds", "0"], "at least 1"),
-    ],
-)
-def test_options_that_cannot_be_met_are_refused(options, message, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["bench_scaling.py", "--shape", "tiny", *options])
-    with pytest.raises(SystemExit, match="2"):
-        bench_scaling.parse()
-    assert message in capsys.readouterr().err
-
-
-def test_ranks_that_fail_are_reported():
-    finished = run("bench_scaling", "--shape", "tiny", "--rounds", 1, "--mpiexec", sys.executable)
-    assert finished.returncode == 1
-    assert "tiny with 2 ranks failed" in finished.stderr
