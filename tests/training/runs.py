@@ -1,5 +1,6 @@
-"""Small runs, ways to stop them, and what they leave."""
+"""Small runs, ways to stop and edit them, and what they leave."""
 
+import json
 import os
 import signal
 
@@ -15,6 +16,11 @@ SIZES = {"robe": {"compression": 20}, "full": {}, "hashed": {"compression": 20},
 
 def config(embedding="robe", **changes):
     return TrainingConfig(**{"embedding": embedding, **SIZES[embedding], **FAST, **changes})
+
+
+def small_config(embedding="robe", **changes):
+    """Of one epoch and the smallest layers."""
+    return config(embedding, **{"epochs": 1, "bottom": (8,), "top": (8,), **changes})
 
 
 class Stop(Watcher):
@@ -60,3 +66,21 @@ def weights(run):
 def records(run):
     """metrics.jsonl without times."""
     return [{k: v for k, v in r.items() if k != "seconds"} for r in run.metrics()]
+
+
+def edited(path, change):
+    """Change the JSON of a file."""
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+def as_earlier_version(folder):
+    """Make a run one of the versions that kept no digests."""
+
+    def change(value):
+        value["format"] = "robe run 1"
+        del value["digests"]
+
+    edited(folder / "config.json", change)
+    return RunFolder(folder)
