@@ -16,7 +16,6 @@ from robe_numba.training.watchers.base import Watcher, Watchers
 
 if TYPE_CHECKING:
     from data_tools import Dataset
-    from robe_numba.training import RunFolder
     from robe_numba.training.config import ResolvedConfig
 
 LOGS = ("mlperf",)
@@ -81,24 +80,21 @@ def train(
 
     _check_options(log, resume, use_previous, overwrite)
     group: Group = context.obj or Alone()
-    given = {name: value for name, value in settings.items() if _was_given(context, name)}
-    config = group.at_root(lambda: _config(output, resume, settings, given))
+    config = group.at_root(lambda: _config(context, output, resume, settings))
     config = replace(config, ranks=group.size)
     dataset = Dataset(data)
     for note in day_notes(dataset) if config.split_by == "day" else ():
         console.print(note)
     try:
         with showing(quiet) as display:
-            watcher = Watcher()
-            if group.is_root:
-                shown = TrainingProgress(display, config.embedding, config.batch_size, group.size)
-                watcher = Watchers([shown, *_logs(dataset, config, output, log)])
+            shown = TrainingProgress(display, config.embedding, config.batch_size, group.size)
+            watchers = [shown, *_logs(dataset, config, output, log)] if group.is_root else []
             run = training.train(
                 dataset,
                 config,
                 output,
                 threads=threads,
-                watcher=watcher,
+                watcher=Watchers(watchers),
                 overwrite=overwrite,
                 resume=resume,
                 use_previous=use_previous,
@@ -129,26 +125,23 @@ def _check_options(log: str | None, resume: bool, use_previous: bool, overwrite:
 
 
 def _config(
-    output: Path, resume: bool, settings: dict[str, Any], given: dict[str, Any]
+    context: typer.Context, output: Path, resume: bool, settings: dict[str, Any]
 ) -> "ResolvedConfig":
-    """The settings of a new run, or of the run to resume with those that were given changed."""
-    if resume and training.RunFolder.exists_at(output):
-        return _changed(training.RunFolder(output), given)
-    return training.TrainingConfig(**settings).resolved()
+    """The settings of a new run, or those of the run to resume with what was given changed."""
+    if not (resume and training.RunFolder.exists_at(output)):
+        return training.TrainingConfig(**settings).resolved()
+    given = {name: value for name, value in settings.items() if _was_given(context, name)}
+    old = training.RunFolder(output).config["training"]
+    if "lr" in given and old["embedding_lr"] == old["lr"]:
+        given = {"embedding_lr": given["lr"], **given}
+    if "num_parameters" in given and "compression" not in given:
+        given = {**given, "compression": None}
+    return training.TrainingConfig.from_dict({**old, **given}).resolved()
 
 
 def _was_given(context: typer.Context, name: str) -> bool:
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
-
-
-def _changed(run: "RunFolder", given: dict[str, Any]) -> "ResolvedConfig":
-    settings = run.config["training"]
-    if "lr" in given and settings["embedding_lr"] == settings["lr"]:
-        given = {"embedding_lr": given["lr"], **given}
-    if "num_parameters" in given and "compression" not in given:
-        given = {**given, "compression": None}
-    return training.TrainingConfig.from_dict({**settings, **given}).resolved()
 
 
 def _logs(

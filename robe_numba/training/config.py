@@ -168,7 +168,9 @@ def _checked(setting: Setting, value: Any) -> Any:
         return _checked_float(setting, value)
     if name == "fractions":  # which the split checks
         return tuple(value)
-    return tuple(_checked_int(setting, size) for size in value) if setting.is_sequence else value
+    if setting.kind is bool:
+        return value
+    return tuple(_checked_int(setting, size) for size in value)
 
 
 def _checked_int(setting: Setting, value: Any) -> int:

@@ -7,7 +7,7 @@ This module does not import Numba, so that `robe train --help` is quick.
 
 from dataclasses import dataclass, field, fields
 from types import UnionType
-from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, get_args, get_type_hints
 
 from robe_numba.formatting import markdown_table
 
@@ -15,49 +15,35 @@ KINDS = ("robe", "full", "hashed", "qr")
 OPTIMIZERS = ("sgd", "adagrad")
 
 
-def setting(
-    default: Any,
-    help: str,
-    *,
-    choices: tuple[str, ...] = (),
-    at_least: int | None = None,
-    at_most: int = 2**62,
-    below: float | None = None,
-    kinds: tuple[str, ...] = KINDS,
-    resumable: bool = False,
-    option: str | None = "",
-) -> Any:
-    """A field of `Settings`.
+class Setting(NamedTuple):
+    """What is known about a field of `Settings`."""
 
-    Parameters
-    ----------
-    default : object
-        None takes the preset's value, or what `help` says.
-    help : str
-        What the setting does, in a line or two.
-    choices : tuple of str
-        The values that a text may have.
-    at_least : int, optional
-        Smallest value. None is 1 for integers, and any positive value for floats.
-    at_most : int
-        Largest value of an integer.
-    below : float, optional
-        Exclusive upper bound of a float.
-    kinds : tuple of str
-        Kinds of embedding that have the setting.
-    resumable : bool
-        Whether a resumed run may change it: it affects future steps, not what already exists.
-    option : str, optional
-        How the command line spells it, where not like the field; None leaves it out there.
-    """
-    metadata = locals()
-    del metadata["default"]
-    return field(default=default, metadata=metadata)
+    help: str
+    choices: tuple[str, ...] = ()
+    at_least: int | None = None  # None is 1 for integers, and any positive value for floats
+    at_most: int = 2**62  # of integers
+    below: float | None = None  # of floats
+    kinds: tuple[str, ...] = KINDS  # of embedding, which have the setting
+    resumable: bool = False  # a resumed run may change it: it affects future steps alone
+    option: str | None = ""  # spelling on the command line, if not its name; None is not there
+    # From the field itself.
+    name: str = ""
+    kind: Any = None  # int, float, str, bool, or a tuple type such as tuple[int, ...]
+    optional: bool = False  # may be None
+    default: Any = None
+
+
+def setting(default: Any, help: str, **facts: Any) -> Any:
+    """A field of `Settings`; `facts` are fields of `Setting`."""
+    return field(default=default, metadata={"setting": Setting(help, **facts)})
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of one run, not checked: see `TrainingConfig`."""
+    """Settings of one run, not checked: see `TrainingConfig`.
+
+    A default of None takes the value of the preset, or the one that the help names.
+    """
 
     preset: str = setting(
         "default",
@@ -178,35 +164,14 @@ class Settings:
     )
 
 
-class Setting(NamedTuple):
-    """A field of `Settings` as commands and checks use it; see `setting` for the other parts."""
-
-    name: str
-    kind: Any  # int, float, str, bool, or a tuple type such as tuple[int, ...]
-    optional: bool  # may be None
-    default: Any
-    help: str
-    choices: tuple[str, ...]
-    at_least: int | None
-    at_most: int
-    below: float | None
-    kinds: tuple[str, ...]
-    resumable: bool
-    option: str | None
-
-    @property
-    def is_sequence(self) -> bool:
-        """Whether a value is a tuple."""
-        return get_origin(self.kind) is tuple
-
-
 def _declared() -> dict[str, Setting]:
     hints, found = get_type_hints(Settings), {}
     for each in fields(Settings):
         hint = hints[each.name]
         optional = isinstance(hint, UnionType)
         kind = get_args(hint)[0] if optional else hint
-        found[each.name] = Setting(each.name, kind, optional, each.default, **each.metadata)
+        facts = {"name": each.name, "kind": kind, "optional": optional, "default": each.default}
+        found[each.name] = each.metadata["setting"]._replace(**facts)
     return found
 
 
