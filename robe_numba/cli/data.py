@@ -89,7 +89,9 @@ def ingest(
     format: Annotated[str, typer.Option(help="auto, criteo, csv or parquet.")] = "auto",
     separator: Annotated[
         str | None,
-        typer.Option(help="Between the fields of a CSV: a character, or tab. Default: see header."),
+        typer.Option(
+            help="Between the fields of a CSV: a character, or tab. Default: as in its header."
+        ),
     ] = None,
     on_error: Annotated[str, typer.Option(help="At a bad line: stop, or skip it.")] = "stop",
     dense_transform: Annotated[

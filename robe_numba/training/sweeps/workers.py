@@ -66,7 +66,6 @@ def interrupts_blocked() -> Iterator[None]:
 
 def _begin(line: Connection) -> None:
     """In a worker: listen to the parent, end when it does, and leave Ctrl-C to it."""
-
     computing = threading.get_ident()
 
     def listen() -> None:

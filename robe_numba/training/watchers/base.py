@@ -1,6 +1,6 @@
 """Watchers follow a run as it trains: progress bars and logs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -48,38 +48,14 @@ class Watchers(Watcher):
     def __init__(self, watchers: Sequence[Watcher]):
         self._watchers = tuple(watchers)
 
-    def counting(self, done: int, total: int) -> None:
-        for watcher in self._watchers:
-            watcher.counting(done, total)
 
-    def begin(self, model: "DLRM", steps: int, done: int) -> None:
+def _to_all(event: str) -> Callable[..., None]:
+    def tell(self: Watchers, *facts: Any) -> None:
         for watcher in self._watchers:
-            watcher.begin(model, steps, done)
+            getattr(watcher, event)(*facts)
 
-    def exchanging(self, plan: "ExchangePlan") -> None:
-        for watcher in self._watchers:
-            watcher.exchanging(plan)
+    return tell
 
-    def epoch(self, epoch: int) -> None:
-        for watcher in self._watchers:
-            watcher.epoch(epoch)
 
-    def step(self, step: int, loss: float) -> None:
-        for watcher in self._watchers:
-            watcher.step(step, loss)
-
-    def evaluating(self, step: int, epoch: float) -> None:
-        for watcher in self._watchers:
-            watcher.evaluating(step, epoch)
-
-    def scoring(self, done: int, total: int) -> None:
-        for watcher in self._watchers:
-            watcher.scoring(done, total)
-
-    def evaluated(self, record: dict[str, Any]) -> None:
-        for watcher in self._watchers:
-            watcher.evaluated(record)
-
-    def end(self, status: str) -> None:
-        for watcher in self._watchers:
-            watcher.end(status)
+for _event in [name for name in vars(Watcher) if not name.startswith("_")]:
+    setattr(Watchers, _event, _to_all(_event))
