@@ -214,5 +214,3 @@ def test_the_demo_compares_kinds_and_draws(tmp_path):
     (tmp_path / "demo" / "scores.parquet").write_text("mine")
     assert "scores.parquet" in robe("demo", "-o", tmp_path / "demo", code=1)
     assert (tmp_path / "demo" / "scores.parquet").read_text() == "mine"
-    (tmp_path / "demo" / "scores.parquet").unlink()
-    robe("demo", "--rows", 10_000, "-o", tmp_path / "demo")

@@ -1,10 +1,5 @@
 """Names of files are bytes: all works where they are not UTF-8, and says what they are."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
@@ -13,6 +8,7 @@ import pytest
 
 import data_tools
 from tests.data_tools.ingestion.test_ingest import SCHEMA, make_lines, write
+from tests.support.commands import robe
 
 E = "\udce9"  # how Python holds the byte E9, an é of Latin-1
 ROWS = 50
@@ -103,33 +99,20 @@ def test_a_column_whose_name_is_no_text_is_refused():
         data_tools.Schema("y", (f"pric{E}",), ())
 
 
-RUN = """
-import sys
-from robe_numba.cli.app import app
-steps = [
+STEPS = (
     "synth l{e}.tsv --rows 2000 --scale 0.01",
     "ingest l{e}.tsv -o d{e}",
     "data info d{e}",
     "data verify d{e}",
-    "train d{e} -o r{e} --compression 20 --epochs 1 --batch-size 256 --log mlperf",
+    "train d{e} -o r{e} --compression 20 --bottom 8 --top 8 --batch-size 256 --log mlperf",
     "evaluate r{e} d{e}",
     "predict r{e} d{e} -o s{e}.parquet",
-]
-for step in steps:
-    app(step.format(e=sys.argv[1]).split(), standalone_mode=False)
-"""
+)
 
 
 def test_from_a_log_to_scores_in_such_a_folder(folder):
     """As a person in that folder does it, with relative names."""
-    encoding = {"PYTHONIOENCODING": "utf-8:backslashreplace"}
-    root = str(Path(__file__).resolve().parents[2])
-    done = subprocess.run(
-        [sys.executable, "-c", RUN, E],
-        cwd=folder, env={**os.environ, **encoding, "PYTHONPATH": root},
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    written = "".join(robe(*step.format(e=E).split(), cwd=folder) for step in STEPS)
     for line in (
         r"d\udce9: 2,000 rows in 1 Arrow file",
         r"from l\udce9.tsv, ",
@@ -137,7 +120,7 @@ def test_from_a_log_to_scores_in_such_a_folder(folder):
         "test rows 200, AUC 0.",
         r"s\udce9.parquet: 2,000 scores",
     ):
-        assert line in done.stdout
+        assert line in written
     assert r"l\udce9.tsv" in (folder / f"r{E}/report.html").read_text(encoding="utf-8")
     with open(folder / f"s{E}.parquet", "rb") as file:
         assert pq.read_table(file).num_rows == 2000

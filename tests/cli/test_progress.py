@@ -105,23 +105,25 @@ def robe(*arguments):
     return result.stdout, result.stderr
 
 
+TRAIN = ("--batch-size", "256", "--bottom", "8", "--top", "8", "--overwrite")
+SWEEP = ("num_parameters=3000,4000", "batch_size=512", "bottom=8", "top=8")
+
+
 @pytest.fixture(scope="module")
 def work(dataset, tmp_path_factory):
     """A folder with a run; and the dataset and its log."""
     folder = tmp_path_factory.mktemp("work")
-    command = ("train", dataset.path, "-o", folder / "run", "--num-parameters", 3000)
-    robe(*command, "--batch-size", 256)
+    robe("train", dataset.path, "-o", folder / "run", "--num-parameters", 3000, *TRAIN)
     return {"data": dataset.path, "log": dataset.path.parent / "clicks.tsv", "work": folder}
 
 
-TRAIN = ("--batch-size", "256", "--overwrite")
 LONG = {
     "synth": (("{work}/log.tsv", "--rows", "100000", "--overwrite"), "writing log.tsv"),
     "ingest": (("{log}", "-o", "{work}/data", "--overwrite"), "reading"),
     "data verify": (("{data}",), "reading"),
     "plan": (("--data", "{data}", "--compression", "9"), "counting ids"),
     "train": (("{data}", "-o", "{work}/again", "--num-parameters", "3000", *TRAIN), "robe"),
-    "sweep": (("{data}", "num_parameters=3000,4000", "-o", "{work}/{quiet}"), "runs"),
+    "sweep": (("{data}", *SWEEP, "-o", "{work}/{quiet}"), "runs"),
     "evaluate": (("{work}/run", "{data}"), "scoring"),
     "predict": (("{work}/run", "{data}", "-o", "{work}/p.parquet", "--overwrite"), "scoring"),
 }

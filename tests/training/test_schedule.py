@@ -252,7 +252,7 @@ def test_a_run_that_was_begun_with_such_a_setting_can_go_on(one_class, tmp_path,
         num_parameters=3000, bottom=(8,), top=(8,), evaluations=1, patience=1, epochs=2
     )
     with monkeypatch.context() as patch:  # as earlier versions did
-        patch.setattr("robe_numba.training.loop.check_stopping", lambda *_: None)
+        patch.setattr("robe_numba.training.run.root_only.check_stopping", lambda *_: None)
         with pytest.raises(TrainingInterrupted):
             train(one_class, config, tmp_path / "run", watcher=Stop(5))
     assert train(one_class, config, tmp_path / "run", resume=True).finished
