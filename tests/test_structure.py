@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from robe_numba import _jit
+from robe_numba import _cache
 
 ROOT = Path(__file__).resolve().parent.parent
 # Imports point one way, to a lower number: cli, training, parallel, dlrm, ops, checks and arrays,
@@ -242,8 +242,8 @@ def test_a_kernel_is_compiled_again_after_an_edit_of_any_file_it_may_call():
     paths = list(sources_of_kernels())
     assert len(paths) > 30
     for path in paths:
-        assert closure(path, set()) <= _jit.sources(path), path
-        assert ROOT / "robe_numba" / "cli" / "app.py" not in _jit.sources(path)
+        assert closure(path, set()) <= _cache.sources(path), path
+        assert ROOT / "robe_numba" / "cli" / "app.py" not in _cache.sources(path)
 
 
 @pytest.fixture

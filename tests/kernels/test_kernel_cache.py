@@ -4,12 +4,14 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numba
 import pytest
 from numba.core import types
 
-from robe_numba import _jit
+from robe_numba import _cache, _jit
 from tests.test_structure import ROOT
 
 # A function of each package that compiles quickly, one of them with a callee in another file.
@@ -75,9 +77,9 @@ def test_a_home_is_not_needed_and_nothing_is_written_beside_the_sources(copies, 
 
 def test_a_temporary_folder_is_not_removed_by_a_child(copies):
     code = (
-        "import os, sys\nfrom pathlib import Path\nfrom robe_numba import _jit\n"
+        "import os, sys\nfrom pathlib import Path\nfrom robe_numba import _cache\n"
         "if os.fork() == 0:\n    sys.exit()\n"
-        "os.wait()\nprint(_jit._CACHE_ROOT.is_dir())"
+        "os.wait()\nprint(_cache._CACHE_ROOT.is_dir())"
     )
     if hasattr(os, "fork"):
         assert run(code, copies, **NO_HOME)[0] == "True\n"
@@ -94,7 +96,7 @@ UNUSABLE = {
     "below a file": ({"NUMBA_CACHE_DIR": "file/cache"}, ""),
     "no space": (
         {"NUMBA_CACHE_DIR": "cache"},
-        "import resource; from robe_numba import hashing\n"
+        "import resource; from robe_numba.kernels.scalar import hashing\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n",
     ),
 }
@@ -167,7 +169,7 @@ def doubled(x):
 
 def test_processes_that_keep_a_function_at_once_do_not_mix_their_forms(tmp_path, monkeypatch):
     """One has looked at the index, and writes only once the other has written its own form."""
-    monkeypatch.setattr(_jit, "_CACHE_ROOT", tmp_path)
+    monkeypatch.setattr(_cache, "_CACHE_ROOT", tmp_path)
     whole, real, later = (_jit.jit(doubled) for _ in range(3))
     first, second = whole._cache._cache_file, real._cache._cache_file
     save_data = first._save_data
@@ -195,3 +197,63 @@ def test_a_setting_of_numbas_is_left_alone(monkeypatch):
 
     monkeypatch.setattr(numba, "config", Config())
     _jit.jit(doubled)
+
+
+DAYS_AGO = {"used": 29, "unused": 31, "just made": 0}
+
+
+@pytest.fixture
+def old_folders(tmp_path):
+    """A cache root and its folders, by their name in `DAYS_AGO`; others are as old as "unused"."""
+    folders = {name: f"{i:016x}" for i, name in enumerate(DAYS_AGO)}
+    others = {name: name for name in ("0123456789abcdeg", "0123456789abcdef0", "notes")}
+    (tmp_path / "elsewhere").mkdir()
+    made = {}
+    for name, folder in (folders | others).items():
+        made[name] = tmp_path / "robe_numba" / folder
+        made[name].mkdir(parents=True)
+        (made[name] / "kernel.nbc").write_bytes(b"compiled")
+    made["link"] = tmp_path / "robe_numba" / ("f" * 16)
+    made["link"].symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    for name, path in made.items():
+        age = time.time() - 86400 * DAYS_AGO.get(name, 31)
+        os.utime(path, (age, age), follow_symlinks=False)
+    return tmp_path, made
+
+
+def test_only_our_folders_that_were_not_used_for_a_month_are_removed_once_a_day(old_folders):
+    root, folders = old_folders
+    _cache.prune(root)
+    assert {name for name, path in folders.items() if not path.exists()} == {"unused"}
+    again = folders["unused"]
+    again.mkdir()
+    os.utime(again, (0, 0))
+    _cache.prune(root)
+    assert again.exists()
+    os.utime(root / "robe_numba" / "pruned", (0, 0))  # yesterday or before
+    _cache.prune(root)
+    assert not again.exists()
+
+
+def test_a_root_that_cannot_be_pruned_is_left_alone(tmp_path, monkeypatch):
+    _cache.prune(tmp_path / "missing")
+    assert not (tmp_path / "missing").exists()
+
+    def refuse(*_):
+        raise PermissionError
+
+    (tmp_path / "robe_numba").mkdir()
+    monkeypatch.setattr(Path, "touch", refuse)
+    _cache.prune(tmp_path)
+
+
+def test_a_folder_that_a_function_is_loaded_from_counts_as_used(copies):
+    cache = {"NUMBA_CACHE_DIR": "cache"}
+    run(FUNCTION, copies, **cache)
+    files = compiled_files(copies)
+    (folder,) = {path.parent for path in files if ".mix-" in path.name}
+    age = time.time() - 10 * 86400
+    os.utime(folder, (age, age))
+    run(FUNCTION, copies, **cache)
+    assert compiled_files(copies) == files  # nothing was compiled again
+    assert folder.stat().st_mtime > time.time() - 86400

@@ -7,7 +7,7 @@ import numba
 import numpy as np
 from numba import cuda
 
-from robe_numba import _jit
+from robe_numba import _cache
 
 SIMULATED = bool(numba.config.ENABLE_CUDASIM)
 
@@ -55,10 +55,10 @@ def inlined(python: Callable) -> Any:
 
 
 def jit(python: Callable, max_registers: int | None = None) -> Any:
-    """Compile a kernel, cached on disk as `robe_numba._jit` caches the host's.
+    """Compile a kernel, cached on disk as `robe_numba._cache` keeps the host's.
 
     With fewer registers than the compiler would take, more warps can wait for memory at a time.
     """
     if SIMULATED:
         return cuda.jit(python)
-    return _jit.keep(cuda.jit(max_registers=max_registers)(python), python, CUDACache)
+    return _cache.keep(cuda.jit(max_registers=max_registers)(python), python, CUDACache)
