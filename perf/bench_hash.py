@@ -13,7 +13,7 @@ import robe_numba as rn
 from perf.harness import command
 from perf.harness.race import Contender, Row, Workload, race
 from perf.harness.shapes import ROWS, BenchShape, make_batch
-from robe_numba.coefficients import hash_spec
+from robe_numba.kernels.coefficients import hash_spec
 from robe_numba.spec import HASHES
 
 U32, U33 = np.uint64(32), np.uint64(33)

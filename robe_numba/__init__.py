@@ -10,7 +10,6 @@ from robe_numba._environment import limit_spinning
 from robe_numba._lazy import attributes
 
 if TYPE_CHECKING:
-    from robe_numba.arrays import init_array
     from robe_numba.ops import (
         adagrad_update,
         apply_gradient,
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
         lookup_dot_interaction,
         sgd_update,
     )
+    from robe_numba.ops.arrays import init_array
     from robe_numba.spec import RobeSpec, TableSpec
 
 limit_spinning()
@@ -50,6 +50,6 @@ __all__ = [
 _ELSEWHERE = {
     "RobeSpec": "robe_numba.spec",
     "TableSpec": "robe_numba.spec",
-    "init_array": "robe_numba.arrays",
+    "init_array": "robe_numba.ops.arrays",
 }
 __getattr__, __dir__ = attributes(__name__, dict.fromkeys(__all__, "robe_numba.ops") | _ELSEWHERE)

@@ -1,7 +1,7 @@
 """What a user states about an array of embeddings: immutable, hashable, JSON in and out.
 
-A spec holds choices, not numbers derived from them; `robe_numba.coefficients` turns it into the
-constants that kernels read.
+A spec holds choices, not numbers derived from them; `robe_numba.kernels.coefficients` turns it into
+the constants that kernels read.
 """
 
 import json

@@ -3,9 +3,11 @@
 import ast
 import importlib
 import os
+import re
 import shutil
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -13,40 +15,17 @@ import pytest
 from robe_numba import _cache
 
 ROOT = Path(__file__).resolve().parent.parent
-# Imports point one way, to a lower number: cli, training, parallel, dlrm, ops, checks and arrays,
-# kernels, hashing and update rules.
-LAYERS = {
-    "cli": 7,
-    "training": 6,
-    "parallel": 5,
-    "dlrm": 4,
-    "metrics": 4,
-    "planning": 4,
-    "ops": 3,
-    "gpu": 2,
-    "arrays": 2,
-    "checks": 2,
-    "cpu": 1,
-    "coefficients": 1,
-    "hashing": 0,
-    "update_rules": 0,
-    "formatting": 0,
-    "spec": 0,
-    "memory": 0,
-    "searching": 0,
-    "state_blocks": 0,
-    "unsigned": 0,
-    "_environment": 0,
-    "_jit": 0,
-    "_lazy": 0,
-    "_locks": 0,
-    "_shares": 0,
-}
+CODE = ("robe_numba", "data_tools", "perf", "tests")
+MOST_MODULES = 14  # of a folder
+# What both packages stand on.
+SHARED = tuple(f"robe_numba._{name}" for name in ("cache", "environment", "jit", "lazy", "locks"))
+SHARED += ("robe_numba._shares",)
 
 
-def imported_modules(path):
-    """Absolute names of the modules that a file imports."""
-    for node in ast.walk(ast.parse(path.read_text())):
+def imported_modules(path, at_import=False):
+    """Absolute names of the modules that a file imports, or only of those that it imports first."""
+    tree = ast.parse(path.read_text())
+    for node in tree.body if at_import else ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -55,33 +34,86 @@ def imported_modules(path):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def test_imports_point_one_way():
+def layers():
+    """The rooms of robe_numba, each with the number of its layer, from docs/design.md."""
+    text = (ROOT / "docs" / "design.md").read_text().partition("## Layers\n")[2]
+    lines = re.findall(r"^    (.+)$", text.partition("\n## ")[0], re.MULTILINE)
+    return {
+        f"robe_numba.{room}": number
+        for number, line in enumerate(reversed(lines))
+        for room in line.split(" | ")
+    }
+
+
+def room_of(module, rooms):
+    """The innermost room that a module is in; None for modules of others."""
+    parts = module.split(".")
+    prefixes = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+    return next((prefix for prefix in prefixes if prefix in rooms), None)
+
+
+def module_of(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def test_imports_point_down_in_the_diagram_of_the_design():
+    rooms, found = layers(), set()
     for path in (ROOT / "robe_numba").rglob("*.py"):
-        room = path.relative_to(ROOT / "robe_numba").parts[0].removesuffix(".py")
-        if room in ("__init__", "__main__"):
+        module = module_of(path)
+        room = room_of(module, rooms)
+        if room is None:
+            assert module in ("robe_numba", "robe_numba.__main__", "robe_numba.kernels"), module
             continue
-        for module in imported_modules(path):
-            target = module.split(".")[1] if module.startswith("robe_numba.") else None
-            if target in LAYERS:
-                assert LAYERS[target] <= LAYERS[room], f"{path.name} imports {module}"
+        found.add(room)
+        for name in imported_modules(path):
+            target = room_of(name, rooms)
+            if target not in (None, room):
+                assert rooms[target] < rooms[room], f"{module} imports {name}"
+    assert found == set(rooms)  # the diagram names no room that is gone
 
 
-def test_the_packages_do_not_know_each_other_but_in_training_and_cli():
+def test_the_packages_know_each_other_only_in_training_and_cli():
     """Both compile, import lazily and lock in the same way, though."""
-    shared = tuple(
-        f"robe_numba._{name}" for name in ("environment", "jit", "lazy", "locks", "shares")
-    )
     for path in (ROOT / "data_tools").rglob("*.py"):
         ours = [m for m in imported_modules(path) if m.split(".")[0] == "robe_numba"]
-        assert all(module.startswith(shared) for module in ours), path
+        assert all(module.startswith(SHARED) for module in ours), path
     for path in (ROOT / "robe_numba").rglob("*.py"):
         room = path.relative_to(ROOT / "robe_numba").parts[0]
         if room not in ("training", "cli"):
             assert not [m for m in imported_modules(path) if m.split(".")[0] == "data_tools"], path
 
 
+@pytest.mark.parametrize("package", CODE)
+def test_no_modules_import_each_other_in_a_circle(package):
+    paths = {module_of(path): path for path in (ROOT / package).rglob("*.py")}
+    graph = {
+        module: {m for m in imported_modules(path, at_import=True) if m in paths}
+        for module, path in paths.items()
+    }
+    for module in graph:  # a package is imported before its modules, which may name it
+        graph[module] -= {module.rpartition(".")[0]}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+def test_no_folder_has_more_modules_than_one_can_look_over():
+    crowded = {}
+    for folder in {path.parent for package in CODE for path in (ROOT / package).rglob("*.py")}:
+        modules = [path for path in folder.glob("*.py") if has_code(path)]
+        if len(modules) > MOST_MODULES:
+            crowded[str(folder.relative_to(ROOT))] = len(modules)
+    assert crowded == {}
+
+
+def has_code(path):
+    """Whether a module has more than a docstring."""
+    return any(not isinstance(node, ast.Expr) for node in ast.parse(path.read_text()).body)
+
+
 def test_the_oracle_imports_nothing_of_the_package():
-    assert set(imported_modules(ROOT / "tests" / "naive.py")) == {"numpy"}
+    assert set(imported_modules(ROOT / "tests" / "support" / "naive.py")) == {"numpy"}
 
 
 def run_python(code, folder=ROOT, **environment):
@@ -220,13 +252,11 @@ def test_what_numba_cannot_be_told_is_one_sentence(start, setting, words):
 
 
 def sources_of_kernels():
-    """Files that compile functions, but for the ways to compile themselves."""
+    """Files that compile functions."""
     for package in ("robe_numba", "data_tools"):
         for path in (ROOT / package).rglob("*.py"):
-            ways = {"robe_numba._jit", "robe_numba.kernels.gpu.compiler"} & set(
-                imported_modules(path)
-            )
-            if ways and path.name != "compiler.py":
+            imported = set(imported_modules(path, at_import=True))
+            if imported & {"robe_numba._jit", "robe_numba.kernels.gpu.compiler"}:
                 yield path
 
 
@@ -262,7 +292,7 @@ def test_an_edited_source_never_leaves_a_stale_kernel(package_copy):
     cache = package_copy / "cache"
     before = int(run_python(code, package_copy, NUMBA_CACHE_DIR=str(cache)))
     assert list(cache.rglob("*.nbi"))
-    hashing = package_copy / "robe_numba" / "hashing.py"
+    hashing = package_copy / "robe_numba" / "kernels" / "scalar" / "hashing.py"
     text = hashing.read_text()
     line = "return (product >> U32) * (spec.alignment & LOW_WORD)"
     assert text.count(line) == 1

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from robe_numba import RobeSpec
-from robe_numba.coefficients import hash_spec
+from robe_numba.kernels.coefficients import hash_spec
 from robe_numba.kernels.gpu import launch, lookup
 from robe_numba.kernels.gpu.arrays import DeviceArray
 from robe_numba.kernels.gpu.launch import Kernel, Prepared

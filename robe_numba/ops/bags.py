@@ -17,7 +17,7 @@ from robe_numba.checks.arrays import (
 )
 from robe_numba.checks.bags import MAX_NEEDS_ARRAY, BagArguments, check_bags, check_mode
 from robe_numba.checks.scalars import check_scalar, check_spec
-from robe_numba.coefficients import hash_spec
+from robe_numba.kernels.coefficients import hash_spec
 from robe_numba.kernels.cpu import bags as kernels
 from robe_numba.kernels.cpu.bags_max import Maxima, pool_max
 from robe_numba.kernels.cpu.launch import launch, threads_for

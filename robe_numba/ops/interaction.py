@@ -14,7 +14,7 @@ from robe_numba.checks.arrays import (
 )
 from robe_numba.checks.ids import check_indices
 from robe_numba.checks.scalars import check_spec
-from robe_numba.coefficients import hash_spec
+from robe_numba.kernels.coefficients import hash_spec
 from robe_numba.kernels.cpu.interaction import (
     RowBuffers,
     lookup_dot,

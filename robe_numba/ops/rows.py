@@ -15,7 +15,7 @@ from robe_numba.checks.arrays import (
 )
 from robe_numba.checks.ids import check_indices
 from robe_numba.checks.scalars import check_scalar, check_spec
-from robe_numba.coefficients import hash_spec
+from robe_numba.kernels.coefficients import hash_spec
 from robe_numba.kernels.cpu import lookup as cpu_lookup
 from robe_numba.kernels.cpu import starts as cpu_starts
 from robe_numba.kernels.cpu.launch import launch, threads_for

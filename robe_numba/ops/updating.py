@@ -7,7 +7,7 @@ import numpy as np
 from robe_numba.checks.arrays import check_apart, check_array, check_shared_array, check_written
 from robe_numba.checks.ids import as_uint64
 from robe_numba.checks.scalars import check_scalar, check_spec
-from robe_numba.coefficients import hash_spec
+from robe_numba.kernels.coefficients import hash_spec
 from robe_numba.kernels.cpu.inspect import starts_inside
 from robe_numba.kernels.cpu.launch import launch, threads_for
 from robe_numba.kernels.cpu.update import driver

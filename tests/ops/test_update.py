@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import robe_numba as rn
 from robe_numba import RobeSpec, TableSpec
-from robe_numba.coefficients import hash_spec
+from robe_numba.kernels.coefficients import hash_spec
 from robe_numba.kernels.cpu.update import driver
 from robe_numba.kernels.cpu.update.apply import make_step
 from robe_numba.kernels.cpu.update.partition import Reads

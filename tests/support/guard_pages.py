@@ -11,7 +11,7 @@ from types import ModuleType
 import numpy as np
 
 import robe_numba as rn
-from robe_numba import coefficients
+from robe_numba.kernels import coefficients
 from robe_numba.kernels.cpu.update import driver
 from robe_numba.ops import bags, interaction, rows, updating
 from tests.support.strategies import HALF_DTYPES, dtype_of

@@ -14,7 +14,7 @@ from numba.cuda import dispatcher, types
 from numba.cuda.typing.typeof import typeof
 
 from robe_numba import RobeSpec
-from robe_numba.coefficients import hash_spec
+from robe_numba.kernels.coefficients import hash_spec
 from robe_numba.kernels.gpu import bag_reads, bags, layers, lookup, starts, vocabulary
 from robe_numba.kernels.gpu.bag_stretches import PoolVariant
 from robe_numba.kernels.gpu.interaction import backward, forward, tiles

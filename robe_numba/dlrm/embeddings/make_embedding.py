@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from robe_numba.arrays import init_array
 from robe_numba.dlrm.embeddings.base import Embedding
 from robe_numba.dlrm.embeddings.kinds import KINDS, NUMBERED, check_kind
 from robe_numba.dlrm.embeddings.trained_array import TrainedArray
 from robe_numba.dlrm.embeddings.vocabulary import Vocabulary
 from robe_numba.dlrm.optimizers import check_optimizer
+from robe_numba.ops.arrays import init_array
 from robe_numba.spec import RobeSpec, Spec, TableSpec
 from robe_numba.state_blocks import state_block_of
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from robe_numba.coefficients import hash_spec
+from robe_numba.kernels.coefficients import hash_spec
 from robe_numba.kernels.gpu import arrays
 from robe_numba.kernels.gpu.arrays import DeviceArray, array_library
 from robe_numba.kernels.gpu.launch import Prepared

@@ -14,7 +14,7 @@ from robe_numba.kernels.scalar.unsigned import ONE, U6, U32, U33, U63, U64, ZERO
 
 
 class HashSpec(NamedTuple):
-    """Constants of a spec as kernels read them; made by `robe_numba.coefficients`."""
+    """Constants of a spec as kernels read them; made by `robe_numba.kernels.coefficients`."""
 
     array_size: np.uint64  # m, elements
     block_size: np.uint64  # Z, elements
