@@ -33,14 +33,16 @@ class ShardReader(Protocol):
     """
 
     @property
-    def block_rows(self) -> np.ndarray: ...
+    def block_rows(self) -> np.ndarray:
+        """Rows of each block."""
 
     def read(self, block: int) -> Batch:
-        """Rows of one block, counted from 0; several threads may read at a time.
+        """Read one block, counted from 0; several threads may read at a time.
 
         Returns
         -------
-        Read-only views of a mapped file where its format allows, else arrays of their own.
+        Batch
+            Read-only views of a mapped file where its format allows, else new arrays.
         """
 
 

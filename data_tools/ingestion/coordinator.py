@@ -127,7 +127,8 @@ def ingest(
 
     Returns
     -------
-    Manifest : what was written.
+    Manifest
+        Of the dataset that was written.
 
     Raises
     ------

@@ -74,7 +74,8 @@ class IngestPlan:
         "uint32" or "uint64".
     shard_bytes : int
         Text of each shard.
-    vocabulary : str or None Address of a dataset whose known ids are used.
+    vocabulary : str or None
+        Address of a dataset whose known ids are used.
     """
 
     schema: Schema
@@ -133,9 +134,16 @@ def make_plan(
 
     Parameters
     ----------
-    addresses : paths or fsspec addresses, in the order of their rows.
-    labelled : what all sources must be; None: the first one decides.
-    shard_bytes : None: so many that there are about 64 shards, between 16 and 128 MiB each.
+    addresses : sequence of str
+        Paths or fsspec addresses, in the order of their rows.
+    schema : Schema
+    options : Options
+    labelled : bool or None
+        Whether all sources must be labelled. None: the first one decides.
+    shard_bytes : int or None
+        None: about 64 shards in all, of 16 to 128 MiB each.
+    vocabulary : str or None
+        Address of a dataset whose known ids are used.
 
     Raises
     ------

@@ -32,9 +32,11 @@ def executor(scheduler: str, threads: int) -> Iterator[tuple[Executor, dict[str,
 
     Parameters
     ----------
-    scheduler : "threads", "local" (a Dask cluster of processes on this machine) or the address of a
-        Dask scheduler, `tcp://...`.
-    threads : of this process, or processes of the local cluster.
+    scheduler : str
+        "threads", "local" (a Dask cluster of processes on this machine) or the address of a Dask
+        scheduler, `tcp://...`.
+    threads : int
+        Threads of this process, or processes of the local cluster.
     """
     if scheduler == THREADS:
         stop, slots = threading.Event(), threading.Semaphore(threads)

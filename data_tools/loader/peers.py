@@ -1,10 +1,10 @@
 """Mini-batches of an epoch, and the share of them that each of several processes has.
 
-Each process (a rank, as in MPI) trains on its share of every mini-batch. Rows lie in batches at
-random, so a rank that read its own alone would read every block, of each a few rows. Instead a
-window of a shuffled epoch (see `shuffle.py`) is divided evenly, each rank reads one stretch
-of it, and sends every row to the rank that it belongs to. All ranks draw the same permutation, so
-each knows without asking what goes where. The mini-batches are those of a single process.
+Each process (a rank, as in MPI) trains on its share of every mini-batch. Shuffled rows of a batch
+come from everywhere, so a rank that read only its own rows would read every block for a few rows.
+Instead a window of a shuffled epoch (see `shuffle.py`) is divided evenly. Each rank reads one
+stretch of it, and sends every row to the rank that needs it. All ranks draw the same permutation,
+so each knows which rows go where. The mini-batches are those of a single process.
 """
 
 from collections.abc import Callable
@@ -29,17 +29,19 @@ class Peers(Protocol):
     """
 
     @property
-    def rank(self) -> int: ...
+    def rank(self) -> int:
+        """Number of this process."""
 
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """Number of processes."""
 
     def exchange(self, parts: list[Batch]) -> list[Batch]:
         """Send `parts[r]` to rank r, and return what each rank sent here, in the order of ranks.
 
-        All ranks call it alike, for windows in the same order, on the thread that reads ahead:
-        the caller's own may use the same network meanwhile. Parts may have no rows. They follow
-        one another in memory, and neither they nor what is returned are written to.
+        All ranks call this for the same windows in the same order, on the thread that reads ahead;
+        the main thread may use the same network meanwhile. Parts may be empty. They follow one
+        another in memory. Neither they nor the returned batches are written to.
         """
 
 
@@ -49,7 +51,7 @@ def share_edges(counts: int | np.ndarray, size: int) -> np.ndarray:
 
 
 class Cuts:
-    """How consecutive parts of an epoch (windows or blocks) are cut into mini-batches and shares.
+    """Cuts consecutive parts of an epoch (windows or blocks) into mini-batches and shares.
 
     Parameters
     ----------
@@ -104,13 +106,13 @@ class Cuts:
         return end == self._stop or end % self._batch_size == 0
 
     def _span(self, part: int) -> tuple[int, int]:
-        """The rows of the epoch that a part has and any batch."""
+        """The rows of the epoch that are in a part and in any batch."""
         before = int(self._ends[part - 1]) if part else 0
         return max(before, self._start), min(int(self._ends[part]), self._stop)
 
 
 class SharedWindows:
-    """Windows of a shuffled epoch, of which each rank reads a stretch and is sent its own rows.
+    """Reads windows of a shuffled epoch: a rank reads a stretch, and is sent its own rows.
 
     Parameters
     ----------
@@ -118,9 +120,8 @@ class SharedWindows:
     shuffle : Shuffle
     cuts : Cuts
         Of the windows, for this rank.
-    stretch : function
-        Of a window and a range of its rows before they are mixed: returns these, one or more
-        batches.
+    stretch : callable(window, rows)
+        Returns a range of a window's rows before they are mixed, as one or more batches.
     empty : Batch
         No rows, of the widths and types of the dataset.
     """
@@ -137,7 +138,7 @@ class SharedWindows:
         self._stretch, self._empty = stretch, empty
 
     def read(self, window: int) -> Batch:
-        """This rank's rows of all batches in a window, in their order. All ranks call it alike.
+        """Return this rank's rows of all batches in a window; all ranks call it together.
 
         Raises
         ------

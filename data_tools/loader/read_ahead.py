@@ -19,19 +19,19 @@ def stream(read: Callable[[int], Batch], cuts: Cuts, threads: int) -> Generator[
 
     Parameters
     ----------
-    read : function of a part's number
-        Returns the rows that the batches have of it; called by the threads.
+    read : callable(part)
+        Returns the rows of a part that are in any batch; called by the threads.
     cuts : Cuts
-        Into which batches.
+        The batches.
     threads : int
         See `read_ahead`.
 
     Yields
     ------
-    Batch     Views of a part where it lies within one, else copies. It comes when the part has been
-              taken in which the whole batch ends, also where the rank's share ends in one before:
-              so which parts have been read depends on the number of batches that were taken, alike
-              on all ranks.
+    Batch
+        Views of a part if the batch is within one, else copies. A batch comes after the part in
+        which the whole batch ends, even if the rank's share ends earlier. So all ranks have read
+        the same parts after the same number of batches.
     """
     collected: list[Batch] = []  # of one batch
     with closing(read_ahead(read, cuts.parts, threads)) as parts:

@@ -1,8 +1,8 @@
-"""An order of rows that is random and can be read from a disk: blocks are shuffled, then rows.
+"""A random order of rows that a disk can read fast: blocks are shuffled, then rows.
 
-A permutation of all rows would read each from another place. Here the blocks of a log (some
-thousand consecutive rows) are put into a random order; so many consecutive ones as have about
-`WINDOW_ROWS` rows are read, each at once; and the rows of such a window are permuted. If all rows
+A permutation of all rows would read each row from another place. Instead, the blocks of a log (some
+thousand consecutive rows) are put into a random order. Consecutive blocks of that order, with about
+`WINDOW_ROWS` rows in all, form a window. A window is read, and its rows are permuted. If all rows
 fit into one window, that is a permutation of all of them.
 """
 
@@ -25,7 +25,8 @@ class Shuffle:
     ----------
     windows : list of int64 arrays
         The blocks of each window, in the order of their reading.
-    window_rows : ndarray, (num_windows,) int64 Rows of each window.
+    window_rows : ndarray, (num_windows,) int64
+        Rows of each window.
     """
 
     def __init__(self, block_rows: np.ndarray, seed: int, epoch: int) -> None:
@@ -41,10 +42,7 @@ class Shuffle:
         self.window_rows = np.diff(starts[cuts], prepend=0, append=total)[: len(self.windows)]
 
     def order(self, window: int) -> np.ndarray:
-        """How the rows of a window are mixed, int64 (window_rows,).
-
-        Its rows, block after block, come in this order.
-        """
+        """The order, int64 (window_rows,), into which the rows of a window are put."""
         return self._generator(window + 1).permutation(int(self.window_rows[window]))
 
     def _generator(self, number: int) -> np.random.Generator:

@@ -83,8 +83,9 @@ class Split:
 
         Yields
         ------
-        Batch     Threads end with the last one, or when the iterator is closed or forgotten. With
-                  peers: rows `share_of(B, rank, size)` of the batch of B rows that comes without.
+        Batch
+            With peers, rows `share_of(B, rank, size)` of the batch of B rows that comes without
+            them. The threads end with the last batch, or when the iterator is closed or deleted.
 
         Raises
         ------

@@ -65,10 +65,11 @@ def fit_column(ids: Sequence[str], cardinality: int) -> RankLaw:
 
     Returns
     -------
-    RankLaw. `head` is the measured share of the commonest id. A long-tailed column gets the
-    exponent that gives the measured number of distinct ids and the shift that comes nearest to
-    the mean number in a tenth of the lines. A column without a tail (nearly all its ids in every
-    tenth) gets as many ids as were seen and the measured share of its second commonest id.
+    RankLaw
+        `head` is the measured share of the commonest id. A long-tailed column gets the exponent
+        that gives the measured number of distinct ids, and the shift that comes nearest to the mean
+        number in a tenth of the lines. A column without a tail (nearly all its ids in every tenth)
+        gets as many ids as were seen, and the measured share of its second commonest id.
 
     Raises
     ------
@@ -123,9 +124,10 @@ def fit_effect(ids: Sequence[str], clicks: npt.ArrayLike, least_count: int = 20)
 
     Returns
     -------
-    float : the excess of the variance of the ids' click rates over that of binomial draws
-        (moment estimate of DerSimonian and Laird, 1986), as a deviation of the logit; 0 where
-        there is none, or fewer than two ids are left.
+    float
+        The excess of the variance of the ids' click rates over that of binomial draws (moment
+        estimate of DerSimonian and Laird, 1986), as a deviation of the logit; 0 if there is none,
+        or fewer than two ids are left.
     """
     _, inverse, counts = np.unique(np.asarray(ids), return_inverse=True, return_counts=True)
     clicked = np.bincount(inverse, np.asarray(clicks, np.float64))

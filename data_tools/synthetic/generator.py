@@ -93,7 +93,8 @@ class Generator:
 
         Returns
         -------
-        bytes : one line of tab-separated fields per row.
+        bytes
+            One line of tab-separated fields per row.
 
         Raises
         ------
@@ -113,9 +114,11 @@ class Generator:
 
         Returns
         -------
-        probabilities : float32 (rows,)   True click probability of each row. Its AUC against the
-                                          labels is the best that any model can expect.
-        labels : float32 (rows,)          0 or 1, as in the text.
+        probabilities : ndarray, (rows,) float32
+            True click probability of each row. Its AUC against the labels is the best that any
+            model can expect.
+        labels : ndarray, (rows,) float32
+            0 or 1, as in the text.
 
         Raises
         ------
@@ -151,7 +154,8 @@ class Generator:
             Number of the first row.
         labelled : bool
             False leaves the label column out.
-        progress : callable Called as progress(rows_done, rows) after each block of rows.
+        progress : callable, optional
+            Called as progress(rows_done, rows) after each block of rows.
 
         Raises
         ------

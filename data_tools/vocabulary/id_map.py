@@ -187,7 +187,8 @@ class IdMap:
 
         Returns
         -------
-        As indices: `out`, or a new array.
+        ndarray, as `indices`
+            `out`, or a new array.
 
         Raises
         ------

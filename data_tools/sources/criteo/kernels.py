@@ -11,21 +11,24 @@ Missing is an empty field, `NULL`, `\N`, `NaN` or `nan`. A label or number may e
 pandas writes them beside missing ones. All of these except empty fields are called odd. A second
 kernel reads them, so that the first, which parses most logs, stays simple.
 
-Eight bytes of a field are read at a time, as one word whose lowest byte is the first: the machine
-must be little-endian, as all are that Numba is built for. Words, positions and rows are uint64,
+Eight bytes of a field are read at a time, as one word. Words, positions and rows are uint64,
 because with int64 they would make float64, and a signed index is tested for being negative.
 """
 
 import math
-from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 
 from data_tools.options import DENSE_TRANSFORMS
-from robe_numba._jit import jit
+from data_tools.sources.criteo.words import (
+    decimal_word,
+    hex_word,
+    load_word,
+    non_digits,
+    trailing_zeros,
+    u64,
+)
+from robe_numba._jit import jit, scalar
 
 OK, BAD_FIELD, LARGE_NUMBER, LONG_LINE = range(4)
 
@@ -38,39 +41,9 @@ _HEX = np.full(256, -1, np.int64)
 for _digit in "0123456789abcdefABCDEF":
     _HEX[ord(_digit)] = int(_digit, 16)
 
-u64 = np.uint64
-# Words of eight equal bytes, and masks that keep every other byte or pair of bytes.
-_01, _06, _0F, _20, _30, _76, _80, _F0 = (
-    u64(byte * 0x0101_0101_0101_0101) for byte in (0x01, 0x06, 0x0F, 0x20, 0x30, 0x76, 0x80, 0xF0)
-)
-_BYTES, _PAIRS, _LOW_HALF = map(u64, (0x00FF_00FF_00FF_00FF, 0x0000_FFFF_0000_FFFF, 0xFFFF_FFFF))
-
-# What runs once per field counts no references to arrays, which is atomic and would take longer
-# than the field, and is compiled into its callers unless it is rare.
-_inlined = jit(_nrt=False, forceinline=True)
+# Functions that run once per field do not count references to arrays: that is atomic, and would
+# take longer than the field. All but the rare ones are compiled into their callers (`scalar`).
 _rare = jit(_nrt=False)
-
-
-@intrinsic
-def _load_word(typing_context: Any, data: Any, position: Any) -> Any:
-    """The bytes data[position], ..., data[position + 7] as a uint64; all of them exist."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        first = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        word = builder.bitcast(builder.gep(first, [arguments[1]]), ir.IntType(64).as_pointer())
-        return builder.load(word, align=1)
-
-    return types.uint64(data, position), generate
-
-
-@intrinsic
-def _trailing_zeros(typing_context: Any, word: Any) -> Any:
-    """Number of zero bits below the lowest one of a uint64 that is not 0."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.cttz(arguments[0], ir.IntType(1)(1))
-
-    return types.uint64(word), generate
 
 
 @_rare
@@ -93,39 +66,6 @@ def transform_all(values, transform):
         value = values.flat[i]
         out.flat[i] = _transform(0.0 if math.isnan(value) else value, transform)
     return out
-
-
-@_inlined
-def _hex_word(word):
-    """Value of eight hexadecimal digits, and whether all eight are digits."""
-    nibbles = (word & _0F) + ((word >> u64(6)) & _01) * u64(9)
-    # Written again in lower case, where adding 6 carries into the upper half of the byte from 10
-    # on. What differs from the word beyond the bit 0x20 of a letter was no digit.
-    again = nibbles + _30 + (((nibbles + _06) >> u64(4)) & _01) * u64(ord("a") - ord("9") - 1)
-    wrong = ((again ^ word) & ~((word >> u64(1)) & _20)) | (nibbles & _F0)
-    pairs = ((nibbles << u64(4)) | (nibbles >> u64(8))) & _BYTES
-    quads = ((pairs << u64(8)) | (pairs >> u64(16))) & _PAIRS
-    return ((quads << u64(16)) | (quads >> u64(32))) & _LOW_HALF, wrong == 0
-
-
-@_inlined
-def _non_digits(word):
-    """A word whose lowest set bit is the highest bit of the first byte that is no decimal digit.
-
-    Adding 0x76 carries a digit's value of 10 or more into that bit; higher bytes may be wrong.
-    """
-    digits = word ^ _30
-    return ((digits + _76) | digits) & _80
-
-
-@_inlined
-def _decimal_word(word, non_digits):
-    """Value of the digits before the first non-digit, which `_non_digits` has found."""
-    # To the end of the word, behind zeros. Of no digits, all 64 bits must go: one and then 63.
-    digits = ((word ^ _30) << u64(1)) << (u64(70) - _trailing_zeros(non_digits))
-    pairs = (digits * u64(10) + (digits >> u64(8))) & _BYTES
-    quads = (pairs * u64(100) + (pairs >> u64(16))) & _PAIRS
-    return (quads * u64(10000) + (quads >> u64(32))) & _LOW_HALF
 
 
 @_rare
@@ -156,7 +96,7 @@ def _read_any_number(data, position, transform):
     return _transform(-value if negative else value, transform), position, OK
 
 
-@_inlined
+@scalar
 def _read_number(data, position, small, transform):
     """Transformed value, end and error code of the integer at `position`.
 
@@ -164,24 +104,24 @@ def _read_number(data, position, small, transform):
     of their own; junk is found by the check that follows every field.
     """
     if position + u64(8) <= u64(data.size):
-        word = _load_word(data, position)
-        non_digits = _non_digits(word)
-        if non_digits != 0 and (word & u64(0xFF)) != _MINUS:
-            magnitude = _decimal_word(word, non_digits)
-            position += _trailing_zeros(non_digits) >> u64(3)
+        word = load_word(data, position)
+        ends = non_digits(word)
+        if ends != 0 and (word & u64(0xFF)) != _MINUS:
+            magnitude = decimal_word(word, ends)
+            position += trailing_zeros(ends) >> u64(3)
             if magnitude < u64(small.size):
                 return small[magnitude], position, OK
             return _transform(np.float64(magnitude), transform), position, OK
     return _read_any_number(data, position, transform)
 
 
-@_inlined
+@scalar
 def _read_id(data, position):
     """Value and end of the hexadecimal digits at `position`, if there are any."""
     if data[position] < _ZERO:  # no digit is: an empty field
         return u64(0), position
     if position + u64(8) <= u64(data.size):
-        value, good = _hex_word(_load_word(data, position))
+        value, good = hex_word(load_word(data, position))
         if good:
             return value, position + u64(8)
     # At most seven digits: one of the next eight bytes is not a digit, or is past the last LF.
@@ -240,7 +180,7 @@ def _read_odd_id(data, position):
     return (u64(0), end) if end != position else _read_id(data, position)
 
 
-@_inlined
+@scalar
 def _parse_line(data, position, dense, indices, row, labelled, small, transform, odd):
     """Parse one row's features: position after them, an error code, the bad field from 0.
 

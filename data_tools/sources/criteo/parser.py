@@ -50,13 +50,15 @@ def transform_dense(values: np.ndarray, transform: str) -> np.ndarray:
 
     Returns
     -------
-    float32, the same shape.
+    ndarray, the same shape, float32
 
     Raises
     ------
     ValueError
         The transform is unknown.
 
+    Notes
+    -----
     Source: facebookresearch/dlrm, data_utils.py; pytorch/torchrec, torchrec/datasets/criteo.py;
     Juan, Zhuang, Chin, "3 Idiots' Approach for Display Advertising Challenge", 2014.
     """
@@ -136,7 +138,8 @@ class Parser:
 
         Returns
         -------
-        Parsed : stops at the end of the data, when the room is full, or before a bad line.
+        Parsed
+            It stops at the end of the data, when the arrays are full, or before a bad line.
 
         Raises
         ------
