@@ -1,6 +1,7 @@
 """How rows are divided into train, validation and test: which rows, once, in little memory."""
 
 import tracemalloc
+from collections.abc import MutableSequence
 
 import numpy as np
 import pytest
@@ -37,29 +38,36 @@ def test_a_random_split_is_that_of_a_shuffle_by_numpy(num_rows, data, seed):
     np.testing.assert_array_equal(unpacked(row_parts(num_rows, ends, seed), num_rows), expected)
 
 
-@given(st.integers(2**32 - 40, 2**32 + 40), st.integers(0, 9))
-def test_places_of_more_rows_than_32_bits_count(last, seed):
-    """As `random_interval` of NumPy draws them: 64 bits for a larger place, else 32 of a word."""
-    words = np.random.PCG64(seed).random_raw(64)
-    waiting, expected = [int(word) for word in words], []
-    halves: list[int] = []
-    place = last
-    while waiting or halves:
-        if place >= 2**32:
-            drawn = waiting.pop(0)
-        else:
-            if not halves:
-                word = waiting.pop(0)
-                halves = [word % 2**32, word >> 32]
-            drawn = halves.pop(0)
-        drawn %= 1 << place.bit_length()
-        if drawn <= place:
-            expected.append(drawn)
-            place -= 1
-    places = np.zeros(128, np.uint64)
-    left = random_split._draw_places(words, np.uint64(last), np.uint64(1), places)
-    assert left == place
-    assert places[: len(expected)].tolist() == expected
+class Swaps(MutableSequence):
+    """Far too many rows for memory, of which a shuffle by NumPy swaps the last 80."""
+
+    def __init__(self, num_rows):
+        self.num_rows, self.swaps = num_rows, []
+
+    def __len__(self):
+        return self.num_rows
+
+    def __getitem__(self, place):
+        if len(self.swaps) == 160:
+            raise StopIteration
+        return None
+
+    def __setitem__(self, place, row):
+        self.swaps.append(place)
+
+    __delitem__ = insert = None
+
+
+@pytest.mark.parametrize("num_rows", [2**32 - 5, 2**32, 2**32 + 1, 2**32 + 40, 2**40 + 3])
+def test_places_of_more_rows_than_32_bits_count(num_rows):
+    rows = Swaps(num_rows)
+    with pytest.raises(StopIteration):
+        np.random.default_rng((0, 3)).shuffle(rows)
+    places = np.zeros(1000, np.uint64)
+    words = np.random.PCG64((0, 3)).random_raw(500)
+    random_split._draw_places(words, np.uint64(num_rows - 1), np.uint64(1), places)
+    assert rows.swaps[0::2] == list(range(num_rows - 1, num_rows - 81, -1))
+    assert rows.swaps[1::2] == places[:80].tolist()
 
 
 class UnreadShard:
