@@ -1,9 +1,9 @@
-"""Where GPU arrays come from: Numba's simulator, or CuPy. Neither is imported at once, see
-`tests/conftest.py`.
+"""Where GPU arrays come from: Numba's simulator, or CuPy.
+
+Neither is imported at the top; `tests/conftest.py` says why.
 """
 
 import os
-import warnings
 
 import pytest
 
@@ -11,31 +11,25 @@ SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") != "0"
 
 
 def pytest_ignore_collect(collection_path, config):
-    """Neither simulated nor asked for."""
+    """Collect nothing unless the GPU is simulated or --gpu asks for it."""
     return None if SIMULATED or config.getoption("--gpu") else True
 
 
 if SIMULATED:
 
     @pytest.fixture(scope="session", autouse=True)
-    def threads_take_turns():
-        """Rather than being polled by Numba."""
+    def faster_simulator():
+        """Let simulated threads take turns, not be polled by Numba."""
         from tests.gpu import simulator
 
         simulator.install()
 
-    @pytest.fixture(autouse=True)
-    def wrap_around_quietly():
-        """Hashes overflow on purpose, which NumPy's numbers report where machine code does not."""
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "overflow encountered", RuntimeWarning)
-            yield
-
 
 @pytest.fixture
 def gpu_memory():
-    """Call it with the bytes that a test needs, to skip it where they are not free; afterwards the
-    tests beside it can have them.
+    """Call it with the bytes that a test needs: it skips the test if fewer are free.
+
+    Afterwards the memory is free for other tests.
     """
     import cupy
 
@@ -49,12 +43,12 @@ def gpu_memory():
 
 
 def to_gpu(array):
-    """A GPU's copy of a NumPy array."""
+    """Copy a NumPy array to the GPU."""
     from robe_numba.kernels.gpu.arrays import array_library
 
     return array_library().asarray(array)
 
 
 def to_cpu(array):
-    """A NumPy copy of a GPU array."""
+    """Copy a GPU array to the host."""
     return array.get()

@@ -30,25 +30,24 @@ def held_lock():
 
 
 class Block:
-    """A thread block: simulated threads that have not begun, and workers at a barrier."""
+    """A thread block: simulated threads that have not begun, and workers with those that have."""
 
     def __init__(self, manager, place, arguments):
         self.manager, self.place, self.arguments = manager, kernel.Dim3(*place), arguments
         self.threads = [kernel.Dim3(*thread) for thread in np.ndindex(*manager._block_dim)]
         ORDER.shuffle(self.threads)
-        self.waiting, self.error, self.turn = [], None, held_lock()
+        self.ready, self.waiting, self.error, self.done = [], [], None, held_lock()
 
-    def run(self):
-        """What `BlockManager.run` does."""
-        while self.threads:
-            (IDLE.pop() if IDLE else Worker()).resume(self)
-        while self.waiting:
-            workers, self.waiting = self.waiting, []
-            ORDER.shuffle(workers)
-            for worker in workers:
-                worker.resume(self)
-        if self.error:
-            raise self.error
+    def go_on(self):
+        """Let one worker run: with threads that have not begun, or beyond a barrier."""
+        if self.threads:
+            worker = IDLE.pop() if IDLE else Worker()
+            worker.block, worker._manager, worker.blockIdx = self, self.manager, self.place
+            self.ready.append(worker)
+        elif not self.ready:  # all threads have reached the barrier
+            self.ready, self.waiting = self.waiting, self.ready
+            ORDER.shuffle(self.ready)
+        (self.ready.pop().turn if self.ready else self.done).release()
 
 
 class Worker(threading.Thread):
@@ -60,27 +59,22 @@ class Worker(threading.Thread):
 
     def __init__(self):
         super().__init__(daemon=True)
-        self._mine = held_lock()
+        self.turn = held_lock()
         self.start()
-
-    def resume(self, block):
-        """Run threads of a block until one is at a barrier, or all have ended."""
-        self._block, self._manager, self.blockIdx = block, block.manager, block.place
-        self._mine.release()
-        block.turn.acquire()
 
     def syncthreads(self):
         """A barrier; called by the kernel."""
-        self._block.waiting.append(self)
-        self._block.turn.release()
-        self._mine.acquire()
-        if self._block.error:
+        self.block.waiting.append(self)
+        self.block.go_on()
+        self.turn.acquire()
+        if self.block.error:
             raise RuntimeError("another thread of the block failed")
 
     def run(self):
+        np.seterr(over="ignore")  # hashes overflow on purpose; a filter of warnings is slower
         while True:
-            self._mine.acquire()
-            block = self._block
+            self.turn.acquire()
+            block = self.block
             try:
                 while block.threads:
                     self.threadIdx = block.threads.pop()
@@ -89,12 +83,16 @@ class Worker(threading.Thread):
                 block.threads.clear()
                 block.error = block.error or error
             IDLE.append(self)
-            block.turn.release()
+            block.go_on()
 
 
 def run_block(manager, place, *arguments):
     """In place of `BlockManager.run`."""
-    Block(manager, place, arguments).run()
+    block = Block(manager, place, arguments)
+    block.go_on()
+    block.done.acquire()
+    if block.error:
+        raise block.error
 
 
 @contextmanager

@@ -7,14 +7,13 @@ from hypothesis import strategies as st
 
 import robe_numba as rn
 from tests.gpu.conftest import to_cpu, to_gpu
-from tests.gpu.examples import bags_for, few_examples, real_dtypes
+from tests.gpu.examples import bags_for, few_examples, real_dtypes, specs
 from tests.support import naive
 from tests.support.strategies import (
     HALF_DTYPES,
     INDEX_DTYPES,
     REAL_DTYPES,
     array_for,
-    specs,
     widened,
 )
 

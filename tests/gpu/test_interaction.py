@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 import robe_numba as rn
 from robe_numba.kernels.gpu.interaction import tiles
 from tests.gpu.conftest import to_cpu, to_gpu
-from tests.gpu.examples import few_examples, indices_for, real_dtypes
+from tests.gpu.examples import few_examples, indices_for, real_dtypes, specs
 from tests.support import naive
-from tests.support.strategies import array_for, specs
+from tests.support.strategies import array_for
 
 
 def check(spec, indices, dtype):

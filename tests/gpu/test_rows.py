@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import robe_numba as rn
 from tests.gpu.conftest import to_cpu, to_gpu
-from tests.gpu.examples import CROWD, few_examples, indices_for, real_dtypes
+from tests.gpu.examples import CROWD, few_examples, indices_for, real_dtypes, specs
 from tests.support import naive, numpy_oracle
 from tests.support.strategies import (
     EDGES,
@@ -15,7 +15,6 @@ from tests.support.strategies import (
     INDEX_DTYPES,
     REAL_DTYPES,
     array_for,
-    specs,
     widened,
 )
 

@@ -15,10 +15,8 @@ from robe_numba.parallel.carriers import gpu
 from robe_numba.parallel.carriers.gpu import GPUMemoryCarrier, NCCLCarrier, StagedCarrier
 from robe_numba.parallel.data_parallel import DataParallel
 from tests.dlrm.test_model import batch_of
-from tests.gpu.conftest import to_cpu, to_gpu, wrap_around_quietly
+from tests.gpu.conftest import to_cpu, to_gpu
 from tests.mpi.models import arrays_of, assert_close, assert_replicas, bits, model_of, share
-
-__all__ = ["wrap_around_quietly"]  # a fixture
 
 
 class Stream:
