@@ -20,10 +20,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 
+import msgspec
 import numba
 import numpy as np
 
@@ -137,14 +138,14 @@ def start(task: RankTask, mpiexec: str) -> Results:
     """Run a task; return the results of its ranks."""
     with tempfile.TemporaryDirectory() as folder:
         path, output = Path(folder, "task.json"), Path(folder, "result.json")
-        path.write_text(json.dumps(asdict(replace(task, output=str(output)))))
+        path.write_bytes(msgspec.json.encode(task))
         command = [*shlex.split(mpiexec), "-n", str(task.ranks), sys.executable]
-        command += ["-m", "perf.scaling.worker", str(path)]
+        command += ["-m", "perf.scaling.worker", str(path), str(output)]
         finished = subprocess.run(command, capture_output=True, text=True, check=False)
         if finished.returncode or not output.exists():
             print(finished.stdout + finished.stderr, file=sys.stderr)
             sys.exit(f"{task.shape} with {task.ranks} ranks failed; see above")
-        return Results.read(json.loads(output.read_text()))
+        return msgspec.json.decode(output.read_bytes(), type=Results)
 
 
 def main() -> None:

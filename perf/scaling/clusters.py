@@ -1,6 +1,7 @@
 """Machines, networks and GPUs: rates and links, measured or from data sheets."""
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -28,6 +29,7 @@ FLOPS, MEMORY_BANDWIDTH = 67e12, 3.35e12
 NVLINK, BETWEEN = 450e9, 400e9 / 8  # bytes/s into a GPU, from its machine and from other machines
 NVLINK_LATENCY, NETWORK_LATENCY = 1e-6, 5e-6  # seconds of a message; usual values
 TOGETHER = 8  # GPUs of a machine
+MOST_ROWS = 1 << 24  # of a process
 
 
 @dataclass(frozen=True)
@@ -52,15 +54,8 @@ class Cluster:
             )
             return reduce < gather
 
-        low, high = 0, 1
-        while not wins(high):
-            low, high = high, 2 * high
-            if high > 1 << 24:
-                return math.inf
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if wins(middle) else (middle, high)
-        return high * processes
+        first = bisect_left(range(MOST_ROWS), True, lo=1, key=wins)
+        return first * processes if first < MOST_ROWS else math.inf
 
 
 def gpu_rates(model: ScaledModel) -> ProcessRates:

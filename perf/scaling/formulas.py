@@ -13,11 +13,9 @@ tables, embeddings of d elements in blocks of Z, an array of m, n dense paramete
 
     t(x) = messages * latency + bytes / bandwidth, and for sums the time to add up
 
-Gathers take P - 1 messages, sums 2 (P - 1), the loss log2 P. `sharded` is not implemented: the
-array is cut into P ranges, each with an owner, who receives the starts of blocks, sends the blocks,
-receives their gradients, and updates; all owners are taken to get equally many requests. The
-formulas leave out waiting for slower processes, and the processor time and memory bandwidth that
-transfers take.
+Gathers take P - 1 messages, sums 2 (P - 1), the loss log2 P. `sharded` is a design that is not
+implemented (docs/scaling.md); all owners are taken to get equally many requests. The formulas leave
+out waiting for slower processes, and the processor time and memory bandwidth of transfers.
 """
 
 import math

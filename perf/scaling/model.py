@@ -9,11 +9,12 @@ rates.
 """
 
 import argparse
-import json
 import math
 from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
+
+import msgspec
 
 from perf.scaling.clusters import GPUS, NETWORKS, Cluster, machines, measured_link, measured_rates
 from perf.scaling.formulas import (
@@ -172,7 +173,7 @@ def main() -> None:
     options = parser.parse_args()
     models, clusters = [KAGGLE, MLPERF], [GPUS]
     if options.json:
-        results = Results.read(json.loads(options.json.read_text()))
+        results = msgspec.json.decode(options.json.read_bytes(), type=Results)
         print(f"Measured on {results.about}\n\n{deviation_table(results)}\n")
         found = {phase.shape for phase in results.phases if phase.ranks == 1}
         if not found.isdisjoint(model.name for model in models):

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any, TypeVar
 
 from perf.scaling.formulas import MODELS
@@ -33,12 +33,6 @@ class RankTask:
     seconds: float  # of a timed turn, about
     ids: str
     messages: Sequence[int]  # bytes of the transfers that are timed alone
-    output: str = ""  # where the first rank writes the results
-
-    @classmethod
-    def read(cls, content: dict[str, Any]) -> "RankTask":
-        """From JSON."""
-        return cls(**content | {"settings": [Setting(**each) for each in content["settings"]]})
 
 
 @dataclass(frozen=True)
@@ -97,28 +91,19 @@ class Results:
     transfers: Sequence[Transfer] = ()
 
     @classmethod
-    def read(cls, content: dict[str, Any]) -> "Results":
-        """From JSON."""
-        return cls(
-            content["about"],
-            [MeasuredStep(**row) for row in content["steps"]],
-            [Phase(**row) for row in content["phases"]],
-            [Transfer(**row) for row in content["transfers"]],
-        )
-
-    @classmethod
     def merge(cls, about: str, several: Sequence["Results"]) -> "Results":
         """Medians over several starts."""
         return cls(
             about,
-            medians(step for results in several for step in results.steps),
-            medians(phase for results in several for phase in results.phases),
-            medians(transfer for results in several for transfer in results.transfers),
+            medians([results.steps for results in several]),
+            medians([results.phases for results in several]),
+            medians([results.transfers for results in several]),
         )
 
 
-def medians(found: Iterable[Found]) -> list[Found]:
+def medians(several: Iterable[Sequence[Found]]) -> list[Found]:
     """Merge results that differ only in what was measured; sorted as in the tables."""
+    found = chain.from_iterable(several)
     alike = [list(same) for _, same in groupby(sorted(found, key=place), place)]
     return [
         replace(same[0], **{

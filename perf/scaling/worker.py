@@ -1,9 +1,8 @@
 """The program of each rank of `bench_scaling.py`: a check, or a turn of every setting.
 
-Its argument is a JSON file with a `RankTask`.
+It reads a `RankTask` from one JSON file, and the first rank writes `Results` to another.
 """
 
-import json
 import math
 import statistics
 import sys
@@ -15,6 +14,7 @@ from functools import partial
 from itertools import cycle
 from pathlib import Path
 
+import msgspec
 import numba
 import numpy as np
 from mpi4py import MPI
@@ -261,8 +261,8 @@ class RankBench:
 
 def main() -> None:
     """Run a task; an error in one rank ends all."""
-    task = RankTask.read(json.loads(Path(sys.argv[1]).read_text()))
-    bench = RankBench(task)
+    task, output = map(Path, sys.argv[1:])
+    bench = RankBench(msgspec.json.decode(task.read_bytes(), type=RankTask))
     try:
         results = bench.run()
     except BaseException:
@@ -271,7 +271,7 @@ def main() -> None:
         bench.group.abort()
         raise
     if bench.group.is_root:
-        Path(task.output).write_text(json.dumps(asdict(results)))
+        output.write_bytes(msgspec.json.encode(results))
 
 
 if __name__ == "__main__":
