@@ -79,7 +79,7 @@ def check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
 
 
 def settings_of(model: ScaledModel, ranks: int, most: int, threads: int) -> list[Setting]:
-    """All settings of a shape with so many ranks; `most` is the highest number of ranks."""
+    """All settings of a shape with `ranks` ranks; `most` is the highest number of ranks."""
     small = 64 if model == TINY else 1
 
     def batches(ranks: int) -> list[int]:

@@ -1,6 +1,6 @@
 """Run all benchmarks, each in its own process, and make one table and one plot.
 
-python perf/run_all.py                    leaves table.md, speed.png and JSON in runs/perf
+python perf/run_all.py                    writes table.md, speed.png and JSON to runs/perf
 python perf/run_all.py --device cuda      the same on a GPU, in runs/perf/cuda
 python perf/run_all.py --device both      the same, and some on the host in runs/perf/both
 python perf/run_all.py --shape tiny       seconds, to see that everything works

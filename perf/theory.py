@@ -1,6 +1,6 @@
 """Measurement against theory: variance of inner products, collisions of ids, rows that share all.
 
-    python perf/theory.py            a minute or two; leaves runs/theory/table.md and theory.png
+    python perf/theory.py            a minute or two; writes runs/theory/table.md and theory.png
     python perf/theory.py --quick    seconds, to see that it works
 
 Everything measured comes from the package's own functions; every theory is written out here. Each

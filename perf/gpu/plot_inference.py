@@ -6,9 +6,10 @@ python -m perf.gpu.plot_inference results.jsonl curve.png
 import sys
 from pathlib import Path
 
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 from perf.gpu.checker.report import read
+from perf.harness.plots import label_axes, save
 
 # Titles of the section `inference`, and how they are drawn.
 LINES = {
@@ -24,7 +25,8 @@ PRECISIONS = ("float32", "TF32")
 def main(results: Path, plot: Path) -> None:
     """Draw milliseconds of one call by the host's clock, for each precision of the products."""
     found = {result["work"]: result for result in read(results.parent)}
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), sharey=True, layout="constrained")
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
     for axis, precision in zip(axes, PRECISIONS, strict=True):
         for title, (label, color, style) in LINES.items():
             begin = f"{title} inference {precision} "
@@ -35,13 +37,12 @@ def main(results: Path, plot: Path) -> None:
             )
             if points:
                 axis.plot(*zip(*points, strict=True), style, color=color, marker="o", label=label)
-        axis.set(xscale="log", yscale="log", xlabel="rows of a batch", title=precision)
-        axis.grid(alpha=0.3)
+        axis.set(xscale="log", yscale="log")
+        label_axes(axis, precision, "rows of a batch", "")
     axes[0].set_ylabel("ms for a batch, by the host's clock")
     axes[0].legend(fontsize=8)
     figure.suptitle("Scoring with a DLRM of the preset mlperf on one NVIDIA H200")
-    plot.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(plot, dpi=110)
+    save(figure, plot)
 
 
 if __name__ == "__main__":

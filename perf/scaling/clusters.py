@@ -102,7 +102,7 @@ GPUS = Cluster("H100 SXM, by data sheet", gpu_rates, gpu_link)
 
 
 def measured_rates(results: Results, model: ScaledModel, ranks: int, threads: int) -> ProcessRates:
-    """Rates of a process with so many threads, as `bench_scaling.py` measured them."""
+    """Rates of a process with `threads` threads, as `bench_scaling.py` measured them."""
     ours = (model.name, ranks, threads)
     found = [p for p in results.phases if (p.shape, p.ranks, p.threads) == ours]
 

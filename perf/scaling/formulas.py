@@ -57,7 +57,7 @@ class ScaledModel:
         return self.row_elements * ITEM + self.config.num_tables * ID
 
     def touched(self, rows: int) -> float:
-        """The mean number of array elements that so many rows of random ids read."""
+        """The mean number of array elements that `rows` rows of random ids read."""
         return self.array_size * -math.expm1(-rows * self.row_elements / self.array_size)
 
 
@@ -117,7 +117,7 @@ class LinearCost(NamedTuple):
     each: float
 
     def at(self, count: float) -> float:
-        """Seconds for so many."""
+        """Seconds for a count."""
         return self.fixed + self.each * count
 
     @classmethod

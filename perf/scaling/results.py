@@ -70,7 +70,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Transfer:
-    """The time of MPI for so many bytes to each rank."""
+    """The time of one MPI transfer of `bytes` bytes to each rank."""
 
     ranks: int
     name: str  # "gather" (Allgatherv), "sum" (Alltoallv, adding, Allgatherv), "numbers" (Allgather)
