@@ -18,8 +18,15 @@ def attributes(
 
     Parameters
     ----------
-    package : str                   Its `__name__`.
-    homes : mapping of str to str   For each public name the module that defines it.
+    package : str
+        Its `__name__`.
+    homes : mapping of str to str
+        For each public name the module that defines it.
+
+    Returns
+    -------
+    tuple of callables
+        `__getattr__` and `__dir__`.
     """
 
     def get(name: str) -> Any:

@@ -11,7 +11,7 @@ _locks: weakref.WeakSet[Any] = weakref.WeakSet()
 def renewed_lock() -> Any:
     """A `threading.RLock` that nobody holds in a forked child but the thread that forked.
 
-    It may be taken again by the thread that has it, as signal handlers and finalizers do.
+    The thread that holds it may take it again, as signal handlers and finalizers do.
     """
     lock = threading.RLock()
     _locks.add(lock)

@@ -1,6 +1,6 @@
 """How good predicted click probabilities are: AUC, log loss, normalised entropy, calibration.
 
-Each is made of sums, which processes that have a part of the rows each can add up.
+Each is made of sums, so processes that have a part of the rows each can add theirs up.
 """
 
 from typing import NamedTuple, Self
@@ -9,13 +9,16 @@ import numpy as np
 
 
 class Ranking(NamedTuple):
-    """What AUC is made of, in whole numbers: O(rows log rows) to make.
+    """What AUC is made of, in whole numbers; making it takes O(rows log rows).
 
     Parameters
     ----------
-    rows : how many.
-    clicks : how many of them.
-    twice_ranks : twice the sum of the clicks' ranks by score, from 1 and mean ranks on ties.
+    rows : int
+        How many rows.
+    clicks : int
+        How many of them are clicks.
+    twice_ranks : int
+        Twice the sum of the clicks' ranks by score, from 1, with mean ranks on ties.
     """
 
     rows: int
@@ -24,7 +27,7 @@ class Ranking(NamedTuple):
 
     @classmethod
     def of(cls, labels: np.ndarray, scores: np.ndarray) -> Self:
-        """That of rows, as `auc` takes them and with its errors; none are allowed too."""
+        """The ranking of rows, as `auc` takes them, with its errors; there may be no rows."""
         labels, scores = _checked(labels, scores, "scores")
         if not len(labels):
             return cls(0, 0, 0)
@@ -40,7 +43,7 @@ class Ranking(NamedTuple):
         return cls(len(labels), int(clicks.sum()), twice_ranks)
 
     def below(self, other: Self) -> Self:
-        """That of these rows and others, all of which have higher scores."""
+        """The ranking of these rows and others, all of which have higher scores."""
         return type(self)(
             self.rows + other.rows,
             self.clicks + other.clicks,
@@ -65,9 +68,12 @@ class Fit(NamedTuple):
 
     Parameters
     ----------
-    rows, clicks : how many.
-    losses : sum of the rows' cross-entropies.
-    probabilities : sum.
+    rows, clicks : int
+        How many.
+    losses : float
+        The sum of the rows' cross-entropies.
+    probabilities : float
+        Their sum.
     """
 
     rows: int
@@ -77,7 +83,7 @@ class Fit(NamedTuple):
 
     @classmethod
     def of(cls, labels: np.ndarray, probabilities: np.ndarray) -> Self:
-        """That of rows, as `log_loss` takes them and with its errors; none are allowed too."""
+        """The fit of rows, as `log_loss` takes them, with its errors; there may be no rows."""
         labels, probabilities = _checked_probabilities(labels, probabilities)
         eps = np.finfo(probabilities.dtype).eps
         p = np.clip(probabilities, eps, 1 - eps).astype(np.float64)
@@ -86,7 +92,7 @@ class Fit(NamedTuple):
         return cls(len(labels), int(np.sum(labels == 1)), float(losses), float(total))
 
     def beside(self, other: Self) -> Self:
-        """That of these rows and others."""
+        """The fit of these rows and others."""
         return type(self)(
             self.rows + other.rows,
             self.clicks + other.clicks,
@@ -103,14 +109,14 @@ class Fit(NamedTuple):
 
     @property
     def log_loss(self) -> float:
-        """See `log_loss`; ValueError without rows."""
+        """As the function `log_loss`; ValueError without rows."""
         if not self.rows:
             raise ValueError("there are no rows to score")
         return self.losses / self.rows
 
     @property
     def normalized_entropy(self) -> float:
-        """See `normalized_entropy`; ValueError if all labels are equal."""
+        """As the function `normalized_entropy`; ValueError if all labels are equal."""
         loss, rate = self.log_loss, self.click_rate
         if rate in (0.0, 1.0):
             raise ValueError("normalised entropy needs both classes, but all labels are equal")
@@ -118,7 +124,7 @@ class Fit(NamedTuple):
 
     @property
     def calibration(self) -> float:
-        """See `calibration`; ValueError without clicks."""
+        """As the function `calibration`; ValueError without clicks."""
         if self.click_rate == 0:
             raise ValueError("calibration divides by the observed click rate, but no label is 1")
         return self.probabilities / self.rows / self.click_rate
@@ -132,12 +138,20 @@ def auc(labels: np.ndarray, scores: np.ndarray) -> float:
 
     Parameters
     ----------
-    labels : any real dtype or bool (rows,), each 0 or 1
-    scores : any real dtype (rows,); only their order matters
+    labels : ndarray, (rows,) of any real dtype or bool
+        Each 0 or 1.
+    scores : ndarray, (rows,) of any real dtype
+        Only their order matters.
+
+    Returns
+    -------
+    float
+        In [0, 1].
 
     Raises
     ------
-    ValueError : shapes differ, a label is not 0 or 1, a score is NaN, or all labels are equal.
+    ValueError
+        Shapes differ, a label is not 0 or 1, a score is NaN, or all labels are equal.
     """
     return Ranking.of(labels, scores).auc
 
@@ -145,42 +159,71 @@ def auc(labels: np.ndarray, scores: np.ndarray) -> float:
 def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
     """Mean binary cross-entropy in nats, -mean(y log p + (1 - y) log(1 - p)).
 
-    Probabilities are clipped to [eps, 1 - eps] with eps the spacing of their dtype at 1, so that
-    a wrong certainty costs much but not infinitely much.
+    Probabilities are clipped to [eps, 1 - eps], with eps the spacing of their dtype at 1, so that a
+    wrong certainty costs much but not infinitely much.
 
     Parameters
     ----------
-    labels : any real dtype or bool (rows,), each 0 or 1
-    probabilities : float32 or float64 (rows,), in [0, 1]
+    labels : ndarray, (rows,) of any real dtype or bool
+        Each 0 or 1.
+    probabilities : ndarray, (rows,) float32 or float64
+        In [0, 1].
+
+    Returns
+    -------
+    float
+        In nats.
 
     Raises
     ------
-    ValueError : shapes differ, no rows, or a value is out of range.
+    ValueError
+        Shapes differ, no rows, or a value is out of range.
     """
     return Fit.of(labels, probabilities).log_loss
 
 
 def normalized_entropy(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Log loss over that of always predicting the mean click rate; below 1 is better than that.
+    """Log loss divided by that of always predicting the mean click rate; below 1 is better.
 
-    Parameters as `log_loss`. Source: He et al., Practical Lessons from Predicting Clicks on Ads
-    at Facebook, ADKDD 2014.
+    Parameters
+    ----------
+    labels, probabilities : ndarray, (rows,)
+        As `log_loss` takes them.
+
+    Returns
+    -------
+    float
+        At least 0.
 
     Raises
     ------
-    ValueError : as `log_loss`, or all labels are equal, whose entropy is 0.
+    ValueError
+        As `log_loss`, or all labels are equal: their entropy is 0.
+
+    Notes
+    -----
+    Source: He et al., Practical Lessons from Predicting Clicks on Ads at Facebook, ADKDD 2014.
     """
     return Fit.of(labels, probabilities).normalized_entropy
 
 
 def calibration(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """Mean predicted over mean observed click rate; 1 is calibrated, above 1 predicts too many.
+    """Mean predicted click rate divided by the observed one; above 1 predicts too many.
 
-    Parameters as `log_loss`.
+    Parameters
+    ----------
+    labels, probabilities : ndarray, (rows,)
+        As `log_loss` takes them.
+
+    Returns
+    -------
+    float
+        1 is calibrated.
 
     Raises
     ------
-    ValueError : as `log_loss`, or no label is 1.
+    ValueError
+        As `log_loss`, or no label is 1.
     """
     return Fit.of(labels, probabilities).calibration
 

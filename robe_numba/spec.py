@@ -18,11 +18,12 @@ MAX_SIZE = 2**62  # elements; beyond it a position plus a block length would lea
 
 
 def check_int(name: str, value: Any, low: int, high: int) -> int:
-    """An integer in [low, high], as Python's own.
+    """Require an integer in [low, high]; returned as Python's own.
 
     Raises
     ------
-    TypeError, ValueError : the value is no integer, or out of range.
+    TypeError, ValueError
+        The value is not an integer, or out of range.
     """
     try:
         if isinstance(value, bool | np.bool_):
@@ -60,8 +61,10 @@ class _Json:
 
         Raises
         ------
-        ValueError : the text is no JSON object of this kind of spec, or a value is out of range.
-        TypeError : a field is missing, unknown or of the wrong type.
+        ValueError
+            The text is not a JSON object of this kind of spec, or a value is out of range.
+        TypeError
+            A field is missing, unknown or of the wrong type.
         """
         wrong = f"expected the JSON of a {cls.kind} spec, got {text[:80]!r}"
         try:
@@ -79,23 +82,35 @@ class RobeSpec(_Json):
 
     Parameters
     ----------
-    array_size : m, elements of the shared array.
-    block_size : Z, contiguous elements read per hash; Z <= m. Z > d means one block per row.
-    embedding_dim : d, elements of one embedding.
-    num_tables : categorical features, each with its own coefficients.
-    num_embeddings : rows of each table, or None. With sizes, an index outside its table is an
-        error; with None every 64-bit id is legal (a signed id is read as two's complement).
-    hash : "multiply-shift" (2-universal, independent per table and block), "paper" (the formula
-        as published) or "uma" (bit for bit the authors' release, whose default seed is 1024).
-    seed : key of the coefficients, in [0, 2**64); below 2**32 for "uma".
-    sign : multiply each element by a hashed +1 or -1, which makes inner products unbiased.
-    alignment : starts are multiples of this many elements; at most min(Z, d), so that every
-        element can be read.
+    array_size : int
+        m, elements of the shared array.
+    block_size : int
+        Z, contiguous elements read per hash; Z <= m. Z > d means one block per row.
+    embedding_dim : int
+        d, elements of one embedding.
+    num_tables : int
+        Categorical features, each with its own coefficients.
+    num_embeddings : sequence of int, optional
+        Rows of each table. With sizes, an index outside its table is an error; with None every
+        64-bit id is legal (a signed id is read as two's complement).
+    hash : {"multiply-shift", "paper", "uma"}
+        2-universal and independent per table and block, the formula as published, or bit for bit
+        the authors' release, whose default seed is 1024.
+    seed : int
+        Key of the coefficients, in [0, 2**64); below 2**32 for "uma".
+    sign : bool
+        Multiply each element by a hashed +1 or -1, which makes inner products unbiased.
+    alignment : int
+        Starts are multiples of this many elements; at most min(Z, d), so that every element can be
+        read.
 
     Raises
     ------
-    TypeError, ValueError : a value breaks the rules above; the message names it.
+    TypeError, ValueError
+        A value breaks the rules above; the message names it.
 
+    Notes
+    -----
     Source: Desai, Chou, Shrivastava, ROBE, MLSys 2022; symbols in docs/design.md.
     """
 
@@ -203,8 +218,15 @@ class TableSpec(_Json):
 
     Parameters
     ----------
-    num_embeddings : rows of each table; an index outside its table is an error.
-    embedding_dim : d, elements of one embedding.
+    num_embeddings : sequence of int
+        Rows of each table; an index outside its table is an error.
+    embedding_dim : int
+        d, elements of one embedding.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A value is not a positive integer, or there are no tables.
     """
 
     num_embeddings: tuple[int, ...]

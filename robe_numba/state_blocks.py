@@ -8,15 +8,26 @@ MAX_STATE_BLOCK = 4096
 
 
 def check_state_block(state_block: Any) -> int:
-    """How many neighbouring elements of the array share one of Adagrad's sums.
+    """Require a size for the blocks of neighbouring elements that share one of Adagrad's sums.
 
     A power of two, so that the ranges that workers own, which are powers of two long, never divide
-    a block, and an element's sum is found by a shift. At most 4096: a block is gone through as a
-    whole when one of its elements was read, and so long it stays in a core's first-level cache.
+    a block, and an element's sum is found by a shift. At most 4096: a whole block is visited when
+    one of its elements was read, and blocks up to that size stay in a core's first-level cache.
+
+    Parameters
+    ----------
+    state_block : int
+        Elements.
+
+    Returns
+    -------
+    int
+        The same, as Python's own.
 
     Raises
     ------
-    TypeError, ValueError : the value is no integer, or breaks these rules.
+    TypeError, ValueError
+        The value is not an integer, or breaks these rules.
     """
     size = check_int("state_block", state_block, 1, MAX_STATE_BLOCK)
     if size & (size - 1):

@@ -27,18 +27,24 @@ def init_array(
 
     Parameters
     ----------
-    spec : RobeSpec or TableSpec.
-    scale : half-width of the distribution; None for `default_scale(spec)`.
-    seed : in [0, 2**64); the same seed gives the same bits.
-    dtype : float32 or float64.
+    spec : RobeSpec or TableSpec
+        What the array is for.
+    scale : float, optional
+        Half-width of the distribution; None for `default_scale(spec)`.
+    seed : int
+        In [0, 2**64); the same seed gives the same bits.
+    dtype : dtype
+        float32 or float64.
 
     Returns
     -------
-    dtype (array_size,)
+    ndarray, (array_size,) of `dtype`
+        It begins a cache line.
 
     Raises
     ------
-    TypeError, ValueError : scale or seed is no number or out of range, or another dtype.
+    TypeError, ValueError
+        Scale or seed is not a number or out of range, or another dtype.
     """
     check_spec(spec)
     seed = check_int("seed", seed, 0, 2**64 - 1)

@@ -52,28 +52,38 @@ def embedding_bag(
 
     Parameters
     ----------
-    array : float32, float64, float16 or ml_dtypes' bfloat16 (array_size,)
-    indices : int32, int64, uint32 or uint64 (n,)   Ids of all bags.
-    offsets : int32, int64, uint32 or uint64 (num_tables * batch + 1,)   Table-major: bag
-        t * batch + b, of table t and sample b, is indices[offsets[bag]:offsets[bag + 1]].
-    spec : RobeSpec or TableSpec.
-    mode : "sum", "mean" or "max".
-    per_sample_weights : the result's dtype (n,), factor of each id; with "sum" alone.
-    padding_idx : an id that is left out of every bag, and out of the count of "mean". It is
-        compared as the id itself and may lie outside the tables, as -1 does.
-    out : result's dtype (batch, num_tables, d), filled in and returned; None allocates it.
-    starts : int64 (n, blocks), filled with the start of each block that an id read, -1 for
-        padding, for the update of this batch.
+    array : ndarray, (array_size,) float32, float64, float16 or ml_dtypes' bfloat16
+        The shared array.
+    indices : ndarray, (n,) int32, int64, uint32 or uint64
+        Ids of all bags.
+    offsets : ndarray, (num_tables * batch + 1,) int32, int64, uint32 or uint64
+        Table-major: bag t * batch + b, of table t and sample b, is
+        indices[offsets[bag]:offsets[bag + 1]].
+    spec : RobeSpec or TableSpec
+        How rows are read.
+    mode : {"sum", "mean", "max"}
+        How embeddings are pooled.
+    per_sample_weights : ndarray, (n,) of the result's dtype, optional
+        Factor of each id; only with "sum".
+    padding_idx : int, optional
+        An id that is left out of every bag, and out of the count of "mean". It is compared as the
+        id itself and may lie outside the tables, as -1 does.
+    out : ndarray, (batch, num_tables, d) of the result's dtype, optional
+        Filled in and returned; None allocates it.
+    starts : ndarray, (n, blocks) int64, optional
+        Filled with the start of each block that an id read, -1 for padding, for the update of this
+        batch.
 
     Returns
     -------
-    dtype of `array`, but float32 for halves; (batch, num_tables, d). Empty bags are 0. Each
-    element is added up in the order of the bag, in the result's dtype.
+    ndarray, (batch, num_tables, d) of the dtype of `array`, or float32 for halves
+        Empty bags are 0. Each element is added up in the order of the bag, in the result's dtype.
 
     Raises
     ------
-    TypeError, ValueError : an argument of another type, shape, dtype or order, offsets that fall
-        or do not span the indices, or an index outside its table.
+    TypeError, ValueError
+        An argument of another type, shape, dtype or order, offsets that fall or do not span the
+        indices, or an index outside its table.
     """
     check_spec(spec)
     stored = check_stored_array(array, spec)
@@ -105,22 +115,27 @@ def embedding_bag_backward(
 ) -> np.ndarray:
     """The dense gradient of the array under `embedding_bag`.
 
-    Takes the arguments of `embedding_bag`; `array`, as it was in the forward pass, is needed with
-    mode "max" alone, where the gradient of an element goes to the first id that gave the maximum.
-
     Parameters
     ----------
-    grad_out : float32 or float64 (batch, num_tables, d)
-    starts : int64 (n, blocks), as `embedding_bag` filled it for the same ids and spec; None
-        hashes once more.
+    grad_out : ndarray, (batch, num_tables, d) float32 or float64
+        Gradient of the output of `embedding_bag`.
+    indices, offsets, spec, mode, per_sample_weights, padding_idx
+        As `embedding_bag` takes them.
+    array : ndarray, (array_size,) of the dtype of `grad_out`, optional
+        The array as it was in the forward pass; needed with "max" alone, where the gradient of an
+        element goes to the first id that gave the maximum.
+    starts : ndarray, (n, blocks) int64, optional
+        As `embedding_bag` filled it for the same ids and spec; None hashes again.
 
     Returns
     -------
-    dtype of `grad_out` (array_size,)
+    ndarray, (array_size,) of the dtype of `grad_out`
+        The sum over every place that read an element.
 
     Raises
     ------
-    TypeError, ValueError : as `embedding_bag`, or "max" without `array`.
+    TypeError, ValueError
+        As `embedding_bag`, or "max" without `array`.
     """
     check_spec(spec)
     check_mode(mode)
@@ -145,11 +160,21 @@ def embedding_bag_sgd_update(
     lr: float = 0.1,
     starts: np.ndarray | None = None,
 ) -> None:
-    """`sgd_update` for what `embedding_bag` read; takes the arguments of both.
+    """Move what `embedding_bag` read, in place, as `sgd_update` does.
+
+    Parameters
+    ----------
+    array, grad_out, lr
+        As `sgd_update` takes them.
+    indices, offsets, spec, mode, per_sample_weights, padding_idx
+        As `embedding_bag` takes them.
+    starts : ndarray, (n, blocks) int64, optional
+        As `embedding_bag_backward` takes it.
 
     Raises
     ------
-    TypeError, ValueError : as `embedding_bag` and `sgd_update`. Nothing was written then.
+    TypeError, ValueError
+        As `embedding_bag` and `sgd_update`. Nothing has been written then.
     """
     given = BagArguments(indices, offsets, mode, per_sample_weights, padding_idx)
     read = {"grad_out": grad_out, "starts": starts, **given.arrays()}
@@ -173,11 +198,21 @@ def embedding_bag_adagrad_update(
     starts: np.ndarray | None = None,
     state_block: int = 1,
 ) -> None:
-    """`adagrad_update` for what `embedding_bag` read; takes the arguments of both.
+    """Move what `embedding_bag` read, in place, as `adagrad_update` does.
+
+    Parameters
+    ----------
+    array, state_sum, grad_out, lr, eps, state_block
+        As `adagrad_update` takes them.
+    indices, offsets, spec, mode, per_sample_weights, padding_idx
+        As `embedding_bag` takes them.
+    starts : ndarray, (n, blocks) int64, optional
+        As `embedding_bag_backward` takes it.
 
     Raises
     ------
-    TypeError, ValueError : as `embedding_bag` and `adagrad_update`. Nothing was written then.
+    TypeError, ValueError
+        As `embedding_bag` and `adagrad_update`. Nothing has been written then.
     """
     written = {"array": array, "state_sum": state_sum}
     given = BagArguments(indices, offsets, mode, per_sample_weights, padding_idx)

@@ -23,23 +23,28 @@ def apply_gradient(
     """Move an array in place by its dense gradient: by Adagrad with a `state_sum`, else by SGD.
 
     The rules are those of `adagrad_update` and `sgd_update`, for a gradient that was added up
-    elsewhere: over several batches, or over processes. What has no gradient does not move, and a
-    NaN reaches what it reaches there. Where each element was read once, the bits are the same.
-    They are the same for any number of threads.
+    elsewhere: over several batches, or over processes. Elements without gradient do not move, and a
+    NaN reaches what it reaches there. Where each element was read once, the bits are the same as
+    there. They are the same for any number of threads.
 
     Parameters
     ----------
-    array : float32 or float64 (array_size,), writeable; or of any shape, in C order.
-    state_sum : dtype of `array` (ceil(array_size / state_block),), writeable; zeros at the start.
-        None for SGD.
-    gradient : dtype and shape of `array`, as `lookup_backward` gives it; only read.
-    lr : learning rate, finite and not negative.
-    eps, state_block : Adagrad's, as `adagrad_update` takes them.
+    array : ndarray, (array_size,) float32 or float64, writeable
+        Or of any shape, in C order.
+    state_sum : ndarray, (ceil(array_size / state_block),) of the dtype of `array`, or None
+        The sums of squares, writeable; zeros at the start. None for SGD.
+    gradient : ndarray of the dtype and shape of `array`
+        As `lookup_backward` gives it; only read.
+    lr : float
+        Learning rate, finite and not negative.
+    eps, state_block : float, int
+        As `adagrad_update` takes them.
 
     Raises
     ------
-    TypeError, ValueError : an argument of another type, shape, dtype or order, a read-only array,
-        or arrays that share memory. Nothing was written then.
+    TypeError, ValueError
+        An argument of another type, shape, dtype or order, a read-only array, or arrays that share
+        memory. Nothing has been written then.
     """
     check_state_block(state_block)
     check_array("array", array, None, ARRAY_DTYPES)
@@ -66,7 +71,7 @@ def dense_update(
     eps: float,
     state_block: int = 1,
 ) -> None:
-    """As `apply_gradient`, of arguments that were checked; `state_sum` too may have any shape."""
+    """As `apply_gradient`, of checked arguments; `state_sum` too may have any shape."""
     sums = None if state_sum is None else state_sum.reshape(-1)
     step = make_step(array.reshape(-1), sums, lr, eps, state_block)
     cpu_dense.update(step, gradient.reshape(-1), threads_for(array.size))

@@ -45,22 +45,29 @@ def lookup_dot_interaction(
 
     Parameters
     ----------
-    array : float32, float64, float16 or ml_dtypes' bfloat16 (array_size,)
-    indices : int32, int64, uint32 or uint64 (batch, num_tables)
-    dense : result's dtype (batch, d)
-    spec : RobeSpec or TableSpec.
-    out : result's dtype (batch, d + (num_tables + 1) num_tables / 2), filled in and returned;
-        None allocates it.
-    starts : int64 (batch, num_tables, blocks), filled with what `block_starts` gives.
+    array : ndarray, (array_size,) float32, float64, float16 or ml_dtypes' bfloat16
+        The shared array.
+    indices : ndarray, (batch, num_tables) int32, int64, uint32 or uint64
+        The row of each table.
+    dense : ndarray, (batch, d) of the result's dtype
+        The dense vectors.
+    spec : RobeSpec or TableSpec
+        How rows are read.
+    out : ndarray, (batch, d + (num_tables + 1) num_tables / 2) of the result's dtype, optional
+        Filled in and returned; None allocates it.
+    starts : ndarray, (batch, num_tables, blocks) int64, optional
+        Filled with what `block_starts` gives.
 
     Returns
     -------
-    dtype of `array`, but float32 for halves; the shape of `out`
+    ndarray, (batch, d + (num_tables + 1) num_tables / 2) of the dtype of `array`, or float32
+        Float32 for halves.
 
     Raises
     ------
-    TypeError, ValueError : an argument of another type, shape, dtype or order, an index outside
-        its table, or `out` or `starts` read-only or in the memory of another argument.
+    TypeError, ValueError
+        An argument of another type, shape, dtype or order, an index outside its table, or `out` or
+        `starts` read-only or in the memory of another argument.
     """
     check_spec(spec)
     stored = check_stored_array(array, spec)
@@ -78,6 +85,6 @@ def lookup_dot_interaction(
     vectors = scratch("vectors", (threads, padded(tables + 1) * width), real)
     products = scratch("products", (threads, products_size(tables + 1)), real)
     buffers = RowBuffers(vectors, np.uint64(width), products)
-    source, inputs = (stored, flat, hash_spec(spec)), (ids, dense.reshape(-1))
-    launch(threads, lookup_dot, *source, *inputs, keep, buffers, out.reshape(-1))
+    constants, vector, rows = hash_spec(spec), dense.reshape(-1), out.reshape(-1)
+    launch(threads, lookup_dot, stored, flat, constants, ids, vector, keep, buffers, rows)
     return out

@@ -39,17 +39,21 @@ def block_starts(indices: np.ndarray, spec: Spec) -> np.ndarray:
 
     Parameters
     ----------
-    indices : int32, int64, uint32 or uint64 (batch, num_tables)   Row of each table.
-    spec : RobeSpec or TableSpec.
+    indices : ndarray, (batch, num_tables) int32, int64, uint32 or uint64
+        The row of each table.
+    spec : RobeSpec or TableSpec
+        How rows are read.
 
     Returns
     -------
-    int64 (batch, num_tables, blocks), each in [0, array_size). Element i of a row is at
-    (start of block i // Z + i % Z) mod array_size.
+    ndarray, (batch, num_tables, blocks) int64
+        Each in [0, array_size). Element i of a row is at (start of block i // Z + i % Z) mod
+        array_size.
 
     Raises
     ------
-    TypeError, ValueError : indices of another type, shape, order, or outside their table.
+    TypeError, ValueError
+        Indices of another type, shape or order, or outside their table.
     """
     check_spec(spec)
     ids = check_indices(indices, spec)
@@ -71,23 +75,31 @@ def lookup(
 
     Parameters
     ----------
-    array : float32, float64, float16 or ml_dtypes' bfloat16 (array_size,)
-    indices : int32, int64, uint32 or uint64 (batch, num_tables)
-    spec : RobeSpec or TableSpec.
-    out : result's dtype (batch, num_tables, d), filled in and returned; None allocates it.
-        Fastest where it begins a cache line, as arrays made here do.
-    starts : int64 (batch, num_tables, blocks), filled with what `block_starts` gives, for the
-        update of this batch.
+    array : ndarray, (array_size,) float32, float64, float16 or ml_dtypes' bfloat16
+        The shared array.
+    indices : ndarray, (batch, num_tables) int32, int64, uint32 or uint64
+        The row of each table.
+    spec : RobeSpec or TableSpec
+        How rows are read.
+    out : ndarray, (batch, num_tables, d) of the result's dtype, optional
+        Filled in and returned; None allocates it. Fastest where it begins a cache line, as arrays
+        made here do.
+    starts : ndarray, (batch, num_tables, blocks) int64, optional
+        Filled with what `block_starts` gives, for the update of this batch.
 
     Returns
     -------
-    dtype of `array`, but float32 for halves; (batch, num_tables, d)
+    ndarray, (batch, num_tables, d) of the dtype of `array`, or float32 for halves
+        The embeddings.
 
     Raises
     ------
-    TypeError, ValueError : an argument of another type, shape, dtype or order, an index outside
-        its table, or `out` or `starts` read-only or in the memory of another argument.
+    TypeError, ValueError
+        An argument of another type, shape, dtype or order, an index outside its table, or `out` or
+        `starts` read-only or in the memory of another argument.
 
+    Notes
+    -----
     Source: Desai, Chou, Shrivastava, ROBE, MLSys 2022.
     """
     check_spec(spec)
@@ -98,13 +110,12 @@ def lookup(
     out = check_out("out", out, shape, real_dtype(stored), read)
     shape = (len(indices), spec.num_tables, spec.num_blocks)
     flat, keep = check_kept_starts(starts, shape, read | {"out": out})
-    tile = cpu_lookup.tile_rows(spec.embedding_dim * out.itemsize)
+    tile = np.uint64(cpu_lookup.tile_rows(spec.embedding_dim * out.itemsize))
     threads = threads_for(out.size)
     if not keep:
-        flat = scratch("tiles", (threads * 2 * tile * spec.num_blocks,), np.uint64)
-    source = (stored, flat, hash_spec(spec))
-    rows = (np.uint64(tile), out.reshape(-1))
-    launch(threads, cpu_lookup.lookup, *source, ids, keep, *rows, threads)
+        flat = scratch("tiles", (threads * 2 * int(tile) * spec.num_blocks,), np.uint64)
+    constants, rows = hash_spec(spec), out.reshape(-1)
+    launch(threads, cpu_lookup.lookup, stored, flat, constants, ids, keep, tile, rows, threads)
     return out
 
 
@@ -120,22 +131,28 @@ def lookup_backward(
 
     Parameters
     ----------
-    grad_out : float32 or float64 (batch, num_tables, d)   Gradient of the output of `lookup`.
-    indices : int32, int64, uint32 or uint64 (batch, num_tables)
-    spec : RobeSpec or TableSpec.
-    starts : int64 (batch, num_tables, blocks), as `lookup` filled it for the same indices and
-        spec; None hashes once more.
-    out : dtype of `grad_out` (array_size,), filled in and returned; None allocates it.
+    grad_out : ndarray, (batch, num_tables, d) float32 or float64
+        Gradient of the output of `lookup`.
+    indices : ndarray, (batch, num_tables) int32, int64, uint32 or uint64
+        The row of each table.
+    spec : RobeSpec or TableSpec
+        How rows are read.
+    starts : ndarray, (batch, num_tables, blocks) int64, optional
+        As `lookup` filled it for the same indices and spec; None hashes again.
+    out : ndarray, (array_size,) of the dtype of `grad_out`, optional
+        Filled in and returned; None allocates it.
 
     Returns
     -------
-    dtype of `grad_out` (array_size,): the sum over every place that read an element, 0 where
-    nothing did; the same bits for any number of threads.
+    ndarray, (array_size,) of the dtype of `grad_out`
+        The sum over every place that read an element, 0 where nothing did; the same bits for any
+        number of threads.
 
     Raises
     ------
-    TypeError, ValueError : an argument of another type, shape, dtype or order, an index outside
-        its table, or `out` read-only or in the memory of another argument.
+    TypeError, ValueError
+        An argument of another type, shape, dtype or order, an index outside its table, or `out`
+        read-only or in the memory of another argument.
     """
     check_spec(spec)
     ids = check_indices(indices, spec)
@@ -157,26 +174,32 @@ def sgd_update(
     lr: float = 0.1,
     starts: np.ndarray | None = None,
 ) -> None:
-    """array -= lr * gradient, in place, touching only what `lookup` read.
+    """Move what `lookup` read, in place: array -= lr * gradient.
 
-    Values are not looked at: a NaN in the gradient reaches the elements that it belongs to.
-
-    Equals `torch.optim.SGD` on the dense gradient; an element that several rows read moves once
-    for each, in the order of the batch. The same bits for any number of threads.
+    Equals `torch.optim.SGD` on the dense gradient; an element that several rows read moves once for
+    each, in the order of the batch. The bits are the same for any number of threads. Values are not
+    checked: a NaN in the gradient reaches the elements that it belongs to.
 
     Parameters
     ----------
-    array : float32 or float64 (array_size,), writeable.
-    grad_out : dtype of `array` (batch, num_tables, d)
-    indices : int32, int64, uint32 or uint64 (batch, num_tables)
-    spec : RobeSpec or TableSpec.
-    lr : learning rate, finite and not negative.
-    starts : as `lookup_backward` takes it.
+    array : ndarray, (array_size,) float32 or float64, writeable
+        The shared array.
+    grad_out : ndarray, (batch, num_tables, d) of the dtype of `array`
+        Gradient of the output of `lookup`.
+    indices : ndarray, (batch, num_tables) int32, int64, uint32 or uint64
+        The row of each table.
+    spec : RobeSpec or TableSpec
+        How rows are read.
+    lr : float
+        Learning rate, finite and not negative.
+    starts : ndarray, (batch, num_tables, blocks) int64, optional
+        As `lookup_backward` takes it.
 
     Raises
     ------
-    TypeError, ValueError : an argument of another type, shape, dtype or order, an index outside
-        its table, a read-only array, or arrays that share memory. Nothing was written then.
+    TypeError, ValueError
+        An argument of another type, shape, dtype or order, an index outside its table, a read-only
+        array, or arrays that share memory. Nothing has been written then.
     """
     read = {"grad_out": grad_out, "indices": indices, "starts": starts}
     lr = check_step(spec, lr, {"array": array}, read)
@@ -197,32 +220,41 @@ def adagrad_update(
     starts: np.ndarray | None = None,
     state_block: int = 1,
 ) -> None:
-    """state_sum += gradient**2; array -= lr * gradient / (sqrt(state_sum) + eps), in place.
+    """Move what `lookup` read, in place, by Adagrad.
 
-    The gradient of an element is complete before it is squared, so this equals
-    `torch.optim.Adagrad` on the dense gradient; the same bits for any number of threads.
+    state_sum += gradient**2; array -= lr * gradient / (sqrt(state_sum) + eps). The gradient of an
+    element is complete before it is squared, so this equals `torch.optim.Adagrad` on the dense
+    gradient. The bits are the same for any number of threads.
 
-    With `state_block` s the elements from b * s to (b + 1) * s share sum b, to which the mean of
-    their gradients' squares is added; the last may be of fewer elements. Elements without gradient
-    do not move. For a plain table and s = d this is row-wise Adagrad. A NaN in the gradient of an
-    element reaches all of its block that have a gradient.
+    With `state_block` s, elements b * s to (b + 1) * s share sum b, to which the mean of their
+    gradients' squares is added; the last sum may have fewer elements. Elements without gradient do
+    not move. For a plain table and s = d this is row-wise Adagrad. A NaN in the gradient of an
+    element reaches all elements of its block that have a gradient.
 
     Parameters
     ----------
-    array : float32 or float64 (array_size,), writeable.
-    state_sum : dtype of `array` (ceil(array_size / state_block),), writeable; zeros at the start.
-    grad_out : dtype of `array` (batch, num_tables, d)
-    indices : int32, int64, uint32 or uint64 (batch, num_tables)
-    spec : RobeSpec or TableSpec.
-    lr, eps : learning rate and the term that keeps the divisor from 0; finite, not negative.
-    starts : as `lookup_backward` takes it.
-    state_block : s, neighbouring elements that share a sum: a power of two, at most 4096, so that
-        no worker's range of the array ends within a block and a block stays in the first-level
-        cache.
+    array : ndarray, (array_size,) float32 or float64, writeable
+        The shared array.
+    state_sum : ndarray, (ceil(array_size / state_block),) of the dtype of `array`, writeable
+        The sums of squares; zeros at the start.
+    grad_out : ndarray, (batch, num_tables, d) of the dtype of `array`
+        Gradient of the output of `lookup`.
+    indices : ndarray, (batch, num_tables) int32, int64, uint32 or uint64
+        The row of each table.
+    spec : RobeSpec or TableSpec
+        How rows are read.
+    lr, eps : float
+        Learning rate, and the term that keeps the divisor from 0; finite and not negative.
+    starts : ndarray, (batch, num_tables, blocks) int64, optional
+        As `lookup_backward` takes it.
+    state_block : int
+        s, neighbouring elements that share a sum: a power of two, at most 4096, so that no worker's
+        range of the array ends within a block and a block stays in the first-level cache.
 
     Raises
     ------
-    TypeError, ValueError : as `sgd_update`, or another `state_block`. Nothing was written then.
+    TypeError, ValueError
+        As `sgd_update`, or another `state_block`. Nothing has been written then.
     """
     written = {"array": array, "state_sum": state_sum}
     read = {"grad_out": grad_out, "indices": indices, "starts": starts}

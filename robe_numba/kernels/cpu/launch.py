@@ -51,11 +51,18 @@ def threads_for(elements: int) -> int:
 
     Parameters
     ----------
-    elements : how many the kernels read or write.
+    elements : int
+        How many the kernels read or write.
+
+    Returns
+    -------
+    int
+        Threads.
 
     Raises
     ------
-    RuntimeError : in a process forked from one that ran a kernel with OpenMP.
+    RuntimeError
+        In a process forked from one that ran a kernel with OpenMP.
     """
     _check_process(_threading_layer())
     return max(1, min(num_threads(), elements // ELEMENTS_PER_THREAD))
@@ -74,7 +81,7 @@ def launch(num_workers: int, kernel: Callable[..., Result], *arguments: Any) -> 
 
 
 def on_threads(most: int, function: Callable[..., Result], *arguments: Any) -> Result:
-    """Call a function with kernels on at most so many of Numba's threads, and give its result."""
+    """Call a function with kernels on at most `most` of Numba's threads, and return its result."""
     allowed = num_threads()
     if most >= allowed:
         return function(*arguments)
