@@ -24,7 +24,7 @@ from data_tools.sources.file_types import (
     without_ending,
 )
 from data_tools.sources.lines import first_bytes, is_compressed
-from data_tools.sources.table_files import group_offsets, has_header, open_table
+from data_tools.sources.table_files import group_offsets, has_header, table_columns
 from data_tools.sources.table_rows import find_columns
 from data_tools.storage.folders import input_facts, is_remote
 
@@ -231,8 +231,8 @@ def _agreed_label(
         if kind == "criteo":
             labelled = is_labelled(address, schema)
         else:
-            table = open_table(address, kind, separator)
-            labelled = schema.label in find_columns(address, schema, table.columns, bool(before))
+            columns = table_columns(address, kind, separator)
+            labelled = schema.label in find_columns(address, schema, columns, bool(before))
     except DamagedFileError as error:
         raise ParseError(address, 1, damage(kind, error)) from error
     if before is not None and before != labelled:

@@ -13,8 +13,8 @@ from data_tools.sources.table_files import (
     CsvLines,
     TableRows,
     group_offsets,
-    open_table,
     parquet_rows,
+    table_columns,
 )
 from data_tools.sources.table_rows import find_columns, read_rows
 
@@ -58,8 +58,8 @@ class ShardSource:
             for number, blocks in self._text(first):
                 yield number, (_text_feed(parser, block) for block in blocks)
             return
-        table = open_table(source.address, source.kind, plan.options.separator)
-        wanted = find_columns(source.address, plan.schema, table.columns, plan.labelled)
+        columns = table_columns(source.address, source.kind, plan.options.separator)
+        wanted = find_columns(source.address, plan.schema, columns, plan.labelled)
         if not plan.labelled:
             wanted = [name for name in wanted if name != plan.schema.label]
         if source.kind == "csv":

@@ -32,7 +32,7 @@ def build(
         by_appearance=options.ids == "appearance",
         min_count=options.min_count,
     )
-    return _store([size.kept for size in built.columns], folder, shards, scratch)
+    return _store([size.kept for size in built], folder, shards, scratch)
 
 
 def _counts(records: ShardRecords, folder: Folder) -> Iterator[Path | IO[bytes]]:

@@ -56,14 +56,10 @@ class Header(NamedTuple):
     separator: str
 
 
-class TableFile(NamedTuple):
-    """A table: the names and types of its columns."""
-
-    columns: list[tuple[str, pa.DataType]]
-
-
-def open_table(address: str, kind: str, separator: str | None = None) -> TableFile:
-    """Look at the columns of a table of kind "csv" or "parquet".
+def table_columns(
+    address: str, kind: str, separator: str | None = None
+) -> list[tuple[str, pa.DataType]]:
+    """Names and types of the columns of a table of kind "csv" or "parquet".
 
     Raises
     ------
@@ -73,10 +69,10 @@ def open_table(address: str, kind: str, separator: str | None = None) -> TableFi
     with reading():
         if kind == "csv":
             header, _ = _read_header(first_lines(address, HEADER_BYTES), separator)
-            return TableFile([(name, pa.binary()) for name in header.names])
+            return [(name, pa.binary()) for name in header.names]
         with _parquet(address) as file:
             schema = file.schema_arrow
-        return TableFile(list(zip(schema.names, schema.types, strict=True)))
+        return list(zip(schema.names, schema.types, strict=True))
 
 
 def has_header(address: str, schema: Schema) -> bool:

@@ -27,28 +27,12 @@ WORD_BYTES = 24  # of memory for each 64 rows, while ids are numbered
 NUMBERING_BYTES = 512  # of memory that an id may take then; few, for the bitmap needs the most
 _SIX, _LOW_SIX = np.uint64(6), np.uint64(63)
 
-Progress = Callable[[int, int], None]
-
 
 class ColumnSize(NamedTuple):
     """Distinct ids of a column, and how many of them occur often enough to be known."""
 
     distinct: int
     kept: int
-
-
-class Built(NamedTuple):
-    """What `build_vocabulary` found, and what it cost.
-
-    Attributes
-    ----------
-    columns : tuple of ColumnSize
-    scratch_bytes : int
-        The most that lay in the scratch folder at one time.
-    """
-
-    columns: tuple[ColumnSize, ...]
-    scratch_bytes: int
 
 
 class _Log(NamedTuple):
@@ -69,34 +53,30 @@ def build_vocabulary(
     by_appearance: bool = True,
     min_count: int = 1,
     memory_bytes: int = MEMORY_BYTES,
-    progress: Progress | None = None,
-) -> Built:
+) -> tuple[ColumnSize, ...]:
     """Build the vocabulary of a log from the counts of its shards.
 
     Parameters
     ----------
     counts_files : iterable of paths or files
-        What `write_counts` wrote, in the order of the shards, at least one. Paths are mapped where
-        they lie; files that are open for reading are copied to the scratch folder, one by one as
-        the iterable gives them, and are not closed.
+        At least one file of `write_counts`, in the order of the shards. Paths are mapped in place.
+        Open files are copied to the scratch folder, one by one, and are not closed.
     open_column : callable(column)
-        Opens the file of a column for writing, which is closed when it is written; see
-        `IdMap`. Called once per column, in their order.
+        Opens the file of a column for writing, which `IdMap` reads. Called once per column, in
+        order. The file is closed after it is written.
     scratch_folder : path
-        Exists. A subfolder is made there, and removed at the end also if something fails.
+        Must exist. A subfolder is made in it, and is removed at the end even after an error.
     by_appearance : bool
         Number the kept ids of a column 0, 1, 2, ... by the first row that has them. Otherwise they
         keep their values.
     min_count : int
         Rows that must have an id for it to be kept.
     memory_bytes : int
-        Memory for buffers. Some MB more are needed where there are thousands of shards.
-    progress : callable(ids_done, ids_total), optional
-        Called again and again; an id counts once per row.
+        Memory for buffers. Thousands of shards need some MB more.
 
     Returns
     -------
-    Built
+    tuple of ColumnSize
 
     Raises
     ------
@@ -107,7 +87,7 @@ def build_vocabulary(
     FileNotFoundError
         A file of counts is missing.
     DatasetError
-        One is damaged or of another log; or more than 2**32 - 1 ids would be kept.
+        A file of counts is damaged or of another log, or more than 2**32 - 1 ids would be kept.
     """
     for name, value in (("min_count", min_count), ("memory_bytes", memory_bytes)):
         if value < 1:
@@ -115,20 +95,17 @@ def build_vocabulary(
     if not Path(scratch_folder).is_dir():
         raise NotADirectoryError(f"the scratch folder {scratch_folder} is missing; make it first")
     columns: list[ColumnSize] = []
-    most_bytes = 0
     with TemporaryDirectory(prefix="vocabulary-", dir=scratch_folder) as made:
         folder = Path(made)
         log = _inspect([_local(source, folder, n) for n, source in enumerate(counts_files)])
-        copied = _bytes_in(folder)
         for column in range(log.num_columns):
             with TemporaryDirectory(dir=folder) as subfolder:
                 build = _ColumnBuild(log, column, Path(subfolder), min_count, memory_bytes)
-                columns.append(build.merge(by_appearance, progress))
+                columns.append(build.merge(by_appearance))
                 if by_appearance:
                     build.number()
                 build.write(open_column)
-                most_bytes = max(most_bytes, copied + _bytes_in(Path(subfolder)))
-    return Built(tuple(columns), most_bytes)
+    return tuple(columns)
 
 
 def _local(source: str | Path | IO[bytes], folder: Path, number: int) -> Path:
@@ -139,10 +116,6 @@ def _local(source: str | Path | IO[bytes], folder: Path, number: int) -> Path:
     with open(path, "wb") as file:
         shutil.copyfileobj(source, file)
     return path
-
-
-def _bytes_in(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
 
 
 def _inspect(paths: list[Path]) -> _Log:
@@ -178,7 +151,7 @@ class _ColumnBuild:
             folder / name for name in ("ids", "positions", "numbers")
         )
 
-    def merge(self, by_appearance: bool, progress: Progress | None) -> ColumnSize:
+    def merge(self, by_appearance: bool) -> ColumnSize:
         """Merge the counts of all shards, and write the kept ids and their first rows."""
         log, distinct, kept, seen = self._log, 0, 0, 0
         shards = zip(log.paths, log.starts, strict=True)
@@ -193,8 +166,6 @@ class _ColumnBuild:
                 ids.write(piece.ids[chosen].data)
                 if by_appearance:
                     positions.write(piece.positions[chosen].data)
-                if progress:
-                    progress(self._column * log.rows + seen, log.num_columns * log.rows)
         if seen != log.rows:
             raise DatasetError(
                 f"column {self._column} has {log.rows} rows, but the counts of its ids add up to "

@@ -5,7 +5,6 @@ an id, the few places to search. So an id costs two or three reads of memory, an
 process does not grow with the number of ids.
 """
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -129,8 +128,6 @@ class IdMap:
     rare_ids : tuple of int
         What an unknown id of each column becomes; where ids become numbers, the first free number,
         `kept`.
-    digest : str
-        Equal for two maps if and only if they map every id to the same value.
 
     Raises
     ------
@@ -172,8 +169,6 @@ class IdMap:
         ]
         if max_ind_range is not None:
             self._check_reduced(max_ind_range)
-        about = [(batch.schema.metadata[b"digest"].decode(), self.rare_ids) for batch in batches]
-        self.digest = hashlib.blake2b(repr(about).encode(), digest_size=DIGEST_BYTES).hexdigest()
 
     def map(self, indices: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Map known ids to their numbers, or to themselves, and all others to `rare_ids`.
