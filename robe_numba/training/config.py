@@ -10,7 +10,7 @@ import numpy as np
 from robe_numba.checks.scalars import check_scalar
 from robe_numba.dlrm import PRESETS, Schedule
 from robe_numba.spec import check_int
-from robe_numba.training.settings import SETTINGS, Setting, Settings, applies
+from robe_numba.training.settings import SETTINGS, RunSetting, Settings, applies
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ class ResolvedConfig(TrainingConfig):
         return Schedule(self.warmup_steps, start, self.decay_steps or until_the_end)
 
 
-def _checked(setting: Setting, value: Any) -> Any:
+def _checked(setting: RunSetting, value: Any) -> Any:
     """A value in Python's own types, so that equal settings are equal in JSON."""
     name = setting.name
     if value is None and setting.optional:
@@ -173,12 +173,12 @@ def _checked(setting: Setting, value: Any) -> Any:
     return tuple(_checked_int(setting, size) for size in value)
 
 
-def _checked_int(setting: Setting, value: Any) -> int:
+def _checked_int(setting: RunSetting, value: Any) -> int:
     at_least = 1 if setting.at_least is None else setting.at_least
     return check_int(setting.name, value, at_least, setting.at_most)
 
 
-def _checked_float(setting: Setting, value: Any) -> float:
+def _checked_float(setting: RunSetting, value: Any) -> float:
     name = setting.name
     number = check_scalar(name, value, setting.at_least or 0, np.float32)
     if number == 0:

@@ -15,7 +15,7 @@ KINDS = ("robe", "full", "hashed", "qr")
 OPTIMIZERS = ("sgd", "adagrad")
 
 
-class Setting(NamedTuple):
+class RunSetting(NamedTuple):
     """What is known about a field of `Settings`."""
 
     help: str
@@ -34,8 +34,8 @@ class Setting(NamedTuple):
 
 
 def setting(default: Any, help: str, **facts: Any) -> Any:
-    """A field of `Settings`; `facts` are fields of `Setting`."""
-    return field(default=default, metadata={"setting": Setting(help, **facts)})
+    """A field of `Settings`; `facts` are fields of `RunSetting`."""
+    return field(default=default, metadata={"setting": RunSetting(help, **facts)})
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ class Settings:
     )
 
 
-def _declared() -> dict[str, Setting]:
+def _declared() -> dict[str, RunSetting]:
     hints, found = get_type_hints(Settings), {}
     for each in fields(Settings):
         hint = hints[each.name]

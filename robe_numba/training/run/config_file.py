@@ -46,8 +46,8 @@ _TYPES = get_type_hints(Settings) | {
     "split_by": Literal[SETTINGS["split_by"].choices],
     "seed": Annotated[int, Meta(ge=0)],
 }
-_Settings = make_dataclass(
-    "_Settings", [(name, _TYPES[name], setting.default) for name, setting in SETTINGS.items()]
+_StoredSettings = make_dataclass(
+    "_StoredSettings", [(name, _TYPES[name], setting.default) for name, setting in SETTINGS.items()]
 )
 
 
@@ -111,7 +111,7 @@ class _RunConfig:
     """Keys and types of config.json."""
 
     format: str
-    training: dict[str, Any]  # a `_Settings`
+    training: dict[str, Any]  # a `_StoredSettings`
     model: DLRMConfig
     embedding: _EmbeddingFacts
     sizes: _ModelSizes
@@ -169,7 +169,7 @@ def read_config(path: Path) -> dict[str, Any]:
         )
     checked = convert(config, _RunConfig, str(path), REMEDY, DamagedRunError)
     settings: Any = convert(
-        checked.training, _Settings, f"training in {path}", REMEDY, DamagedRunError
+        checked.training, _StoredSettings, f"training in {path}", REMEDY, DamagedRunError
     )
     for name, value in (("training", settings), ("model", checked.model)):
         config[name] = json.loads(json.dumps(asdict(value)))  # an integer that was 1.0 is 1
