@@ -51,6 +51,10 @@ def run_several(calls, **environment):
 
 def main():
     """Run the scripts of a JSON list; one that exits does not stop the rest."""
+    if "NUMBA_ENABLE_CUDASIM" in os.environ:
+        from tests.gpu import simulator
+
+        simulator.install()
     for arguments in json.loads(sys.argv[1]):
         with contextlib.suppress(SystemExit):
             call(*arguments)
