@@ -98,7 +98,7 @@ class RunFolder:
             cls(folder)
         except (FileNotFoundError, NotARunError) as error:
             foreign = isinstance(error, NotARunError)
-            why = f"its {CONFIG} is another program's" if foreign else f"it has no {CONFIG}"
+            why = f"{folder / CONFIG} is another program's" if foreign else f"it has no {CONFIG}"
             raise FileExistsError(
                 f"{folder} exists and is not a run ({why}); choose another output"
             ) from None
