@@ -80,7 +80,7 @@ def test_relu_passes_nan_on():
 
 @pytest.mark.parametrize("width", [1, 7, 70])
 def test_relu_gradient_of_many_columns(width):
-    """Vector code and what is left over of it."""
+    """Sizes with full vectors and with a remainder."""
     (y_before, grad_y) = random(15, (9, width), (9, width))
     _, backward = linear(y_before, np.eye(width), np.zeros(width), relu=True)
     expected = np.where(y_before > 0, grad_y, 0)

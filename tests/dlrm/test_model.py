@@ -1,4 +1,4 @@
-"""The whole model: gradients, steps, the same bits for any number of threads, learning."""
+"""The whole model: gradients, steps, learning, and the same bits for any number of threads."""
 
 import copy
 import json
@@ -196,7 +196,7 @@ def test_predictions_are_probabilities_of_the_logits():
     assert p.shape == logits.shape == (9000,)
     assert p.dtype == np.float32
     np.testing.assert_allclose(p, 1 / (1 + np.exp(-logits.astype(np.float64))), rtol=1e-5)
-    # The rows of a long call are those of short ones.
+    # A long call scores its rows as short calls do.
     for start in (0, 8100, 8999):
         rows = slice(start, start + 900)
         np.testing.assert_allclose(p[rows], model.predict(dense[rows], indices[rows]), rtol=1e-5)

@@ -80,7 +80,7 @@ def test_blas_threads_are_held_and_restored():
 
 
 class Library:
-    """What stands for BLAS: whoever changes its setting is interrupted then by another user."""
+    """A fake BLAS: changing its setting is interrupted by another user."""
 
     def __init__(self):
         self.threads, self.changed = 4, 0
@@ -103,7 +103,7 @@ def test_blas_threads_are_restored_where_users_come_between(monkeypatch):
     for _ in range(3):
         thread = threading.Thread(target=hold_blas, args=(library,), daemon=True)
         thread.start()
-        thread.join(10)  # with a lock that its own holder waits for it would be for ever
+        thread.join(10)  # it would hang if a holder waited for its own lock
         assert not thread.is_alive()
         assert library.threads == 4
 
@@ -138,7 +138,7 @@ def test_blas_threads_are_restored_in_a_process_forked_while_they_are_held():
 
 
 def test_a_task_may_run_tasks():
-    """As a finalizer does; all threads of the pool at once, so that none is left for theirs."""
+    """As a finalizer does; in all threads of the pool at once, so that none is free."""
     own, barrier = ThreadPool(2), threading.Barrier(2, timeout=10)
 
     def task(part):

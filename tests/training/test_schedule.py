@@ -247,7 +247,7 @@ def test_stopping_by_an_auc_that_is_not_defined_is_refused_before_training(
     assert train(one_class, TrainingConfig(**base), tmp_path / "2").finished
 
 
-def test_a_run_that_was_started_with_such_a_setting_can_be_resumed(one_class, tmp_path, monkeypatch):
+def test_a_run_started_with_such_a_setting_can_be_resumed(one_class, tmp_path, monkeypatch):
     config = TrainingConfig(
         num_parameters=3000, bottom=(8,), top=(8,), evaluations=1, patience=1, epochs=2
     )
