@@ -42,7 +42,7 @@ class Learner:
     model : DLRM
         In the state of the run.
     run : RootOnlyRun
-        The run, which has begun.
+        The run, which has started.
     watcher : Watcher
         Is told of each step and evaluation.
     threads : int, optional
@@ -76,7 +76,7 @@ class Learner:
         )
         self._unread: list[Any] = []  # losses of the latest steps, which may still be on a GPU
         self._saved, self._saved_step = time.perf_counter(), self.state.step
-        self._begun = self._saved - self.state.seconds  # as if the run had never paused
+        self._started = self._saved - self.state.seconds  # as if the run had never paused
 
     def learn(self, check_interrupt: Callable[[], None]) -> None:
         """Make the steps that are left, or fewer if the settings stop early.
@@ -160,7 +160,7 @@ class Learner:
         """Between two steps: stop at Ctrl-C, and write a checkpoint if one is due.
 
         Once the run is over, one is due `at_end` seconds after the last. The processes agree on
-        what to do, whoever was interrupted and whatever their clocks say.
+        what to do, even if only one was interrupted and their clocks differ.
         """
         group = self.run.group
         after = at_end if self._is_over() else self.checkpoint_seconds
@@ -188,7 +188,7 @@ class Learner:
 
     def _write_checkpoint(self) -> None:
         self._read_losses()
-        self.state.seconds = time.perf_counter() - self._begun
+        self.state.seconds = time.perf_counter() - self._started
         try:
             self.run.write_checkpoint(self.model, self.state)
         except FloatingPointError as error:
@@ -210,7 +210,7 @@ class Learner:
         """Score the validation rows, and keep the weights if they are the best so far."""
         state, epoch = self.state, self.state.step / self._steps_per_epoch
         self.watcher.evaluating(state.step, epoch)
-        seconds = time.perf_counter() - self._begun
+        seconds = time.perf_counter() - self._started
         self._check_replicas(f"after step {state.step:,}")
         result = self._evaluate(self.model, "validation", f"after step {state.step:,}")
         auc = result["auc"]

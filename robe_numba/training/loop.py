@@ -171,7 +171,7 @@ def train(
         if needs_vocabulary(resolved) and group.all_max(vocabulary is None):
             vocabulary = training_vocabulary(dataset, resolved, watcher.counting, group)
         model = build_model(dataset, resolved, vocabulary, threads)
-        with run.begun(model, overwrite, use_previous) as state:
+        with run.started(model, overwrite, use_previous) as state:
             _learn(Learner(dataset, rows, model, run, watcher, threads, checkpoint_seconds, state))
             run.finish()
     return run.folder

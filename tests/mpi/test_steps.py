@@ -44,11 +44,17 @@ def batches_of(dtype, rows=(ROWS, 40, ROWS)):
     return [batch_of(count, dtype, seed=seed) for seed, count in enumerate(rows)]
 
 
+# `gather` with each optimizer is also compared to the bit, below.
 @pytest.mark.parametrize(
-    ("optimizer", "clip_norm"),
-    [("sgd", None), ("adagrad", 0.05), ("adagrad of blocks", None), ("two", 0.05)],
+    ("exchange", "optimizer", "clip_norm"),
+    [
+        ("gather", "adagrad", None),
+        ("gather", "two", 0.05),
+        ("reduce", "sgd", None),
+        ("reduce", "adagrad", 0.05),
+        ("reduce", "adagrad of blocks", None),
+    ],
 )
-@pytest.mark.parametrize("exchange", EXCHANGES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_steps_are_those_of_a_single_process(
     group, without_overlap, kind, exchange, optimizer, clip_norm

@@ -20,7 +20,7 @@ SIZES = {"robe": {}, "full": {"compression": None}, "hashed": {}, "qr": {"compre
 
 @pytest.mark.parametrize(
     ("kind", "exchange"),
-    [("robe", "reduce"), ("full", "gather"), ("hashed", "reduce"), ("qr", "auto")],
+    [("robe", "reduce"), ("full", "gather"), ("qr", "auto")],
 )
 def test_as_many_ranks_leave_the_same_bytes_and_others_the_same_run(
     group, groups, dataset, folder, kind, exchange

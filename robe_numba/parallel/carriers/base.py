@@ -114,9 +114,9 @@ class Carrier(ABC):
 
     def wait(self, pending: Pending[Result]) -> Result:
         """Wait for the result of a transfer, and count the time."""
-        begun = time.perf_counter()
+        started = time.perf_counter()
         result = pending.result()
-        self.traffic.waited += time.perf_counter() - begun
+        self.traffic.waited += time.perf_counter() - started
         return result
 
     def all_gather_bytes(self, count: int, row_bytes: int) -> int:

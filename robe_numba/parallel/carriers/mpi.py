@@ -56,9 +56,9 @@ class MPICarrier(Carrier):
 
     def _timed(self, transfer: Callable[..., Result], *arguments: Any) -> Result:
         """Run a transfer and count its time."""
-        begun = time.perf_counter()
+        started = time.perf_counter()
         result = transfer(*arguments)
-        self.traffic.seconds += time.perf_counter() - begun
+        self.traffic.seconds += time.perf_counter() - started
         return result
 
     def all_gather(self, rows: Any, count: int) -> Any:

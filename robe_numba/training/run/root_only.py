@@ -36,7 +36,7 @@ class RootOnlyRun:
     Attributes
     ----------
     folder : RunFolder
-        The folder, once the run has begun.
+        The folder, once the run has started.
     """
 
     folder: RunFolder
@@ -49,7 +49,7 @@ class RootOnlyRun:
         self._resumed: RunFolder | None = None
 
     def open(self, overwrite: bool, resume: bool) -> RunFolder | None:
-        """Check that the run can begin or be resumed, before anything is written.
+        """Check that the run can be started or resumed, before anything is written.
 
         Returns
         -------
@@ -73,18 +73,18 @@ class RootOnlyRun:
         return run, False
 
     @contextmanager
-    def begun(self, model: DLRM, overwrite: bool, use_previous: bool) -> Iterator[TrainingState]:
-        """Begin or resume the run, and keep other programs out of the folder within the block.
+    def started(self, model: DLRM, overwrite: bool, use_previous: bool) -> Iterator[TrainingState]:
+        """Start or resume the run, and keep other programs out of the folder within the block.
 
         The model gets the state of the run in all processes.
         """
         with ExitStack() as lock:
-            self.folder, state = self._begin(lock, model, overwrite, use_previous)
+            self.folder, state = self._start(lock, model, overwrite, use_previous)
             self.group.broadcast_arrays(list((model.parameters() | model.state()).values()))
             yield state
 
     @root_only
-    def _begin(
+    def _start(
         self, lock: ExitStack, model: DLRM, overwrite: bool, use_previous: bool
     ) -> tuple[RunFolder, TrainingState]:
         lock.enter_context(alone_in(Path(self._path)))
