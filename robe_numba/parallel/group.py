@@ -122,16 +122,16 @@ class _Member(Protocol):
     group: Group
 
 
-Self = TypeVar("Self", bound=_Member)
+Owner = TypeVar("Owner", bound=_Member)
 
 
 def root_only(
-    method: Callable[Concatenate[Self, Arguments], Result],
-) -> Callable[Concatenate[Self, Arguments], Result]:
+    method: Callable[Concatenate[Owner, Arguments], Result],
+) -> Callable[Concatenate[Owner, Arguments], Result]:
     """Make a method run at rank 0 of `self.group` alone; see `Group.at_root`."""
 
     @wraps(method)
-    def call(self: Self, /, *arguments: Arguments.args, **options: Arguments.kwargs) -> Result:
+    def call(self: Owner, /, *arguments: Arguments.args, **options: Arguments.kwargs) -> Result:
         return self.group.at_root(lambda: method(self, *arguments, **options))
 
     return call
