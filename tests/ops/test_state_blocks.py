@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 import robe_numba as rn
 from robe_numba import RobeSpec, TableSpec
 from robe_numba.state_blocks import state_block_of
-from tests.ops.test_update import (
+from tests.support import naive
+from tests.support.strategies import REAL_DTYPES, array_for, bags_for, indices_for, specs
+from tests.support.updates import (
     BIG,
     SCAN,
     SCAN_LITTLE,
@@ -19,8 +21,6 @@ from tests.ops.test_update import (
     grad_for,
     update_with,
 )
-from tests.support import naive
-from tests.support.strategies import REAL_DTYPES, array_for, bags_for, indices_for, specs
 
 state_blocks = st.sampled_from([2, 4, 8, 16, 32, 64, 256, 4096])
 

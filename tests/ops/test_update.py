@@ -9,6 +9,7 @@ import robe_numba as rn
 from robe_numba import RobeSpec, TableSpec
 from tests.support import naive
 from tests.support.strategies import REAL_DTYPES, array_for, bags_for, indices_for, specs
+from tests.support.updates import grad_for
 
 
 def assert_sums_close(actual, oracle, additions):
@@ -16,13 +17,6 @@ def assert_sums_close(actual, oracle, additions):
     gradient, magnitude = oracle
     eps = np.finfo(actual.dtype).eps
     assert (np.abs(actual - gradient) <= (additions + 2) * eps * magnitude).all()
-
-
-def grad_for(spec, batch, dtype, whole=False):
-    generator = np.random.default_rng(5)
-    shape = (batch, spec.num_tables, spec.embedding_dim)
-    values = generator.integers(-9, 10, shape) if whole else generator.standard_normal(shape)
-    return values.astype(dtype)
 
 
 @given(st.data(), st.sampled_from(REAL_DTYPES))

@@ -8,15 +8,19 @@ from hypothesis import strategies as st
 
 import robe_numba as rn
 from robe_numba import RobeSpec
-from robe_numba.kernels.coefficients import hash_spec
-from robe_numba.kernels.cpu.update import driver
-from robe_numba.kernels.cpu.update.apply import make_step
-from robe_numba.kernels.cpu.update.partition import Reads
-from tests.ops.test_update import grad_for
 from tests.support import naive
 from tests.support.strategies import REAL_DTYPES, array_for, bags_for, indices_for, specs
-
-BIG = RobeSpec(300_000, 24, 80, 3, sign=True)  # many segments, wraps, partial blocks
+from tests.support.updates import (
+    BIG,
+    RULES,
+    SCAN,
+    SCAN_LITTLE,
+    SORT,
+    SORT_LARGE,
+    SORT_SMALL,
+    grad_for,
+    update_with,
+)
 
 
 def step(rule, threads, spec, grad_out, indices):
@@ -48,39 +52,6 @@ def test_updates_are_bit_identical_for_any_thread_count(rule, spec):
     for array, state in results[1:]:
         assert array.tobytes() == results[0][0].tobytes()
         assert state.tobytes() == results[0][1].tobytes()
-
-
-RULES = {"gradient": {}, "sgd": {"lr": 0.1}, "adagrad": {"lr": 0.1}}
-
-
-def update_with(
-    spec, grad_out, indices, rule="adagrad", workers=1, array=None, state_block=1, **settings
-):
-    """Bytes of array and state after the kernel ran with some workers and settings of its own."""
-    reads = Reads(
-        indices=indices.view(np.uint64).reshape(-1),
-        starts=rn.block_starts(indices, spec).view(np.uint64).reshape(-1),
-        rows=np.empty(0, np.uint64),
-        scales=np.empty(0, grad_out.dtype),
-        argmax=np.empty(0, np.int64),
-        grad_out=grad_out.reshape(-1),
-    )
-    array = array_for(spec, grad_out.dtype, seed=10) if array is None else array.copy()
-    state = np.zeros(-(-array.size // state_block), array.dtype)
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in settings.items():
-            patch.setattr(driver, name, value)
-        options = RULES[rule] | ({"state_sum": state} if rule == "adagrad" else {})
-        update_step = make_step(array, state_block=state_block, **options)
-        driver.update(update_step, reads, hash_spec(spec), workers)
-    return array.tobytes(), state.tobytes()
-
-
-SCAN = {"MAX_SCANS": 99, "MAX_SCANNED_SUMS": 1 << 40, "SUMS_PER_OUTPUT": 1e12}
-SCAN_LITTLE = {**SCAN, "SCAN_CAPACITY": 1}  # one read at a time
-SORT = {"MAX_SCANS": 0}
-SORT_SMALL = {**SORT, "MIN_SHIFT": 0, "MAX_SHIFT": 5}  # the smallest ranges that blocks allow
-SORT_LARGE = {**SORT, "MIN_SHIFT": 20}  # one range
 
 
 @pytest.mark.parametrize("rule", RULES)
