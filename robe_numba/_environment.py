@@ -1,4 +1,4 @@
-"""What the environment tells Numba and OpenMP: checked or set before they read it."""
+"""Variables of the environment that Numba and OpenMP read: checked or set before they do."""
 
 import os
 

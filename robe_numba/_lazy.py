@@ -1,6 +1,6 @@
 """Attributes of a package that are imported when they are first used.
 
-So `robe --help` does not wait for Numba, and `import robe_numba` costs what a program uses of it.
+So `robe --help` does not wait for Numba, and a program pays only for what it uses of `robe_numba`.
 """
 
 import sys

@@ -42,15 +42,15 @@ def check_state_block(state_block: Any) -> int:
 def state_block_of(spec: Spec) -> int:
     """The state block that suits a spec: the largest power of two <= min(Z, d), at most 4096.
 
-    Elements that are read together then share a sum with few others; for a plain table, whose Z is
-    d, and a d that is a power of two, this is row-wise Adagrad.
+    Elements that are read together then share a sum with few others. For a plain table, whose Z is
+    d, this is row-wise Adagrad if d is a power of two.
     """
     length = min(spec.block_size, spec.embedding_dim)
     return min(1 << (length.bit_length() - 1), MAX_STATE_BLOCK)
 
 
 def num_sums(array_size: int, state_block: int) -> int:
-    """Sums of an array, ceil(m / state_block); the last may be of fewer elements."""
+    """The number of sums of an array, ceil(m / state_block); the last may have fewer elements."""
     return -(-array_size // state_block)
 
 

@@ -23,44 +23,43 @@ BFLOAT16_BITS = np.dtype("int16")  # what kernels take bfloat16 as
 
 
 class ArrayLayout(NamedTuple):
-    """What the rules look at in an array of either device."""
+    """How an array of either device lies in memory."""
 
-    dtype: Any  # NumPy's, or void where NumPy has none
+    array: Any
+    dtype: np.dtype  # void where NumPy does not know the array's own
     shape: tuple[int, ...]
     contiguous: bool  # in C order
     aligned: bool
-    library: str  # whose functions mend it, "numpy" or "cupy"
 
 
-def check_layout(
+def refuse_layout(
     name: str, layout: ArrayLayout, shape: tuple[int, ...] | None, dtypes: tuple[np.dtype, ...]
 ) -> None:
-    """Require one of the dtypes, C order, alignment and, unless None, the shape."""
+    """Raise what is wrong: the dtype, the shape unless that is None, the order or the alignment."""
     if layout.dtype not in dtypes:
-        raise TypeError(
-            f"{name} has dtype {layout.dtype}; it must be {names_of(dtypes)}: use "
-            f"{name}.astype(numpy.{_holding(layout.dtype, dtypes)})"
-        )
+        dtype = getattr(layout.array, "dtype", layout.dtype)
+        wanted = f"numpy.{_holding(layout.dtype, dtypes)}"
+        remedy = f"{name}.astype({wanted})"
+        if is_on_device(layout.array):
+            remedy = f"cupy.asarray({name}, {wanted})"
+        raise TypeError(f"{name} has dtype {dtype}; it must be {_names_of(dtypes)}: use {remedy}")
     if shape is not None and layout.shape != shape:
         raise ValueError(f"{name} has shape {layout.shape}; expected {shape}")
     if not layout.contiguous:
-        raise ValueError(
-            f"{name} is not C-contiguous; use {layout.library}.ascontiguousarray({name})"
-        )
+        library = "cupy" if is_on_device(layout.array) else "numpy"
+        raise ValueError(f"{name} is not C-contiguous; use {library}.ascontiguousarray({name})")
     if not layout.aligned:
         raise ValueError(f"{name} is not aligned in memory; use {name}.copy()")
 
 
-def require_writeable(name: str, writeable: bool) -> None:
-    """Refuse to write to a read-only array of either device."""
-    if not writeable:
-        raise ValueError(f"{name} is read-only, but it would be written to; use {name}.copy()")
+def refuse_read_only(name: str) -> None:
+    """Raise that an array is read-only."""
+    raise ValueError(f"{name} is read-only, but it would be written to; use {name}.copy()")
 
 
-def require_apart(name: str, other: str, overlap: bool) -> None:
-    """Refuse to write to an array of either device that shares memory with another."""
-    if overlap:
-        raise ValueError(f"{name} and {other} share memory; use {other}.copy()")
+def refuse_overlap(name: str, other: str) -> None:
+    """Raise that an array that is written to shares memory with another."""
+    raise ValueError(f"{name} and {other} share memory; use {other}.copy()")
 
 
 def check_array(
@@ -73,8 +72,10 @@ def check_array(
             f"{name} must be a NumPy array, got {type_name(array)}; use {_conversion(array)}"
         )
     flags = array.flags
-    layout = ArrayLayout(array.dtype, array.shape, flags.c_contiguous, flags.aligned, "numpy")
-    check_layout(name, layout, shape, dtypes)
+    fits = array.dtype in dtypes and (shape is None or array.shape == shape)
+    if not (fits and flags.c_contiguous and flags.aligned):
+        layout = ArrayLayout(array, array.dtype, array.shape, flags.c_contiguous, flags.aligned)
+        refuse_layout(name, layout, shape, dtypes)
     return array
 
 
@@ -91,7 +92,7 @@ def _conversion(array: Any) -> str:
     return "filled()" if isinstance(array, np.ma.MaskedArray) else "numpy.asarray"
 
 
-def names_of(dtypes: tuple[np.dtype, ...]) -> str:
+def _names_of(dtypes: tuple[np.dtype, ...]) -> str:
     """The allowed dtypes, for a message."""
     names = [str(dtype) for dtype in dtypes]
     return " or ".join([*names, "bfloat16"] if dtypes is STORED_DTYPES else names)
@@ -144,7 +145,8 @@ def check_written(**arrays: np.ndarray) -> None:
     """Require arrays that are writeable and apart from each other."""
     names = list(arrays)
     for name in names:
-        require_writeable(name, arrays[name].flags.writeable)
+        if not arrays[name].flags.writeable:
+            refuse_read_only(name)
     for i, name in enumerate(names):
         for other in names[i + 1 :]:
             check_apart(name, arrays[name], other, arrays[other])
@@ -152,7 +154,8 @@ def check_written(**arrays: np.ndarray) -> None:
 
 def check_apart(name: str, array: np.ndarray, other_name: str, other: np.ndarray) -> None:
     """Require two arrays that share no memory."""
-    require_apart(name, other_name, np.may_share_memory(array, other))
+    if np.may_share_memory(array, other):
+        refuse_overlap(name, other_name)
 
 
 def check_kept_starts(

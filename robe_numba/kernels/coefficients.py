@@ -1,4 +1,4 @@
-"""From a spec to the constants of its hash: drawn once, kept, and the same everywhere.
+"""From a spec to the constants of its hash: drawn once, cached, and the same on every machine.
 
 Random words come from NumPy's Philox, a counter-based generator with a stable stream: word j of
 table t is word j of the stream keyed by (seed, t), whatever the number of tables and blocks.
@@ -49,7 +49,7 @@ def hash_spec(spec: Spec) -> HashSpec:
 
 
 def _aligned_starts(spec: RobeSpec) -> int:
-    """Multiples of the alignment in [0, m), the last of them perhaps shorter than the alignment."""
+    """The number of multiples of the alignment in [0, m)."""
     return -(-spec.array_size // spec.alignment)
 
 

@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 def on_any_device(gpu: str) -> Callable[[Callable[P, Result]], Callable[P, Result]]:
     """Send calls with an array on a GPU to the function of that name in `robe_numba.ops.gpu.<gpu>`.
 
-    The module is imported by the first such call: without a GPU nothing of it is.
+    The first such call imports the module, so a program without a GPU never does.
     """
 
     def decorate(function: Callable[P, Result]) -> Callable[P, Result]:
@@ -64,7 +64,7 @@ def check_any_device(
     dtypes: tuple[np.dtype, ...],
     written: bool = False,
 ) -> None:
-    """As `checks.check_array`, of an array of either device; `written`, it is writeable too."""
+    """As `check_array`, for an array of either device; if `written`, it must be writeable."""
     if is_on_device(array):
         gpu_module("views").view(name, array, shape, dtypes, written)
         return

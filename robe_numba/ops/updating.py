@@ -28,8 +28,7 @@ def check_step(
     """Check what an update writes and its learning rate, which is returned.
 
     `written` has the array, first, and for Adagrad its state_sum, one sum for every `state_block`
-    elements. `read` are the arrays that the kernels read while they write; their own checks come
-    later.
+    elements. `read` has what the kernels read while they write; here only its overlap is checked.
     """
     check_spec(spec)
     check_state_block(state_block)
@@ -60,7 +59,7 @@ def read_starts(
     num_workers: int,
     hash_into: Callable[[np.ndarray], None],
 ) -> np.ndarray:
-    """Starts uint64 (n * num_blocks,) of a batch: the caller's, once checked, or hashed here."""
+    """The starts uint64 (n * num_blocks,) of a batch: the caller's, checked, or hashed here."""
     if given is None:
         starts = scratch("starts", shape, np.uint64).reshape(-1)
         hash_into(starts)

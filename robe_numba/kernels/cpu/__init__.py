@@ -1,3 +1,3 @@
-"""The kernels on NumPy arrays. They trust: `robe_numba.checks.arrays` has seen every argument."""
+"""Kernels on NumPy arrays. They check nothing: `robe_numba.checks` has checked every argument."""
 
-import robe_numba._jit  # noqa: F401 - before Numba, which knows less about what is wrong
+import robe_numba._jit  # noqa: F401 - before Numba, whose errors say less

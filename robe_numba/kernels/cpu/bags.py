@@ -9,7 +9,7 @@ from robe_numba._jit import inlined, inner, jit
 from robe_numba.kernels.cpu.blocks import BlockSource, axpy_block, axpy_signed, block_length
 from robe_numba.kernels.cpu.simd.types import load_x1, load_x4, load_x16, prefetch, store, zero_like
 from robe_numba.kernels.cpu.starts import reads_starts, share
-from robe_numba.kernels.scalar.bags import MEAN
+from robe_numba.kernels.scalar.bags import MEAN, is_padding
 from robe_numba.kernels.scalar.hashing import NO_START, row_key
 from robe_numba.kernels.scalar.unsigned import ONE, U4, U15, U16, U32, U48, U63, U64, ZERO
 
@@ -21,12 +21,6 @@ def output_row(bag, bags, spec):
     """Row of the flat output that a bag is pooled into."""
     table, sample = bag // bags.batch, bag % bags.batch
     return np.uint64(sample) * spec.num_tables + np.uint64(table)
-
-
-@inlined
-def is_padding(index, bags):
-    """Whether an index is left out of its bag."""
-    return bags.padded and index == bags.padding_idx
 
 
 @inner

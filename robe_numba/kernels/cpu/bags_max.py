@@ -6,10 +6,11 @@ import numpy as np
 from numba import prange
 
 from robe_numba._jit import inlined, inner, jit
-from robe_numba.kernels.cpu.bags import bag_starts, is_padding, output_row
+from robe_numba.kernels.cpu.bags import bag_starts, output_row
 from robe_numba.kernels.cpu.blocks import BlockSource, block_length, sign_bits
 from robe_numba.kernels.cpu.simd.types import load_x1, negate_lanes
 from robe_numba.kernels.cpu.starts import share
+from robe_numba.kernels.scalar.bags import is_padding
 from robe_numba.kernels.scalar.hashing import row_key
 from robe_numba.kernels.scalar.unsigned import ZERO
 

@@ -1,7 +1,7 @@
 """What kernels do with one block: copy it, add it, prefetch it.
 
-Blocks are of any length; they are taken in vectors as long as these fit. Arrays are indexed flat.
-The circular end is the callers' affair: a piece here never leaves the array.
+Blocks have any length; vectors take as much of them as they can. Arrays are indexed flat. Callers
+split blocks at the circular end: nothing here leaves the array.
 """
 
 from typing import NamedTuple
@@ -72,7 +72,7 @@ def prefetch_write_block(array, start, length):
 @inlined
 def copy_block(out, o, array, start, length):
     """out[o:o + length] = array[start:start + length]."""
-    # The last vector overlaps the one before it instead of leaving a rest.
+    # The last vector overlaps the one before it, so that nothing is left for scalars.
     if length >= U16:
         for j in range(ZERO, length - U15, U16):
             store(out, o + j, load_x16(array, start + j))
@@ -94,7 +94,7 @@ def copy_block(out, o, array, start, length):
 
 @inlined
 def stream_block(out, o, array, start, length):
-    """As `copy_block`, past the caches, for lengths and addresses that `streams` allows."""
+    """As `copy_block`, bypassing the caches, for lengths and addresses that `streams` allows."""
     if length == U8:
         stream(out, o, load_x8(array, start))
     else:

@@ -1,4 +1,4 @@
-"""Looking through what users pass in, as fast as it is read."""
+"""Checks of values, at the speed at which memory is read."""
 
 import numpy as np
 from numba import prange

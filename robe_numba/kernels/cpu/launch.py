@@ -1,4 +1,4 @@
-"""How many threads a call is worth, and where threads cannot be had."""
+"""How many threads a call is worth, and what keeps threads from running."""
 
 import os
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from robe_numba._locks import renewed_lock
 
 Result = TypeVar("Result")
 
-# Waking a thread takes tens of microseconds, in which another copies about so many elements.
+# Waking a thread takes tens of microseconds; another thread copies this many elements meanwhile.
 ELEMENTS_PER_THREAD = 1 << 16
 
 _one_at_a_time = renewed_lock()
@@ -27,7 +27,7 @@ def _threading_layer() -> str | None:
 
 
 def _check_process(layer: str | None) -> None:
-    """Refuse to launch where OpenMP would end the process without a word to Python."""
+    """Refuse to launch where OpenMP would end the process without an error in Python."""
     global _first_process
     if _first_process is None or layer is None:
         _first_process = os.getpid()
@@ -40,7 +40,7 @@ def _check_process(layer: str | None) -> None:
 
 
 def num_threads() -> int:
-    """How many threads Numba may use now; its own function takes locks, at each call."""
+    """How many threads Numba may use now; its own function takes locks at each call."""
     return int(getattr(parallel, "_get_num_threads", numba.get_num_threads)())
 
 
@@ -85,8 +85,8 @@ def on_threads(most: int, function: Callable[..., Result], *arguments: Any) -> R
     allowed = num_threads()
     if most >= allowed:
         return function(*arguments)
-    # Not Numba's own function, which is of Python: an interrupt within it, on the way out, would
-    # leave the number as it is. This one is machine code, before or after which interrupts come.
+    # Not Numba's own function, which is Python code: an interrupt within it would leave the number
+    # changed. This one is machine code, so interrupts come before or after it.
     set_num_threads = parallel._set_num_threads
     try:
         set_num_threads(most)

@@ -36,7 +36,7 @@ def tile_rows(row_bytes: int) -> int:
 
 @inlined
 def streams(out, spec):
-    """Whether all blocks of an output begin and end with vectors that `stream` can write."""
+    """Whether `stream` can write all blocks of an output, in whole aligned vectors."""
     dim, length = spec.embedding_dim, min(spec.block_size, spec.embedding_dim)
     vectors = (length == 8 and dim % np.uint64(8) == 0) or (
         length % np.uint64(16) == 0 and dim % np.uint64(16) == 0

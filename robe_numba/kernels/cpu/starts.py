@@ -1,6 +1,6 @@
 """Hashing on the CPU: eight starts at a time where the hash family and the shape allow it.
 
-Starts are kept flat, block by block and row by row: block k of row r is entry r * num_blocks + k.
+Starts are flat: block k of row r is entry r * num_blocks + k.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ from robe_numba.kernels.scalar.unsigned import ONE, TWO, U4, U8, ZERO
 
 @inlined
 def in_vectors(spec):
-    """Whether the hash is multiply-shift with one word, which has no division and no branch."""
+    """Whether the hash is multiply-shift with one word, which has neither division nor branch."""
     return spec.modulus == 0 and spec.coefficients.shape[0] == 3
 
 

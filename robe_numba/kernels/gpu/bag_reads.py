@@ -13,7 +13,7 @@ from robe_numba.kernels.gpu.compiler import cuda, function, types
 from robe_numba.kernels.gpu.context import DeviceContext, constants_on
 from robe_numba.kernels.gpu.intrinsics import syncwarp
 from robe_numba.kernels.gpu.launch import LANES, THREADS, Kernel
-from robe_numba.kernels.scalar.bags import MEAN, Bags
+from robe_numba.kernels.scalar.bags import MEAN, Bags, is_padding
 from robe_numba.kernels.scalar.hashing import NO_START, block_start, row_key
 from robe_numba.kernels.scalar.unsigned import ONE, U32, ZERO
 from robe_numba.spec import Spec
@@ -25,12 +25,6 @@ def reads_of(bag, bags):
     num_reads = np.uint64(bags.indices.size)
     first = min(np.uint64(bags.offsets[bag]), num_reads)
     return first, max(first, min(np.uint64(bags.offsets[bag + ONE]), num_reads))
-
-
-@function
-def is_padding(index, bags):
-    """Whether an index is left out of its bag."""
-    return bags.padded and index == bags.padding_idx
 
 
 @function

@@ -6,6 +6,8 @@ pooled into out[b, t], which is row b * num_tables + t of the flat output.
 
 from typing import Any, NamedTuple
 
+from robe_numba._jit import inlined
+
 SUM, MEAN, MAX = 0, 1, 2
 MODES = {"sum": SUM, "mean": MEAN, "max": MAX}
 
@@ -23,3 +25,9 @@ class Bags(NamedTuple):
     mode: int  # SUM, MEAN or MAX
     padded: bool
     padding_idx: Any  # uint64, read only where padded
+
+
+@inlined
+def is_padding(index: Any, bags: Any) -> Any:
+    """Whether an index is left out of its bag."""
+    return bags.padded and index == bags.padding_idx

@@ -1,8 +1,8 @@
-"""Where an element lives: the scalar functions of every hash family, for any target.
+"""Where an element is in the array: the scalar functions of every hash family, for any target.
 
-All arithmetic is on uint64, on purpose without exception: Numba turns a mix of uint64 and int64
-into int64 or float64, which is right for small ids and wrong for large ones. What has no branch
-takes vectors of uint64 as well as scalars.
+All arithmetic is on uint64, without exception: Numba turns a mix of uint64 and int64 into int64 or
+float64, which is right for small ids and wrong for large ones. Functions without branches take
+vectors of uint64 as well as scalars.
 """
 
 from typing import NamedTuple
@@ -32,7 +32,7 @@ class HashSpec(NamedTuple):
 MIX_1 = np.uint64(0xFF51AFD7ED558CCD)
 MIX_2 = np.uint64(0xC4CEB9FE1A85EC53)
 LOW_WORD = np.uint64(0xFFFFFFFF)
-NO_START = np.uint64(2**64 - 1)  # the start of a block that a padded index would have read
+NO_START = np.uint64(2**64 - 1)  # stands for the start of a padded index
 
 
 @scalar
@@ -55,10 +55,10 @@ def high_product(x, y):
 
 @inlined
 def row_key(index, spec):
-    """What the hashes of one row start from, computed once per row.
+    """The key that the hashes of one row start from, computed once per row.
 
-    Multiply-shift hashes the mixed id: a bijection keeps it exactly 2-universal, and contiguous
-    or strided ids reach it scattered, so that no multiplier can put them on a few starts.
+    Multiply-shift hashes the mixed id. The mix is a bijection, so the family stays 2-universal, and
+    it scatters contiguous and strided ids, so that no multiplier puts them on a few starts.
     """
     if spec.modulus == 0:
         return mix(index)
@@ -73,8 +73,8 @@ def strong_word(key, a, a_high, b):
 
 @inlined
 def scale_word(word, spec):
-    """The start in [0, array_size) that a 32-bit word stands for, with at most 2**32 starts."""
-    # word * num_starts, of factors that are seen to have 32 bits: vectors of these multiply faster.
+    """Map a 32-bit word to a start in [0, array_size), with at most 2**32 starts."""
+    # word * num_starts, written so that LLVM sees 32-bit factors: their vectors multiply faster.
     product = word * ((spec.num_starts - ONE) & LOW_WORD) + word
     return (product >> U32) * (spec.alignment & LOW_WORD)
 
@@ -82,7 +82,7 @@ def scale_word(word, spec):
 @inlined
 def block_start(key, table, block, spec):
     """Position in the array of a row's block, in [0, array_size)."""
-    c = spec.coefficients  # indexed element by element: a view would be counted, atomically
+    c = spec.coefficients  # indexed by element: a view would be reference-counted, atomically
     if spec.modulus != 0:
         start = (c[0, table, block] * key + c[1, table, block]) % spec.modulus % spec.num_starts
         return start * spec.alignment
@@ -102,9 +102,7 @@ def sign_word(key, table, element, spec):
 
 @inlined
 def sign_window(key, table, element, spec):
-    """The signs of the 64 elements from `element` on, whatever groups they are in, as far as the
-    row goes; bit 1 is minus.
-    """
+    """The signs of the 64 elements from `element` on, up to the end of the row; bit 1 is minus."""
     group, shift = element >> U6, element & U63
     window = sign_word(key, table, element, spec) >> shift
     if shift != ZERO and (group + ONE) < np.uint64(spec.sign_keys.shape[1]):

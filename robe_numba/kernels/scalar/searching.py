@@ -1,4 +1,4 @@
-"""Finding an id among the known ones of its table, for any target."""
+"""Binary search for an id among the known ids of its table, for any target."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from robe_numba._jit import inlined
 
 @inlined
 def find_row(ids: Any, offsets: Any, table: Any, wanted: Any) -> Any:
-    """The row of an id in its table, 0 if it is unknown."""
+    """The row of an id in its table, or 0 if it is unknown."""
     low, high = offsets[table], offsets[table + 1]
     while low < high:
         middle = (low + high) // 2

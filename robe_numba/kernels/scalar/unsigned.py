@@ -1,7 +1,7 @@
 """Unsigned numbers that kernels count and index with.
 
-An index must be unsigned throughout: mixed with a signed one it becomes int64, and Numba then asks
-at each access whether it is negative; mixed with a plain Python number it may become float64.
+An index must be unsigned throughout: mixed with a signed number it becomes int64, and Numba then
+tests at each access whether it is negative; mixed with a plain Python number it may become float64.
 """
 
 import numpy as np

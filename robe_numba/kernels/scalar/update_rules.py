@@ -23,17 +23,17 @@ def axpy(value, grad, alpha):
 @scalar
 def adagrad(value, state_sum, grad, lr, eps):
     """The new value and the new sum of squared gradients (Duchi et al. 2011)."""
-    state_sum = state_sum + grad * grad  # for vectors too, which have no operation in place
+    state_sum = state_sum + grad * grad  # vectors have no in-place operations
     return value - lr * grad / (math.sqrt(state_sum) + eps), state_sum
 
 
 @scalar
 def add_mean(state_sum, squares, count):
-    """The sum of a block of `count` elements after their mean square, squares / count, is added."""
+    """The new sum of a block of `count` elements: their mean square, squares / count, is added."""
     return state_sum + squares / count
 
 
 @scalar
 def adagrad_rate(state_sum, lr, eps):
-    """The learning rate of a block's elements, given its new sum: SGD moves them by it."""
+    """The learning rate with which SGD moves a block's elements, given its new sum."""
     return lr / (math.sqrt(state_sum) + eps)

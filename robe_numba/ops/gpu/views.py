@@ -12,8 +12,11 @@ from robe_numba.checks.arrays import (
     ARRAY_DTYPES,
     BFLOAT16_BITS,
     STORED_DTYPES,
+    ArrayLayout,
     is_bfloat16,
-    names_of,
+    refuse_layout,
+    refuse_overlap,
+    refuse_read_only,
 )
 from robe_numba.checks.scalars import check_scalar, check_spec
 from robe_numba.device_arrays import is_on_device, is_tensor
@@ -69,17 +72,15 @@ def view(
     if is_tensor(array) and array.requires_grad:
         raise ValueError(f"{name} requires a gradient of PyTorch; use {name}.detach()")
     memory = arrays.of(array)
-    if memory.dtype not in dtypes:
-        dtype = getattr(array, "dtype", memory.dtype)
-        raise TypeError(f"{name} has dtype {dtype}; it must be {names_of(dtypes)}")
-    if shape is not None and memory.shape != shape:
-        raise ValueError(f"{name} has shape {memory.shape}; expected {shape}")
-    if not memory.contiguous:
-        raise ValueError(f"{name} is not C-contiguous; use cupy.ascontiguousarray({name})")
+    aligned = not memory.size or memory.pointer % memory.dtype.itemsize == 0
+    fits = memory.dtype in dtypes and (shape is None or memory.shape == shape)
+    if not (fits and memory.contiguous and aligned):
+        layout = ArrayLayout(array, memory.dtype, memory.shape, memory.contiguous, aligned)
+        refuse_layout(name, layout, shape, dtypes)
     if memory.size:
-        _check_place(name, memory)
+        _check_home(name, memory)
     if written and memory.read_only:
-        raise ValueError(f"{name} is read-only and would be written; use {name}.copy()")
+        refuse_read_only(name)
     return memory
 
 
@@ -92,10 +93,8 @@ def stored_view(array: Any, spec: Spec) -> DeviceArray:
     return view("array", array.view(bits), shape, (BFLOAT16_BITS,))
 
 
-def _check_place(name: str, memory: DeviceArray) -> None:
-    """Require elements that begin at multiples of their size, in memory of the current GPU."""
-    if memory.pointer % memory.dtype.itemsize:
-        raise ValueError(f"{name} is not aligned in memory; use {name}.copy()")
+def _check_home(name: str, memory: DeviceArray) -> None:
+    """Require memory of the current GPU."""
     if SIMULATED:
         return
     current, home = current_device(), memory.home
@@ -117,7 +116,7 @@ def check_apart(written: dict[str, Any], read: dict[str, Any]) -> None:
     for name, (begin, end) in extents.items():
         for other, (low, high) in others.items():
             if low < end and begin < high and other != name:
-                raise ValueError(f"{name} and {other} share memory; use {other}.copy()")
+                refuse_overlap(name, other)
 
 
 def _extent(array: Any) -> tuple[int, int]:

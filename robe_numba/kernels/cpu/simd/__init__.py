@@ -1,1 +1,1 @@
-"""Vectors as values in kernels."""
+"""Vectors in registers as values in kernels."""

@@ -1,4 +1,4 @@
-"""From halves to floats: arrays of them are read as 16-bit words, which Numba can handle."""
+"""From halves to floats. Numba cannot handle halves, so their arrays are read as 16-bit words."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from llvmlite import ir
 
 
 def _converts_halves() -> bool:
-    """Whether the machine that is compiled for has an instruction for it: x86 since 2012."""
+    """Whether the target machine has an instruction for it, as x86 has since 2012."""
     features = numba.config.CPU_FEATURES  # what the user chose; "" with NUMBA_CPU_NAME=generic
     if features is None:
         features = llvm.get_host_cpu_features().flatten()
@@ -24,14 +24,14 @@ def _constant(element: Any, value: Any, lanes: int) -> Any:
 
 
 def widen_bfloat16(builder: Any, bits: Any, lanes: int) -> Any:
-    """The floats that begin with the bits of bfloat16."""
+    """The floats whose upper halves are these bits of bfloat16."""
     word = ir.IntType(32)
     high = builder.shl(builder.zext(bits, _kind(word, lanes)), _constant(word, 16, lanes))
     return builder.bitcast(high, _kind(ir.FloatType(), lanes))
 
 
 def widen_float16(builder: Any, bits: Any, lanes: int) -> Any:
-    """The floats that the bits of float16 stand for."""
+    """The floats that these bits of float16 mean."""
 
     def kind(element: Any) -> Any:
         return _kind(element, lanes)
@@ -42,11 +42,11 @@ def widen_float16(builder: Any, bits: Any, lanes: int) -> Any:
     real, word = ir.FloatType(), ir.IntType(32)
     if _converts_halves():
         return builder.fpext(builder.bitcast(bits, kind(ir.HalfType())), kind(real))
-    # By hand, or LLVM would call a function that is not there and end the process.
+    # By hand: LLVM would call a function that does not exist, and end the process.
     bits = builder.zext(bits, kind(word))
     sign = builder.shl(builder.and_(bits, constant(word, 0x8000)), constant(word, 16))
     size = builder.shl(builder.and_(bits, constant(word, 0x7FFF)), constant(word, 13))
-    # The exponents of halves begin 112 later; a product is exact for subnormals too.
+    # The exponents of halves are biased by 112 less; the product is exact for subnormals too.
     number = builder.fmul(builder.bitcast(size, kind(real)), constant(real, 2.0**112))
     special = builder.icmp_unsigned(">=", size, constant(word, 0x7C00 << 13))  # infinity or NaN
     size = builder.select(

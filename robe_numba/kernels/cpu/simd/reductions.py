@@ -1,4 +1,4 @@
-"""What the elements of a vector give together."""
+"""Sums and tests over the elements of a vector."""
 
 from typing import Any
 
@@ -10,13 +10,13 @@ from robe_numba.kernels.cpu.simd.types import Vector
 
 
 def _pick(builder: Any, left: Any, right: Any, lanes: list[int]) -> Any:
-    """Elements of two vectors side by side, by their number."""
+    """Elements of two concatenated vectors, by their number."""
     mask = ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes)
     return builder.shuffle_vector(left, right, mask)
 
 
 def _halved(builder: Any, total: Any, lanes: int) -> Any:
-    """A vector whose upper half is added to its lower half until so many elements are left."""
+    """Add the upper half of a vector to its lower half until `lanes` elements are left."""
     while total.type.count > lanes:
         half = total.type.count // 2
         low, high = (_pick(builder, total, total, [*range(x, x + half)]) for x in (0, half))
@@ -64,7 +64,7 @@ def sum_of(typing_context: Any, vector: Any) -> Any:
 
 @intrinsic
 def any_moved(typing_context: Any, grad: Any) -> Any:
-    """Whether an element of a vector of gradients is not 0; NaN is not."""
+    """Whether an element of a vector of gradients is not 0, which is true of NaN."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         grad = arguments[0]

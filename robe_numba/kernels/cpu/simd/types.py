@@ -1,9 +1,9 @@
 """Vectors of 16, 8 or 4 elements as values in kernels, prefetching and streaming stores.
 
-LLVM's own vectorisation does not reach the short loops of small blocks, nor loops whose arrays
-might overlap. Here a kernel says what it means: `store(out, i, load_x16(array, j))`. Arithmetic
-between vectors, and with scalars, is written as for scalars, so that one rule serves both. The
-machine's registers may be shorter than a vector: LLVM splits it.
+LLVM does not vectorise the short loops of small blocks, nor loops whose arrays might overlap. Here
+kernels ask for vectors themselves: `store(out, i, load_x16(array, j))`. Arithmetic between vectors,
+and with scalars, is written as for scalars, so that one rule serves both. Where the machine's
+registers are shorter than a vector, LLVM splits it.
 """
 
 import math
@@ -43,7 +43,7 @@ class _VectorModel(models.PrimitiveModel):
 
 
 def real_type(array: types.Array) -> Any:
-    """Type of a loaded element: halves are widened."""
+    """The type of a loaded element; halves are widened."""
     return types.float32 if array.dtype in WIDEN else array.dtype
 
 
@@ -96,7 +96,7 @@ def _store(streaming: bool) -> Any:
 
 
 store = _store(streaming=False)
-# Past the caches, for whole lines that are not read soon; the address must begin a cache line.
+# Bypasses the caches, for whole lines that are not read soon; the address must begin a line.
 stream = _store(streaming=True)
 
 
@@ -120,10 +120,10 @@ def _prefetch(to_write: int, level: int) -> Any:
     return prefetch
 
 
-# Ask for the cache line of an element; the index may be out of range. To read: into the
+# Ask for the cache line of an element, whose index may be out of range. For reading: into the
 # second-level cache, which can wait for more lines at a time than the first.
 prefetch = _prefetch(to_write=0, level=2)
-# To write: other cores give up their copies of the line now, not when it is stored to.
+# For writing: other cores give up their copies of the line now, not when it is written.
 prefetch_write = _prefetch(to_write=1, level=1)
 
 
@@ -147,7 +147,7 @@ def _splat(builder: Any, value: Any, lanes: int) -> Any:
 def _arithmetic(function: Callable, real: str, integer: str) -> None:
     """Define an operator on two vectors, and on a vector and a scalar of the same dtype.
 
-    Given are LLVM's instructions for real numbers and for unsigned integers; "" for none.
+    `real` and `integer` are LLVM's instructions for real and unsigned numbers; "" for none.
     """
 
     @type_callable(function)
@@ -220,7 +220,7 @@ def multiply_add(typing_context: Any, left: Any, right: Any, addend: Any) -> Any
 
 @intrinsic
 def where_moved(typing_context: Any, grad: Any, new: Any, old: Any) -> Any:
-    """New where the gradient is not 0, else old, bit for bit; vectors or scalars."""
+    """Select `new` where the gradient is not 0, else `old`, bit for bit; vectors or scalars."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         grad, new, old = arguments
@@ -257,7 +257,7 @@ def zero_like(typing_context: Any, value: Any) -> Any:
 
 @intrinsic
 def line_offset(typing_context: Any, array: Any) -> Any:
-    """Bytes of an array's first element beyond the beginning of its cache line."""
+    """Bytes from the beginning of its cache line to an array's first element."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         data = context.make_array(array)(context, builder, arguments[0]).data
@@ -269,7 +269,7 @@ def line_offset(typing_context: Any, array: Any) -> Any:
 
 @intrinsic
 def fence(typing_context: Any) -> Any:
-    """Complete streaming stores before anything that another thread may see next."""
+    """Complete streaming stores before any later store becomes visible to other threads."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         builder.fence("seq_cst")
