@@ -104,7 +104,9 @@ def train(
     except TrainingInterrupted as interrupted:
         stopped = interrupted.run
         group.at_root(lambda: write_report(stopped))
-        console.print(f"interrupted; {output} has the best weights so far; add --resume to continue")
+        console.print(
+            f"interrupted; {output} has the best weights so far; add --resume to continue"
+        )
         raise typer.Exit(130) from None
     group.at_root(lambda: write_report(run))
     if group.is_root:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from robe_numba.dlrm.embeddings.base import Embedding
+from robe_numba.formatting import format_bytes
 from robe_numba.parallel.carriers.base import Carrier, Done, Pending
 
 
@@ -140,14 +141,14 @@ class ExchangePlan:
 
     def __str__(self) -> str:
         others = [
-            f"{name} would bring {count / 1e6:,.2f} MB"
+            f"{name} would bring {format_bytes(count)}"
             for name, count in self.choices.items()
             if name != self.exchange
         ]
-        chosen, dense = self.choices[self.exchange] / 1e6, self.dense / 1e6
         return (
-            f"{self.exchange} brings {chosen:,.2f} MB of the embedding's gradient to each per step "
-            f"({', '.join(others)}), the dense part {dense:,.2f} MB"
+            f"{self.exchange} brings each process {format_bytes(self.choices[self.exchange])} of the "
+            f"embedding's gradient per step ({', '.join(others)}), and {format_bytes(self.dense)} of "
+            f"the dense gradient"
         )
 
 

@@ -95,7 +95,7 @@ def test_messages_and_rejects_name_such_files(folder):
 
 
 def test_a_column_whose_name_is_no_text_is_refused():
-    with pytest.raises(ValueError, match=r"the column name 'pric\\udce9' is no UTF-8"):
+    with pytest.raises(ValueError, match=r"the column name 'pric\\udce9' is not UTF-8"):
         data_tools.Schema("y", (f"pric{E}",), ())
 
 
