@@ -145,10 +145,10 @@ class ExchangePlan:
             for name, count in self.choices.items()
             if name != self.exchange
         ]
+        chosen, dense = format_bytes(self.choices[self.exchange]), format_bytes(self.dense)
         return (
-            f"{self.exchange} brings each process {format_bytes(self.choices[self.exchange])} of the "
-            f"embedding's gradient per step ({', '.join(others)}), and {format_bytes(self.dense)} of "
-            f"the dense gradient"
+            f"{self.exchange} brings each process {chosen} of the embedding's gradient per step "
+            f"({', '.join(others)}), and {dense} of the dense gradient"
         )
 
 
