@@ -21,17 +21,17 @@ from robe_numba.kernels.coefficients import hash_spec
 from robe_numba.kernels.cpu import bags as kernels
 from robe_numba.kernels.cpu.bags_max import Maxima, pool_max
 from robe_numba.kernels.cpu.launch import launch, threads_for
+from robe_numba.kernels.cpu.update.apply import make_step
 from robe_numba.kernels.cpu.update.partition import Reads
 from robe_numba.kernels.scalar.bags import MAX, MEAN, Bags
 from robe_numba.memory import scratch
 from robe_numba.ops.devices import on_any_device
 from robe_numba.ops.updating import (
-    adagrad_step,
+    apply_step,
     check_grad_out,
     check_step,
     dense_gradient,
     read_starts,
-    sgd_step,
 )
 from robe_numba.spec import Spec
 
@@ -179,7 +179,7 @@ def embedding_bag_sgd_update(
     given = BagArguments(indices, offsets, mode, per_sample_weights, padding_idx)
     read = {"grad_out": grad_out, "starts": starts, **given.arrays()}
     lr = check_step(spec, lr, {"array": array}, read)
-    sgd_step(array, _reads(grad_out, given, array, spec, starts), spec, lr)
+    apply_step(make_step(array, lr=lr), _reads(grad_out, given, array, spec, starts), spec)
 
 
 @on_any_device("bags")
@@ -220,7 +220,7 @@ def embedding_bag_adagrad_update(
     lr = check_step(spec, lr, written, read, state_block)
     eps = check_scalar("eps", eps, 0, array.dtype)
     reads = _reads(grad_out, given, array, spec, starts)
-    adagrad_step(array, state_sum, reads, spec, lr, eps, state_block)
+    apply_step(make_step(array, state_sum, lr, eps, state_block), reads, spec)
 
 
 def _pool(stored: np.ndarray, bags: Bags, spec: Spec, starts: np.ndarray, out: np.ndarray) -> None:

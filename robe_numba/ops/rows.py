@@ -19,16 +19,16 @@ from robe_numba.kernels.coefficients import hash_spec
 from robe_numba.kernels.cpu import lookup as cpu_lookup
 from robe_numba.kernels.cpu import starts as cpu_starts
 from robe_numba.kernels.cpu.launch import launch, threads_for
+from robe_numba.kernels.cpu.update.apply import make_step
 from robe_numba.kernels.cpu.update.partition import Reads
 from robe_numba.memory import scratch
 from robe_numba.ops.devices import on_any_device
 from robe_numba.ops.updating import (
-    adagrad_step,
+    apply_step,
     check_grad_out,
     check_step,
     dense_gradient,
     read_starts,
-    sgd_step,
 )
 from robe_numba.spec import Spec
 
@@ -205,7 +205,7 @@ def sgd_update(
     lr = check_step(spec, lr, {"array": array}, read)
     ids = check_indices(indices, spec)
     grads = check_grad_out(grad_out, len(indices), spec, (array.dtype,))
-    sgd_step(array, _reads(ids, grads, spec, starts), spec, lr)
+    apply_step(make_step(array, lr=lr), _reads(ids, grads, spec, starts), spec)
 
 
 @on_any_device("rows")
@@ -263,7 +263,7 @@ def adagrad_update(
     ids = check_indices(indices, spec)
     grads = check_grad_out(grad_out, len(indices), spec, (array.dtype,))
     reads = _reads(ids, grads, spec, starts)
-    adagrad_step(array, state_sum, reads, spec, lr, eps, state_block)
+    apply_step(make_step(array, state_sum, lr, eps, state_block), reads, spec)
 
 
 def _reads(ids: np.ndarray, grads: np.ndarray, spec: Spec, starts: np.ndarray | None) -> Reads:

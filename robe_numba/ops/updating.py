@@ -74,35 +74,17 @@ def read_starts(
     return starts
 
 
+def apply_step(step: UpdateStep, reads: Reads, spec: Spec) -> None:
+    """Make a step with every read of a batch."""
+    threads = threads_for(reads.indices.size * spec.embedding_dim)
+    driver.update(step, reads, hash_spec(spec), threads)
+
+
 def dense_gradient(reads: Reads, spec: Spec, out: np.ndarray | None = None) -> np.ndarray:
     """The gradient of the whole array (array_size,), in `out` if that is given."""
     if out is None:
         out = np.zeros(spec.array_size, dtype=reads.grad_out.dtype)
     else:
         out[:] = 0
-    _update(make_step(out), reads, spec)
+    apply_step(make_step(out), reads, spec)
     return out
-
-
-def sgd_step(array: np.ndarray, reads: Reads, spec: Spec, lr: float) -> None:
-    """Move the array in place by the SGD rule."""
-    _update(make_step(array, lr=lr), reads, spec)
-
-
-def adagrad_step(
-    array: np.ndarray,
-    state_sum: np.ndarray,
-    reads: Reads,
-    spec: Spec,
-    lr: float,
-    eps: float,
-    state_block: int,
-) -> None:
-    """Move the array and the sums of squares in place by the Adagrad rule."""
-    _update(make_step(array, state_sum, lr, eps, state_block), reads, spec)
-
-
-def _update(step: UpdateStep, reads: Reads, spec: Spec) -> None:
-    driver.update(
-        step, reads, hash_spec(spec), threads_for(reads.indices.size * spec.embedding_dim)
-    )

@@ -120,7 +120,7 @@ def combine_pairs(weights, rows, vectors, width, count, grads):
             combine_tile(weights, rows, i, vectors, width, c, count, grads)
 
 
-class InteractionShape(NamedTuple):
+class DotShape(NamedTuple):
     """Of the inputs of an interaction, and the columns of its output."""
 
     batch: np.uint64
@@ -133,9 +133,7 @@ class InteractionShape(NamedTuple):
 def shape_of(embeddings, columns):
     """The shape of an interaction of embeddings (batch, num_tables, d)."""
     batch, num_tables, dim = embeddings.shape
-    return InteractionShape(
-        np.uint64(batch), np.uint64(num_tables), np.uint64(dim), np.uint64(columns)
-    )
+    return DotShape(np.uint64(batch), np.uint64(num_tables), np.uint64(dim), np.uint64(columns))
 
 
 @inlined
