@@ -11,6 +11,7 @@ import numpy as np
 from robe_numba.checks.arrays import ARRAY_DTYPES, real_dtype
 from robe_numba.checks.bags import (
     MAX_NEEDS_ARRAY,
+    BagArguments,
     check_bag_ids_shape,
     check_mode,
     check_offsets_shape,
@@ -48,12 +49,10 @@ def embedding_bag(
     check_spec(spec)
     values = stored_view(array, spec)
     real = real_dtype(values)
-    read = {"array": values, "indices": indices, "offsets": offsets}
-    read["per_sample_weights"] = per_sample_weights
-    check_apart({"out": out, "starts": starts}, read)
+    given = BagArguments(indices, offsets, mode, per_sample_weights, padding_idx)
+    check_apart({"out": out, "starts": starts}, {"array": values, **given.arrays()})
     with stream_of(array) as context:
-        options = (mode, per_sample_weights, padding_idx)
-        bags = _check_bags(context, indices, offsets, spec, *options, real)
+        bags = _check_bags(given, spec, real)
         shape = (int(bags.batch), spec.num_tables, spec.embedding_dim)
         out = context.empty(shape, real) if out is None else out
         target = view("out", out, shape, (real,), written=True).flat()
@@ -80,14 +79,13 @@ def embedding_bag_backward(
     check_mode(mode)
     if mode == "max" and array is None:
         raise ValueError(MAX_NEEDS_ARRAY)
-    values, dtypes = None, ARRAY_DTYPES
+    values = None
     if array is not None:
         values = view("array", array, (spec.array_size,), ARRAY_DTYPES)
-        dtypes = (values.dtype,)
-    view("grad_out", grad_out, None, dtypes)
+    _check_grad_out(grad_out, values)
+    given = BagArguments(indices, offsets, mode, per_sample_weights, padding_idx)
     with stream_of(grad_out) as context:
-        options = (mode, per_sample_weights, padding_idx)
-        reads = _reads(context, grad_out, dtypes, indices, offsets, spec, options, values, starts)
+        reads = _reads(context, grad_out, given, spec, values, starts)
         gradient = context.zeros((spec.array_size,), reads.grad_out.dtype)
         target = arrays.of(gradient)
         driver.update(context, update_rules.GRADIENT, reads, spec, target, target, NO_RATE, 0)
@@ -107,13 +105,11 @@ def embedding_bag_sgd_update(
     starts: Any = None,
 ) -> None:
     """As `robe_numba.embedding_bag_sgd_update`, of GPU arrays, but an element moves once."""
-    read = {"grad_out": grad_out, "indices": indices, "offsets": offsets, "starts": starts}
-    read["per_sample_weights"] = per_sample_weights
+    given = BagArguments(indices, offsets, mode, per_sample_weights, padding_idx)
+    read = {"grad_out": grad_out, "starts": starts, **given.arrays()}
     (values,), rate = check_step(spec, lr, {"array": array}, read)
     with stream_of(array) as context:
-        options = (mode, per_sample_weights, padding_idx)
-        dtypes = (values.dtype,)
-        reads = _reads(context, grad_out, dtypes, indices, offsets, spec, options, values, starts)
+        reads = _reads(context, grad_out, given, spec, values, starts)
         driver.update(context, update_rules.SGD, reads, spec, values, values, rate, 0)
 
 
@@ -134,44 +130,34 @@ def embedding_bag_adagrad_update(
 ) -> None:
     """As `robe_numba.embedding_bag_adagrad_update`, of GPU arrays."""
     written = {"array": array, "state_sum": state_sum}
-    read = {"grad_out": grad_out, "indices": indices, "offsets": offsets, "starts": starts}
-    read["per_sample_weights"] = per_sample_weights
+    given = BagArguments(indices, offsets, mode, per_sample_weights, padding_idx)
+    read = {"grad_out": grad_out, "starts": starts, **given.arrays()}
     (values, sums), rate = check_step(spec, lr, written, read, state_block)
     eps = check_scalar("eps", eps, 0, values.dtype)
     with stream_of(array) as context:
-        options = (mode, per_sample_weights, padding_idx)
-        dtypes = (values.dtype,)
-        reads = _reads(context, grad_out, dtypes, indices, offsets, spec, options, values, starts)
+        reads = _reads(context, grad_out, given, spec, values, starts)
         state_blocks.update(context, reads, spec, values, sums, rate, eps, int(state_block))
 
 
-def _check_bags(
-    context: DeviceContext,
-    indices: Any,
-    offsets: Any,
-    spec: Spec,
-    mode: str,
-    weights: Any,
-    padding_idx: int | None,
-    real: np.dtype,
-) -> Bags:
+def _check_bags(given: BagArguments, spec: Spec, real: np.dtype) -> Bags:
     """The bags of a call; `real` is the output's dtype."""
-    bounds = view("offsets", offsets, None, INDEX_DTYPES)
-    check_offsets_shape(bounds, spec)
-    ids = view("indices", indices, None, INDEX_DTYPES)
-    check_bag_ids_shape(ids)
-    check_pooling(mode, weights is not None)
-    padding = check_padding(padding_idx)
+    offsets = view("offsets", given.offsets, None, INDEX_DTYPES)
+    check_offsets_shape(offsets, spec)
+    indices = view("indices", given.indices, None, INDEX_DTYPES)
+    check_bag_ids_shape(indices)
+    weights = given.per_sample_weights
+    check_pooling(given.mode, weights is not None)
+    padding = check_padding(given.padding_idx)
     if weights is None:
         weights = arrays.nothing(real)
     else:
-        weights = view("per_sample_weights", weights, (ids.size,), (real,))
+        weights = view("per_sample_weights", weights, (indices.size,), (real,))
     return Bags(
-        indices=ids,
-        offsets=bounds,
+        indices=indices,
+        offsets=offsets,
         weights=weights,
-        batch=np.uint64((bounds.size - 1) // spec.num_tables),
-        mode=MODES[mode],
+        batch=np.uint64((offsets.size - 1) // spec.num_tables),
+        mode=MODES[given.mode],
         padded=padding is not None,
         padding_idx=np.uint64(0) if padding is None else padding,
     )
@@ -183,22 +169,25 @@ def _starts(bags: Bags, spec: Spec, given: Any, written: bool = False) -> Device
     return view("starts", given, shape, INT64, written).flat(np.uint64)
 
 
+def _check_grad_out(grad_out: Any, values: DeviceArray | None) -> DeviceArray:
+    """The gradient, of the dtype of the array if that is given."""
+    dtypes = ARRAY_DTYPES if values is None else (values.dtype,)
+    return view("grad_out", grad_out, None, dtypes)
+
+
 def _reads(
     context: DeviceContext,
     grad_out: Any,
-    dtypes: tuple[np.dtype, ...],
-    indices: Any,
-    offsets: Any,
+    given: BagArguments,
     spec: Spec,
-    options: tuple[str, Any, int | None],
     values: Any,
     starts: Any,
 ) -> SortedReads:
     """Sort the reads of an `embedding_bag`, with their rows, factors and, for "max", argmax."""
-    grads = view("grad_out", grad_out, None, dtypes)
-    bags = _check_bags(context, indices, offsets, spec, *options, grads.dtype)
+    grads = _check_grad_out(grad_out, values)
+    bags = _check_bags(given, spec, grads.dtype)
     shape = (int(bags.batch), spec.num_tables, spec.embedding_dim)
-    grads = view("grad_out", grad_out, shape, dtypes).flat()
+    grads = view("grad_out", grad_out, shape, (grads.dtype,)).flat()
     places = None if starts is None else _starts(bags, spec, starts)
     known = expand_reads(context, bags, spec, grads.dtype, places)
     argmax = arrays.nothing(np.int64)
