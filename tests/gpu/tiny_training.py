@@ -18,8 +18,8 @@ TINY = Preset(DLRMConfig(2, 3, 2, (3,), (4,)), "adagrad", batch_size=5, lr=0.1)
 
 
 def main(device: str, data: Path, output: Path) -> RunFolder:
-    """Leave the run and the scores of every row, with `TINY` among the presets as "tiny"."""
-    config = TrainingConfig(preset="tiny", num_parameters=40, evaluations=2, device=device)
+    """Leave the run and the scores of every row, with `TINY` in place of the preset "kaggle"."""
+    config = TrainingConfig(preset="kaggle", num_parameters=40, evaluations=2, device=device)
     run = train(Dataset(data), config, output)
     with computing(device, None):
         predict(run.load_model(device=device), Dataset(data), run.path / "scores.parquet")
@@ -31,5 +31,5 @@ if __name__ == "__main__":
         from tests.gpu import simulator
 
         simulator.install()
-    PRESETS["tiny"] = TINY
+    PRESETS["kaggle"] = TINY
     main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))

@@ -34,7 +34,7 @@ def test_no_kernel_is_left_out():
 
 
 def most_registers(name):
-    """That a kernel may use, so that enough of its threads fit a multiprocessor."""
+    """The most registers of a kernel, so that enough of its threads fit a multiprocessor."""
     if name in ("gather", "update_light", "add_chunks"):
         return 48  # five thread blocks of 256
     if name.startswith(("lookup_dot", "given_dot", "dot_backward")):
@@ -44,7 +44,8 @@ def most_registers(name):
     return 128  # two of 256
 
 
-OLDER = ["gather_vectors", "update_light", "lookup_dot signed kept fours split", "pool_bags"]
+# Kernels that are compiled for an older GPU, too: a short one, and one of many registers.
+OLDER = ["gather_vectors", "lookup_dot signed kept fours split"]
 
 
 @pytest.mark.parametrize(
@@ -126,24 +127,22 @@ HASHING = [
     ("name", "ids"),
     [
         *((name, types.int32) for name in HASHING),
-        *((name, types.uint32) for name in HASHING[1::2]),
-        *((name, types.uint64) for name in HASHING[::2]),
+        *(("block_starts", ids) for ids in (types.uint32, types.uint64)),
     ],
 )
 def test_kernels_compile_for_every_dtype_of_ids(name, ids, tmp_path):
     assemble(compile_to_ptx(name, Dtypes(ids=ids)), tmp_path)
 
 
-@pytest.mark.parametrize("half", [types.float16, types.int16])
 @pytest.mark.parametrize(
-    "name",
+    ("name", "half"),
     [
-        "gather",
-        "gather_vectors",
-        "lookup_dot",
-        "lookup_dot signed kept fours split",
-        "pool_bags",
-        "pool_bags vectors signed weighted padded",
+        ("gather", types.float16),
+        ("gather_vectors", types.int16),
+        ("lookup_dot", types.int16),
+        ("lookup_dot signed kept fours split", types.float16),
+        ("pool_bags", types.float16),
+        ("pool_bags vectors signed weighted padded", types.int16),
     ],
 )
 def test_halves_are_read_by_fours_where_the_others_are(name, half, tmp_path):
@@ -197,7 +196,7 @@ def test_products_read_shared_memory_16_bytes_at_a_time(name):
         ("pool_bags vectors", 4),
     ],
 )
-def test_several_reads_are_under_way_together(name, loads):
+def test_several_reads_are_in_flight_together(name, loads):
     straight = re.split(r"\n\$L\w+:|\bst\.", compile_to_ptx(name))
     assert max(sum(count_vectors(code, "ld.global")) for code in straight) >= loads
 
