@@ -9,11 +9,12 @@ import platform
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from robe_numba.parallel.carriers.base import Carrier
+
+if TYPE_CHECKING:  # `robe --help` imports this module, but not NumPy
+    import numpy as np
 
 Result = TypeVar("Result")
 Rows = TypeVar("Rows", bound=tuple)  # named tuple of arrays (rows, ...) or None
@@ -82,7 +83,9 @@ class Group(ABC):
         """Call a function at rank 0 alone; all processes get its result or its error."""
 
     @abstractmethod
-    def arrays_at_root(self, read: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    def arrays_at_root(
+        self, read: "Callable[[], dict[str, np.ndarray]]"
+    ) -> "dict[str, np.ndarray]":
         """Read arrays at rank 0 alone; all processes get them, or the error."""
 
 
@@ -112,7 +115,9 @@ class Alone(Group):
     def at_root(self, function: Callable[[], Result]) -> Result:
         return function()
 
-    def arrays_at_root(self, read: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    def arrays_at_root(
+        self, read: "Callable[[], dict[str, np.ndarray]]"
+    ) -> "dict[str, np.ndarray]":
         return read()
 
 
