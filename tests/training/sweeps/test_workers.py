@@ -46,7 +46,7 @@ def test_processes_are_interrupted_and_waited_for(tmp_path):
 CHILD = """
 import sys
 from pathlib import Path
-from tests.training.test_workers import call_all, slow_or_dead
+from tests.training.sweeps.test_workers import call_all, slow_or_dead
 if __name__ == "__main__":
     list(call_all(slow_or_dead, [(Path(sys.argv[1]), 7)], 1))
 """
