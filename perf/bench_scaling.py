@@ -30,7 +30,7 @@ import numpy as np
 
 from perf.harness import machine
 from perf.scaling.formulas import MODELS, TINY, ScaledModel
-from perf.scaling.results import RankTask, Results, Setting
+from perf.scaling.results import RankTask, Results, StepSetting
 from perf.scaling.tables import parts_table, steps_table, transfers_table
 from robe_numba.parallel.exchange import EXCHANGES
 
@@ -78,7 +78,7 @@ def check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
         parser.error(f"--rounds is {options.rounds}; it must be at least 1")
 
 
-def settings_of(model: ScaledModel, ranks: int, most: int, threads: int) -> list[Setting]:
+def settings_of(model: ScaledModel, ranks: int, most: int, threads: int) -> list[StepSetting]:
     """All settings of a shape with `ranks` ranks; `most` is the highest number of ranks."""
     small = 64 if model == TINY else 1
 
@@ -88,10 +88,10 @@ def settings_of(model: ScaledModel, ranks: int, most: int, threads: int) -> list
     cores = numba.config.NUMBA_NUM_THREADS
     if ranks > 1:
         ways = product([threads], batches(ranks), EXCHANGES, (True, False))
-        return [Setting(model.name, ranks, *way) for way in ways]
+        return [StepSetting(model.name, ranks, *way) for way in ways]
     alone = [(threads, rows) for rows in batches(1)]
     alone += [(cores, rows) for rows in batches(most) if cores > threads]
-    return [Setting(model.name, 1, *way) for way in alone]
+    return [StepSetting(model.name, 1, *way) for way in alone]
 
 
 def tasks_of(options: argparse.Namespace) -> Iterator[RankTask]:

@@ -11,7 +11,7 @@ from robe_numba.parallel.carriers.base import Traffic
 
 
 @dataclass(frozen=True)
-class Setting:
+class StepSetting:
     """A batch over all ranks, and how they train on it."""
 
     shape: str
@@ -28,7 +28,7 @@ class RankTask:
 
     shape: str
     ranks: int
-    settings: list[Setting]
+    settings: list[StepSetting]
     round: int  # -1 checks and measures nothing
     seconds: float  # of a timed turn, about
     ids: str
@@ -36,7 +36,7 @@ class RankTask:
 
 
 @dataclass(frozen=True)
-class MeasuredStep(Setting):
+class MeasuredStep(StepSetting):
     """The time of a step; those of transfers are means over ranks."""
 
     auto: bool = False  # whether "auto" chooses this exchange

@@ -22,7 +22,7 @@ from mpi4py import MPI
 from perf.harness.race import PAUSE, keep_busy, no_garbage_collection
 from perf.harness.shapes import BenchShape, make_batch
 from perf.scaling.formulas import MODELS, ScaledModel
-from perf.scaling.results import MeasuredStep, Phase, RankTask, Results, Setting, Transfer
+from perf.scaling.results import MeasuredStep, Phase, RankTask, Results, StepSetting, Transfer
 from robe_numba._shares import share_of
 from robe_numba.dlrm import DLRM, make_embedding
 from robe_numba.dlrm.gradient_buffer import sum_rows
@@ -96,7 +96,7 @@ class RankBench:
         part = slice(mine.start, mine.stop)
         return [(dense[part], ids[part], y[part]) for dense, ids, y in self.batches[rows]]
 
-    def trainer(self, dlrm: DLRM, setting: Setting) -> DataParallel:
+    def trainer(self, dlrm: DLRM, setting: StepSetting) -> DataParallel:
         """The trainer of a setting."""
         group, exchange = self.groups[setting.overlap], setting.exchange or AUTO
         return DataParallel(dlrm, group, setting.batch, np.uint32, exchange)
@@ -143,7 +143,7 @@ class RankBench:
                     )
             check_replicas(self.group, contents(dlrm), f"in {setting}")
 
-    def turn(self, trainer: DataParallel, setting: Setting) -> MeasuredStep:
+    def turn(self, trainer: DataParallel, setting: StepSetting) -> MeasuredStep:
         """Time steps of one setting, and require that the planned bytes came to the ranks."""
         times = self.step_times(trainer, setting)
         took, count = trainer.traffic.take(), len(times)
@@ -165,7 +165,7 @@ class RankBench:
             waited_ms=statistics.mean(waited),
         )
 
-    def step_times(self, trainer: DataParallel, setting: Setting) -> list[float]:
+    def step_times(self, trainer: DataParallel, setting: StepSetting) -> list[float]:
         """Seconds of the steps of a turn; their traffic stays in `trainer.traffic`."""
         rows, batches = setting.batch, cycle(self.shares(setting.batch))
 
