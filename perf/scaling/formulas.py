@@ -192,9 +192,6 @@ def step(
     if processes == 1:
         return StepCost(rows, update, rates.optimizer, 0.0)
 
-    def left(transfer: float, hiding: float) -> float:
-        return max(0.0, transfer - hiding) if overlap else transfer
-
     def add_up(elements: int) -> float:
         return link.seconds(2 * others, sum_bytes(elements, processes)) + rates.add.at(elements)
 
@@ -217,5 +214,6 @@ def step(
         embedding, early = hiding + rates.lookup.at(own), 0.0
         late = link.seconds(3 * others, carried, pairs=True)
     loss = link.seconds(math.ceil(math.log2(processes)), 16 * others)  # loss and squared norm
-    exposed = loss + late + left(early, rows) + left(add_up(model.dense_size), hiding)
-    return StepCost(rows, embedding, rates.optimizer, exposed)
+    exposed = max(0.0, early - rows * overlap)
+    exposed += max(0.0, add_up(model.dense_size) - hiding * overlap)
+    return StepCost(rows, embedding, rates.optimizer, loss + late + exposed)
