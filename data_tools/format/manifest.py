@@ -66,11 +66,11 @@ class Manifest:
     folder : str
         Subfolder of the shards.
     block_rows : int
-        Rows of each block of a shard but its last.
+        Rows of each block of a shard except the last.
     shards : tuple of Shard
         In the order of their rows.
-    vocabulary : tuple of StoredFile For each categorical column its known ids, where the options
-        number or count them.
+    vocabulary : tuple of StoredFile
+        The known ids of each categorical column, if the options number or count ids.
     created_by : str
         The program and its version.
     """

@@ -1,9 +1,9 @@
-"""Writing the files of shards: Arrow, compressed or not, and Parquet.
+"""Write the files of shards: Arrow, compressed or not, and Parquet.
 
-Arrow: record batches of `BLOCK_ROWS["arrow"]` rows with the columns `label` float32 (where
-labelled), `dense` a list of float32 and `indices` a list of unsigned integers, both of a fixed
-size, so that a mapped file gives rows as they stand in memory. Parquet: a column for each of the
-log's, and row groups of `BLOCK_ROWS["parquet"]` rows.
+An Arrow shard has record batches of `BLOCK_ROWS["arrow"]` rows. Their columns are `label` float32
+(if labelled), and the lists `dense` of float32 and `indices` of unsigned integers. The lists have a
+fixed size, so that a mapped file holds rows as arrays in memory do. A Parquet shard has the columns
+of the log, and row groups of `BLOCK_ROWS["parquet"]` rows.
 """
 
 import io
@@ -28,8 +28,11 @@ class Layout(NamedTuple):
 
     Attributes
     ----------
-    file_format : "arrow" or "parquet"
-    compression : "none", "lz4" or "zstd"
+    schema : Schema
+    labelled : bool
+    index_dtype : {"uint32", "uint64"}
+    file_format : {"arrow", "parquet"}
+    compression : {"none", "lz4", "zstd"}
     """
 
     schema: Schema
@@ -45,12 +48,12 @@ class Layout(NamedTuple):
 
     @property
     def order(self) -> Literal["C", "F"]:
-        """Order in memory of the rows that are written."""
+        """Memory order of the rows that are written."""
         return "F" if self.file_format == "parquet" else "C"
 
 
 class ChecksummedFile(io.RawIOBase):
-    """A file to write, with the size and the CRC-32 of what was written."""
+    """A file for writing that counts its bytes and their CRC-32."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -59,7 +62,7 @@ class ChecksummedFile(io.RawIOBase):
         self.crc32 = 0
 
     def writable(self) -> bool:
-        """It is."""
+        """Whether it can be written: yes."""
         return True
 
     def write(self, data: Any) -> int:
@@ -77,14 +80,14 @@ class ChecksummedFile(io.RawIOBase):
         return self.size
 
     def give_up(self) -> None:
-        """Drop what is still written."""
+        """Ignore further writes."""
         self._given_up = True
 
 
 def arrow_fields(schema: Schema, labelled: bool, index_dtype: str, name: str) -> pa.Schema:
-    """Columns of an Arrow shard; its metadata are the log's columns and the shard's name.
+    """Columns of an Arrow shard, with the schema and the name of the shard as metadata.
 
-    Arrow cannot handle lists of size 0, so a kind of column that the log lacks is left out.
+    Arrow has no lists of size 0, so a kind of column that the log lacks is left out.
     """
     fields = []
     if labelled:
@@ -164,7 +167,7 @@ class _ParquetWriter:
 
 
 def count_rows(file: pa.NativeFile, layout: Layout) -> int:
-    """Rows of a shard's file, which has them written down but for those of Arrow's last block.
+    """Count the rows of a shard by its metadata; Arrow's last block is read.
 
     Raises
     ------

@@ -50,7 +50,7 @@ def ingest(
     overwrite: bool = False,
     block_bytes: int = BLOCK_BYTES,
 ) -> Manifest:
-    r"""Read click logs, in the order given, into a dataset in the folder `output`.
+    r"""Convert click logs into a dataset in the folder `output`.
 
     The same sources and options give the same shards, byte for byte, on any number of threads or
     workers. An ingest that was killed, or stopped by an error, is resumed by calling it again:
@@ -59,40 +59,38 @@ def ingest(
     Parameters
     ----------
     sources : path or paths
-        Criteo text, CSV with a header, or Parquet; text and CSV also compressed by gzip, zstd, bz2,
-        xz or lz4, which their first bytes tell; of this machine or, as an address `protocol://...`,
-        of any file system that fsspec knows. All of them labelled or all unlabelled: Criteo text by
-        the number of fields that most of a file's first lines have, the others by whether they have
-        the label column. One line of a CSV is one row: no field may hold a line end. Criteo text
-        cannot be mixed with CSV or Parquet, whose ids are made differently. Rows come in this
-        order: sort files by their numbers, not by their names as `glob` does, or day_10 comes
-        before day_2.
+        Criteo text, CSV with a header, or Parquet. Text and CSV may be compressed by gzip, zstd,
+        bz2, xz or lz4. A source is a file of this machine or, as an address `protocol://...`, of
+        any file system that fsspec supports. Either all sources are labelled or none: Criteo text
+        by the number of fields in most of its first lines, the others by the label column. A line
+        of a CSV is a row, so no field may hold a line end. Criteo text cannot be mixed with CSV or
+        Parquet, whose ids are made differently. Rows are in the order of the sources: sort files by
+        number, not by name as `glob` does, which puts day_10 before day_2.
     output : path or address
         Made if it does not exist; other files in it are left alone. One ingest at a time.
     schema : Schema
-        The columns: of Criteo text in their order, of CSV and Parquet by name, in which case and
-        spaces count. The id of a Criteo field is its hexadecimal value. In CSV and Parquet alike
-        the id of an integer is its value modulo 2**64, also where it is written as text in its
-        plain form (`7`, `-1`; not `007`, not `+7`) and fits 64 bits. A whole float has the id of
-        the integer, also as text (`12.0` is 12). Of other text it is the first eight bytes of its
-        BLAKE2b hash, little-endian; of a missing field (empty, `NULL`, `\N`, `NaN`) 0; a value of
-        another type has the id of its text. A float that is not whole, or that was rounded, is an
-        error in a column of numbers: in Parquet one of floats, in a CSV one whose fields in the
-        file's first 64 KiB are all numbers. Elsewhere it is a text. docs/logs.md has the rules for
-        every type.
+        The columns: of Criteo text in their order, of CSV and Parquet by name, where case and
+        spaces count. The id of a Criteo field is its hexadecimal value. In CSV and Parquet, the id
+        of an integer is its value modulo 2**64, also if it is text in plain form (`7`, `-1`; not
+        `007`, not `+7`) that fits 64 bits. A whole float has the id of the integer, also as text
+        (`12.0` is 12). Other text has the first eight bytes of its BLAKE2b hash, little-endian, a
+        missing field (empty, `NULL`, `\N`, `NaN`) has 0, and a value of another type has the id of
+        its text. A float that is not whole, or that was rounded, is an error in a column of
+        numbers: in Parquet a column of floats, in a CSV one whose fields in the first 64 KiB are
+        all numbers. Elsewhere it is a text. docs/logs.md has the rules for every type.
     format : {"auto", "criteo", "csv", "parquet"}
         "auto": Parquet by its first bytes or by the name `.parquet`, CSV by the name (`.csv`,
         `.csv.gz`, ...), if there is a `separator`, or if the first line names all columns of a
         `schema` other than Criteo's, and Criteo text for all others.
     separator : str, optional
-        One character between the fields of a CSV. None: the only one of comma, TAB, `;` and `|`
-        that a file's header has; the comma if there is not one.
+        The character between the fields of a CSV. None: the one of comma, TAB, `;` and `|` that
+        the header has; the comma if it has several or none.
     on_error : {"stop", "skip"}
         With "skip" bad lines are counted, and the first hundred are kept in `rejects.jsonl` beside
         the shards. A damaged file or an empty Criteo text is an error even then.
     dense_transform : {"log1p", "none", "log3", "log-squared"}
         log(max(x, 0) + 1); x; log(max(x, -2) + 3); floor(log(x)**2) above 2, else x. A missing
-        field (empty, null, NaN, `NULL`, `\N`) is as 0.
+        field (empty, null, NaN, `NULL`, `\N`) counts as 0.
     max_ind_range : int, optional
         Ids are taken modulo this, as published DLRM results do (40,000,000 for Terabyte).
     ids : {"raw", "appearance"}
@@ -104,8 +102,7 @@ def ingest(
         A dataset whose known ids are used instead of counting these sources, with its options `ids`
         and `min_count`; for rows to be scored by a model that was trained on it.
     labelled : bool, optional
-        True or False: every source must have labels, or none may; another one is an error. None:
-        the first source decides.
+        True: every source must have labels. False: none may. None: as the first source.
     file_format : {"arrow", "parquet"}
         Of the shards. Uncompressed Arrow is mapped into memory and read without copying.
     compression : {"none", "lz4", "zstd"}
@@ -136,7 +133,7 @@ def ingest(
         A bad line or file.
     DatasetError
         The plan of an unfinished ingest in `output` is damaged; or a finished shard or its record
-        is not there any more, or was written where this process does not see it.
+        is missing, or was written where this process cannot see it.
     FileNotFoundError
         A source does not exist.
     FileExistsError

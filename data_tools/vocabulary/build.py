@@ -1,8 +1,8 @@
 """From the counts of all shards to a vocabulary, in bounded memory.
 
-One categorical column after the other: its counts are merged by id, ids that occur often enough are
-kept, and numbered in the order of their first rows. What is needed of a column meanwhile lies in
-scratch files.
+Categorical columns are built one after another. The counts of a column are merged by id; ids that
+occur often enough are kept, and numbered in the order of their first rows. Intermediate results are
+in scratch files.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from data_tools.vocabulary.merging import SortedRun, mapped_array, merge
 MEMORY_BYTES = 1 << 28
 MOST_KEPT = 2**32 - 1  # numbers are uint32, and one is left for all other ids
 WORD_BYTES = 24  # of memory for each 64 rows, while ids are numbered
-NUMBERING_BYTES = 512  # of memory that an id may take then; few, for the bitmap needs the most
+NUMBERING_BYTES = 512  # of memory per id then; the bitmap gets the most
 _SIX, _LOW_SIX = np.uint64(6), np.uint64(63)
 
 
@@ -36,7 +36,7 @@ class ColumnSize(NamedTuple):
 
 
 class _Log(NamedTuple):
-    """The counted shards: where their counts are, the first row of each, and what they agree on."""
+    """The counted shards: the path of the counts and the first row of each, and common facts."""
 
     paths: list[Path]
     starts: list[int]

@@ -1,8 +1,8 @@
 """Sorted runs of ids, merged in bounded memory.
 
-A merge goes through all its runs at once, by ranges of ids that hold so few records that NumPy can
-sort them in memory. Only where there are too many runs for that, groups of them become longer runs
-in scratch files first.
+A merge goes through all runs at once, by ranges of ids with so few records that NumPy can sort them
+in memory. If there are too many runs for that, groups of them are first merged into longer runs in
+scratch files.
 """
 
 import heapq
