@@ -20,10 +20,10 @@ with harness.guided(__name__):
     from data_tools.batch import Batch
     from data_tools.errors import ParseError
     from data_tools.schema import CRITEO, Schema
-    from data_tools.sources import lines as text_reader
+    from data_tools.sources import lines as lines_module
     from data_tools.sources import row_buffer
     from data_tools.sources.criteo import kernels
-    from data_tools.sources.criteo import parser as criteo_parser
+    from data_tools.sources.criteo import parser as parser_module
     from data_tools.sources.criteo.parser import MAX_LINE_BYTES, Parser
     from data_tools.sources.criteo.reader import is_labelled, read_lines
     from data_tools.sources.file_types import HEAD_BYTES, DamagedFileError, other_than_text
@@ -146,7 +146,7 @@ def check(data: bytes) -> None:
     case = read_case(data)
     labelled, rows, bad = slow_rows(case.text, case.schema, case.longest)
     with (
-        patch.object(text_reader, "open_input", lambda address: io.BytesIO(case.text)),
+        patch.object(lines_module, "open_input", lambda address: io.BytesIO(case.text)),
         patch.object(row_buffer, "MAX_KEPT", len(case.text)),
     ):
         if labelled is None:
@@ -190,9 +190,9 @@ def make_kernels_plain() -> None:
 
     for name in ("parse_rows", "parse_odd_rows"):
         kernel = getattr(kernels, name)
-        setattr(criteo_parser, name, lambda *args, kernel=kernel: tuple(map(int, kernel(*args))))
+        setattr(parser_module, name, lambda *args, kernel=kernel: tuple(map(int, kernel(*args))))
     kernels._load_word, kernels._trailing_zeros = load_word, trailing_zeros
-    criteo_parser.SMALL_VALUES = 64
+    parser_module.SMALL_VALUES = 64
     warnings.filterwarnings("ignore", "overflow encountered", RuntimeWarning)
 
 

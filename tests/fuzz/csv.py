@@ -15,7 +15,7 @@ from tests.support import slow_csv
 with harness.guided(__name__):
     from data_tools.batch import Batch
     from data_tools.schema import Schema
-    from data_tools.sources import lines as text_reader
+    from data_tools.sources import lines as lines_module
     from data_tools.sources import row_buffer
     from data_tools.sources.file_types import DamagedFileError
     from data_tools.sources.lines import LineBlocks
@@ -54,7 +54,7 @@ def read(text: bytes, skip: bool, block_bytes: int, block_rows: int) -> tuple[Ro
 
     rows = RowBuffer(SCHEMA, "uint64", True, block_rows, "C", write, skip)
     with (
-        patch.object(text_reader, "open_input", lambda address: io.BytesIO(text)),
+        patch.object(lines_module, "open_input", lambda address: io.BytesIO(text)),
         patch.object(row_buffer, "MAX_KEPT", len(text)),
     ):
         lines = CsvLines(ADDRESS, list(SCHEMA.names))
