@@ -6,7 +6,8 @@ import numpy as np
 
 from data_tools.batch import Batch, ShardReader, take
 
-_SHIFTS = np.array([0, 2, 4, 6], np.uint8)
+# The parts of the four rows in each possible byte of labels.
+_PART_OF_ROWS = np.arange(256)[:, None] >> np.array([0, 2, 4, 6]) & 3
 
 
 class Blocks:
@@ -30,7 +31,9 @@ class Blocks:
     def __init__(
         self, readers: Sequence[ShardReader], labels: np.ndarray | None = None, part: int = 0
     ) -> None:
-        self._readers, self._labels, self._part = readers, labels, part
+        self._readers, self._labels = readers, labels
+        # Which of a byte's four rows are in the part, as one word: a look-up gives four booleans.
+        self._in_part = np.equal(_PART_OF_ROWS, part).view(np.uint32).ravel()
         self._first_blocks = np.cumsum([0, *(len(r.block_rows) for r in readers)])  # of each reader
         sizes = np.concatenate([np.empty(0, np.int64), *(r.block_rows for r in readers)])
         self._row_ends = self.ends = np.cumsum(sizes)
@@ -56,5 +59,5 @@ class Blocks:
         assert self._labels is not None
         first, end = int(self._row_ends[block - 1]) if block else 0, int(self._row_ends[block])
         packed = self._labels[first // 4 : -(-end // 4)]
-        labels = (packed[:, None] >> _SHIFTS & 3).ravel()[first % 4 :][: end - first]
-        return np.flatnonzero(labels == self._part)
+        in_part = np.take(self._in_part, packed).view(bool)
+        return np.flatnonzero(in_part[first % 4 :][: end - first])
