@@ -149,7 +149,7 @@ def pooling(dtypes):
         (False, False, True, True, True, False, 8, 1, 8),
         (True, True, False, False, False, False, 16, 4, 1),
     ]:
-        variant = PoolVariant(*flags, lanes=lanes, columns=columns, step=step)
+        variant = PoolVariant(*flags, lanes, columns, step, reads=4 if flags[1] else 8)
         wide = (*flags[:-1], not variant.narrow)
         name = named("pool_bags", wide, "largest vectors signed weighted padded wide")
         found[name] = (bags.pool_kernel(variant), arguments)

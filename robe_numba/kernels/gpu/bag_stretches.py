@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from robe_numba.kernels.gpu.bag_reads import reads_of
-from robe_numba.kernels.gpu.compiler import SIMULATED, function
+from robe_numba.kernels.gpu.compiler import function
 from robe_numba.kernels.gpu.intrinsics import (
     load_x1,
     load_x4,
@@ -38,11 +38,7 @@ class PoolVariant(NamedTuple):
     lanes: int  # that pool a stretch, a power of two
     columns: int  # of each lane
     step: int  # between a lane's columns
-
-    @property
-    def reads(self) -> int:
-        """Reads that a lane waits for at a time."""
-        return 2 if SIMULATED else 4 if self.vectors else 8
+    reads: int  # that a lane waits for at a time
 
     @property
     def window(self) -> int:
@@ -68,6 +64,16 @@ class Slots(NamedTuple):
     begins: Any  # where their blocks begin; the lower half of NO_START for padding and no read
     windows: Any  # signs of their columns
     scales: Any  # weights
+
+
+class Lane(NamedTuple):
+    """What a lane keeps of its columns, in registers."""
+
+    own: Any  # its first column, from the stretch's on
+    places: Any  # of its columns in the block
+    values: Any  # of its columns, for the next reads
+    totals: Any  # sums, or maxima
+    best_reads: Any  # of the maxima
 
 
 @function
@@ -128,11 +134,27 @@ def hash_read(number, stretch, table, block, bags, spec, starts, slots, slot, va
 
 
 @function
-def load(array, begin, places, size, values, v, variant, word):
-    """values[v:] = a lane's columns of a read.
+def clear(lane, stretch, variant, word):
+    """Begin a stretch: find the places of a lane's columns, and make its totals 0."""
+    zero, one = word(0), word(1)
+    last = word(stretch.length - (word(variant.columns) if variant.vectors else one))
+    c = zero
+    while c < word(variant.columns):
+        # A column beyond the block is read as its last one, and not written.
+        lane.places[c] = min(word(stretch.column + lane.own + c * word(variant.step)), last)
+        lane.totals[c] = 0
+        if variant.largest:
+            lane.best_reads[c] = -1
+        c = word(c + one)
+
+
+@function
+def load(array, begin, size, lane, v, variant, word):
+    """lane.values[v:] = its columns of a read.
 
     There are no branches, so that the loads of several reads are in flight together.
     """
+    values, places = lane.values, lane.places
     zero, one, real = word(0), word(1), values.dtype.type
     start = begin if begin != word(NO_START) else zero
     if variant.vectors:
@@ -148,8 +170,9 @@ def load(array, begin, places, size, values, v, variant, word):
 
 
 @function
-def pool_read(slots, slot, read, own, values, v, totals, best_reads, variant, word):
-    """Add values[v:] to the totals of a lane, or raise its maxima."""
+def pool_read(slots, slot, read, lane, v, variant, word):
+    """Add lane.values[v:] to a lane's totals, or raise its maxima."""
+    own, values, totals, best_reads = lane.own, lane.values, lane.totals, lane.best_reads
     present, c, one = slots.begins[slot] != word(NO_START), word(0), word(1)
     while c < word(variant.columns):
         value = values[v + c]
@@ -168,15 +191,39 @@ def pool_read(slots, slot, read, own, values, v, totals, best_reads, variant, wo
 
 
 @function
-def write(totals, best_reads, count, own, stretch, bags, out, argmax, variant, word):
+def pool_window(array, size, slots, slot, first, count, lane, kept, variant, word):
+    """Pool `count` reads, from `first` on, which are in the slots from `slot` on.
+
+    Returns `kept` and the number of reads that are not padding.
+    """
+    one, columns, reads = word(1), word(variant.columns), word(variant.reads)
+    k = word(0)
+    while k < count:
+        r = word(0)
+        while r < reads:
+            load(array, slots.begins[slot + k + r], size, lane, r * columns, variant, word)
+            r = word(r + one)
+        r = word(0)
+        while r < reads:
+            read, i = first + k + r, slot + k + r
+            pool_read(slots, i, read, lane, r * columns, variant, word)
+            if variant.padded and slots.begins[i] != word(NO_START):
+                kept = word(kept + one)
+            r = word(r + one)
+        k = word(k + reads)
+    return kept
+
+
+@function
+def write(lane, count, stretch, bags, out, argmax, variant, word):
     """Write a lane's columns, given the number of reads of its bag without padding."""
-    zero, one = word(0), word(1)
+    zero, one, totals = word(0), word(1), lane.totals
     c = zero
     if bags.mode == MEAN:
         while c < word(variant.columns):
             totals[c] /= out.dtype.type(max(count, one))
             c = word(c + one)
-    target, column, c = np.uint64(stretch.target), word(stretch.column + own), zero
+    target, column, c = np.uint64(stretch.target), word(stretch.column + lane.own), zero
     if variant.vectors and column < stretch.length:
         values = (totals[zero], totals[one], totals[TWO], totals[THREE])
         stream_x4(out, target + np.uint64(column), values)
@@ -185,5 +232,5 @@ def write(totals, best_reads, count, own, stretch, bags, out, argmax, variant, w
             if not variant.vectors:
                 stream_x1(out, target + np.uint64(column), totals[c])
             if variant.largest and argmax.size:
-                argmax[target + np.uint64(column)] = best_reads[c]
+                argmax[target + np.uint64(column)] = lane.best_reads[c]
         column, c = word(column + word(variant.step)), word(c + one)

@@ -16,12 +16,13 @@ from robe_numba.kernels.gpu.bag_stretches import (
     BLOCK,
     COUNT,
     TABLE,
+    Lane,
     PoolVariant,
     Slots,
+    clear,
     hash_read,
-    load,
     most_reads,
-    pool_read,
+    pool_window,
     stretch_of,
     write,
 )
@@ -31,7 +32,6 @@ from robe_numba.kernels.gpu.intrinsics import syncwarp
 from robe_numba.kernels.gpu.launch import LANES, THREADS, Kernel
 from robe_numba.kernels.gpu.lookup import in_vectors
 from robe_numba.kernels.scalar.bags import MAX, Bags
-from robe_numba.kernels.scalar.hashing import NO_START
 from robe_numba.spec import Spec
 
 
@@ -41,17 +41,13 @@ def pool_kernel(variant: PoolVariant) -> Kernel:
 
     Its closure holds no device functions: Numba would not find the kernel in its cache again.
     """
-    largest, vectors, padded = variant.largest, variant.vectors, variant.padded
     word, word_type = (np.uint32, types.uint32) if variant.narrow else (np.uint64, types.uint64)
-    zero, one = word(0), word(1)
-    lanes, columns, step, reads = map(
-        word, (variant.lanes, variant.columns, variant.step, variant.reads)
-    )
-    window = word(variant.window)
+    zero, lanes, window = word(0), word(variant.lanes), word(variant.window)
+    columns, vectors = word(variant.columns), variant.vectors
     num_columns, num_values = variant.columns, variant.columns * variant.reads
     num_slots = THREADS // variant.lanes * variant.window
     num_windows, num_scales = num_slots if variant.sign else 1, num_slots if variant.weighted else 1
-    num_best = variant.columns if largest else 1
+    num_best = variant.columns if variant.largest else 1
 
     def pool_bags(array, bags, spec, starts, out, argmax):
         """A group of lanes for each stretch of out (batch * num_tables * d,). The starts and, for
@@ -70,18 +66,12 @@ def pool_kernel(variant: PoolVariant) -> Kernel:
         best_reads = cuda.local.array(num_best, types.int64)
         places = cuda.local.array(num_columns, word_type)
         thread = word(cuda.threadIdx.x)
-        lane, slot = word(thread % lanes), word(thread // lanes * window)
-        number = word((np.uint64(cuda.blockIdx.x) * np.uint64(THREADS) + thread) // lanes)
-        stretch, size = stretch_of(number, bags, spec, variant, word), word(spec.array_size)
-        own = word(lane * columns) if vectors else lane
-        last, c = word(stretch.length - (columns if vectors else one)), zero
-        while c < columns:
-            # A column beyond the block is read as its last one, and not written.
-            places[c] = min(word(stretch.column + own + c * step), last)
-            totals[c] = 0
-            if largest:
-                best_reads[c] = -1
-            c = word(c + one)
+        number, slot = word(thread % lanes), word(thread // lanes * window)
+        own = word(number * columns) if vectors else number
+        group = word((np.uint64(cuda.blockIdx.x) * np.uint64(THREADS) + thread) // lanes)
+        stretch, size = stretch_of(group, bags, spec, variant, word), word(spec.array_size)
+        lane = Lane(own, places, values, totals, best_reads)
+        clear(lane, stretch, variant, word)
         # Only hashing needs these; they leave the registers to the loads.
         shared[TABLE, thread], shared[BLOCK, thread] = stretch.table, stretch.block
         shared[COUNT, thread] = stretch.count
@@ -89,43 +79,22 @@ def pool_kernel(variant: PoolVariant) -> Kernel:
         most, kept, done = most_reads(thread, shared, variant, word), zero, zero
         while done < most:
             syncwarp()
-            k = lane
+            k = number
             table, block = np.uint64(shared[TABLE, thread]), np.uint64(shared[BLOCK, thread])
             while k < window:
                 read, i = word(done + k), word(slot + k)
                 hash_read(read, stretch, table, block, bags, spec, starts, slots, i, variant, word)
                 k = word(k + lanes)
             syncwarp()
-            k, count = zero, zero
+            count = zero
             if done < stretch.count:
                 count = min(window, word(stretch.count - done))
-            while k < count:
-                r = zero
-                while r < reads:
-                    load(
-                        array,
-                        begins[slot + k + r],
-                        places,
-                        size,
-                        values,
-                        r * columns,
-                        variant,
-                        word,
-                    )
-                    r = word(r + one)
-                r = zero
-                while r < reads:
-                    read, i = stretch.first + done + k + r, slot + k + r
-                    pool_read(
-                        slots, i, read, own, values, r * columns, totals, best_reads, variant, word
-                    )
-                    if padded and begins[i] != word(NO_START):
-                        kept = word(kept + one)
-                    r = word(r + one)
-                k = word(k + reads)
+            kept = pool_window(
+                array, size, slots, slot, stretch.first + done, count, lane, kept, variant, word
+            )
             done = word(done + window)
-        count = kept if padded else stretch.count
-        write(totals, best_reads, count, own, stretch, bags, out, argmax, variant, word)
+        count = kept if variant.padded else stretch.count
+        write(lane, count, stretch, bags, out, argmax, variant, word)
 
     return Kernel(pool_bags)
 
@@ -151,6 +120,7 @@ def variant_of(array: DeviceArray, bags: Bags, spec: Spec, out: DeviceArray) -> 
         lanes=lanes,
         columns=columns,
         step=1 if vectors else lanes,
+        reads=2 if SIMULATED else 4 if vectors else 8,
     )
 
 
