@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.needs import GPU, need
+
 ROOT = Path(__file__).resolve().parents[1]
 # Packages that a machine with a GPU need not have for the tests in tests/gpu.
 NOT_NEEDED = (
@@ -26,6 +28,11 @@ sys.modules |= dict.fromkeys(sys.argv[1].split(","))  # so that importing one fa
 import pytest
 sys.exit(pytest.main(sys.argv[2:]))
 """
+
+
+@pytest.fixture(autouse=True)
+def _simulator():
+    need(*GPU)
 
 
 def run_pytest(*arguments, start=("-m", "pytest")):

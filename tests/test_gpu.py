@@ -15,9 +15,9 @@ from data_tools import ingest
 from robe_numba.dlrm import PRESETS
 from robe_numba.training import RunFolder
 from tests.gpu import tiny_training
+from tests.support.needs import GPU, need
 
-if sys.platform != "linux":
-    pytest.skip("numba-cuda is installed on Linux only", allow_module_level=True)
+need(*GPU)
 
 ROOT = Path(__file__).resolve().parent.parent
 

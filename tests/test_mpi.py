@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 from robe_numba.cli.app import app
 from robe_numba.training import RunFolder
+from tests.support.needs import MPI, need
 
-if sys.platform == "win32":
-    pytest.skip("no supervisors on Windows", allow_module_level=True)
+need(*MPI)
 
 from tests.parallel.jobs import (
     ENVIRONMENT,

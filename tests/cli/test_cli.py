@@ -4,6 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.support.commands import robe, run_robe
+from tests.support.needs import need
 
 COMMANDS = ("demo", "synth", "ingest", "data info", "data verify", "plan", "train", "sweep")
 COMMANDS += ("evaluate", "predict")
@@ -49,6 +50,7 @@ def test_what_a_dataset_holds_and_whether_it_is_intact(work, tmp_path):
 
 
 def test_several_files_are_read_by_a_cluster_and_prepared_as_asked(work, tmp_path):
+    need("distributed")
     options = ("--max-ind-range", 1000, "--ids", "appearance", "--min-count", 2, "--threads", 2)
     options += ("--compression", "zstd", "--file-format", "parquet")
     sources = (work / "log.tsv", work / "log.tsv")

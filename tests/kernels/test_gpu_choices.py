@@ -1,12 +1,11 @@
 """Which CUDA kernels and dtypes are chosen for a call, on a machine without a GPU."""
 
-import sys
-
 import numpy as np
 import pytest
 
-if sys.platform != "linux":
-    pytest.skip("numba-cuda is installed on Linux only", allow_module_level=True)
+from tests.support.needs import GPU, need
+
+need(*GPU)
 
 from robe_numba import RobeSpec, TableSpec
 from robe_numba.kernels.gpu import arrays, launch

@@ -2,7 +2,6 @@
 
 import ctypes
 import struct
-import sys
 import threading
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -10,8 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-if sys.platform != "linux":
-    pytest.skip("NVIDIA's compilers are installed on Linux alone", allow_module_level=True)
+from tests.support.needs import GPU, need
+
+need(*GPU)
 
 from robe_numba.kernels.gpu import launch
 from robe_numba.kernels.gpu.arrays import DeviceArray

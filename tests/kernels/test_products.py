@@ -1,7 +1,6 @@
 """Matrix products on a GPU: what cuBLAS is asked for, on a machine without one."""
 
 import ctypes
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-if sys.platform != "linux":
-    pytest.skip("NVIDIA's compilers are installed on Linux alone", allow_module_level=True)
+from tests.support.needs import GPU, need
+
+need(*GPU)
 
 from robe_numba.kernels.gpu.arrays import DeviceArray
 from robe_numba.ops.gpu import products

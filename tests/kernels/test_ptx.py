@@ -2,13 +2,13 @@
 
 import re
 import struct
-import sys
 from pathlib import Path
 
 import pytest
 
-if sys.platform != "linux":
-    pytest.skip("NVIDIA's compilers are installed on Linux only", allow_module_level=True)
+from tests.support.needs import GPU, need
+
+need(*GPU)
 
 from numba.cuda import types
 

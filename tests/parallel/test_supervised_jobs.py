@@ -1,14 +1,15 @@
 """Supervisors below mpiexec: what happens to one rank ends the job, with its name."""
 
 import signal
-import sys
 import time
 
 import pytest
 
 from tests.parallel.jobs import COUNT, MPIEXEC, finish
+from tests.support import needs
+from tests.support.needs import need
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no supervisors on Windows")
+need(*needs.MPI)
 
 MPI = "from mpi4py import MPI\nrank, size = MPI.COMM_WORLD.rank, MPI.COMM_WORLD.size\n"
 

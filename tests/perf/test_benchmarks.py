@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from importlib.util import find_spec
 from itertools import product
 from types import SimpleNamespace
@@ -12,6 +11,7 @@ import pytest
 from perf import ROOT, run_all
 from perf.harness import ingest_memory
 from tests.perf.scripts import SIMULATED, call, run, run_several
+from tests.support.needs import GPU, need
 
 PUBLISHED = {"published formula"}
 TABLES = {"torch", "torch, huge pages", "FBGEMM"}
@@ -176,8 +176,7 @@ def test_a_gpu_that_is_not_there_is_reported(capsys):
 @pytest.fixture(scope="module")
 def simulated(tmp_path_factory):
     """The folder of some runs on a simulated GPU, and what they wrote to stderr."""
-    if sys.platform != "linux":
-        pytest.skip("numba-cuda is installed on Linux alone")
+    need(*GPU)
     folder = tmp_path_factory.mktemp("simulated")
     gpu = ["--device", "cuda", "--shape", "tiny", "--repeats", 1]
     calls = [

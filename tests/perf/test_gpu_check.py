@@ -12,13 +12,14 @@ from perf.gpu import device_times
 from perf.gpu.checker import ncu, summary, supervisor
 from perf.gpu.checker.program import Program
 from tests.perf.scripts import run
+from tests.support.needs import GPU, need
 
 GPU_FILES = {"check.log", "results.jsonl", "summary.md"}
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="numba-cuda is installed on Linux alone")
 def test_a_gpu_is_checked_section_by_section(tmp_path):
     """Simulated; all of it takes a minute, so here is what is quick, and what is skipped."""
+    need(*GPU)
     only = ["--only", "versions,peers,train,kernels,ncu,sanitizer,tests"]
     options = ["--output", tmp_path, "--tiny", "--seconds", 500, *only]
     finished = run("-m", "perf.gpu_check", *options, NUMBA_ENABLE_CUDASIM="1")

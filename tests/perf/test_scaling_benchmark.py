@@ -5,13 +5,13 @@ import io
 import json
 import os
 import sys
-from importlib.util import find_spec
 from itertools import product
 
 import pytest
 
 from perf.scaling import formulas
 from tests.perf.scripts import call
+from tests.support.needs import MPI, need
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -27,8 +27,7 @@ def outside_mpi():
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     """The folder of a tiny run, and what it printed."""
-    if find_spec("mpi4py") is None or sys.platform == "win32":
-        pytest.skip("no MPI")
+    need(*MPI)
     folder = tmp_path_factory.mktemp("scaling")
     options = ["--shape", "tiny", "--rounds", 1, "--threads", 1]
     files = ["--json", folder / "scaling.json", "--plot", folder / "steps.png"]

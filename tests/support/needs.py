@@ -4,6 +4,9 @@ from importlib.metadata import PackageNotFoundError, distribution
 
 import pytest
 
+GPU = ("numba-cuda", "nvidia-cuda-nvcc")  # which compile and simulate kernels without a GPU
+MPI = ("mpi4py", "mpich")
+
 
 def need(*packages):
     """Skip a test, or a module at its import, unless all packages are installed.

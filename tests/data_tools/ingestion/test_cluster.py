@@ -16,8 +16,12 @@ from data_tools.ingestion.worker import ShardMaker
 from data_tools.options import Options
 from data_tools.storage.folders import RemoteFolder, folder_at
 from tests.data_tools.ingestion.test_ingest import SCHEMA, make_lines, shard_bytes, write
+from tests.support.needs import need
 
-distributed = pytest.importorskip("distributed")
+need("distributed")
+
+import distributed
+
 ROWS = 3000
 OPTIONS = {"schema": SCHEMA, "shard_bytes": 4000}
 
