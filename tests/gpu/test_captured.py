@@ -1,4 +1,4 @@
-"""A model's work as CUDA graphs does what its launches one by one do, to the bit."""
+"""A model run as CUDA graphs gives the same bits as its single launches."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from tests.gpu.conftest import SIMULATED, to_cpu, to_gpu
 from tests.gpu.test_model import model_on_gpu
 
 ROWS = 6
-# The first is computed as ever, the second captured; the simulator captures none.
+# The first batch is computed without a graph, the second captured; the simulator captures none.
 COUNT = 2 if SIMULATED else 5
 
 

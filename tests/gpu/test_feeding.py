@@ -1,4 +1,4 @@
-"""Batches that are fed to a GPU: the right rows, whatever order its streams do their work in."""
+"""Batches copied to a GPU have the right rows, in whatever order its streams do their work."""
 
 import random
 from contextlib import contextmanager, nullcontext
@@ -83,13 +83,13 @@ def test_an_error_of_the_source_is_passed_on():
 
 
 class Scheduler:
-    """Streams whose work is done in any order that their events allow, as late as it may be."""
+    """Streams whose work is done in a random order that their events allow, as late as possible."""
 
     def __init__(self, seed):
         self._random, self.streams = random.Random(seed), []
 
     def advance(self):
-        """Do one piece of work; False if all is done."""
+        """Do one piece of work; False if there is none."""
         ready = [stream for stream in self.streams if stream.queue and stream.queue[0][0]()]
         if not ready:
             assert not any(stream.queue for stream in self.streams), "deadlock"
@@ -103,7 +103,7 @@ class Scheduler:
 
 
 class Stream:
-    """Work in its order: pairs of what must hold before it, and what it does."""
+    """A queue of work: pairs of a condition to wait for, and a function to call."""
 
     def __init__(self, scheduler):
         self.queue, self._scheduler = [], scheduler
@@ -138,7 +138,7 @@ class Event:
 
 @pytest.fixture(params=range(20))
 def streams(monkeypatch, request):
-    """A scheduler, whose first stream is the current one, below all that `feeding` does."""
+    """A scheduler that replaces the streams of `feeding`; its first stream is the current one."""
     if not SIMULATED:
         pytest.skip("a real GPU has streams of its own")
     scheduler = Scheduler(request.param)
@@ -149,7 +149,7 @@ def streams(monkeypatch, request):
         event = staticmethod(lambda: Event(scheduler))
 
     class Seen:
-        """What copies when its stream gets there, from what is then in the pages of the host."""
+        """Copies when its stream gets to it, from what the host's pages hold then."""
 
         def __init__(self, target):
             self._target = target

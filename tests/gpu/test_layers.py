@@ -19,7 +19,7 @@ def normal(dtype, *shapes, seed=0):
 
 
 def assert_close(array, expected, terms):
-    """As sums of so many terms of about 1 may differ."""
+    """Compare sums of a number of terms of about 1."""
     array = to_cpu(array)
     assert array.shape == expected.shape
     tolerance = 4 * (terms + 1) * np.finfo(array.dtype).eps

@@ -1,4 +1,4 @@
-"""What the driver gets when a kernel is launched, on a machine without a GPU."""
+"""Launches of kernels with a fake driver, on a machine without a GPU."""
 
 import ctypes
 import struct
@@ -17,11 +17,11 @@ from robe_numba.kernels.gpu import launch
 from robe_numba.kernels.gpu.arrays import DeviceArray
 from robe_numba.kernels.gpu.launch import Kernel, Prepared
 
-WORK = SimpleNamespace(device=0, stream=0xABC)
+CONTEXT = SimpleNamespace(device=0, stream=0xABC)
 
 
 class Constants(NamedTuple):
-    """Of a spec, say."""
+    """Constants like those of a spec."""
 
     size: np.uint64
     signed: bool
@@ -29,7 +29,7 @@ class Constants(NamedTuple):
 
 
 class Driver:
-    """What stands for CUDA's: it reads parameters as a GPU would."""
+    """A fake of CUDA's driver, which reads parameters as a GPU would."""
 
     CUfunction = staticmethod(lambda handle: handle)
 
@@ -67,7 +67,7 @@ def kernel(monkeypatch):
 
 
 def array(pointer, shape, dtype):
-    """A device array that begins there."""
+    """A device array at an address."""
     return DeviceArray(pointer, shape, np.dtype(dtype), None)
 
 
@@ -86,7 +86,7 @@ def test_the_driver_finds_every_field(kernel, monkeypatch, prepared):
     monkeypatch.setattr(launch, "driver", driver)
     constants = Constants(np.uint64(2**63 + 1), False, array(128, (2, 3), np.uint64))
     constants = Prepared(constants) if prepared else constants
-    kernel.launch(WORK, 3, (32, 4), *arguments_with(constants), shared=48)
+    kernel.launch(CONTEXT, 3, (32, 4), *arguments_with(constants), shared=48)
     ((handle, shape, values),) = driver.launches
     assert handle == 7
     assert shape == (3, 1, 1, 32, 4, 1, 48, 0xABC)
@@ -96,9 +96,9 @@ def test_the_driver_finds_every_field(kernel, monkeypatch, prepared):
 def test_kernels_are_compiled_once_for_each_set_of_types_and_device(kernel, monkeypatch):
     monkeypatch.setattr(launch, "driver", Driver("q" * 7))
     for pointer, size in ((64, 5), (128, 9)):
-        kernel.launch(WORK, 1, 32, array(pointer, (size,), np.float32))
+        kernel.launch(CONTEXT, 1, 32, array(pointer, (size,), np.float32))
     assert len(kernel.compilations) == 1
-    kernel.launch(WORK, 1, 32, array(64, (5,), np.float64))
+    kernel.launch(CONTEXT, 1, 32, array(64, (5,), np.float64))
     assert len(kernel.compilations) == 2
     kernel.launch(SimpleNamespace(device=1, stream=0), 1, 32, array(64, (5,), np.float64))
     assert len(kernel.compilations) == 3
@@ -107,8 +107,8 @@ def test_kernels_are_compiled_once_for_each_set_of_types_and_device(kernel, monk
 def test_a_thread_without_a_context_begins_one(kernel, monkeypatch):
     driver, begun = Driver("q" * 7, errors=[201]), []
     monkeypatch.setattr(launch, "driver", driver)
-    work = SimpleNamespace(device=0, stream=0, begin_thread=lambda: begun.append(True))
-    kernel.launch(work, 1, 32, array(64, (5,), np.float32))
+    context = SimpleNamespace(device=0, stream=0, begin_thread=lambda: begun.append(True))
+    kernel.launch(context, 1, 32, array(64, (5,), np.float32))
     assert len(driver.launches) == 2
     assert begun == [True]
 
@@ -117,7 +117,7 @@ def test_a_refused_launch_is_an_error(kernel, monkeypatch):
     refusal = SimpleNamespace(name="CUDA_ERROR_INVALID_VALUE")
     monkeypatch.setattr(launch, "driver", Driver("q" * 7, errors=[refusal]))
     with pytest.raises(RuntimeError, match=r"refuses to launch .*: CUDA_ERROR_INVALID_VALUE"):
-        kernel.launch(WORK, 1, 32, array(64, (5,), np.float32))
+        kernel.launch(CONTEXT, 1, 32, array(64, (5,), np.float32))
 
 
 def test_threads_do_not_mix_their_parameters(kernel, monkeypatch):
@@ -126,7 +126,7 @@ def test_threads_do_not_mix_their_parameters(kernel, monkeypatch):
 
     def launch_many(size):
         for _ in range(200):
-            kernel.launch(WORK, size, 32, array(64 * size, (size,), np.float32))
+            kernel.launch(CONTEXT, size, 32, array(64 * size, (size,), np.float32))
 
     threads = [threading.Thread(target=launch_many, args=(size,)) for size in (1, 2, 3)]
     for thread in threads:
@@ -140,11 +140,11 @@ def test_threads_do_not_mix_their_parameters(kernel, monkeypatch):
 
 
 def test_a_launch_within_a_launch_leaves_its_parameters_alone(kernel, monkeypatch):
-    """As a signal handler launches: between two groups of fields that are written one by one."""
+    """As if a signal handler launched it between the writes of two groups of fields."""
     constants = Prepared(Constants(np.uint64(1), False, array(128, (2, 3), np.uint64)))
     driver = Driver("qQ?" + "q" * 9 + "q")
     monkeypatch.setattr(launch, "driver", driver)
-    kernel.launch(WORK, 1, 32, 5, constants, 5)
+    kernel.launch(CONTEXT, 1, 32, 5, constants, 5)
     (compiled,) = kernel._compiled.values()
     (pack, *first), *rest = compiled._groups
     within = []
@@ -153,13 +153,13 @@ def test_a_launch_within_a_launch_leaves_its_parameters_alone(kernel, monkeypatc
         pack(buffer, place, *values)
         if not within:
             within.append(True)
-            kernel.launch(WORK, 1, 32, 7, constants, 7)
+            kernel.launch(CONTEXT, 1, 32, 7, constants, 7)
 
     compiled._groups = [(pack_and_launch, *first), *rest]
-    thread = threading.Thread(target=kernel.launch, args=(WORK, 1, 32, 6, constants, 6))
+    thread = threading.Thread(target=kernel.launch, args=(CONTEXT, 1, 32, 6, constants, 6))
     thread.daemon = True
     thread.start()
-    thread.join(10)  # with one lock for both it would wait for ever
+    thread.join(10)  # with one lock for both it would never end
     assert [(values[0], values[-1]) for _, _, values in driver.launches] == [(5, 5), (7, 7), (6, 6)]
 
 
@@ -169,12 +169,12 @@ def test_what_cannot_be_compiled_names_the_remedy(kernel, monkeypatch):
 
     monkeypatch.setattr(kernel._dispatcher, "compile", refuse)
     with pytest.raises(RuntimeError, match=r"unsupported PTX version.*nvidia-nvvm"):
-        kernel.launch(WORK, 1, 32, array(64, (5,), np.float32))
+        kernel.launch(CONTEXT, 1, 32, array(64, (5,), np.float32))
 
 
 def test_launchers_of_many_specs_do_not_pile_up(kernel, monkeypatch):
     monkeypatch.setattr(launch, "driver", Driver("Q?" + "q" * 9))
     for _ in range(2 * launch.MOST_COMPILED):
         constants = Constants(np.uint64(1), False, array(128, (2, 3), np.uint64))
-        kernel.launch(WORK, 1, 32, Prepared(constants))
+        kernel.launch(CONTEXT, 1, 32, Prepared(constants))
     assert len(kernel._compiled) <= launch.MOST_COMPILED

@@ -1,4 +1,4 @@
-"""Matrix products on a GPU: what cuBLAS is asked for, on a machine without one."""
+"""Matrix products on a GPU with a fake cuBLAS, on a machine without one."""
 
 import ctypes
 from types import SimpleNamespace
@@ -15,11 +15,11 @@ need(*GPU)
 from robe_numba.kernels.gpu.arrays import DeviceArray
 from robe_numba.ops.gpu import products
 
-WORK = SimpleNamespace(device=0, stream=0x123, begin_thread=lambda: None)
+CONTEXT = SimpleNamespace(device=0, stream=0x123, begin_thread=lambda: None)
 
 
 class CuBLAS:
-    """What stands for the library: it multiplies in the host's memory, along columns as it does."""
+    """A fake of the library, which multiplies column-major matrices in the host's memory."""
 
     def __init__(self):
         self.stream = self.mode = None
@@ -51,7 +51,7 @@ class CuBLAS:
 
 
 def described(array):
-    """The host's memory, as if a GPU had it."""
+    """The host's memory, as if it were a GPU's."""
     return DeviceArray(array.ctypes.data, array.shape, array.dtype, array)
 
 
@@ -72,7 +72,7 @@ def test_products_are_those_of_the_matrices(rows, columns, depth, left_t, right_
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(products, "_cublas", lambda: library)
         arrays = (described(array) for array in (given_left, given_right, out))
-        products.multiply(WORK, *arrays, transposed=(left_t, right_t))
+        products.multiply(CONTEXT, *arrays, transposed=(left_t, right_t))
     np.testing.assert_array_equal(out, left @ right)
     assert library.stream == 0x123
 
@@ -82,20 +82,20 @@ def test_float32_is_full_unless_told_otherwise(tf32, mode, monkeypatch):
     library, one = CuBLAS(), described(np.ones((1, 1), np.float32))
     monkeypatch.setattr(products, "_cublas", lambda: library)
     monkeypatch.setattr(products, "tf32", tf32)
-    products.multiply(WORK, one, one, described(np.empty((1, 1), np.float32)))
+    products.multiply(CONTEXT, one, one, described(np.empty((1, 1), np.float32)))
     assert library.mode == mode
 
 
-def test_a_refusal_is_an_error(monkeypatch):
+def test_an_error_of_cublas_is_raised(monkeypatch):
     library, one = CuBLAS(), described(np.ones((1, 1), np.float32))
     library.cublasSgemm_v2 = lambda *arguments: 13
     monkeypatch.setattr(products, "_cublas", lambda: library)
     with pytest.raises(RuntimeError, match="cublasStatus_t 13"):
-        products.multiply(WORK, one, one, described(np.empty((1, 1), np.float32)))
+        products.multiply(CONTEXT, one, one, described(np.empty((1, 1), np.float32)))
 
 
 class Streams(CuBLAS):
-    """Remembers the stream of each handle; a signal handler multiplies where one has been set."""
+    """Records the stream of each handle, and calls a signal handler after one is set."""
 
     def __init__(self, handler):
         super().__init__()
@@ -122,7 +122,7 @@ class Streams(CuBLAS):
 
 def test_a_product_within_a_product_leaves_its_stream_alone(monkeypatch):
     one, out = (described(np.ones((1, 1), np.float32)) for _ in range(2))
-    own, other = (SimpleNamespace(**vars(WORK) | {"device": 7, "stream": s}) for s in (1, 2))
+    own, other = (SimpleNamespace(**vars(CONTEXT) | {"device": 7, "stream": s}) for s in (1, 2))
     library = Streams(lambda: products.multiply(other, one, one, out))
     monkeypatch.setattr(products, "_cublas", lambda: library)
     for _ in range(3):
@@ -138,4 +138,4 @@ def test_no_rows_ask_for_nothing(monkeypatch):
     monkeypatch.setattr(products, "_cublas", asked)
     empty, weight = (described(np.empty(shape, np.float32)) for shape in ((0, 3), (2, 3)))
     out = described(np.empty((0, 2), np.float32))
-    products.multiply(WORK, empty, weight, out, transposed=(False, True))
+    products.multiply(CONTEXT, empty, weight, out, transposed=(False, True))

@@ -174,7 +174,7 @@ def around_products(dtypes):
 def kernels(dtypes=Dtypes()):  # noqa: B008 - a constant
     """Every kernel and the types of its arguments, by name.
 
-    Of kernels that are made in variants there is one with each flag and one without it.
+    Kernels that are made in variants are there with and without each flag.
     """
     families = (reading, updating, interacting, pooling, around_products)
     return sorting() | {
@@ -208,7 +208,7 @@ def _compile_to_ptx(name, dtypes, capability):
 
 
 def assemble(ptx, folder, capability=CAPABILITY):
-    """What ptxas reports of the machine code; it fails on code that the GPU could not run."""
+    """Compile PTX to machine code, which fails if a GPU could not run it; ptxas's report."""
     source = folder / "kernel.ptx"
     source.write_text(ptx)
     (ptxas,) = {p for root in nvidia.__path__ for p in Path(root).glob("*/bin/ptxas*")}
@@ -241,7 +241,7 @@ def looping(ptx):
 
 
 def count_vectors(ptx, access):
-    """How many instructions access 16 bytes, and how many a float32 alone, in this memory."""
+    """The number of instructions that access 16 bytes, and of those that access one float32."""
     access = access.replace(".", r"\.")
     together = re.findall(rf"\b{access}(?:\.\w+)*\.v4\.[fbu]32", ptx)
     return len(together), len(re.findall(rf"\b{access}(?:\.(?!v4)\w+)*\.f32", ptx))

@@ -5,7 +5,7 @@ import pytest
 
 import robe_numba as rn
 from robe_numba.dlrm import DLRM, PRESETS, make_embedding
-from tests.gpu.conftest import SIMULATED, to_cpu, to_gpu
+from tests.gpu.conftest import to_cpu, to_gpu
 from tests.gpu.large_cases import (
     BAG_SPEC,
     PADDING_IDX,
@@ -17,10 +17,7 @@ from tests.gpu.large_cases import (
 )
 from tests.support import numpy_oracle
 
-pytestmark = [
-    pytest.mark.skipif(SIMULATED, reason="too large for the simulator"),
-    pytest.mark.usefixtures("gpu_memory"),
-]
+pytestmark = pytest.mark.usefixtures("gpu_memory")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])

@@ -4,14 +4,11 @@ import numpy as np
 import pytest
 
 import robe_numba as rn
-from tests.gpu.conftest import SIMULATED, to_cpu, to_gpu
+from tests.gpu.conftest import to_cpu, to_gpu
 from tests.gpu.large_cases import BAG_SPEC, SPECS, array_of, check, ids_of, whole_gradients, words
 from tests.support import numpy_oracle
 
-pytestmark = [
-    pytest.mark.skipif(SIMULATED, reason="too large for the simulator"),
-    pytest.mark.usefixtures("gpu_memory"),
-]
+pytestmark = pytest.mark.usefixtures("gpu_memory")
 
 
 @pytest.mark.parametrize("ids", ["uniform", "frequent"])

@@ -1,4 +1,4 @@
-"""Streams of CuPy and of PyTorch on a real GPU: calls work on the caller's, nobody waits."""
+"""Streams of CuPy and PyTorch on a real GPU: calls work on the caller's and wait for nothing."""
 
 from contextlib import nullcontext
 
@@ -7,11 +7,9 @@ import pytest
 
 import robe_numba as rn
 from robe_numba.dlrm import DLRM, DLRMConfig, make_embedding
-from tests.gpu.conftest import SIMULATED, to_cpu, to_gpu
+from tests.gpu.conftest import to_cpu, to_gpu
 from tests.gpu.large_cases import SPECS, array_of, ids_of, whole_gradients
 from tests.support import numpy_oracle
-
-pytestmark = pytest.mark.skipif(SIMULATED, reason="the simulator has no streams")
 
 SPEC, BATCH = SPECS["one block a row"], 4096
 

@@ -4,11 +4,9 @@ import numpy as np
 import pytest
 
 import robe_numba as rn
-from tests.gpu.conftest import SIMULATED, to_cpu, to_gpu
+from tests.gpu.conftest import to_cpu, to_gpu
 from tests.gpu.large_cases import SPECS, array_of, ids_of, whole_gradients
 from tests.support import numpy_oracle
-
-pytestmark = pytest.mark.skipif(SIMULATED, reason="too large for the simulator")
 
 SIZE = 2**32 + 1024
 PERIOD = 2039  # of the values of an array: whole in float16, and 2^32 is no multiple of it
