@@ -82,6 +82,17 @@ if STARTED is not None:
         """All processes."""
         return MPIGroup()
 
+    @pytest.fixture(scope="session", autouse=True)
+    def compiled(group):
+        """Rank 0 compiles first: ranks that begin together would each compile the same."""
+        if group.is_root and not SIMULATED:
+            from tests.mpi.models import compile_steps
+
+            compile_steps()
+        barrier = MPI.COMM_WORLD.Ibarrier()
+        while not barrier.Test():
+            time.sleep(0.05)  # MPI's own waiting would keep a core busy
+
     @pytest.fixture(scope="session")
     def groups(group):
         """By size, the groups of the first ranks that have this one."""

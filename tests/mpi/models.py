@@ -1,12 +1,21 @@
 """Small models, and each rank's share of small batches."""
 
+from itertools import product
+
 import numpy as np
 
 from robe_numba._shares import share_of
-from robe_numba.dlrm import DLRM, make_embedding
+from robe_numba.dlrm import DLRM, KINDS, make_embedding
 from robe_numba.dlrm.backends import to_numpy
 from robe_numba.parallel.replica_check import check_replicas
-from tests.dlrm.test_model import TINY, VOCABULARY
+from tests.dlrm.test_model import TINY, VOCABULARY, batch_of
+
+OPTIMIZERS = {
+    "sgd": {"optimizer": "sgd"},
+    "adagrad": {"optimizer": "adagrad"},
+    "adagrad of blocks": {"optimizer": "adagrad", "block_state": True},
+    "two": {"optimizer": "adagrad", "dense_optimizer": "sgd"},
+}
 
 
 def model_of(kind, optimizer="sgd", dtype=np.float32, dense_optimizer=None, **options):
@@ -23,6 +32,17 @@ def model_of(kind, optimizer="sgd", dtype=np.float32, dense_optimizer=None, **op
         **(defaults | options),
     )
     return DLRM(TINY, embedding, dtype=dtype, optimizer=dense_optimizer or optimizer, threads=1)
+
+
+def compile_steps():
+    """Compile what steps of every kind and optimizer call, into the cache that all ranks share."""
+    for kind, options, dtype in product(KINDS, OPTIMIZERS.values(), (np.float32, np.float64)):
+        model, batch = model_of(kind, dtype=dtype, **options), batch_of(301, dtype)
+        gradients = model.backpropagate(*batch)
+        dense = model.embedding.gradients(gradients.embeddings, gradients.context)
+        model.embedding.apply(dense, 0.1)
+        model.train_step(*batch, 0.1, clip_norm=0.01)
+        model.logits(*batch[:2])
 
 
 def share(group, batch):

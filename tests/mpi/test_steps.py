@@ -12,15 +12,17 @@ from robe_numba.parallel.data_parallel import DataParallel
 from robe_numba.parallel.group import Alone
 from robe_numba.parallel.mpi_group import MPIGroup
 from tests.dlrm.test_model import TINY, batch_of
-from tests.mpi.models import arrays_of, assert_close, assert_replicas, bits, model_of, share
+from tests.mpi.models import (
+    OPTIMIZERS,
+    arrays_of,
+    assert_close,
+    assert_replicas,
+    bits,
+    model_of,
+    share,
+)
 
 EXCHANGES = ("gather", "reduce")
-OPTIMIZERS = {
-    "sgd": {"optimizer": "sgd"},
-    "adagrad": {"optimizer": "adagrad"},
-    "adagrad of blocks": {"optimizer": "adagrad", "block_state": True},
-    "two": {"optimizer": "adagrad", "dense_optimizer": "sgd"},
-}
 ROWS = 301  # uneven shares; of two micro-batches in one process, of one on each rank
 
 
