@@ -74,7 +74,7 @@ def test_starts_are_checked(spoil, error, words):
 
 
 def test_starts_at_the_ends_of_the_array_are_taken():
-    """Whatever lies in the array is safe, and -1 stands for no read."""
+    """Any start in the array is safe, and -1 means no read."""
     starts = np.array([[[0, 99], [-1, -1]]])
     gradient = rn.lookup_backward(np.ones((1, 2, 8), np.float32), INDICES[:1], SPEC, starts=starts)
     np.testing.assert_array_equal(np.flatnonzero(gradient), [0, 1, 2, 3, 99])

@@ -28,7 +28,7 @@ state_blocks = st.sampled_from([1, 2, 16, 64, 4096])
 
 @pytest.fixture
 def share_out(monkeypatch):
-    """Call it with the number of workers that kernels shall have, whatever threads there are."""
+    """Call it with the number of workers that kernels get, for any number of threads."""
 
     def set_to(workers):
         monkeypatch.setattr(dense, "threads_for", lambda elements: workers)

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from perf import ROOT
 from perf.gpu.checker import ncu
 from perf.gpu.checker.program import Program
 from perf.gpu.checker.report import Report
 from perf.gpu.sections import training
 
+ROOT = Path(__file__).resolve().parents[3]  # the checkout
 LAUNCH_EACH = [sys.executable, "-m", "perf.gpu.launch_each"]
 TOOLS = ("memcheck", "racecheck")
 # Sections that these programs would disturb, and the seconds they get to end before.
