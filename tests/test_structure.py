@@ -200,26 +200,26 @@ def test_showing_a_dataset_waits_for_no_kernels(dataset):
     assert not found & {"numba", "pyarrow.parquet", "pyarrow.dataset", "matplotlib", "distributed"}
 
 
+STARTS = [
+    ["-c", "from robe_numba import lookup"],
+    ["-m", "robe_numba", "evaluate", "run", "data"],
+    ["-c", "import robe_numba.dlrm"],
+    ["-c", "from robe_numba.training import train"],
+    ["-c", "from data_tools import ingest"],
+    ["-m", "robe_numba", "sweep", "data", "lr=1"],
+    ["-m", "robe_numba", "ingest", "log", "-o", "data"],
+]
+TOO_FEW, NOT_COMPILED = "at least 1", "run only when they are compiled"
+
+
 @pytest.mark.parametrize(
-    ("setting", "words"),
+    ("start", "setting", "words"),
     [
-        *((f"NUMBA_NUM_THREADS={value}", "at least 1") for value in ("0", "-1", "abc", "1.5")),
-        ("NUMBA_DISABLE_JIT=1", "run only when they are compiled"),
+        *((start, "NUMBA_NUM_THREADS=0", TOO_FEW) for start in STARTS),
+        *((STARTS[0], f"NUMBA_NUM_THREADS={value}", TOO_FEW) for value in ("-1", "abc", "1.5")),
+        *((start, "NUMBA_DISABLE_JIT=1", NOT_COMPILED) for start in STARTS[:2]),
     ],
-)
-@pytest.mark.parametrize(
-    "start",
-    [
-        ["-c", "from robe_numba import lookup"],
-        ["-c", "import robe_numba.dlrm"],
-        ["-c", "from robe_numba.training import train"],
-        ["-c", "from data_tools import ingest"],
-        ["-m", "robe_numba", "plan"],
-        ["-m", "robe_numba", "evaluate", "run", "data"],
-        ["-m", "robe_numba", "sweep", "data", "lr=1"],
-        ["-m", "robe_numba", "ingest", "log", "-o", "data"],
-    ],
-    ids=lambda start: start[-1],
+    ids=lambda part: part[-1] if isinstance(part, list) else part.partition("=")[2],
 )
 def test_what_numba_cannot_be_told_is_one_sentence(start, setting, words):
     variable, value = setting.split("=")
