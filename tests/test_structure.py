@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -21,9 +22,14 @@ SHARED = tuple(f"robe_numba._{name}" for name in ("cache", "environment", "jit",
 SHARED += ("robe_numba._shares",)
 
 
+@cache
+def parsed(path):
+    return ast.parse(path.read_text())
+
+
 def imported_modules(path, at_import=False):
     """Absolute names of the modules that a file imports, or only of those that it imports first."""
-    tree = ast.parse(path.read_text())
+    tree = parsed(path)
     for node in tree.body if at_import else ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -108,7 +114,7 @@ def test_no_folder_has_more_modules_than_one_can_look_over():
 
 def has_code(path):
     """Whether a module has more than a docstring."""
-    return any(not isinstance(node, ast.Expr) for node in ast.parse(path.read_text()).body)
+    return any(not isinstance(node, ast.Expr) for node in parsed(path).body)
 
 
 def test_the_oracle_imports_nothing_of_the_package():
