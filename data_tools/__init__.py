@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from data_tools.loader.split import Split
     from data_tools.schema import CRITEO, Schema
     from data_tools.synthetic.presets import cardinalities
-    from robe_numba._shares import share_of
+    from robe_numba._share_of import share_of
 
 __all__ = [
     "CRITEO",
@@ -50,7 +50,7 @@ __getattr__, __dir__ = attributes(
         "Split": "data_tools.loader.split",
         "cardinalities": "data_tools.synthetic.presets",
         "ingest": "data_tools.ingestion.coordinator",
-        "share_of": "robe_numba._shares",
+        "share_of": "robe_numba._share_of",
         "verify": "data_tools.format.verification",
     },
 )

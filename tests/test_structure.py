@@ -19,7 +19,7 @@ CODE = ("robe_numba", "data_tools", "perf", "tests")
 MOST_MODULES = 14  # of a folder
 # What both packages stand on.
 SHARED = tuple(f"robe_numba._{name}" for name in ("cache", "environment", "jit", "lazy", "locks"))
-SHARED += ("robe_numba._shares",)
+SHARED += ("robe_numba._share_of",)
 
 
 @cache

@@ -14,7 +14,7 @@ import numpy as np
 
 from data_tools.batch import Batch, concatenate, take
 from data_tools.loader.shuffle import Shuffle
-from robe_numba._shares import share_of
+from robe_numba._share_of import share_of
 
 
 class Peers(Protocol):

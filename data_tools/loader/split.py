@@ -10,7 +10,7 @@ from data_tools.loader.blocks import Blocks
 from data_tools.loader.peers import Cuts, Peers, SharedWindows
 from data_tools.loader.read_ahead import read_ahead, stream
 from data_tools.loader.shuffle import Shuffle
-from robe_numba._shares import share_of
+from robe_numba._share_of import share_of
 
 UNSORTED_IDS = 1 << 20  # ids to collect, at least, before they are sorted
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_tools.sources.criteo.parser import transform_dense
-from data_tools.sources.ids import EXACT_FLOATS, MISSING, content, uuid_texts, value_ids
+from data_tools.sources.text_ids import EXACT_FLOATS, MISSING, content, uuid_texts, value_ids
 
 LABEL_RULE = "the label must be 0 or 1"
 DENSE_RULE = "a dense field must be empty or a finite number"

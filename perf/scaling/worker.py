@@ -23,7 +23,7 @@ from perf.harness.race import PAUSE, keep_busy, no_garbage_collection
 from perf.harness.shapes import BenchShape, make_batch
 from perf.scaling.formulas import MODELS, ScaledModel
 from perf.scaling.results import MeasuredStep, Phase, RankTask, Results, StepSetting, Transfer
-from robe_numba._shares import share_of
+from robe_numba._share_of import share_of
 from robe_numba.dlrm import DLRM, make_embedding
 from robe_numba.dlrm.gradient_buffer import sum_rows
 from robe_numba.parallel.data_parallel import DataParallel

@@ -75,8 +75,8 @@ def train(
     with loading():
         from data_tools import Dataset
         from robe_numba.training.days import day_notes
-        from robe_numba.training.loop import TrainingInterrupted
         from robe_numba.training.reports.html import sizes, write_report
+        from robe_numba.training.training_run import TrainingInterrupted
 
     _check_options(log, resume, use_previous, overwrite)
     group: Group = context.obj or Alone()

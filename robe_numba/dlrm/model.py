@@ -26,7 +26,7 @@ class DLRM:
     for any number of threads (see `thread_pool.py`). On a GPU it takes arrays of CuPy or PyTorch
     and returns CuPy's. It works on CuPy's current stream and never waits for it: losses are arrays
     () there, and labels are not checked. Results may differ in the last bits between batch sizes
-    and devices. `robe_numba.dlrm.captured` makes small batches faster on a GPU.
+    and devices. `robe_numba.dlrm.cuda_graphs` makes small batches faster on a GPU.
 
     Parameters
     ----------

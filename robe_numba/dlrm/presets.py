@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from robe_numba.dlrm.config import DLRMConfig
-from robe_numba.dlrm.schedule import Schedule
+from robe_numba.dlrm.learning_rate import Schedule
 
 CONSTANT = Schedule()
 

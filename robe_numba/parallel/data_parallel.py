@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from robe_numba._shares import share_of
+from robe_numba._share_of import share_of
 from robe_numba.dlrm import DLRM
 from robe_numba.dlrm.backends import backend_for
-from robe_numba.dlrm.captured import capture_train_step
+from robe_numba.dlrm.cuda_graphs import capture_train_step
 from robe_numba.dlrm.optimizers import check_rates
 from robe_numba.parallel.carriers.base import Carrier, Done, Pending, Traffic
 from robe_numba.parallel.exchange import AUTO, EXCHANGES, Exchange, ExchangePlan, check_exchange

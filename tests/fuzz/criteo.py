@@ -22,7 +22,7 @@ with harness.guided(__name__):
     from data_tools.schema import CRITEO, Schema
     from data_tools.sources import lines as lines_module
     from data_tools.sources import row_buffer
-    from data_tools.sources.criteo import kernels, words
+    from data_tools.sources.criteo import byte_words, kernels
     from data_tools.sources.criteo import parser as parser_module
     from data_tools.sources.criteo.parser import MAX_LINE_BYTES, Parser
     from data_tools.sources.criteo.reader import is_labelled, read_lines
@@ -192,7 +192,7 @@ def make_kernels_plain() -> None:
         kernel = getattr(kernels, name)
         setattr(parser_module, name, lambda *args, kernel=kernel: tuple(map(int, kernel(*args))))
     kernels.load_word = load_word
-    kernels.trailing_zeros = words.trailing_zeros = trailing_zeros
+    kernels.trailing_zeros = byte_words.trailing_zeros = trailing_zeros
     parser_module.SMALL_VALUES = 64
     warnings.filterwarnings("ignore", "overflow encountered", RuntimeWarning)
 

@@ -4,7 +4,7 @@ from itertools import product
 
 import numpy as np
 
-from robe_numba._shares import share_of
+from robe_numba._share_of import share_of
 from robe_numba.dlrm import DLRM, KINDS, make_embedding
 from robe_numba.dlrm.backends import to_numpy
 from robe_numba.parallel.replica_check import check_replicas

@@ -9,7 +9,7 @@ import pytest
 
 import data_tools
 from data_tools import Dataset
-from robe_numba.training import RunFolder, TrainingError, Watcher, loop, train
+from robe_numba.training import RunFolder, TrainingError, Watcher, train, training_run
 from tests.mpi.runs import CONFIG
 
 
@@ -75,7 +75,7 @@ def test_ranks_that_were_asked_for_another_thing_are_named(
     if group.rank == odd and what == "settings":
         config = replace(CONFIG, lr=0.03)
     if group.rank == odd and what == "versions":
-        monkeypatch.setattr(loop, "__version__", "0.0")
+        monkeypatch.setattr(training_run, "__version__", "0.0")
     with pytest.raises(ValueError, match="must have the same versions") as error:
         train(data, config, folder / "run", group=group)
     pid = group.all_gather(os.getpid())[odd]

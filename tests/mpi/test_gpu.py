@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
-from robe_numba._shares import share_of
+from robe_numba._share_of import share_of
 from robe_numba.dlrm import DLRM
 from robe_numba.kernels.gpu import simulated
 from robe_numba.parallel.carriers import gpu

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from robe_numba._shares import share_of
+from robe_numba._share_of import share_of
 from robe_numba.dlrm import DLRM, KINDS, make_embedding
 from robe_numba.dlrm.thread_pool import micro_batches
 from robe_numba.parallel.data_parallel import DataParallel

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numba
 import pytest
 
-from robe_numba._shares import share_of
+from robe_numba._share_of import share_of
 from robe_numba.parallel.data_parallel import DataParallel
 from robe_numba.training import TrainingInterrupted, train
 from tests.mpi.runs import CONFIG, assert_alike, records

@@ -20,7 +20,7 @@ import math
 import numpy as np
 
 from data_tools.options import DENSE_TRANSFORMS
-from data_tools.sources.criteo.words import (
+from data_tools.sources.criteo.byte_words import (
     decimal_word,
     hex_word,
     load_word,

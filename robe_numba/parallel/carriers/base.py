@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
 
-from robe_numba._shares import share_of
+from robe_numba._share_of import share_of
 
 Result = TypeVar("Result")
 Awaited = TypeVar("Awaited", covariant=True)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import numpy as np
 from mpi4py import MPI
 
-from robe_numba._shares import share_of
+from robe_numba._share_of import share_of
 from robe_numba.ops.devices import gpu_module
 from robe_numba.parallel.carriers.base import Carrier, Pending, Traffic
 from robe_numba.parallel.carriers.mpi import HostCarrier, MPICarrier

@@ -13,7 +13,7 @@ import numpy as np
 from mpi4py import MPI
 from mpi4py.util.dtlib import from_numpy_dtype
 
-from robe_numba._shares import share_of
+from robe_numba._share_of import share_of
 from robe_numba.dlrm.gradient_buffer import sum_rows
 from robe_numba.memory import scratch
 from robe_numba.parallel.carriers.base import Carrier, Done, Pending, Traffic

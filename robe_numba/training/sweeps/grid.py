@@ -18,12 +18,12 @@ from data_tools.storage.own_files import check_no_link
 from data_tools.storage.paths import check_room_for_folder
 from robe_numba.training.config import ResolvedConfig, TrainingConfig
 from robe_numba.training.learner import TrainingError
-from robe_numba.training.loop import train
 from robe_numba.training.model_builder import needs_vocabulary, training_vocabulary
 from robe_numba.training.reports.html import write_report
 from robe_numba.training.run.folder import RunFolder
 from robe_numba.training.settings import SETTINGS, applies
 from robe_numba.training.sweeps.workers import ProcessKilledError, call_all
+from robe_numba.training.training_run import train
 from robe_numba.training.watchers.base import Watcher
 
 RUNS = "runs"  # the folder of the runs within that of the sweep

@@ -11,7 +11,7 @@ from data_tools import Dataset, ingest
 from data_tools.loader import shuffle as shuffling
 from data_tools.loader.peers import share_edges
 from data_tools.synthetic.generator import Generator
-from robe_numba._shares import share_of
+from robe_numba._share_of import share_of
 from tests.conftest import readers_running
 from tests.data_tools.loader.test_batches import UNEVEN, make, row_numbers, splits
 

@@ -13,7 +13,7 @@ import data_tools
 from data_tools.format.manifest import MANIFEST_NAME
 from data_tools.options import DENSE_TRANSFORMS
 from data_tools.schema import Schema
-from data_tools.sources.criteo import words
+from data_tools.sources.criteo import byte_words
 from data_tools.sources.criteo.kernels import OK
 from data_tools.sources.criteo.parser import Parser, transform_dense
 from tests.support import slow_parser
@@ -230,7 +230,7 @@ def test_every_byte_at_every_place_of_eight_hexadecimal_digits():
                 except slow_parser.BadLineError:
                     expected = (None, False)
                 word = np.uint64(int.from_bytes(field, "little"))
-                value, good = words.hex_word(word)
+                value, good = byte_words.hex_word(word)
                 assert (value if good else None, good) == expected, field
 
 
