@@ -10,7 +10,7 @@ from robe_numba._lazy import attributes
 
 if TYPE_CHECKING:
     from robe_numba.training.config import TrainingConfig
-    from robe_numba.training.learner import TrainingError
+    from robe_numba.training.loop import TrainingError
     from robe_numba.training.model_builder import build_model, table_rows, training_vocabulary
     from robe_numba.training.reports.html import write_report
     from robe_numba.training.run.checkpoints import CheckpointError
@@ -45,7 +45,7 @@ __getattr__, __dir__ = attributes(
         "CheckpointError": "robe_numba.training.run.checkpoints",
         "RunFolder": "robe_numba.training.run.folder",
         "TrainingConfig": "robe_numba.training.config",
-        "TrainingError": "robe_numba.training.learner",
+        "TrainingError": "robe_numba.training.loop",
         "TrainingInterrupted": "robe_numba.training.training_run",
         "Watcher": "robe_numba.training.watchers.base",
         "Watchers": "robe_numba.training.watchers.base",

@@ -17,7 +17,7 @@ from robe_numba.parallel.group import Alone, Group
 from robe_numba.parallel.replica_check import differing_ranks
 from robe_numba.training.config import ResolvedConfig, TrainingConfig
 from robe_numba.training.interrupts import deferred_interrupt
-from robe_numba.training.learner import AgreedStop, Learner
+from robe_numba.training.loop import AgreedStop, Learner
 from robe_numba.training.model_builder import build_model, needs_vocabulary, training_vocabulary
 from robe_numba.training.run.dataset_facts import dataset_facts
 from robe_numba.training.run.folder import RunFolder

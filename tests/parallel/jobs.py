@@ -101,7 +101,7 @@ from robe_numba.cli import main
 from robe_numba.dlrm import DLRM
 from robe_numba.parallel.data_parallel import DataParallel
 from robe_numba.training.reports import html
-from robe_numba.training.learner import Learner
+from robe_numba.training.loop import Learner
 
 at, event, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 del sys.argv[1:4]

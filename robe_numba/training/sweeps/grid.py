@@ -17,7 +17,7 @@ from data_tools import Dataset
 from data_tools.storage.own_files import check_no_link
 from data_tools.storage.paths import check_room_for_folder
 from robe_numba.training.config import ResolvedConfig, TrainingConfig
-from robe_numba.training.learner import TrainingError
+from robe_numba.training.loop import TrainingError
 from robe_numba.training.model_builder import needs_vocabulary, training_vocabulary
 from robe_numba.training.reports.html import write_report
 from robe_numba.training.run.folder import RunFolder
