@@ -87,7 +87,7 @@ def gpu_rates(model: ScaledModel) -> ProcessRates:
 def gpu_link(processes: int) -> Link:
     """NVLink within a machine, and a network card for each GPU between machines.
 
-    Data for all GPUs enters a machine once, one part by each card, and goes on by NVLink, as in
+    Data for all GPUs enters a machine once, one part by each card, and continues by NVLink, as in
     NCCL's rings. Data for one GPU comes by its own card.
     """
     if processes <= TOGETHER:

@@ -117,7 +117,7 @@ def cases_in_memory(draw):
     return criteo.case_bytes(draw(contents(SCHEMAS[schema])), schema, *options)
 
 
-@settings(max_examples=400)
+@settings(max_examples=100)
 @given(case=cases_in_memory())
 def test_spoilt_text_in_memory_gives_the_rows_and_errors_of_the_slow_parser(case):
     criteo.check(case)
@@ -148,7 +148,7 @@ csv_texts = st.sampled_from(
 csv_content = st.lists(csv_bytes | csv_texts, max_size=30).map(b"".join)
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(csv_content, st.booleans(), st.integers(1, 4), st.integers(1, 16), st.sampled_from(",\t;|"))
 def test_spoilt_csv_gives_the_rows_and_errors_of_the_slow_parser(
     content, skip, blocks, block_rows, separator
@@ -180,13 +180,13 @@ streams = st.builds(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=120)
 @given(streams)
 def test_streams_are_read_whole_or_not_at_all(case):
     file_types.check(case)
 
 
-@settings(max_examples=400)
+@settings(max_examples=100)
 @given(st.binary(min_size=5, max_size=60))
 def test_edited_json_is_read_or_its_file_is_named(case):
     json_files.check(case)

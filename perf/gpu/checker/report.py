@@ -22,7 +22,7 @@ class Report:
 
     @contextmanager
     def attempt(self, what: str) -> Iterator[None]:
-        """Print an exception of the `with` block, and go on after it."""
+        """Print an exception of the `with` block, and continue after it."""
         try:
             yield
         except Exception:

@@ -17,7 +17,7 @@ SHORTEST = 3.0  # seconds: a section with less time is not started
 
 
 class Supervisor:
-    """Runs sections until a deadline; a section that hangs is killed, and the rest goes on.
+    """Runs sections until a deadline; a section that hangs is killed, and the others still run.
 
     Parameters
     ----------

@@ -32,7 +32,7 @@ Check = Callable[[], object]
 
 
 def run(report: Report, options: Any) -> None:
-    """Run all checks; a failure is printed, and the rest goes on."""
+    """Run all checks; a failure is printed, and the other checks still run."""
     failed = 0
     checks = [*small(options.tiny), *large_checks.checks(options.tiny)]
     for name, check in checks:

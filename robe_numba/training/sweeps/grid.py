@@ -121,7 +121,7 @@ def sweep(
     -------
     list of Outcome
         In the order of `configs`. A run that cannot be trained (its size does not suit its kind of
-        embedding, it diverged, its process was killed, ...) has an error, and the others go on.
+        embedding, it diverged, its process was killed, ...) has an error, and the others continue.
 
     Raises
     ------

@@ -271,7 +271,7 @@ def columns_of(length):
     )
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(columns=st.integers(1, 12).flatmap(columns_of))
 @example(columns=([True], [None], [None], [None], [None]))
 def test_a_table_gives_the_same_rows_as_csv_and_as_parquet(tmp_path_factory, columns):

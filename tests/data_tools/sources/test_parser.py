@@ -178,7 +178,7 @@ def check_ingest(text, schema, transform, **sizes):
 
 
 @pytest.mark.parametrize("schema", SCHEMAS, ids=SCHEMA_NAMES)
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     data=st.data(),
     block_bytes=st.sampled_from([1, 2, 7, 64, 4096]),
@@ -192,7 +192,7 @@ def test_mutated_lines_give_the_rows_and_errors_of_the_slow_parser(
     check_ingest(text, schema, transform, block_bytes=block_bytes, shard_bytes=shard_bytes)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(text=st.lists(st.sampled_from(list(INTERESTING))).map(bytes))
 @example(text=b"")
 @example(text=b"\n")
@@ -207,7 +207,7 @@ def test_any_bytes_give_the_rows_and_errors_of_the_slow_parser(text):
 
 
 @pytest.mark.parametrize("schema", SCHEMAS, ids=SCHEMA_NAMES)
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     data=st.data(),
     labelled=st.booleans(),
