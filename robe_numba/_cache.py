@@ -206,9 +206,8 @@ def _warn_not_kept(reason: str | None) -> None:
 
 def keep(compiled: Any, function: Callable, kind: Any = FunctionCache) -> Any:
     """Keep the compiled forms of a Numba dispatcher on disk, where that is possible."""
-    if _CACHE_ROOT is not None and hasattr(
-        compiled, "_cache"
-    ):  # it has no cache if Numba is disabled
+    can_keep = hasattr(compiled, "_cache")  # not where Numba is disabled
+    if _CACHE_ROOT is not None and can_keep:
         with suppress(OSError):  # sources in a zip file cannot be read, so no edit would be noticed
             compiled._cache = _kept(kind)(function)
     return compiled
