@@ -1,4 +1,4 @@
-"""Columns of a table, of whatever Arrow type, as labels, dense values and ids.
+"""Columns of a table, of any Arrow type, as labels, dense values and ids.
 
 A function here returns the converted column and its faults: the rows that break its rule.
 docs/logs.md has the table of types.

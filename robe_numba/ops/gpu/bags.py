@@ -192,7 +192,7 @@ def _reads(
     known = expand_reads(context, bags, spec, grads.dtype, places)
     argmax = arrays.nothing(np.int64)
     if bags.mode == MAX:
-        # Not from the caller's starts, which nobody has checked.
+        # Not from the caller's starts, which are not checked.
         maxima, argmax = (
             context.scratch(grads.size, grads.dtype),
             context.scratch(grads.size, np.int64),

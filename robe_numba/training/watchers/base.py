@@ -30,7 +30,7 @@ class Watcher:
         """
 
     def evaluating(self, step: int, epoch: float) -> None:
-        """The validation rows are about to be scored, after so many steps and epochs."""
+        """The validation rows are about to be scored, after these steps and epochs."""
 
     def scoring(self, done: int, total: int) -> None:
         """Rows are being scored: rows done, all rows."""

@@ -94,7 +94,7 @@ def adagrad_scanned(step, owned, sums, reads, spec, found):
 
 @inlined
 def is_dense(count, owned, spec):
-    """Whether so many pieces touch most of a range: then all of it is applied."""
+    """Whether `count` pieces touch most of a range; if so, all of it is applied."""
     return count * min(spec.block_size, spec.embedding_dim) >= owned.size >> ONE
 
 

@@ -115,7 +115,7 @@ def add_slices(sums, slices, pairs, out, o, add, thread, threads):
 
 @function
 def num_numbers(num_vectors):
-    """How many numbers `tile_of` has for all pairs of so many vectors."""
+    """How many tiles `tile_of` numbers, for all pairs of this many vectors."""
     whole = (num_vectors + THREE) >> TWO
     return ((whole + ONE) * (whole + ONE)) >> TWO
 
