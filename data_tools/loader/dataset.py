@@ -122,10 +122,11 @@ class Dataset:
         """
         check_partition(name, fractions, by, seed)
         key = name, tuple(fractions), by, seed
-        if key not in self._splits:
+        split = self._splits.get(key)  # not looked up twice: other threads may ask for splits too
+        if split is None:
             blocks, rows = self._part(*key)
-            self._splits[key] = Split(blocks, rows, self._no_rows())
-        return self._splits[key]
+            split = self._splits[key] = Split(blocks, rows, self._no_rows())
+        return split
 
     def _part(
         self, name: str, fractions: tuple[float, ...], by: str, seed: int
@@ -145,10 +146,11 @@ class Dataset:
         """The parts of all rows in a random split; only those of the latest split are kept."""
         from data_tools.loader.random_split import row_parts  # compiled code
 
-        if self._random is None or self._random[0] != (ends, seed):
+        latest = self._random
+        if latest is None or latest[0] != (ends, seed):
             self._splits.clear()
-            self._random = (ends, seed), row_parts(self.num_rows, ends, seed)
-        return self._random[1]
+            latest = self._random = (ends, seed), row_parts(self.num_rows, ends, seed)
+        return latest[1]
 
     def _no_rows(self) -> Batch:
         manifest = self.manifest

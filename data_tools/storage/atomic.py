@@ -4,7 +4,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from data_tools.storage.locks import RUN_LOCK
@@ -38,7 +38,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         flush(temporary)
         os.chmod(temporary, mode)
         os.replace(temporary, target)
-        flush(target.parent)
+        with suppress(OSError):  # the folder may not be readable, or its file system refuses
+            flush(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -75,7 +76,8 @@ def flush(path: str | os.PathLike[str]) -> None:
     """Flush a file, or the names in a folder (where the system can do that), to the disk."""
     if os.path.isdir(path) and not hasattr(os, "O_DIRECTORY"):
         return
-    descriptor = os.open(path, os.O_RDONLY)
+    # Windows flushes only what is open for writing.
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -60,10 +60,10 @@ def plan(
         from robe_numba.cli.plan_tables import facts, show, train_options
         from robe_numba.planning.plan import plan as make_plan
 
-    sizes = _table_sizes(cardinalities, data, quiet)
     array_size = None if memory is None else _array_size(memory)
     if (array_size is None) == (compression is None):
         raise ValueError(f"a plan needs --memory or --compression; {_given(memory, compression)}")
+    sizes = _table_sizes(cardinalities, data, quiet)
     made = make_plan(sizes, dim, array_size=array_size, compression=compression)
     options = train_options(made)
     if as_json:

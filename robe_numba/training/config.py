@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields
 from typing import Any, Self
 
 import numpy as np
@@ -13,7 +13,7 @@ from robe_numba.spec import check_int
 from robe_numba.training.settings import SETTINGS, RunSetting, Settings, applies
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TrainingConfig(Settings):
     """Settings of one run, checked; None takes a default that `resolved` fills in.
 
@@ -122,6 +122,16 @@ class TrainingConfig(Settings):
         missing = {name: value for name, value in defaults.items() if given[name] is None}
         return ResolvedConfig(**given | missing)
 
+    def schedule(self, total_steps: int) -> Schedule:
+        """How the learning rates change over a number of steps."""
+        return self.resolved().schedule(total_steps)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TrainingConfig) and astuple(self) == astuple(other)
+
+    def __hash__(self) -> int:
+        return hash(astuple(self))
+
     def to_dict(self) -> dict[str, Any]:
         """The fields, ready for JSON."""
         return json.loads(json.dumps(asdict(self)))
@@ -132,7 +142,7 @@ class TrainingConfig(Settings):
         return cls(**fields)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ResolvedConfig(TrainingConfig):
     """What a run uses: settings without open defaults, as `TrainingConfig.resolved` makes them."""
 
@@ -147,7 +157,6 @@ class ResolvedConfig(TrainingConfig):
     batch_size: int
 
     def schedule(self, total_steps: int) -> Schedule:
-        """How the learning rates change over a number of steps."""
         start = self.decay_start
         until_the_end = max(1, total_steps - start) if start is not None else 1
         return Schedule(self.warmup_steps, start, self.decay_steps or until_the_end)

@@ -151,6 +151,7 @@ def test_a_dataset_is_counted_and_the_options_train_on_it(tmp_path):
         (("--cardinalities", "moon", "--memory", "2MB"), "moon"),
         (("--cardinalities", "9", "--compression", "nan"), "compression is nan"),
         (("--data", "nowhere", "--compression", "9"), "nowhere"),
+        (("--data", "nowhere", "--memory", "much"), "much"),
     ],
 )
 def test_mistakes_are_one_line(monkeypatch, capsys, arguments, words):

@@ -80,3 +80,13 @@ def test_tensorboard_reads_the_metrics(dataset, tmp_path):
     }
     test = run.metrics()[-1]["test"]
     assert curve("test/auc") == {200: pytest.approx(test["auc"])}
+
+
+def test_events_reach_every_watcher_with_their_names():
+    class Last(Watcher):
+        def step(self, step, loss):
+            self.seen = step, loss
+
+    watchers = [Last(), Last()]
+    Watchers(watchers).step(7, loss=0.5)
+    assert [watcher.seen for watcher in watchers] == [(7, 0.5)] * 2

@@ -70,6 +70,16 @@ def test_resolved_settings_leave_nothing_open(preset, embedding):
     assert list(config.to_dict()) == [field.name for field in fields(TrainingConfig)]
 
 
+def test_settings_are_equal_by_value_whether_resolved_or_not():
+    asked = TrainingConfig(compression=100, decay_start=10)
+    resolved = asked.resolved()
+    read = TrainingConfig.from_dict(resolved.to_dict())
+    assert read == resolved
+    assert len({read, resolved}) == 1
+    assert asked != resolved
+    assert asked.schedule(50) == resolved.schedule(50)
+
+
 def test_settings_survive_json_and_fill_in_the_preset():
     settings = TrainingConfig(compression=20, fractions=(0.5, 0.25, 0.25))
     assert TrainingConfig.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings

@@ -50,9 +50,9 @@ class Watchers(Watcher):
 
 
 def _to_all(event: str) -> Callable[..., None]:
-    def tell(self: Watchers, *facts: Any) -> None:
+    def tell(self: Watchers, *facts: Any, **named: Any) -> None:
         for watcher in self._watchers:
-            getattr(watcher, event)(*facts)
+            getattr(watcher, event)(*facts, **named)
 
     return tell
 
