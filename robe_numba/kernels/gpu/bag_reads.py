@@ -29,7 +29,7 @@ def reads_of(bag, bags):
 
 @function
 def hash_block(number, table, bags, spec):
-    """Start of block number % num_blocks of a read; NOWHERE for padding."""
+    """Start of block number % num_blocks of a read; NO_START for padding."""
     read, block = number, ZERO
     if spec.num_blocks > ONE:
         read = number // spec.num_blocks

@@ -1,7 +1,7 @@
 """Which parts of the array a batch touches, found range by range and in the order of the batch.
 
 A piece is the part of one read's block that lies in one range of the array. A block that wraps
-around the end of the array makes two partition.
+around the end of the array makes two pieces.
 
 There are two ways to find them. Scanning: a worker goes through all starts and takes those that
 touch its one range; the fastest way with few workers. Sorting: a counting sort, for many ranges.
