@@ -7,9 +7,9 @@ def limit_spinning() -> None:
     """Let OpenMP's threads sleep soon after a kernel, unless the user chose otherwise.
 
     GNU's would spin for milliseconds on cores that others could use: matrix products, data loaders,
-    other programs. Not spinning at all would cost a wake-up of 70 microseconds per kernel; so many
-    turns take about 0.2 milliseconds. OpenMP reads the variable when its first kernel starts, which
-    may be another library's.
+    other programs. Not spinning at all would cost a wake-up of 70 microseconds per kernel. The
+    turns set here take about 0.2 milliseconds. OpenMP reads the variable when its first kernel
+    starts, which may be another library's.
     """
     if not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}:
         os.environ["GOMP_SPINCOUNT"] = "10000"

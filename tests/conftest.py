@@ -52,9 +52,11 @@ def set_workers(monkeypatch):
     """Call it with the number of workers that kernels shall have, whatever threads there are."""
 
     def set_to(count):
-        for module in ("rows", "bags", "interaction"):
-            threads_for = f"robe_numba.ops.{module}.threads_for"
-            monkeypatch.setattr(threads_for, lambda elements: count)
+        import robe_numba.ops  # with all modules that choose a number of threads
+
+        for module in [m for name, m in sys.modules.items() if name.startswith("robe_numba.ops.")]:
+            if hasattr(module, "threads_for"):
+                monkeypatch.setattr(module, "threads_for", lambda elements: count)
 
     return set_to
 

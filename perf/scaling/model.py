@@ -127,7 +127,7 @@ def limits_table(models: Sequence[ScaledModel], clusters: Sequence[Cluster]) -> 
         lines.append([model.name, cluster.name, *cells])
     header = ["model", "on", "gather: 1000 rows/s at most", "of which the network"]
     header += ["half of it at P =", "reduce: ms per step at least", "of which summing"]
-    return markdown_table([*header, "as long as so many rows"], lines)
+    return markdown_table([*header, "as long as this many rows"], lines)
 
 
 def deviation_table(results: Results) -> str:

@@ -21,13 +21,13 @@ from robe_numba.kernels.coefficients import hash_spec
 from robe_numba.kernels.cpu import bags as kernels
 from robe_numba.kernels.cpu.bags_max import Maxima, pool_max
 from robe_numba.kernels.cpu.launch import launch, threads_for
+from robe_numba.kernels.cpu.update import driver
 from robe_numba.kernels.cpu.update.apply import make_step
 from robe_numba.kernels.cpu.update.partition import Reads
 from robe_numba.kernels.scalar.bags import MAX, MEAN, Bags
 from robe_numba.memory import scratch
 from robe_numba.ops.devices import on_any_device
 from robe_numba.ops.updating import (
-    apply_step,
     check_grad_out,
     check_step,
     dense_gradient,
@@ -144,7 +144,8 @@ def embedding_bag_backward(
     if array is not None:
         check_shared_array(array, spec)
     given = BagArguments(indices, offsets, mode, per_sample_weights, padding_idx)
-    return dense_gradient(_reads(grad_out, given, array, spec, starts), spec)
+    reads, threads = _reads(grad_out, given, array, spec, starts)
+    return dense_gradient(reads, spec, threads)
 
 
 @on_any_device("bags")
@@ -179,7 +180,8 @@ def embedding_bag_sgd_update(
     given = BagArguments(indices, offsets, mode, per_sample_weights, padding_idx)
     read = {"grad_out": grad_out, "starts": starts, **given.arrays()}
     lr = check_step(spec, lr, {"array": array}, read)
-    apply_step(make_step(array, lr=lr), _reads(grad_out, given, array, spec, starts), spec)
+    reads, threads = _reads(grad_out, given, array, spec, starts)
+    driver.update(make_step(array, lr=lr), reads, hash_spec(spec), threads)
 
 
 @on_any_device("bags")
@@ -219,8 +221,9 @@ def embedding_bag_adagrad_update(
     read = {"grad_out": grad_out, "starts": starts, **given.arrays()}
     lr = check_step(spec, lr, written, read, state_block)
     eps = check_scalar("eps", eps, 0, array.dtype)
-    reads = _reads(grad_out, given, array, spec, starts)
-    apply_step(make_step(array, state_sum, lr, eps, state_block), reads, spec)
+    reads, threads = _reads(grad_out, given, array, spec, starts)
+    step = make_step(array, state_sum, lr, eps, state_block)
+    driver.update(step, reads, hash_spec(spec), threads)
 
 
 def _pool(stored: np.ndarray, bags: Bags, spec: Spec, starts: np.ndarray, out: np.ndarray) -> None:
@@ -240,8 +243,8 @@ def _reads(
     array: np.ndarray | None,
     spec: Spec,
     starts: np.ndarray | None,
-) -> Reads:
-    """The reads of an `embedding_bag`: their rows, factors and, for "max", the argmax."""
+) -> tuple[Reads, int]:
+    """The reads of an `embedding_bag`, for "max" with the argmax; and threads to update with."""
     dtypes = ARRAY_DTYPES if array is None else (array.dtype,)
     dtype = check_array("grad_out", grad_out, None, dtypes).dtype
     bags, constants = check_bags(given, spec, dtype), hash_spec(spec)
@@ -262,4 +265,4 @@ def _reads(
         maxima = Maxima(scratch("maxima", (grads.size,), dtype), argmax)
         hashed = scratch("hashed", flat.shape, np.uint64)  # not into the caller's starts
         launch(threads, pool_max, array, hashed, constants, bags, maxima, threads)
-    return Reads(bags.indices, flat, rows, scales, argmax, grads)
+    return Reads(bags.indices, flat, rows, scales, argmax, grads), threads

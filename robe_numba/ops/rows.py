@@ -19,12 +19,12 @@ from robe_numba.kernels.coefficients import hash_spec
 from robe_numba.kernels.cpu import lookup as cpu_lookup
 from robe_numba.kernels.cpu import starts as cpu_starts
 from robe_numba.kernels.cpu.launch import launch, threads_for
+from robe_numba.kernels.cpu.update import driver
 from robe_numba.kernels.cpu.update.apply import make_step
 from robe_numba.kernels.cpu.update.partition import Reads
 from robe_numba.memory import scratch
 from robe_numba.ops.devices import on_any_device
 from robe_numba.ops.updating import (
-    apply_step,
     check_grad_out,
     check_step,
     dense_gradient,
@@ -162,7 +162,8 @@ def lookup_backward(
         if isinstance(starts, np.ndarray):
             read["starts"] = starts
         check_out("out", out, (spec.array_size,), grads.dtype, read)
-    return dense_gradient(_reads(ids, grads, spec, starts), spec, out)
+    reads, threads = _reads(ids, grads, spec, starts)
+    return dense_gradient(reads, spec, threads, out)
 
 
 @on_any_device("rows")
@@ -205,7 +206,8 @@ def sgd_update(
     lr = check_step(spec, lr, {"array": array}, read)
     ids = check_indices(indices, spec)
     grads = check_grad_out(grad_out, len(indices), spec, (array.dtype,))
-    apply_step(make_step(array, lr=lr), _reads(ids, grads, spec, starts), spec)
+    reads, threads = _reads(ids, grads, spec, starts)
+    driver.update(make_step(array, lr=lr), reads, hash_spec(spec), threads)
 
 
 @on_any_device("rows")
@@ -262,19 +264,22 @@ def adagrad_update(
     eps = check_scalar("eps", eps, 0, array.dtype)
     ids = check_indices(indices, spec)
     grads = check_grad_out(grad_out, len(indices), spec, (array.dtype,))
-    reads = _reads(ids, grads, spec, starts)
-    apply_step(make_step(array, state_sum, lr, eps, state_block), reads, spec)
+    reads, threads = _reads(ids, grads, spec, starts)
+    step = make_step(array, state_sum, lr, eps, state_block)
+    driver.update(step, reads, hash_spec(spec), threads)
 
 
-def _reads(ids: np.ndarray, grads: np.ndarray, spec: Spec, starts: np.ndarray | None) -> Reads:
-    """The reads of a `lookup`: id i was read once, into row i of the output."""
+def _reads(
+    ids: np.ndarray, grads: np.ndarray, spec: Spec, starts: np.ndarray | None
+) -> tuple[Reads, int]:
+    """The reads of a `lookup`, id i once into row i of the output; and threads to update with."""
     threads = threads_for(grads.size)
 
     def hash_into(flat: np.ndarray) -> None:
         launch(threads, cpu_starts.block_starts, ids, hash_spec(spec), flat, threads)
 
     shape = (ids.size // spec.num_tables, spec.num_tables, spec.num_blocks)
-    return Reads(
+    reads = Reads(
         indices=ids,
         starts=read_starts(starts, shape, spec, threads, hash_into),
         rows=np.empty(0, dtype=np.uint64),
@@ -282,3 +287,4 @@ def _reads(ids: np.ndarray, grads: np.ndarray, spec: Spec, starts: np.ndarray | 
         argmax=np.empty(0, dtype=np.int64),
         grad_out=grads,
     )
+    return reads, threads

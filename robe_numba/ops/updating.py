@@ -9,9 +9,9 @@ from robe_numba.checks.ids import as_uint64
 from robe_numba.checks.scalars import check_scalar, check_spec
 from robe_numba.kernels.coefficients import hash_spec
 from robe_numba.kernels.cpu.inspect import starts_inside
-from robe_numba.kernels.cpu.launch import launch, threads_for
+from robe_numba.kernels.cpu.launch import launch
 from robe_numba.kernels.cpu.update import driver
-from robe_numba.kernels.cpu.update.apply import UpdateStep, make_step
+from robe_numba.kernels.cpu.update.apply import make_step
 from robe_numba.kernels.cpu.update.partition import Reads
 from robe_numba.memory import scratch
 from robe_numba.spec import Spec
@@ -74,17 +74,13 @@ def read_starts(
     return starts
 
 
-def apply_step(step: UpdateStep, reads: Reads, spec: Spec) -> None:
-    """Make a step with every read of a batch."""
-    threads = threads_for(reads.indices.size * spec.embedding_dim)
-    driver.update(step, reads, hash_spec(spec), threads)
-
-
-def dense_gradient(reads: Reads, spec: Spec, out: np.ndarray | None = None) -> np.ndarray:
+def dense_gradient(
+    reads: Reads, spec: Spec, threads: int, out: np.ndarray | None = None
+) -> np.ndarray:
     """The gradient of the whole array (array_size,), in `out` if that is given."""
     if out is None:
         out = np.zeros(spec.array_size, dtype=reads.grad_out.dtype)
     else:
         out[:] = 0
-    apply_step(make_step(out), reads, spec)
+    driver.update(make_step(out), reads, hash_spec(spec), threads)
     return out

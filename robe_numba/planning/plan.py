@@ -117,7 +117,7 @@ def plan(
     Raises
     ------
     TypeError, ValueError
-        A value is no number or out of range, both or neither of array_size and compression are
+        A value is not a number or out of range, both or neither of array_size and compression are
         given, or the array is larger than the tables; the message names it.
     """
     tables = TableSpec(tuple(num_embeddings), embedding_dim)

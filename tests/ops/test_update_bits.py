@@ -24,7 +24,7 @@ from tests.support.updates import (
 
 
 def step(rule, threads, spec, grad_out, indices):
-    """Array and state after one step on so many threads."""
+    """The array and its state after one step on a number of threads."""
     array, state = array_for(spec, np.float32, seed=10), np.ones(spec.array_size, np.float32)
     before = numba.get_num_threads()
     numba.set_num_threads(threads)
