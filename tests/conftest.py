@@ -7,6 +7,7 @@ their warnings are only shown, from there on.
 import os
 import threading
 import warnings
+from types import ModuleType
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -52,10 +53,10 @@ def set_workers(monkeypatch):
     """Call it with the number of workers that kernels shall have, whatever threads there are."""
 
     def set_to(count):
-        import robe_numba.ops  # with all modules that choose a number of threads
+        from robe_numba import ops
 
-        for module in [m for name, m in sys.modules.items() if name.startswith("robe_numba.ops.")]:
-            if hasattr(module, "threads_for"):
+        for module in vars(ops).values():  # all that choose a number of threads
+            if isinstance(module, ModuleType) and hasattr(module, "threads_for"):
                 monkeypatch.setattr(module, "threads_for", lambda elements: count)
 
     return set_to
