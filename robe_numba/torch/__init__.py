@@ -1,0 +1,33 @@
+"""ROBE for PyTorch: modules that take the place of `nn.Embedding` and `nn.EmbeddingBag`.
+
+`import robe_numba.torch as rt`. Needs the extra `torch`. See docs/pytorch.md.
+"""
+
+try:
+    import torch
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "robe_numba.torch needs PyTorch: pip install 'robe-numba[torch]'", name=error.name
+    ) from error
+
+from robe_numba.torch.array import RobeArray
+from robe_numba.torch.compress import CompressionReport, compress
+from robe_numba.torch.fused import FusedAdagrad, FusedSGD
+from robe_numba.torch.modules import RobeEmbedding, RobeEmbeddingBag, RobeTables
+from robe_numba.torch.projection import project
+from robe_numba.torch.runs import RobeDLRM, load_run, save_run
+
+__all__ = [
+    "CompressionReport",
+    "FusedAdagrad",
+    "FusedSGD",
+    "RobeArray",
+    "RobeDLRM",
+    "RobeEmbedding",
+    "RobeEmbeddingBag",
+    "RobeTables",
+    "compress",
+    "load_run",
+    "project",
+    "save_run",
+]

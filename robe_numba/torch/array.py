@@ -1,0 +1,158 @@
+"""The shared array as a module, with an optimizer that may step during backward."""
+
+from itertools import count
+from typing import Any, Self
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor, nn
+
+from robe_numba.checks.scalars import check_scalar
+from robe_numba.memory import aligned_empty
+from robe_numba.spec import MAX_SIZE, check_int
+from robe_numba.torch.fused import FusedOptimizer, Use
+
+SCALE = 1e-3  # so small that an id which was seen once or never hardly affects a score
+_numbers = count(1)
+_arrays: WeakValueDictionary[int, "RobeArray"] = WeakValueDictionary()
+
+
+class RobeArray(nn.Module):
+    """The one parameter that any number of embeddings read.
+
+    Parameters
+    ----------
+    size : int
+        m, elements.
+    scale : float
+        Half-width of the uniform initial values, which come from torch's generator.
+    optimizer : FusedSGD or FusedAdagrad, optional
+        Steps during backward. By default the array has a dense gradient, which every `torch.optim`
+        takes.
+    device, dtype
+        Of the array; float32 or float64 to train it, also halves to read it.
+
+    Attributes
+    ----------
+    weight : Parameter, (size,)
+        The array. With a fused optimizer it needs no gradient.
+    state_sum : Tensor, (size,)
+        Sums of squares of `FusedAdagrad`, a buffer.
+    number : int
+        Stands for this array in operators, which take no modules; 0 stands for none.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Size or scale is not a number or out of range, or the optimizer is another.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        *,
+        scale: float = SCALE,
+        optimizer: FusedOptimizer | None = None,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__()
+        size = check_int("size", size, 1, MAX_SIZE)
+        self.scale = check_scalar("scale", scale, 0)
+        if optimizer is not None and not isinstance(optimizer, FusedOptimizer):
+            raise TypeError(
+                f"optimizer is a {type(optimizer).__name__}; it must be a FusedSGD or FusedAdagrad, "
+                f"or None, which leaves the parameters to torch.optim"
+            )
+        self.optimizer = optimizer
+        values = torch.empty(size, device=device, dtype=dtype)
+        if values.device.type == "cpu" and values.dtype == torch.float32:
+            # Unlike torch, NumPy asks the system for huge pages, which are read faster.
+            values = torch.from_numpy(aligned_empty((size,), "float32"))
+        self.weight = nn.Parameter(values, requires_grad=optimizer is None)
+        sums = None
+        if optimizer is not None and optimizer.has_sums:
+            sums = torch.zeros_like(values)
+        self.register_buffer("state_sum", sums)
+        self.reset_parameters()
+        self._readers = 0
+        self._begin()
+
+    @classmethod
+    def from_tensor(cls, values: Tensor, optimizer: FusedOptimizer | None = None) -> Self:
+        """An array with given values (m,), which are copied."""
+        if values.dim() != 1:
+            raise ValueError(
+                f"values has shape {tuple(values.shape)}; an array has one dimension: use "
+                f"values.flatten()"
+            )
+        array = cls(len(values), optimizer=optimizer, device=values.device, dtype=values.dtype)
+        with torch.no_grad():
+            array.weight.copy_(values)
+        return array
+
+    @property
+    def size(self) -> int:
+        """m, the number of elements."""
+        return self.weight.numel()
+
+    def reset_parameters(self) -> None:
+        """Draw new values, uniform in [-scale, scale], and forget the optimizer's sums."""
+        nn.init.uniform_(self.weight, -self.scale, self.scale)
+        if self.state_sum is not None:
+            nn.init.zeros_(self.state_sum)
+
+    def extra_repr(self) -> str:
+        fused = "" if self.optimizer is None else f", {type(self.optimizer).__name__}"
+        return f"{self.size:,}{fused}"
+
+    def next_seed(self) -> int:
+        """A seed that no other reader of this array has got: 0, 1, ..."""
+        self._readers += 1
+        return self._readers - 1
+
+    @property
+    def steps(self) -> bool:
+        """Whether a backward pass now would step."""
+        return self.optimizer is not None and self.training
+
+    def collect(self, use: Use) -> None:
+        """Take a gradient of the current backward pass, at the end of which the array is moved."""
+        task = torch._C._current_graph_task_id()
+        if task != self._task:
+            # What a backward pass left that failed is dropped, as it has no other effect either.
+            self._task, self._uses = task, []
+            torch.autograd.Variable._execution_engine.queue_callback(self._end_backward)
+        self._uses.append(use)
+
+    def _end_backward(self) -> None:
+        self._held += self._uses
+        self._task, self._uses = -1, []
+        assert self.optimizer is not None
+        if self.optimizer.holds:
+            return
+        uses, self._held = self._held, []
+        self.optimizer.step(self.weight, self.state_sum, uses)
+        written = [self.weight] if self.state_sum is None else [self.weight, self.state_sum]
+        torch.autograd.graph.increment_version(written)
+
+    def _begin(self) -> None:
+        """Begin life, as new or as a copy: with a number of its own and nothing collected."""
+        # Takes no memory and is no parameter; it makes autograd call the backward of each use.
+        self.anchor = torch.empty(0, requires_grad=True)
+        self.number = next(_numbers)
+        self._task, self._uses, self._held = -1, [], []
+        _arrays[self.number] = self
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = ("anchor", "number", "_task", "_uses", "_held")
+        return {name: value for name, value in self.__dict__.items() if name not in own}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._begin()
+
+
+def array_of(number: int) -> RobeArray:
+    """The array of a number."""
+    return _arrays[number]

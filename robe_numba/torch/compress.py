@@ -1,0 +1,275 @@
+"""Replacing the embedding tables of a model by modules that read a shared array."""
+
+import math
+from collections import defaultdict
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from robe_numba.checks.scalars import check_scalar
+from robe_numba.formatting import format_bytes
+from robe_numba.spec import MAX_SIZE, check_int
+from robe_numba.torch.array import SCALE, RobeArray
+from robe_numba.torch.fused import FusedOptimizer
+from robe_numba.torch.modules import RobeEmbedding, RobeEmbeddingBag
+from robe_numba.torch.projection import project
+
+INITS = ("fresh", "project")
+SAMPLE = 1 << 20  # elements of a table whose scale is measured
+
+
+class CompressedTable(NamedTuple):
+    """One line of the report."""
+
+    module: str  # its names in the model
+    rows: int
+    embedding_dim: int
+    bytes_before: int
+    bytes_after: int  # its part of the array; as before where the table was kept
+
+
+@dataclass(frozen=True)
+class CompressionReport:
+    """What `compress` did; `print` it for a table.
+
+    Attributes
+    ----------
+    tables : list of CompressedTable
+        In the order of the model, those that were kept included.
+    arrays : list of RobeArray
+        What the new modules read.
+    """
+
+    tables: list[CompressedTable]
+    arrays: list[RobeArray]
+
+    @property
+    def bytes_before(self) -> int:
+        """Bytes of all tables."""
+        return sum(table.bytes_before for table in self.tables)
+
+    @property
+    def bytes_after(self) -> int:
+        """Bytes of the arrays, and of the tables that were kept."""
+        return sum(table.bytes_after for table in self.tables)
+
+    def __str__(self) -> str:
+        header = ("module", "rows", "d", "before", "after")
+        lines = [header, *map(_cells, self.tables)]
+        sums = (self.bytes_before, self.bytes_after)
+        lines.append(("in all", "", "", *map(format_bytes, sums)))
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        return "\n".join(
+            "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
+            for line in lines
+        )
+
+
+def compress(
+    model: nn.Module,
+    compression: float = 100,
+    min_rows: int = 1000,
+    init: str = "fresh",
+    *,
+    optimizer: FusedOptimizer | None = None,
+    exclude: Collection[str] = (),
+    block_size: int | None = None,
+    alignment: int = 1,
+) -> tuple[nn.Module, CompressionReport]:
+    """Let every large embedding table of a model be read from one small shared array.
+
+    Each `nn.Embedding` and `nn.EmbeddingBag` is replaced, in place, by a module with the same
+    arguments and outputs. A module that is used twice stays one module, and two modules with the
+    same weight still read the same rows. Devices, dtypes, training mode and frozen weights stay:
+    tables that differ in these get an array each.
+
+    Parameters
+    ----------
+    model : Module
+        Subclasses of the two modules are kept as they are.
+    compression : float
+        Elements of the replaced tables per element of the array.
+    min_rows : int
+        Tables with fewer rows are kept.
+    init : {"fresh", "project"}
+        Random values with the root mean square of the tables' elements, to train from the
+        beginning; or values that approximate the tables, to fine-tune (see `project`).
+    optimizer : FusedSGD or FusedAdagrad, optional
+        Steps during backward; by default `torch.optim` takes the array.
+    exclude : collection of str
+        Names of modules to keep, as in `model.named_modules()`.
+    block_size, alignment : int
+        As in `Options`.
+
+    Returns
+    -------
+    model : Module
+        The same, unless it is itself an embedding.
+    report : CompressionReport
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is out of range; no table is large enough; or a table cannot be replaced, since
+        it has `max_norm` or `scale_grad_by_freq`, or another module uses its weight. Nothing has
+        been replaced then.
+    """
+    if check_scalar("compression", compression, 0) == 0:
+        raise ValueError("compression is 0; it must be greater, as 100")
+    min_rows = check_int("min_rows", min_rows, 1, MAX_SIZE)
+    if init not in INITS:
+        raise ValueError(f"init is {init!r}; choose one of {', '.join(INITS)}")
+    names = _tables(model)
+    unknown = set(exclude) - {name for known in names.values() for name in known}
+    if unknown:
+        raise ValueError(f"exclude has {min(unknown)!r}, which is no embedding of the model")
+    replaced = [
+        table
+        for table, known in names.items()
+        if table.num_embeddings >= min_rows and not set(known) & set(exclude)
+    ]
+    if not replaced:
+        raise ValueError(
+            f"the model has no nn.Embedding or nn.EmbeddingBag of at least {min_rows} rows to "
+            f"replace; lower min_rows"
+        )
+    for table in replaced:
+        _check_table(model, table, names[table][0], replaced)
+
+    groups = defaultdict(list)
+    for table in replaced:
+        weight = table.weight
+        groups[weight.device, weight.dtype, weight.requires_grad].append(table)
+    new, arrays = {}, []
+    options = {"block_size": block_size, "alignment": alignment}
+    for tables in groups.values():
+        array = _array_for(tables, compression, optimizer)
+        arrays.append(array)
+        made = _readers(tables, array, options)
+        if init == "project":
+            project({made[table]: table.weight for table in tables})
+        new |= made
+    report = CompressionReport(list(_lines(names, new)), arrays)
+    for table, module in new.items():
+        for name in names[table]:
+            parent, _, own = name.rpartition(".")
+            if own:
+                model.get_submodule(parent)._modules[own] = module
+            else:
+                model = module
+    return model, report
+
+
+def _tables(model: nn.Module) -> dict[Any, list[str]]:
+    """All embeddings of a model, each with its names."""
+    names = defaultdict(list)
+    for name, module in model.named_modules(remove_duplicate=False):
+        if type(module) in (nn.Embedding, nn.EmbeddingBag):
+            names[module].append(name)
+    return names
+
+
+def _check_table(model: nn.Module, table: Any, name: str, replaced: list[Any]) -> None:
+    """Require that a table can be replaced."""
+    keep = f"exclude={[name]!r} keeps it as it is"
+    for option in ("max_norm", "scale_grad_by_freq"):
+        if getattr(table, option):
+            raise ValueError(
+                f"{name or 'the model'} has {option}, which a hashed table cannot have, as its "
+                f"rows share their elements; {keep}"
+            )
+    for other_name, other in model.named_modules():
+        if other not in replaced and any(p is table.weight for p in other._parameters.values()):
+            raise ValueError(
+                f"the weight of {name} is also that of {other_name}, which needs the whole table; "
+                f"{keep}"
+            )
+
+
+def _array_for(
+    tables: list[Any], compression: float, optimizer: FusedOptimizer | None
+) -> RobeArray:
+    """A fresh array for tables of one device and dtype, all frozen or none."""
+    weights = list({id(table.weight): table.weight for table in tables}.values())
+    first = weights[0]
+    size = max(
+        round(sum(weight.numel() for weight in weights) / compression),
+        *(weight.shape[1] for weight in weights),
+        1,
+    )
+    array = RobeArray(
+        size,
+        scale=_scale(weights),
+        optimizer=optimizer if first.requires_grad else None,
+        device=first.device,
+        dtype=first.dtype,
+    )
+    array.weight.requires_grad_(first.requires_grad and optimizer is None)
+    return array
+
+
+def _scale(weights: list[Tensor]) -> float:
+    """Half-width of the uniform distribution with the root mean square of the tables."""
+    if weights[0].is_meta:
+        return SCALE
+    total = count = 0.0
+    for weight in weights:
+        every = -(-weight.numel() // SAMPLE)
+        sample = weight.detach().flatten()[::every].double()
+        total, count = total + float(sample.square().sum()), count + len(sample)
+    return math.sqrt(3 * total / count)
+
+
+def _readers(
+    tables: list[Any], array: RobeArray, options: dict[str, Any]
+) -> dict[Any, RobeEmbedding | RobeEmbeddingBag]:
+    """The module that takes the place of each table; a weight of two tables keeps its hash."""
+    made: dict[Any, RobeEmbedding | RobeEmbeddingBag] = {}
+    seeds: dict[int, int] = {}
+    for table in tables:
+        key = id(table.weight)
+        size = (table.num_embeddings, table.embedding_dim)
+        given = {**options, "array": array, "seed": seeds.get(key)}
+        padding_idx = table.padding_idx
+        if isinstance(table, nn.Embedding):
+            module = RobeEmbedding(*size, padding_idx, **given)
+        else:
+            module = RobeEmbeddingBag(
+                *size,
+                mode=table.mode,
+                include_last_offset=table.include_last_offset,
+                padding_idx=padding_idx,
+                **given,
+            )
+        seeds[key] = module.spec.seed
+        made[table] = module.train(table.training)
+    return made
+
+
+def _lines(names: dict[Any, list[str]], new: dict[Any, Any]) -> Iterator[CompressedTable]:
+    """Lines of the report; a weight of several tables counts once."""
+    elements: dict[RobeArray, int] = defaultdict(int)
+    seen: set[int] = set()
+    for table, module in new.items():
+        if id(table.weight) not in seen:
+            elements[module.array] += table.weight.numel()
+        seen.add(id(table.weight))
+    seen.clear()
+    for table, known in names.items():
+        weight = table.weight
+        before = after = 0
+        if id(weight) not in seen:
+            before = after = weight.numel() * weight.element_size()
+            if table in new:
+                share = weight.numel() / elements[new[table].array]
+                after = round(new[table].array.size * weight.element_size() * share)
+        seen.add(id(weight))
+        name = ", ".join(known) or "(the model)"
+        yield CompressedTable(name, *weight.shape, before, after)
+
+
+def _cells(table: CompressedTable) -> tuple[str, ...]:
+    before, after = format_bytes(table.bytes_before), format_bytes(table.bytes_after)
+    return table.module, f"{table.rows:,}", str(table.embedding_dim), before, after

@@ -1,0 +1,231 @@
+"""The kernels on tensors, without copies: on their device, and on a GPU on their current stream.
+
+Nothing here is recorded for autograd.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple, NoReturn
+
+import ml_dtypes
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+import robe_numba as rn
+from robe_numba.spec import RobeSpec
+
+
+class Rows(NamedTuple):
+    """One id per table."""
+
+    indices: Tensor  # (..., num_tables), or of any shape if there is one table
+    spec: RobeSpec
+    padding_idx: int | None
+
+
+class Bags(NamedTuple):
+    """Bags of ids."""
+
+    indices: Tensor  # (n,)
+    offsets: Tensor  # (num_tables * batch + 1,), table-major
+    weights: Tensor | None  # (n,)
+    spec: RobeSpec
+    mode: str
+    padding_idx: int | None
+
+    def arguments(self) -> dict[str, Any]:
+        """What `robe_numba.embedding_bag` and its gradients and updates call them."""
+        return {
+            "indices": view(self.indices),
+            "offsets": view(self.offsets),
+            "spec": self.spec,
+            "mode": self.mode,
+            "per_sample_weights": None if self.weights is None else view(self.weights),
+            "padding_idx": self.padding_idx,
+        }
+
+
+@lru_cache(maxsize=1024)
+def spec_of(text: str) -> RobeSpec:
+    """The spec of a JSON text; operators take the text, which a graph can hold."""
+    return RobeSpec.from_json(text)
+
+
+def view(tensor: Tensor) -> Any:
+    """A tensor as kernels take it: a NumPy array in the same memory, or on a GPU itself."""
+    tensor = tensor.detach().contiguous()
+    if tensor.is_cuda:
+        return tensor
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.numpy()
+
+
+def real_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of arithmetic: float32 for halves."""
+    return torch.float32 if dtype.itemsize == 2 else dtype
+
+
+def lookup(array: Tensor, rows: Rows, keep_starts: bool) -> tuple[Tensor, Tensor]:
+    """Read rows (*indices.shape, d) of the array's dtype.
+
+    Also returns the starts of their blocks, (*indices.shape, num_blocks) int64, or (0,) where they
+    are not kept.
+    """
+    indices, spec, padding_idx = rows
+    out = array.new_empty((*indices.shape, spec.embedding_dim), dtype=real_dtype(array.dtype))
+    places = (*indices.shape, spec.num_blocks) if keep_starts else (0,)
+    starts = torch.empty(places, dtype=torch.int64, device=array.device)
+    try:
+        check_indices_shape(indices, spec)
+        rn.lookup(
+            view(array),
+            _as_rows(indices, spec),
+            spec,
+            out=_as_rows(out, spec, spec.embedding_dim),
+            starts=_as_rows(starts, spec, spec.num_blocks) if keep_starts else None,
+        )
+    except (TypeError, ValueError) as error:
+        if spec.num_tables == 1:
+            _raise_as_torch(error, spec, array.dtype, functional.embedding, indices)
+        raise
+    if padding_idx is not None:
+        out.masked_fill_(_padding(rows), 0)
+    return out.to(array.dtype), starts
+
+
+def lookup_gradient(grad_out: Tensor, rows: Rows, starts: Tensor) -> Tensor:
+    """The gradient (array_size,) of the array under `lookup`."""
+    spec = rows.spec
+    gradient = torch.empty(
+        spec.array_size, dtype=real_dtype(grad_out.dtype), device=grad_out.device
+    )
+    rn.lookup_backward(**lookup_arguments(grad_out, rows, starts), out=view(gradient))
+    return gradient.to(grad_out.dtype)
+
+
+def lookup_arguments(grad_out: Tensor, rows: Rows, starts: Tensor) -> dict[str, Any]:
+    """What gradients and updates of rows are called with."""
+    spec = rows.spec
+    grads = grad_out.to(real_dtype(grad_out.dtype))
+    if rows.padding_idx is not None:
+        grads = grads.masked_fill(_padding(rows), 0)
+    return {
+        "grad_out": _as_rows(grads, spec, spec.embedding_dim),
+        "indices": _as_rows(rows.indices, spec),
+        "spec": spec,
+        "starts": _as_rows(starts, spec, spec.num_blocks) if starts.numel() else None,
+    }
+
+
+def embedding_bag(array: Tensor, bags: Bags, keep_starts: bool) -> tuple[Tensor, Tensor]:
+    """Pool bags (batch, num_tables, d) of the array's dtype.
+
+    Also returns the starts of all blocks read, (n, num_blocks) int64, or (0,) where they are not
+    kept.
+    """
+    spec, real = bags.spec, real_dtype(array.dtype)
+    if bags.weights is not None and bags.weights.dtype == array.dtype:
+        bags = bags._replace(weights=bags.weights.to(real))
+    batch = (bags.offsets.numel() - 1) // spec.num_tables
+    out = array.new_empty((batch, spec.num_tables, spec.embedding_dim), dtype=real)
+    places = (bags.indices.numel(), spec.num_blocks) if keep_starts else (0,)
+    starts = torch.empty(places, dtype=torch.int64, device=array.device)
+    kept = view(starts) if keep_starts else None
+    try:
+        rn.embedding_bag(view(array), **bags.arguments(), out=view(out), starts=kept)
+    except (TypeError, ValueError) as error:
+        if spec.num_tables == 1 and bool((bags.offsets.diff() >= 0).all()):
+            _raise_as_torch(error, spec, array.dtype, _embedding_bag, bags)
+        raise
+    return out.to(array.dtype), starts
+
+
+def bag_gradient(array: Tensor | None, grad_out: Tensor, bags: Bags, starts: Tensor) -> Tensor:
+    """The gradient (array_size,) of the array under `embedding_bag`; "max" needs the array."""
+    values = None if array is None else view(array.to(real_dtype(array.dtype)))
+    gradient = rn.embedding_bag_backward(array=values, **bag_arguments(grad_out, bags, starts))
+    made = torch.from_dlpack(gradient) if grad_out.is_cuda else torch.from_numpy(gradient)
+    return made.to(grad_out.dtype)
+
+
+def bag_arguments(grad_out: Tensor, bags: Bags, starts: Tensor) -> dict[str, Any]:
+    """What gradients and updates of bags are called with."""
+    real = real_dtype(grad_out.dtype)
+    if bags.weights is not None:
+        bags = bags._replace(weights=bags.weights.to(real))
+    return {
+        "grad_out": view(grad_out.to(real)),
+        "starts": view(starts) if starts.numel() else None,
+        **bags.arguments(),
+    }
+
+
+def weights_gradient(array: Tensor, grad_out: Tensor, bags: Bags) -> Tensor:
+    """The gradient (n,) of the weights: each row times the gradient of its bag."""
+    spec, indices = bags.spec, bags.indices
+    batch = max((bags.offsets.numel() - 1) // spec.num_tables, 1)
+    sizes = bags.offsets.diff()
+    bag = torch.repeat_interleave(sizes, output_size=len(indices))
+    table = bag // batch
+    # One id per table is looked up at a time, so the ids of each table become a column.
+    of_table = sizes.view(spec.num_tables, -1).sum(1)
+    place = torch.arange(len(bag), device=bag.device) - (of_table.cumsum(0) - of_table)[table]
+    columns = indices.new_zeros((int(of_table.max()), spec.num_tables))
+    columns[place, table] = indices
+    rows, _ = lookup(array, Rows(columns, spec, bags.padding_idx), False)
+    gradient = (rows[place, table] * grad_out[bag % batch, table]).sum(-1)
+    return gradient.to(grad_out.dtype)
+
+
+def check_indices_shape(indices: Tensor, spec: RobeSpec) -> None:
+    """Require one id per table, last; a single table takes any shape."""
+    if spec.num_tables > 1 and indices.shape[-1:] != (spec.num_tables,):
+        raise ValueError(
+            f"indices has shape {tuple(indices.shape)}; expected (..., num_tables) with "
+            f"num_tables = {spec.num_tables}"
+        )
+
+
+def _as_rows(tensor: Tensor, spec: RobeSpec, *rest: int) -> Any:
+    """A tensor (..., num_tables, *rest) as kernels take it, with one dimension for the batch."""
+    return view(tensor).reshape(-1, spec.num_tables, *rest)
+
+
+def _padding(rows: Rows) -> Tensor:
+    """Where rows (..., 1) are padding."""
+    return (rows.indices == rows.padding_idx).unsqueeze(-1)
+
+
+def _raise_as_torch(
+    error: Exception,
+    spec: RobeSpec,
+    dtype: torch.dtype,
+    function: Callable[[Any, Tensor], Tensor],
+    indices: Any,
+) -> NoReturn:
+    """Raise an error of the type and with the words of torch, where torch refuses this too.
+
+    torch's function is called with a table that takes no memory.
+    """
+    rows = 1 if spec.num_embeddings is None else spec.num_embeddings[0]
+    try:
+        function(indices, torch.empty((1, 1), dtype=dtype).expand(rows, 1))
+    except Exception as refusal:
+        words = str(refusal).partition("\n")[0]
+        raise type(refusal)(f"{error} ({words})") from None
+    raise error
+
+
+def _embedding_bag(bags: Bags, table: Tensor) -> Tensor:
+    """torch's function of that name, of the bags of one table."""
+    return functional.embedding_bag(
+        bags.indices,
+        table,
+        bags.offsets,
+        mode=bags.mode,
+        per_sample_weights=bags.weights,
+        include_last_offset=True,
+        padding_idx=bags.padding_idx,
+    )

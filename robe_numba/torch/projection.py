@@ -1,0 +1,82 @@
+"""Filling an array so that it approximates trained tables."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import robe_numba as rn
+from robe_numba.spec import RobeSpec
+from robe_numba.torch.reader import RobeReader
+
+CHUNK = 1 << 22  # elements of tables taken at a time, at least
+
+
+def project(tables: Mapping[RobeReader, Tensor | Sequence[Tensor]]) -> None:
+    """Fill an array so that the modules that read it approximate trained tables.
+
+    Each element becomes the mean of what the tables have at all places that read it, with their
+    signs: the least-squares fit. Elements that nothing reads keep their values.
+
+    Parameters
+    ----------
+    tables : mapping of module to Tensor, (num_embeddings, d)
+        All modules read the same array. For `RobeTables` a sequence of one tensor per table.
+
+    Raises
+    ------
+    ValueError
+        The modules read different arrays, or a tensor does not have the shape of its table.
+        Nothing has been written then.
+    """
+    arrays = {module.array for module in tables}
+    if len(arrays) != 1:
+        raise ValueError(f"the modules read {len(arrays)} arrays; project them one by one")
+    (array,) = arrays
+    whole = {
+        module: [table] if isinstance(table, Tensor) else list(table)
+        for module, table in tables.items()
+    }
+    for module, parts in whole.items():
+        _check_tables(module.spec, parts)
+    total, count = np.zeros(array.size), np.zeros(array.size)
+    for module, parts in whole.items():
+        _add_tables(module.spec, parts, total, count)
+    weight = array.weight
+    with torch.no_grad():
+        mean = torch.from_numpy(total / np.maximum(count, 1)).to(weight)
+        weight.copy_(torch.where(torch.from_numpy(count > 0).to(weight.device), mean, weight))
+
+
+def _check_tables(spec: RobeSpec, tables: Sequence[Tensor]) -> None:
+    """Require a table for each of a spec, of its shape."""
+    if spec.num_embeddings is None:
+        raise ValueError(
+            "num_embeddings is None; a module that is projected needs its tables' sizes"
+        )
+    shapes = [tuple(table.shape) for table in tables]
+    wanted = [(rows, spec.embedding_dim) for rows in spec.num_embeddings]
+    if shapes != wanted:
+        raise ValueError(f"the tables have shapes {shapes}; expected {wanted}")
+
+
+def _add_tables(
+    spec: RobeSpec, tables: Sequence[Tensor], total: np.ndarray, count: np.ndarray
+) -> None:
+    """Add the tables' elements, with their signs, and how many there are, where they are read."""
+    unsigned = replace(spec, sign=False)
+    chunk = max(1, max(CHUNK, spec.array_size) // (spec.num_tables * spec.embedding_dim))
+    for first in range(0, max(map(len, tables)), chunk):
+        parts = [table.detach()[first : first + chunk].cpu() for table in tables]
+        # Each row is a bag of one id, and the table's elements are the gradient of its sum.
+        ids = [np.arange(first, first + len(part)) for part in parts]
+        sizes = [np.arange(max(map(len, parts))) < len(part) for part in parts]
+        offsets = np.concatenate([[0], np.cumsum(np.concatenate(sizes))])
+        values = np.zeros((len(sizes[0]), spec.num_tables, spec.embedding_dim))
+        for t, part in enumerate(parts):
+            values[: len(part), t] = part.double().numpy()
+        bags = np.concatenate(ids), offsets
+        total += rn.embedding_bag_backward(values, *bags, spec)
+        count += rn.embedding_bag_backward(np.ones_like(values), *bags, unsigned)

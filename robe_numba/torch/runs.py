@@ -1,0 +1,164 @@
+"""Runs of `robe train` as torch modules, and back; needs the extra `cli`."""
+
+import copy
+import os
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import skip_init
+
+from robe_numba.dlrm import DLRMConfig
+from robe_numba.spec import RobeSpec
+from robe_numba.torch.array import RobeArray
+from robe_numba.torch.modules import RobeTables
+
+ARRAY = "embedding.array"
+
+
+class RobeDLRM(nn.Module):
+    """The DLRM of `robe train` in torch, with the same parameters.
+
+    Parameters
+    ----------
+    config : DLRMConfig
+        Widths of the MLPs, interaction.
+    tables : RobeTables
+        Of `config.num_tables` tables with `config.embedding_dim` elements a row.
+
+    Notes
+    -----
+    Source: Naumov et al., Deep Learning Recommendation Model, 2019, arXiv 1906.00091.
+    """
+
+    def __init__(self, config: DLRMConfig, tables: RobeTables):
+        super().__init__()
+        self.config, self.tables = config, tables
+        self.bottom = _mlp(config.bottom_widths)
+        self.top = _mlp(config.top_widths)[:-1]
+        pairs = torch.tril_indices(config.num_tables + 1, config.num_tables + 1, offset=-1)
+        self.register_buffer("_pairs", pairs, persistent=False)
+
+    def forward(self, dense: Tensor, indices: Tensor) -> Tensor:
+        """Score rows.
+
+        Parameters
+        ----------
+        dense : Tensor, (batch, num_dense)
+            Dense features, as transformed at ingestion.
+        indices : Tensor, (batch, num_tables)
+            Raw ids.
+
+        Returns
+        -------
+        Tensor, (batch,)
+            Logits.
+        """
+        features = self.bottom(dense)
+        vectors = torch.cat([features[:, None], self.tables(indices)], dim=1)
+        if self.config.interaction == "cat":
+            return self.top(vectors.flatten(1)).squeeze(1)
+        products = torch.bmm(vectors, vectors.mT)[:, self._pairs[0], self._pairs[1]]
+        return self.top(torch.cat([features, products], dim=1)).squeeze(1)
+
+
+def load_run(path: str | os.PathLike[str]) -> RobeDLRM:
+    """The model of a run of `robe train`, ready to score or to train on.
+
+    Parameters
+    ----------
+    path : path
+        The folder of a run with the embedding `robe` or `hashed`.
+
+    Returns
+    -------
+    RobeDLRM
+        On the CPU.
+
+    Raises
+    ------
+    ValueError, OSError
+        It is not such a run, or its files are damaged or cannot be read.
+    """
+    from robe_numba.dlrm.embeddings.kinds import specs_from
+    from robe_numba.training.run.folder import RunFolder
+    from robe_numba.training.run.weights import read_weights
+
+    folder = RunFolder(path)
+    folder.load_model()  # checks everything
+    embedding = folder.config["embedding"]
+    if embedding["kind"] not in ("robe", "hashed"):
+        raise ValueError(
+            f"{path} has the embedding {embedding['kind']!r}; only robe and hashed read hashed "
+            f"rows, as RobeTables does"
+        )
+    spec = specs_from(embedding["kind"], embedding["specs"])["array"]
+    assert isinstance(spec, RobeSpec)
+    arrays = read_weights(folder.model_path)
+    array = RobeArray.from_tensor(torch.from_numpy(arrays[ARRAY]))
+    model = RobeDLRM(
+        DLRMConfig.from_dict(folder.config["model"]), RobeTables.from_spec(spec, array)
+    )
+    with torch.no_grad():
+        for name, parameter in _dense_parameters(model).items():
+            parameter.copy_(torch.from_numpy(arrays[name]))
+    return model
+
+
+def save_run(model: RobeDLRM, run: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
+    """Write a model that `load_run` loaded as a run that `robe evaluate` and `predict` read.
+
+    Parameters
+    ----------
+    model : RobeDLRM
+        From `load_run`, perhaps trained further.
+    run : path
+        The run that it was loaded from, which has the settings and facts of the data.
+    path : path
+        The folder to make.
+
+    Raises
+    ------
+    ValueError, OSError
+        The model has another shape than the run's, or the folder exists or cannot be written.
+    """
+    from robe_numba.training.run.config_file import CONFIG, write_config
+    from robe_numba.training.run.folder import RunFolder
+
+    source = RunFolder(run)
+    scored = source.load_model()
+    arrays: dict[str, np.ndarray] = {
+        name: parameter.detach().cpu().numpy()
+        for name, parameter in [
+            *_dense_parameters(model).items(),
+            (ARRAY, model.tables.array.weight),
+        ]
+    }
+    scored.load(arrays)
+    RunFolder.check_free(path, overwrite=False)
+    RunFolder.check_links(path)
+    config = copy.deepcopy(source.config)
+    config["digests"] = {"models": []}
+    os.makedirs(path, exist_ok=True)
+    write_config(os.path.join(path, CONFIG), config)
+    RunFolder(path).save_model(scored)
+
+
+def _mlp(widths: tuple[int, ...]) -> nn.Sequential:
+    """Linear layers, each followed by a ReLU; not initialised."""
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in pairwise(widths):
+        layers += [skip_init(nn.Linear, fan_in, fan_out), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+def _dense_parameters(model: RobeDLRM) -> dict[str, Any]:
+    """Parameters of the MLPs by their names in a run: there layers count without the ReLUs."""
+    return {
+        f"{part}.{number}.{kind}": parameter
+        for part in ("bottom", "top")
+        for number, layer in enumerate(getattr(model, part)[::2])
+        for kind, parameter in layer.named_parameters()
+    }
