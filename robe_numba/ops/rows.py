@@ -109,14 +109,22 @@ def lookup(
     shape = (len(indices), spec.num_tables, spec.embedding_dim)
     out = check_out("out", out, shape, real_dtype(stored), read)
     shape = (len(indices), spec.num_tables, spec.num_blocks)
-    flat, keep = check_kept_starts(starts, shape, read | {"out": out})
+    flat, _ = check_kept_starts(starts, shape, read | {"out": out})
+    read_rows(stored, ids, spec, flat, out)
+    return out
+
+
+def read_rows(
+    stored: np.ndarray, ids: np.ndarray, spec: Spec, starts: np.ndarray, out: np.ndarray
+) -> None:
+    """As `lookup`, of checked arguments; starts are flat uint64, (0,) where they are not kept."""
+    keep = starts.size > 0
     tile = np.uint64(cpu_lookup.tile_rows(spec.embedding_dim * out.itemsize))
     threads = threads_for(out.size)
     if not keep:
-        flat = scratch("tiles", (threads * 2 * int(tile) * spec.num_blocks,), np.uint64)
+        starts = scratch("tiles", (threads * 2 * int(tile) * spec.num_blocks,), np.uint64)
     constants, rows = hash_spec(spec), out.reshape(-1)
-    launch(threads, cpu_lookup.lookup, stored, flat, constants, ids, keep, tile, rows, threads)
-    return out
+    launch(threads, cpu_lookup.lookup, stored, starts, constants, ids, keep, tile, rows, threads)
 
 
 @on_any_device("rows")

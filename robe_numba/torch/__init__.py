@@ -4,7 +4,7 @@
 """
 
 try:
-    import torch
+    import torch  # noqa: F401  (only its absence is of interest here)
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         "robe_numba.torch needs PyTorch: pip install 'robe-numba[torch]'", name=error.name

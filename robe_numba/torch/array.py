@@ -47,6 +47,10 @@ class RobeArray(nn.Module):
         Size or scale is not a number or out of range, or the optimizer is another.
     """
 
+    _task: int  # number of the backward pass that collects
+    _uses: list[Use]  # its gradients
+    _held: list[Use]  # those of earlier passes
+
     def __init__(
         self,
         size: int,
@@ -61,8 +65,8 @@ class RobeArray(nn.Module):
         self.scale = check_scalar("scale", scale, 0)
         if optimizer is not None and not isinstance(optimizer, FusedOptimizer):
             raise TypeError(
-                f"optimizer is a {type(optimizer).__name__}; it must be a FusedSGD or FusedAdagrad, "
-                f"or None, which leaves the parameters to torch.optim"
+                f"optimizer is a {type(optimizer).__name__}; it must be a FusedSGD, a FusedAdagrad "
+                f"or None, which leaves the array to torch.optim"
             )
         self.optimizer = optimizer
         values = torch.empty(size, device=device, dtype=dtype)
@@ -111,10 +115,19 @@ class RobeArray(nn.Module):
         self._readers += 1
         return self._readers - 1
 
-    @property
-    def steps(self) -> bool:
-        """Whether a backward pass now would step."""
-        return self.optimizer is not None and self.training
+    def owner(self) -> tuple[bool, Tensor | None, int, int]:
+        """The last arguments of an operator that reads this array.
+
+        Whether it learns; and where its backward steps, the anchor, the number of this array and
+        one of this use, else None, 0 and 0.
+        """
+        if not torch.is_grad_enabled():
+            return False, None, 0, 0
+        if self.optimizer is None or not self.training:
+            return self.weight.requires_grad, None, 0, 0
+        # A compiler merges equal calls, but two uses are two gradients.
+        use = _next_use() if torch.compiler.is_compiling() else 0
+        return True, self.anchor, self.number, use
 
     def collect(self, use: Use) -> None:
         """Take a gradient of the current backward pass, at the end of which the array is moved."""
@@ -137,9 +150,9 @@ class RobeArray(nn.Module):
         torch.autograd.graph.increment_version(written)
 
     def _begin(self) -> None:
-        """Begin life, as new or as a copy: with a number of its own and nothing collected."""
-        # Takes no memory and is no parameter; it makes autograd call the backward of each use.
-        self.anchor = torch.empty(0, requires_grad=True)
+        """Start as new or as a copy: with a number of its own and nothing collected."""
+        # No parameter; it makes autograd call the backward of each use. Compilers drop empty ones.
+        self.anchor = torch.zeros(1, requires_grad=True)
         self.number = next(_numbers)
         self._task, self._uses, self._held = -1, [], []
         _arrays[self.number] = self
@@ -151,6 +164,11 @@ class RobeArray(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._begin()
+
+
+@torch.compiler.assume_constant_result
+def _next_use() -> int:
+    return next(_numbers)
 
 
 def array_of(number: int) -> RobeArray:

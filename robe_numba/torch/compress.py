@@ -142,7 +142,8 @@ def compress(
     for table in replaced:
         weight = table.weight
         groups[weight.device, weight.dtype, weight.requires_grad].append(table)
-    new, arrays = {}, []
+    new: dict[Any, Any] = {}
+    arrays = []
     options = {"block_size": block_size, "alignment": alignment}
     for tables in groups.values():
         array = _array_for(tables, compression, optimizer)
@@ -267,7 +268,7 @@ def _lines(names: dict[Any, list[str]], new: dict[Any, Any]) -> Iterator[Compres
                 after = round(new[table].array.size * weight.element_size() * share)
         seen.add(id(weight))
         name = ", ".join(known) or "(the model)"
-        yield CompressedTable(name, *weight.shape, before, after)
+        yield CompressedTable(name, weight.shape[0], weight.shape[1], before, after)
 
 
 def _cells(table: CompressedTable) -> tuple[str, ...]:

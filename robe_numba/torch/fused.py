@@ -67,7 +67,7 @@ class FusedOptimizer:
     def step(self, array: Tensor, state_sum: Tensor | None, uses: Sequence[Use]) -> None:
         """Move an array in place by the sum of the gradients of all uses."""
         written = [view(array)] if state_sum is None else [view(array), view(state_sum)]
-        rates = {"lr": float(self.lr), **self._constants()}
+        rates: dict[str, Any] = {"lr": float(self.lr), **self._constants()}
         world = distributed.get_world_size() if _is_distributed() else 1
         if world == 1 and (len(uses) == 1 or self._may_step_in_turn(uses)):
             for use in uses:
@@ -79,7 +79,8 @@ class FusedOptimizer:
         if world > 1:
             distributed.all_reduce(gradient)
             gradient /= world
-        rn.apply_gradient(written[0], *(written[1:] or [None]), view(gradient), **rates)
+        sums = None if state_sum is None else view(state_sum)
+        rn.apply_gradient(view(array), sums, view(gradient), **rates)
 
     def _constants(self) -> dict[str, float]:
         """What a step needs besides `lr`."""
@@ -135,13 +136,14 @@ class FusedAdagrad(FusedOptimizer):
 def _update(written: list[Any], use: Use, rates: dict[str, float]) -> None:
     """One exact sparse step; `written` is the array, and for Adagrad its sums."""
     adagrad = len(written) == 2
+    update: Any
     if isinstance(use.reads, Rows):
         arguments = kernels.lookup_arguments(use.grad_out, use.reads, use.starts)
-        (rn.adagrad_update if adagrad else rn.sgd_update)(*written, **arguments, **rates)
+        update = rn.adagrad_update if adagrad else rn.sgd_update
     else:
         arguments = kernels.bag_arguments(use.grad_out, use.reads, use.starts)
         update = rn.embedding_bag_adagrad_update if adagrad else rn.embedding_bag_sgd_update
-        update(*written, **arguments, **rates)
+    update(*written, **arguments, **rates)
 
 
 def _is_distributed() -> bool:

@@ -8,12 +8,21 @@ from functools import lru_cache
 from typing import Any, NamedTuple, NoReturn
 
 import ml_dtypes
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 import robe_numba as rn
+from robe_numba.checks.arrays import check_stored_array
+from robe_numba.checks.arrays import real_dtype as real_dtype_of
+from robe_numba.checks.ids import check_indices
+from robe_numba.checks.scalars import type_name
+from robe_numba.memory import aligned_empty
+from robe_numba.ops.rows import read_rows
 from robe_numba.spec import RobeSpec
+
+INDICES = (torch.int64, torch.int32, torch.uint64, torch.uint32)
 
 
 class Rows(NamedTuple):
@@ -54,7 +63,9 @@ def spec_of(text: str) -> RobeSpec:
 
 def view(tensor: Tensor) -> Any:
     """A tensor as kernels take it: a NumPy array in the same memory, or on a GPU itself."""
-    tensor = tensor.detach().contiguous()
+    if tensor.requires_grad:
+        tensor = tensor.detach()
+    tensor = tensor.contiguous()
     if tensor.is_cuda:
         return tensor
     if tensor.dtype == torch.bfloat16:
@@ -74,25 +85,46 @@ def lookup(array: Tensor, rows: Rows, keep_starts: bool) -> tuple[Tensor, Tensor
     are not kept.
     """
     indices, spec, padding_idx = rows
-    out = array.new_empty((*indices.shape, spec.embedding_dim), dtype=real_dtype(array.dtype))
-    places = (*indices.shape, spec.num_blocks) if keep_starts else (0,)
-    starts = torch.empty(places, dtype=torch.int64, device=array.device)
     try:
+        _check_dtype("indices", indices, INDICES)
         check_indices_shape(indices, spec)
-        rn.lookup(
-            view(array),
-            _as_rows(indices, spec),
-            spec,
-            out=_as_rows(out, spec, spec.embedding_dim),
-            starts=_as_rows(starts, spec, spec.num_blocks) if keep_starts else None,
-        )
+        read = _lookup_on_gpu if array.is_cuda else _lookup_on_cpu
+        out, starts = read(array, indices, spec, keep_starts)
     except (TypeError, ValueError) as error:
         if spec.num_tables == 1:
             _raise_as_torch(error, spec, array.dtype, functional.embedding, indices)
         raise
     if padding_idx is not None:
         out.masked_fill_(_padding(rows), 0)
-    return out.to(array.dtype), starts
+    return _as_dtype(out, array.dtype), starts
+
+
+def _lookup_on_cpu(
+    array: Tensor, indices: Tensor, spec: RobeSpec, keep_starts: bool
+) -> tuple[Tensor, Tensor]:
+    """As `robe_numba.lookup`, but only the caller's tensors are checked: each check takes time."""
+    stored = check_stored_array(view(array), spec)
+    ids, shape = check_indices(_as_rows(indices, spec), spec), indices.shape
+    out = aligned_empty((*shape, spec.embedding_dim), real_dtype_of(stored))
+    starts = np.empty((*shape, spec.num_blocks) if keep_starts else (0,), np.int64)
+    read_rows(stored, ids, spec, starts.view(np.uint64).reshape(-1), out)
+    return torch.from_numpy(out), torch.from_numpy(starts)
+
+
+def _lookup_on_gpu(
+    array: Tensor, indices: Tensor, spec: RobeSpec, keep_starts: bool
+) -> tuple[Tensor, Tensor]:
+    """As `robe_numba.lookup`, into memory of torch, which knows the streams that use it."""
+    out = _empty((*indices.shape, spec.embedding_dim), array)
+    starts = _starts((*indices.shape, spec.num_blocks), keep_starts, array.device)
+    rn.lookup(
+        view(array),
+        _as_rows(indices, spec),
+        spec,
+        out=_as_rows(out, spec, spec.embedding_dim),
+        starts=_as_rows(starts, spec, spec.num_blocks) if keep_starts else None,
+    )
+    return out, starts
 
 
 def lookup_gradient(grad_out: Tensor, rows: Rows, starts: Tensor) -> Tensor:
@@ -128,18 +160,21 @@ def embedding_bag(array: Tensor, bags: Bags, keep_starts: bool) -> tuple[Tensor,
     spec, real = bags.spec, real_dtype(array.dtype)
     if bags.weights is not None and bags.weights.dtype == array.dtype:
         bags = bags._replace(weights=bags.weights.to(real))
-    batch = (bags.offsets.numel() - 1) // spec.num_tables
-    out = array.new_empty((batch, spec.num_tables, spec.embedding_dim), dtype=real)
-    places = (bags.indices.numel(), spec.num_blocks) if keep_starts else (0,)
-    starts = torch.empty(places, dtype=torch.int64, device=array.device)
-    kept = view(starts) if keep_starts else None
     try:
+        _check_dtype("indices", bags.indices, INDICES)
+        _check_dtype("offsets", bags.offsets, INDICES)
+        if bags.weights is not None:
+            _check_dtype("per_sample_weights", bags.weights, (real,))
+        starts = _starts((bags.indices.numel(), spec.num_blocks), keep_starts, array.device)
+        batch = (bags.offsets.numel() - 1) // spec.num_tables
+        out = _empty((batch, spec.num_tables, spec.embedding_dim), array)
+        kept = view(starts) if keep_starts else None
         rn.embedding_bag(view(array), **bags.arguments(), out=view(out), starts=kept)
     except (TypeError, ValueError) as error:
         if spec.num_tables == 1 and bool((bags.offsets.diff() >= 0).all()):
             _raise_as_torch(error, spec, array.dtype, _embedding_bag, bags)
         raise
-    return out.to(array.dtype), starts
+    return _as_dtype(out, array.dtype), starts
 
 
 def bag_gradient(array: Tensor | None, grad_out: Tensor, bags: Bags, starts: Tensor) -> Tensor:
@@ -186,6 +221,30 @@ def check_indices_shape(indices: Tensor, spec: RobeSpec) -> None:
             f"indices has shape {tuple(indices.shape)}; expected (..., num_tables) with "
             f"num_tables = {spec.num_tables}"
         )
+
+
+def _check_dtype(name: str, tensor: Any, dtypes: tuple[torch.dtype, ...]) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a Tensor, got {type_name(tensor)}; use torch.tensor")
+    if tensor.dtype not in dtypes:
+        raise TypeError(
+            f"{name} has dtype {tensor.dtype}; it must be {' or '.join(map(str, dtypes))}: use "
+            f"{name}.to({dtypes[0]})"
+        )
+
+
+def _starts(shape: tuple[int, ...], keep: bool, device: torch.device) -> Tensor:
+    """Memory for starts; (0,) where they are not kept."""
+    return torch.empty(shape if keep else (0,), dtype=torch.int64, device=device)
+
+
+def _empty(shape: tuple[int, ...], array: Tensor) -> Tensor:
+    """Memory for a result."""
+    return torch.empty(shape, dtype=real_dtype(array.dtype), device=array.device)
+
+
+def _as_dtype(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
 def _as_rows(tensor: Tensor, spec: RobeSpec, *rest: int) -> Any:

@@ -84,10 +84,9 @@ class RobeEmbedding(RobeReader):
     ) -> Self:
         """A module whose array approximates a trained table (num_embeddings, d); see `project`."""
         refuse_options(max_norm, scale_grad_by_freq, sparse)
-        placed: dict[str, Any] = {}
-        if "array" not in options:
-            placed = {"device": embeddings.device, "dtype": embeddings.dtype}
-        module = cls(*embeddings.shape, padding_idx=padding_idx, **placed, **options)
+        rows, dim = embeddings.shape
+        like: Any = _like(embeddings, options)
+        module = cls(rows, dim, padding_idx, **like)
         project({module: embeddings})
         return module.requires_grad_(False) if freeze else module
 
@@ -180,16 +179,15 @@ class RobeEmbeddingBag(RobeReader):
     ) -> Self:
         """A module whose array approximates a trained table (num_embeddings, d); see `project`."""
         refuse_options(max_norm, scale_grad_by_freq, sparse)
-        placed: dict[str, Any] = {}
-        if "array" not in options:
-            placed = {"device": embeddings.device, "dtype": embeddings.dtype}
+        rows, dim = embeddings.shape
+        like: Any = _like(embeddings, options)
         module = cls(
-            *embeddings.shape,
+            rows,
+            dim,
             mode=mode,
             include_last_offset=include_last_offset,
             padding_idx=padding_idx,
-            **placed,
-            **options,
+            **like,
         )
         project({module: embeddings})
         return module.requires_grad_(False) if freeze else module
@@ -338,3 +336,10 @@ class RobeTables(RobeReader):
 
     def extra_repr(self) -> str:
         return str(self.spec)
+
+
+def _like(table: Tensor, options: Options) -> dict[str, Any]:
+    """The options, and unless an array is among them the device and dtype of a table."""
+    if "array" in options:
+        return dict(options)
+    return {"device": table.device, "dtype": table.dtype, **options}

@@ -3,6 +3,7 @@
 import copy
 import os
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -141,8 +142,8 @@ def save_run(model: RobeDLRM, run: str | os.PathLike[str], path: str | os.PathLi
     RunFolder.check_links(path)
     config = copy.deepcopy(source.config)
     config["digests"] = {"models": []}
-    os.makedirs(path, exist_ok=True)
-    write_config(os.path.join(path, CONFIG), config)
+    Path(path).mkdir(parents=True, exist_ok=True)
+    write_config(Path(path) / CONFIG, config)
     RunFolder(path).save_model(scored)
 
 

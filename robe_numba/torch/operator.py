@@ -1,0 +1,117 @@
+"""A function of tensors with a gradient, for every way in which torch calls it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+class Operator:
+    """A function of tensors and of constants that a graph can hold.
+
+    Eager calls are an `autograd.Function`, or without gradients the function itself. Where torch
+    looks into a call, to compile, export or fake it, it sees an operator of `torch.library`, which
+    costs tens of microseconds more. `torch.func` needs an `autograd.Function` of another form. All
+    share `save` and `backward`.
+
+    Parameters
+    ----------
+    forward : callable
+        The function. Its name and annotations are those of the operator of `torch.library`.
+    fake : callable
+        As `forward`, for tensors without values.
+    save : callable
+        Called with (ctx, inputs, output), to keep what `backward` needs.
+    backward : callable
+        Called with (ctx, *gradients of the outputs); returns a gradient or None for each input.
+    vmap : callable, optional
+        As the static method of `autograd.Function`; by default calls one by one.
+    """
+
+    def __init__(
+        self,
+        forward: Callable[..., Any],
+        fake: Callable[..., Any],
+        save: Callable[..., None],
+        backward: Callable[..., Any],
+        vmap: Callable[..., Any] | None = None,
+    ):
+        self._forward = forward
+        vmap = vmap or self._one_by_one
+        name = f"robe_numba::{forward.__name__.strip('_')}"
+        self._visible = torch.library.custom_op(name, forward, mutates_args=())
+        self._visible.register_fake(fake)
+        self._visible.register_autograd(backward, setup_context=save)
+        self._visible.register_vmap(vmap)
+
+        class Eager(Function):
+            @staticmethod
+            def forward(ctx: Any, *inputs: Any) -> Any:
+                output = forward(*inputs)
+                save(ctx, inputs, output)
+                return output
+
+        class Transformed(Function):
+            pass
+
+        Eager.backward = staticmethod(backward)
+        Transformed.forward = staticmethod(forward)
+        Transformed.setup_context = staticmethod(save)
+        Transformed.backward = staticmethod(backward)
+        Transformed.vmap = staticmethod(vmap)
+        # The inherited method does the same, after microseconds of questions that `__call__` has
+        # answered.
+        self._apply, self._transformed = super(Function, Eager).apply, Transformed
+
+    def __call__(self, *inputs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return self._visible(*inputs)
+        if torch._C._functorch.peek_interpreter_stack() is not None:
+            return self._transformed.apply(*inputs)
+        if torch._C._len_torch_dispatch_stack() or torch.jit.is_tracing():
+            return self._visible(*inputs)
+        differentiable = False
+        for value in inputs:
+            if type(value) in _PLAIN:
+                differentiable = differentiable or value.requires_grad
+            elif isinstance(value, Tensor):
+                return self._visible(*inputs)
+        if differentiable and torch.is_grad_enabled():
+            return self._apply(*inputs)
+        return self._forward(*inputs)
+
+    def _one_by_one(self, info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> Any:
+        """A rule of `torch.vmap`: a call for each element of the batch."""
+        outputs = []
+        for i in range(info.batch_size):
+            each = [
+                value if dim is None else value.select(dim, i)
+                for value, dim in zip(inputs, in_dims, strict=True)
+            ]
+            outputs.append(self(*each))
+        if isinstance(outputs[0], tuple):
+            stacked = tuple(map(torch.stack, zip(*outputs, strict=True)))
+            return stacked, (0,) * len(stacked)
+        return torch.stack(outputs), 0
+
+
+def no_second_gradient(ctx: Any, *gradients: Any) -> Any:
+    """Refuse to differentiate a gradient.
+
+    Raises
+    ------
+    RuntimeError
+        Always.
+    """
+    raise RuntimeError(
+        "the gradient of bags and of fused optimizers cannot be differentiated again; use "
+        "RobeEmbedding or RobeTables with one id per table and without a fused optimizer"
+    )
+
+
+def save_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    """Keep nothing for the backward pass."""
