@@ -65,7 +65,8 @@ class Operator:
         Transformed.vmap = staticmethod(vmap)
         # The inherited method does the same, after microseconds of questions that `__call__` has
         # answered.
-        self._apply, self._transformed = super(Function, Eager).apply, Transformed
+        eager: Any = Eager
+        self._apply, self._transformed = super(Function, eager).apply, Transformed
 
     def __call__(self, *inputs: Any) -> Any:
         if torch.compiler.is_compiling():
