@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.autograd.function import _SingleLevelFunction
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 
@@ -17,6 +18,9 @@ class Operator:
     looks into a call, to compile, export or fake it, it sees an operator of `torch.library`, which
     costs tens of microseconds more. `torch.func` needs an `autograd.Function` of another form. All
     share `save` and `backward`.
+
+    torch keeps compiled graphs on disk by the names and arguments of operators. So an operator whose
+    gradient changes needs another name.
 
     Parameters
     ----------
@@ -48,7 +52,8 @@ class Operator:
         self._visible.register_autograd(backward, setup_context=save)
         self._visible.register_vmap(vmap)
 
-        class Eager(Function):
+        # `Function.apply` first asks, for microseconds, what `__call__` has found out.
+        class Eager(_SingleLevelFunction):
             @staticmethod
             def forward(ctx: Any, *inputs: Any) -> Any:
                 output = forward(*inputs)
@@ -63,10 +68,7 @@ class Operator:
         Transformed.setup_context = staticmethod(save)
         Transformed.backward = staticmethod(backward)
         Transformed.vmap = staticmethod(vmap)
-        # The inherited method does the same, after microseconds of questions that `__call__` has
-        # answered.
-        eager: Any = Eager
-        self._apply, self._transformed = super(Function, eager).apply, Transformed
+        self._eager, self._transformed = Eager, Transformed
 
     def __call__(self, *inputs: Any) -> Any:
         if torch.compiler.is_compiling():
@@ -82,7 +84,7 @@ class Operator:
             elif isinstance(value, Tensor):
                 return self._visible(*inputs)
         if differentiable and torch.is_grad_enabled():
-            return self._apply(*inputs)
+            return self._eager.apply(*inputs)
         return self._forward(*inputs)
 
     def _one_by_one(self, info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> Any:
