@@ -19,8 +19,8 @@ class Operator:
     costs tens of microseconds more. `torch.func` needs an `autograd.Function` of another form. All
     share `save` and `backward`.
 
-    torch keeps compiled graphs on disk by the names and arguments of operators. So an operator whose
-    gradient changes needs another name.
+    torch keeps compiled graphs on disk by the names and arguments of operators. If the gradient of
+    an operator changes, so must its name.
 
     Parameters
     ----------
