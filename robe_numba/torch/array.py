@@ -125,6 +125,11 @@ class RobeArray(nn.Module):
             return False, None, 0, 0
         if self.optimizer is None or not self.training:
             return self.weight.requires_grad, None, 0, 0
+        if self.weight.dtype.itemsize == 2:
+            raise TypeError(
+                f"a fused optimizer moves float32 or float64, but the array is {self.weight.dtype}; "
+                f"use float() to train, or eval() to score"
+            )
         # A compiler merges equal calls, but two uses are two gradients.
         use = _next_use() if torch.compiler.is_compiling() else 0
         return True, self.anchor, self.number, use

@@ -91,7 +91,7 @@ def lookup(array: Tensor, rows: Rows, keep_starts: bool) -> tuple[Tensor, Tensor
         read = _lookup_on_gpu if array.is_cuda else _lookup_on_cpu
         out, starts = read(array, indices, spec, keep_starts)
     except (TypeError, ValueError) as error:
-        if spec.num_tables == 1:
+        if spec.num_tables == 1 and not array.is_cuda:
             _raise_as_torch(error, spec, array.dtype, functional.embedding, indices)
         raise
     if padding_idx is not None:
@@ -171,7 +171,7 @@ def embedding_bag(array: Tensor, bags: Bags, keep_starts: bool) -> tuple[Tensor,
         kept = view(starts) if keep_starts else None
         rn.embedding_bag(view(array), **bags.arguments(), out=view(out), starts=kept)
     except (TypeError, ValueError) as error:
-        if spec.num_tables == 1 and bool((bags.offsets.diff() >= 0).all()):
+        if spec.num_tables == 1 and not array.is_cuda and not (bags.offsets.diff() < 0).any():
             _raise_as_torch(error, spec, array.dtype, _embedding_bag, bags)
         raise
     return _as_dtype(out, array.dtype), starts

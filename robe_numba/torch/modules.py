@@ -10,7 +10,12 @@ from robe_numba.spec import RobeSpec
 from robe_numba.torch.array import RobeArray
 from robe_numba.torch.bags import read_bags
 from robe_numba.torch.bags_of_one_table import bags_of
-from robe_numba.torch.options import Options, array_and_spec, refuse_options
+from robe_numba.torch.options import (
+    Options,
+    array_and_spec,
+    refuse_frozen_steps,
+    refuse_options,
+)
 from robe_numba.torch.projection import project
 from robe_numba.torch.reader import RobeReader
 from robe_numba.torch.rows import read_rows
@@ -84,6 +89,7 @@ class RobeEmbedding(RobeReader):
     ) -> Self:
         """A module whose array approximates a trained table (num_embeddings, d); see `project`."""
         refuse_options(max_norm, scale_grad_by_freq, sparse)
+        refuse_frozen_steps(freeze, options)
         rows, dim = embeddings.shape
         like: Any = _like(embeddings, options)
         module = cls(rows, dim, padding_idx, **like)
@@ -179,6 +185,7 @@ class RobeEmbeddingBag(RobeReader):
     ) -> Self:
         """A module whose array approximates a trained table (num_embeddings, d); see `project`."""
         refuse_options(max_norm, scale_grad_by_freq, sparse)
+        refuse_frozen_steps(freeze, options)
         rows, dim = embeddings.shape
         like: Any = _like(embeddings, options)
         module = cls(

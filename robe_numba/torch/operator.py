@@ -79,7 +79,7 @@ class Operator:
             return self._visible(*inputs)
         differentiable = False
         for value in inputs:
-            if type(value) in _PLAIN:
+            if type(value) in _PLAIN and not value.is_meta:
                 differentiable = differentiable or value.requires_grad
             elif isinstance(value, Tensor):
                 return self._visible(*inputs)

@@ -30,6 +30,17 @@ class RobeReader(nn.Module):
         self.array, self.spec = array, spec
         self._spec_text = spec.to_json()
 
+    # What torch's modules have; see `options.refuse_options`.
+    max_norm, norm_type, scale_grad_by_freq, sparse = None, 2.0, False, False
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "weight":
+            raise AttributeError(
+                "a hashed table has no weight (num_embeddings, d); use module.array.weight, the "
+                "shared array, or the rows that it stands for: module(torch.arange(num_embeddings))"
+            )
+        return super().__getattr__(name)
+
     @property
     def embedding_dim(self) -> int:
         """d, elements of one embedding."""
