@@ -127,7 +127,7 @@ class RobeArray(nn.Module):
             return self.weight.requires_grad, None, 0, 0
         if self.weight.dtype.itemsize == 2:
             raise TypeError(
-                f"the array is {self.weight.dtype}, but a fused optimizer moves float32 or float64; "
+                f"the array is {self.weight.dtype}, but fused optimizers move float32 and float64; "
                 f"use float() to train, or eval() to score"
             )
         # A compiler merges equal calls, but two uses are two gradients.
