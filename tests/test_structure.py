@@ -122,7 +122,7 @@ def test_the_oracle_imports_nothing_of_the_package():
 
 
 def test_importing_needs_numba_and_numpy_alone():
-    extras = "pyarrow typer rich safetensors matplotlib threadpoolctl scipy sklearn torch cupy"
+    extras = "pyarrow typer rich safetensors matplotlib threadpoolctl scipy sklearn torch cupy jax"
     code = (
         "import sys\n"
         f"sys.modules.update(dict.fromkeys({extras.split()}))\n"  # None: the import fails

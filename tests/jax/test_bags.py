@@ -1,0 +1,133 @@
+"""Pooling bags in JAX: the values of the oracle and of the kernels."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support.needs import need
+
+need("jax")
+
+import jax
+import jax.numpy as jnp
+
+import robe_numba
+from robe_numba import RobeSpec, TableSpec
+from robe_numba.jax import embedding_bag, lookup, to_words
+from tests.support import naive
+from tests.support.strategies import array_for, bags_for, specs
+
+JITTED = jax.jit(embedding_bag, static_argnames=("spec", "mode", "padding_idx"))
+FEW = settings(max_examples=12)  # each is compiled
+SPEC = RobeSpec(500, 4, 12, 2, seed=2, sign=True)
+ARRAY = array_for(SPEC, np.float32, seed=3)
+IDS = np.array([7, 8, 9, 2**62, -1, 3, 3])
+OFFSETS = np.array([0, 2, 2, 3, 3, 6, 7])  # three samples of two tables
+WEIGHTS = np.linspace(-1, 2, 7, dtype=np.float32)
+MODES = [("sum", None), ("sum", WEIGHTS), ("mean", None), ("max", None)]
+
+
+@FEW
+@given(st.data())
+def test_whole_numbers_equal_the_oracle_exactly(data):
+    """Their sums are exact in any order; for means XLA may multiply by a rounded reciprocal."""
+    spec = data.draw(specs)
+    bags = data.draw(bags_for(spec, np.float32, whole=True))
+    array = array_for(spec, np.float32, seed=1, whole=True)
+    out = embedding_bag(array, bags.indices, bags.offsets, spec, *bags[2:])
+    expected = naive.embedding_bag(array, bags.indices, bags.offsets, spec, *bags[2:])
+    assert out.dtype == np.float32
+    np.testing.assert_allclose(out, expected, rtol=2.0**-22 if bags.mode == "mean" else 0)
+
+
+@FEW
+@given(st.data(), st.sampled_from(["float32", "float16", "bfloat16"]))
+def test_values_equal_the_kernels_within_the_rounding_of_sums(data, dtype):
+    spec = data.draw(specs)
+    bags = data.draw(bags_for(spec, np.float32))
+    array = array_for(spec, dtype, seed=2)
+    out = embedding_bag(array, bags.indices, bags.offsets, spec, *bags[2:])
+    expected = robe_numba.embedding_bag(array, bags.indices, bags.offsets, spec, *bags[2:])
+    assert out.dtype == expected.dtype
+    # A bag has at most four ids: on either side at most five roundings.
+    weights = None if bags.weights is None else np.abs(bags.weights)
+    plain = np.abs(array.astype(np.float64))
+    mode = "sum" if bags.mode == "max" else bags.mode
+    sums = naive.embedding_bag(
+        plain, bags.indices, bags.offsets, unsigned(spec), mode, weights, bags.padding_idx
+    )
+    assert (np.abs(np.asarray(out) - expected) <= 10 * 2.0**-24 * sums).all()
+
+
+def unsigned(spec):
+    """The same places without signs."""
+    if isinstance(spec, TableSpec):
+        return spec
+    return replace(spec, sign=False)
+
+
+@pytest.mark.parametrize(("mode", "weights"), MODES)
+def test_transformed_calls_equal_the_plain_one(mode, weights):
+    out = embedding_bag(ARRAY, IDS, OFFSETS, SPEC, mode, weights, 8)
+    expected = robe_numba.embedding_bag(ARRAY, IDS, OFFSETS, SPEC, mode, weights, 8)
+    np.testing.assert_allclose(out, expected, rtol=1e-6)
+    words = to_words(IDS)
+    jitted = JITTED(ARRAY, words, OFFSETS, SPEC, mode, weights, 8)
+    np.testing.assert_array_equal(jitted, out)
+    other = to_words(IDS[::-1].copy())
+    both = jax.tree.map(lambda a, b: jnp.stack([a, b]), words, other)
+
+    def pooled(ids):
+        return embedding_bag(ARRAY, ids, OFFSETS, SPEC, mode, weights, 8)
+
+    mapped = jax.vmap(pooled)(both)
+    np.testing.assert_allclose(mapped[0], out, rtol=1e-6)
+    np.testing.assert_allclose(mapped[1], pooled(other), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("mode", "weights"), MODES)
+def test_ids_after_the_last_traced_offset_are_left_out(mode, weights):
+    """So that batches can be padded to one shape, here by ids that are outside their table."""
+    spec = TableSpec((9, 9), 3)
+    array = array_for(spec, np.float32, seed=4)
+    ids = np.array([1, 2, 3, 4, 5, 99, -7], np.int32)
+    offsets = np.array([0, 2, 3, 3, 5])
+    part = weights if weights is None else weights[:5]
+    expected = embedding_bag(array, ids[:5], offsets, spec, mode, part)
+    np.testing.assert_array_equal(JITTED(array, ids, offsets, spec, mode, weights), expected)
+
+
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+@pytest.mark.parametrize("ids", [[], [5, 5, 5]])
+def test_bags_without_ids_or_all_padding_are_zero(mode, ids):
+    array = np.full(500, np.nan, np.float32)
+    out = embedding_bag(array, np.array(ids, int), np.array([0, 0, len(ids)]), SPEC, mode, None, 5)
+    assert (out.shape, out.dtype) == ((1, 2, 12), np.float32)
+    np.testing.assert_array_equal(out, 0)
+    assert embedding_bag(ARRAY, np.array([], int), np.array([0]), SPEC, mode).shape == (0, 2, 12)
+
+
+def test_one_id_per_bag_is_a_lookup():
+    ids = np.arange(12).reshape(6, 2)
+    for mode in ("sum", "mean", "max"):
+        out = embedding_bag(ARRAY, ids.T.reshape(-1), np.arange(13), SPEC, mode)
+        np.testing.assert_array_equal(out, lookup(ARRAY, ids, SPEC))
+
+
+def test_max_passes_nan_on():
+    spec = TableSpec((3,), embedding_dim=2)
+    array = np.array([1, 2, np.nan, 0, 3, 4], dtype=np.float32)
+    out = embedding_bag(array, np.array([0, 1, 2]), np.array([0, 3]), spec, "max")
+    np.testing.assert_array_equal(out, [[[np.nan, 4]]])
+
+
+def test_a_traced_id_outside_its_table_makes_its_bag_nan():
+    spec = TableSpec((3, 5), embedding_dim=2)
+    array = np.arange(16, dtype=np.float32)
+    ids, offsets = np.array([2, 3, 4], np.int32), np.array([0, 2, 3])
+    out = JITTED(array, ids, offsets, spec)
+    np.testing.assert_array_equal(out, [[[np.nan, np.nan], [14, 15]]])
+    np.testing.assert_array_equal(JITTED(array, ids, offsets, spec, padding_idx=3)[0, 0], [4, 5])
