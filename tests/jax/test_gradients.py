@@ -20,7 +20,7 @@ from tests.jax.x64 import x64
 from tests.support import naive
 from tests.support.strategies import array_for, bags_for, indices_for, specs
 
-FEW = settings(max_examples=10)  # each is compiled
+FEW = settings(max_examples=6)  # each is compiled
 SPEC = RobeSpec(60, 4, 12, 2, seed=2, sign=True)
 IDS = np.array([7, 8, 9, 100, 1000, 3, 3], np.int32)
 OFFSETS = np.array([0, 2, 2, 3, 3, 6, 7])  # three samples of two tables
@@ -71,7 +71,7 @@ def test_gradients_of_bags_equal_the_oracle(data):
     assert (np.abs(grad_weights - grads[0]) <= bound * grads[1]).all()
 
 
-@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+@pytest.mark.parametrize("mode", ["sum", "max"])
 def test_gradients_are_differences(mode):
     """Of forward and of reverse mode."""
 

@@ -32,7 +32,7 @@ def assert_same_bits(left, right):
     assert left.tobytes() == right.tobytes()
 
 
-@settings(max_examples=15)  # each is compiled
+@settings(max_examples=12)  # each is compiled
 @given(st.data(), st.sampled_from(["float32", "float16", "bfloat16"]))
 def test_lookup_has_the_bits_of_the_kernels(data, dtype):
     spec = data.draw(specs)
@@ -89,8 +89,6 @@ def test_transformed_calls_have_the_same_bits():
     arrays = jnp.stack([ARRAY, 2 * ARRAY])
     several = jax.jit(jax.vmap(lambda array: lookup(array, IDS, SIGNED)))(arrays)
     assert_same_bits(several, jnp.stack([out, 2 * out]))
-    with jax.disable_jit():
-        assert_same_bits(lookup(ARRAY, IDS, SIGNED), out)
 
 
 def test_calls_are_lowered_for_every_platform_without_leaving_it():

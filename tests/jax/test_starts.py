@@ -21,7 +21,7 @@ from tests.kernels.test_starts import UMA_GOLDEN, UMA_PLACES
 from tests.support import naive
 from tests.support.strategies import EDGES, indices_for, robe_specs, specs
 
-FEW = settings(max_examples=15)  # each is compiled
+FEW = settings(max_examples=12)  # each is compiled
 
 
 @FEW
@@ -34,7 +34,7 @@ def test_starts_equal_the_oracle(data):
     np.testing.assert_array_equal(starts, naive.block_starts(indices, spec))
 
 
-@FEW
+@settings(max_examples=8)
 @given(robe_specs(("multiply-shift", "paper")), st.integers(0, 2**64 - 1))
 def test_signs_equal_the_oracle(spec, index):
     spec = replace(spec, sign=True, num_embeddings=None)
