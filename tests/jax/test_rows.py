@@ -12,6 +12,7 @@ need("jax")
 
 import jax
 import jax.numpy as jnp
+from jax import export
 
 import robe_numba
 from robe_numba import RobeSpec, TableSpec
@@ -94,7 +95,7 @@ def test_transformed_calls_have_the_same_bits():
 def test_calls_are_lowered_for_every_platform_without_leaving_it():
     """No callback to Python, and nothing that only one platform has."""
     platforms = ("cpu", "cuda", "rocm", "tpu")
-    exported = jax.export.export(JITTED, platforms=platforms)(ARRAY, IDS, SIGNED)
+    exported = export.export(JITTED, platforms=platforms)(ARRAY, IDS, SIGNED)
     assert exported.platforms == platforms
     assert "custom_call" not in exported.mlir_module()
     assert_same_bits(exported.call(ARRAY, IDS), lookup(ARRAY, IDS, SIGNED))
