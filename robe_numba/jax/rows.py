@@ -92,9 +92,10 @@ def _lookup(array: jax.Array, ids: Words, spec: Spec) -> jax.Array:
 
 def read_rows(array: jax.Array, ids: Words, tables: Any, spec: Spec) -> jax.Array:
     """The embeddings (..., d) of ids (...); NaN for ids outside their tables."""
-    dim, block_size, keys = spec.embedding_dim, spec.block_size, row_keys(ids, spec)
-    # Pieces of equal length, each in one block and one word of signs. XLA computes the hash in the
-    # loop that reads, but for a piece only once.
+    dim, keys = spec.embedding_dim, row_keys(ids, spec)
+    block_size = min(spec.block_size, dim)
+    # XLA computes hashes in the loop that reads elements. Over pieces, each of which lies in one
+    # block and has its signs in one word, there is an inner loop, and one hash for all of it.
     length = gcd(block_size, dim, 32) if spec.sign else gcd(block_size, dim)
     elements = np.arange(dim, dtype=np.uint32).reshape(-1, length)
     begins = elements[:, 0]

@@ -124,12 +124,12 @@ def test_traced_ids_outside_their_table_are_nan(spec, index):
 
 def test_positions_beyond_32_bits_are_traced_in_64_bits():
     """The array itself would not fit into the memory of a test."""
-    spec = RobeSpec(2**31 + 1, 8, 16, 2)
-    array = jax.ShapeDtypeStruct((2**31 + 1,), jnp.bfloat16)
-    with x64():
-        traced = jax.jit(lookup, static_argnames="spec").trace(array, IDS[:, :2], spec)
-        assert traced.out_info.shape == (6, 2, 16)
-        assert "i64[6,2,2,8" in str(traced.jaxpr)
+    for spec in (RobeSpec(2**31 + 1, 8, 16, 2), RobeSpec(2**33, 2**33, 16, 2)):
+        array = jax.ShapeDtypeStruct((spec.array_size,), jnp.bfloat16)
+        with x64():
+            traced = JITTED.trace(array, IDS[:, :2], spec)
+            assert traced.out_info.shape == (6, 2, 16)
+            assert f"i64[6,2,{spec.num_blocks}" in str(traced.jaxpr)
 
 
 def test_words_pass_through_jit_as_a_pair():
