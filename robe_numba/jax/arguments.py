@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from robe_numba.checks.bags import (
+    BagArguments,
     check_bag_ids_shape,
     check_offsets,
     check_offsets_shape,
@@ -64,29 +65,21 @@ def check_row_ids(indices: Any, spec: Spec) -> Words:
     return ids
 
 
-def check_bags(
-    indices: Any,
-    offsets: Any,
-    spec: Spec,
-    mode: Any,
-    weights: Any,
-    padding_idx: Any,
-    array: jax.Array,
-) -> BagArrays:
-    """Require the arguments of `robe_numba.jax.embedding_bag`; values where they are known."""
-    ids = _check_ids(indices)
+def check_bags(given: BagArguments, spec: Spec, array: jax.Array) -> BagArrays:
+    """Require bags that can be pooled; the values of arrays where they are known."""
+    ids, offsets, weights = _check_ids(given.indices), given.offsets, given.per_sample_weights
     check_bag_ids_shape(ids.low)
     _check_integers("offsets", offsets)
     check_offsets_shape(offsets, spec)
-    check_pooling(mode, weights is not None)
+    check_pooling(given.mode, weights is not None)
     if weights is not None:
         dtype = str(jnp.promote_types(array.dtype, jnp.float32))
         weights = _check_real("per_sample_weights", weights, ids.low.size, (dtype,))
-    padding = check_padding(padding_idx)
+    padding = check_padding(given.padding_idx)
     if _are_known(offsets):
         offsets = np.asarray(offsets)
         wide = offsets.astype(np.promote_types(offsets.dtype, np.uint32))
-        _check_known_bags(indices, ids, check_offsets(wide, spec), spec, padding)
+        _check_known_bags(given.indices, ids, check_offsets(wide, spec), spec, padding)
     return BagArrays(ids, jnp.asarray(offsets.astype(np.int32)), weights)
 
 

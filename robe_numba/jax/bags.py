@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from robe_numba.checks.bags import BagArguments
 from robe_numba.jax.arguments import BagArrays, check_array, check_bags, check_size
 from robe_numba.jax.rows import read_rows
 from robe_numba.jax.words import Words, to_words
@@ -62,7 +63,8 @@ def embedding_bag(
     """
     check_size(spec)
     array = check_array(array, spec)
-    bags = check_bags(indices, offsets, spec, mode, per_sample_weights, padding_idx, array)
+    given = BagArguments(indices, offsets, mode, per_sample_weights, padding_idx)
+    bags = check_bags(given, spec, array)
     batch = (offsets.size - 1) // spec.num_tables
     if batch == 0 or bags.ids.low.size == 0:
         dtype = jnp.promote_types(array.dtype, jnp.float32)

@@ -78,6 +78,6 @@ def _strong_word(keys: Words, a: Words, a_high: Words, b: Words) -> Any:
 
 
 def _select(constants: np.ndarray, tables: Any) -> Words:
-    """The words of constants (num_tables, columns) for the tables of ids."""
+    """The words of constants (num_tables, ...) for the tables of ids."""
     words = to_words(constants)
     return Words(jnp.asarray(words.high)[tables], jnp.asarray(words.low)[tables])

@@ -31,10 +31,18 @@ def to_words(values: Any) -> Words:
     -------
     Words of uint32 ndarrays, of that shape
         2**32 * high + low is the integer modulo 2**64.
+
+    Raises
+    ------
+    TypeError
+        The values are not integers.
     """
     if isinstance(values, int):
         values = np.uint64(values % 2**64)
-    wide = np.asarray(values).astype(np.uint64)
+    array = np.asarray(values)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"values have dtype {array.dtype}; words are made of integers alone")
+    wide = array.astype(np.uint64)
     return Words((wide >> np.uint64(32)).astype(np.uint32), wide.astype(np.uint32))
 
 

@@ -134,6 +134,11 @@ def test_64_bit_ids_are_never_shortened_outside_jit():
     assert (np.asarray(one) != np.asarray(other)).any()
 
 
+@pytest.mark.parametrize("values", [np.array([1.0]), [True], "7"])
+def test_words_are_of_integers(values):
+    refused(TypeError, "integers alone", lambda: to_words(values))
+
+
 def test_without_jax_an_import_says_what_to_install():
     code = (
         "import sys\nsys.modules['jax'] = None\nimport robe_numba\n"
