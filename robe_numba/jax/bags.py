@@ -87,7 +87,7 @@ def _embedding_bag(
     owners = jnp.where(kept, owners, num_bags)  # sums over segments leave out what is beyond them
     rows = jnp.where(kept[:, None], read_rows(array, ids, tables, spec), 0)
     if mode == "max":
-        pooled = _maxima(rows, kept, owners, num_bags)
+        pooled = _maxima(rows, owners, num_bags)
     else:
         terms = rows if weights is None else weights[:, None] * rows
         pooled = jax.ops.segment_sum(terms, owners, num_bags)
@@ -101,11 +101,11 @@ def _equal(ids: Words, other: Words) -> jax.Array:
     return (ids.high == other.high) & (ids.low == other.low)
 
 
-def _maxima(rows: jax.Array, kept: jax.Array, owners: jax.Array, num_bags: int) -> jax.Array:
+def _maxima(rows: jax.Array, owners: jax.Array, num_bags: int) -> jax.Array:
     """The maxima (num_bags, d), each read from the first row that has it; a NaN is the largest."""
     values, count = jax.lax.stop_gradient(rows), len(rows)
     maxima = jax.ops.segment_max(values, owners, num_bags)
     wins = (values == maxima[jnp.minimum(owners, num_bags - 1)]) | jnp.isnan(values)
-    numbers = jnp.where(wins & kept[:, None], jnp.arange(count)[:, None], count)
+    numbers = jnp.where(wins, jnp.arange(count)[:, None], count)
     winners = jax.ops.segment_min(numbers, owners, num_bags)
     return jnp.take_along_axis(rows, winners, axis=0, mode="fill", fill_value=0)

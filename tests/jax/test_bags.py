@@ -81,6 +81,13 @@ def test_bags_without_ids_or_all_padding_are_zero(mode, ids):
     assert embedding_bag(ARRAY, np.array([], int), np.array([0]), SPEC, mode).shape == (0, 2, 12)
 
 
+def test_padding_is_compared_in_64_bits():
+    ids = np.array([8, 8 + 2**32, 8])
+    out = embedding_bag(ARRAY, ids, np.array([0, 2, 3]), SPEC, padding_idx=8)
+    np.testing.assert_array_equal(out[0, 0], lookup(ARRAY, ids[1:], SPEC)[0])
+    np.testing.assert_array_equal(out[0, 1], 0)
+
+
 def test_one_id_per_bag_is_a_lookup():
     ids = np.arange(12).reshape(6, 2)
     out = embedding_bag(ARRAY, ids.T.reshape(-1), np.arange(13), SPEC)
