@@ -7,16 +7,39 @@ their warnings are only shown, from there on.
 import os
 import threading
 import warnings
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.support.needs import missing
 
 # Kernels compile at their first call, so a single example has no deadline.
 settings.register_profile(
     "default", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("default")
+
+TESTS = Path(__file__).parent
+# Folders of tests, with packages that are too large to be installed for these tests alone.
+NEEDS = {"examples": ("torch",), "jax": ("jax",), "torch": ("torch", "expecttest")}
+
+
+def pytest_ignore_collect(collection_path):
+    """Leave out the folders whose packages are not installed."""
+    return True if collection_path in (TESTS / name for name in left_out()) else None
+
+
+def pytest_report_header():
+    """Say which folders these are."""
+    return [f"left out, as {why} is not installed: tests/{name}" for name, why in left_out().items()]
+
+
+def left_out():
+    """By the name of each such folder, the packages that it lacks."""
+    lacking = {name: " and ".join(missing(*packages)) for name, packages in NEEDS.items()}
+    return {name: why for name, why in lacking.items() if why and (TESTS / name).is_dir()}
 
 
 def pytest_addoption(parser):

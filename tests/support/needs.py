@@ -13,10 +13,15 @@ def need(*packages):
 
     A package that is installed but cannot be imported still fails the tests that import it.
     """
-    missing = [name for name in packages if not _is_installed(name)]
-    if missing:
-        reason = f"needs {', '.join(missing)}: pip install -e '.[test-all]'"
+    lacking = missing(*packages)
+    if lacking:
+        reason = f"needs {', '.join(lacking)}: pip install -e '.[test-all]'"
         pytest.skip(reason, allow_module_level=True)
+
+
+def missing(*packages):
+    """Those that are not installed."""
+    return [name for name in packages if not _is_installed(name)]
 
 
 def _is_installed(name):
