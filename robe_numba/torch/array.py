@@ -121,7 +121,8 @@ class RobeArray(nn.Module):
         Whether it learns; and where its backward steps, the anchor, the number of this array and
         one of this use, else None, 0 and 0.
         """
-        if not torch.is_grad_enabled():
+        # `torch.jit.trace` requires the same graph with and without gradients.
+        if not torch.is_grad_enabled() or torch.jit.is_tracing():
             return False, None, 0, 0
         if self.optimizer is None or not self.training:
             return self.weight.requires_grad, None, 0, 0
