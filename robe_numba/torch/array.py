@@ -121,8 +121,7 @@ class RobeArray(nn.Module):
         Whether it learns; and where its backward steps, the anchor, the number of this array and
         one of this use, else None, 0 and 0.
         """
-        # `torch.jit.trace` requires the same graph with and without gradients.
-        if not torch.is_grad_enabled() or torch.jit.is_tracing():
+        if not torch.is_grad_enabled() or _is_saving_graph():
             return False, None, 0, 0
         if self.optimizer is None or not self.training:
             return self.weight.requires_grad, None, 0, 0
@@ -170,6 +169,11 @@ class RobeArray(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._begin()
+
+
+def _is_saving_graph() -> bool:
+    """Whether another process may run what is recorded now, where no array has these numbers."""
+    return torch.jit.is_tracing() or torch.compiler.is_exporting()
 
 
 @torch.compiler.assume_constant_result
