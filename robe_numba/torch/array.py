@@ -6,6 +6,7 @@ from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
 
 from robe_numba.checks.scalars import check_scalar
 from robe_numba.memory import aligned_empty
@@ -13,6 +14,7 @@ from robe_numba.spec import MAX_SIZE, check_int
 from robe_numba.torch.fused import FusedOptimizer, Use
 
 SCALE = 1e-3  # so small that an id which was seen once or never hardly affects a score
+WITHIN_BACKWARD = -1  # number of a use that a backward pass recorded
 _numbers = count(1)
 _arrays: WeakValueDictionary[int, "RobeArray"] = WeakValueDictionary()
 
@@ -130,12 +132,25 @@ class RobeArray(nn.Module):
                 f"the array is {self.weight.dtype}, but fused optimizers move float32 and float64; "
                 f"use float() to train, or eval() to score"
             )
-        # A compiler merges equal calls, but two uses are two gradients.
-        use = _next_use() if torch.compiler.is_compiling() else 0
+        use = 0
+        if torch.compiler.is_compiling():
+            use = _next_use()  # a compiler merges equal calls, but two uses are two gradients
+        elif torch._C._current_graph_task_id() != -1:
+            use = WITHIN_BACKWARD
         return True, self.anchor, self.number, use
 
-    def collect(self, use: Use) -> None:
-        """Take a gradient of the current backward pass, at the end of which the array is moved."""
+    def collect(self, use: Use, number: int) -> None:
+        """Take a gradient of the current backward pass, at the end of which the array is moved.
+
+        `number` is that of the use, from `owner`.
+        """
+        if number == WITHIN_BACKWARD:
+            raise RuntimeError(
+                "a backward pass within another cannot step, as the other is not complete; use "
+                "torch.utils.checkpoint with use_reentrant=False"
+            )
+        if not torch._C._will_engine_execute_node(self._anchor_node):
+            return  # only others' gradients are asked for, as by `torch.autograd.grad`
         task = torch._C._current_graph_task_id()
         if task != self._task:
             # What a backward pass left that failed is dropped, as it has no other effect either.
@@ -158,12 +173,13 @@ class RobeArray(nn.Module):
         """Start as new or as a copy: with a number of its own and nothing collected."""
         # No parameter; it makes autograd call the backward of each use. Compilers drop empty ones.
         self.anchor = torch.zeros(1, requires_grad=True)
+        self._anchor_node = get_gradient_edge(self.anchor).node
         self.number = next(_numbers)
         self._task, self._uses, self._held = -1, [], []
         _arrays[self.number] = self
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("anchor", "number", "_task", "_uses", "_held")
+        own = ("anchor", "_anchor_node", "number", "_task", "_uses", "_held")
         return {name: value for name, value in self.__dict__.items() if name not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -142,7 +142,7 @@ def _collect_embedding_bag(
     use: int,
 ) -> Tensor:
     bags = Bags(indices, offsets, weights, spec_of(spec), mode, padding_idx)
-    array_of(number).collect(Use(bags, grad_out.detach(), starts))
+    array_of(number).collect(Use(bags, grad_out.detach(), starts), use)
     return torch.zeros(1)
 
 

@@ -110,7 +110,7 @@ def _collect_lookup(
     use: int,
 ) -> Tensor:
     rows = Rows(indices, spec_of(spec), padding_idx)
-    array_of(number).collect(Use(rows, grad_out.detach(), starts))
+    array_of(number).collect(Use(rows, grad_out.detach(), starts), use)
     return torch.zeros(1)
 
 

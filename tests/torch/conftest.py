@@ -1,11 +1,14 @@
 """Settings of tests with PyTorch."""
 
 import pytest
-from torch._inductor import config
+import torch
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_old_graphs():
-    """Compile again: torch keeps compiled graphs on disk by the names of operators, not their code."""
-    with config.patch(force_disable_caches=True):
+    """Compile anew: torch keeps graphs on disk by the names of operators, and not by their code."""
+    with (
+        torch._inductor.config.patch(fx_graph_cache=False),
+        torch._functorch.config.patch(enable_autograd_cache=False),
+    ):
         yield

@@ -1,0 +1,123 @@
+"""Modules under `torch.compile` and `torch.export`, with batches of any size."""
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.export import Dim, export
+
+import robe_numba.torch as rt
+
+ROOT = Path(__file__).parents[2]
+OPTIMIZERS = {"dense": None, "sgd": rt.FusedSGD(0.1), "adagrad": rt.FusedAdagrad(0.1)}
+
+
+class Everything(nn.Module):
+    """Each module, in each of its ways, on one array."""
+
+    def __init__(self, optimizer=None):
+        super().__init__()
+        array = rt.RobeArray(101, scale=1, optimizer=optimizer)
+        self.rows = rt.RobeEmbedding(20, 6, padding_idx=2, array=array)
+        self.mean = rt.RobeEmbeddingBag(20, 6, array=array)
+        self.sum = rt.RobeEmbeddingBag(20, 6, mode="sum", array=array, include_last_offset=True)
+        self.tables = rt.RobeTables(2, 6, array=array)
+        self.array = array
+
+    def forward(self, ids, values, offsets, weights):
+        pooled = self.sum(values, offsets, weights), self.mean(values, offsets[:-1])
+        ends = torch.cat([offsets, offsets[1:] + offsets[-1]])
+        several = self.tables.bags(torch.cat([values, values]), ends)
+        parts = [*pooled, self.mean(ids), several.sum(1), self.tables(ids).sum(1)]
+        # Ids that are read twice are two uses, though the calls are equal.
+        return sum(parts) + self.rows(ids).sum(1) + self.rows(ids).mean(1)
+
+
+def batch(size):
+    torch.manual_seed(size)
+    lengths = torch.randint(0, 4, (size,))
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+    count = int(offsets[-1])
+    weights = torch.randn(count, requires_grad=True)
+    return torch.randint(20, (size, 2)), torch.randint(20, (count,)), offsets, weights
+
+
+# Inductor itself uses `torch.jit`.
+@pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_one_graph_serves_all_batch_sizes(name):
+    torch._dynamo.reset()
+    # One of them with the default backend, which takes seconds.
+    backend = "inductor" if name == "adagrad" else "aot_eager"
+    eager = Everything(OPTIMIZERS[name])
+    model = copy.deepcopy(eager)
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=backend)
+    before = eager.array.weight.detach().clone()
+    for size in (7, 12, 5):
+        given = batch(size)
+        weights = given[3].detach().clone().requires_grad_()
+        expected = eager(*given)
+        with torch.compiler.set_stance("default" if size == 7 else "fail_on_recompile"):
+            out = compiled(*given[:3], weights)
+            torch.testing.assert_close(out, expected)
+            out.square().mean().backward()
+        expected.square().mean().backward()
+        torch.testing.assert_close(weights.grad, given[3].grad)
+        torch.testing.assert_close(model.array.state_dict(), eager.array.state_dict())
+        torch.testing.assert_close(model.array.weight.grad, eager.array.weight.grad)
+    moved = not torch.equal(eager.array.weight, before)
+    assert moved == (name != "dense")
+    assert (eager.array.weight.grad is None) == moved
+
+
+def test_a_compiled_scorer_follows_the_array():
+    torch._dynamo.reset()
+    model = Everything().eval()
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
+    with torch.no_grad():
+        for size in (3, 4):
+            given = batch(size)
+            torch.testing.assert_close(compiled(*given), model(*given))
+            model.array.weight.mul_(-2)
+
+
+LOAD = """
+import sys, torch, robe_numba.torch
+model = torch.export.load(sys.argv[1]).module()
+given, expected, gradient = torch.load(sys.argv[2])
+out = model(*given)
+torch.testing.assert_close(out, expected)
+out.sum().backward()
+torch.testing.assert_close(model.array.weight.grad, gradient)
+"""
+
+
+def test_an_exported_model_runs_in_another_process(tmp_path):
+    model = Everything()
+    rows, count = Dim("rows", min=1), Dim("count", min=1)
+    shapes = ({0: rows}, {0: count}, {0: rows + 1}, {0: count})
+    program = export(model, batch(7), dynamic_shapes=shapes)
+    torch.export.save(program, tmp_path / "model.pt2")
+    given = batch(11)
+    expected = model(*given)
+    expected.sum().backward()
+    gradient = model.array.weight.grad
+    torch.save((given, expected.detach(), gradient), tmp_path / "batch.pt")
+    files = [tmp_path / "model.pt2", tmp_path / "batch.pt"]
+    subprocess.run([sys.executable, "-c", LOAD, *files], cwd=ROOT, check=True)
+
+
+def test_an_exported_model_takes_no_steps():
+    """It may run where its array is another."""
+    model = nn.Sequential(rt.RobeEmbedding(20, 6, optimizer=rt.FusedSGD(0.1)), nn.Linear(6, 1))
+    ids = torch.arange(5)
+    program = export(model, (ids,)).module()
+    before = model[0].array.weight.detach().clone()
+    out = program(ids)
+    torch.testing.assert_close(out, model(ids))
+    out.sum().backward()
+    assert torch.equal(model[0].array.weight, before)
