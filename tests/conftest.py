@@ -33,7 +33,9 @@ def pytest_ignore_collect(collection_path):
 
 def pytest_report_header():
     """Say which folders these are."""
-    return [f"left out, as {why} is not installed: tests/{name}" for name, why in left_out().items()]
+    return [
+        f"left out, as {why} is not installed: tests/{name}" for name, why in left_out().items()
+    ]
 
 
 def left_out():

@@ -78,7 +78,9 @@ def draw_input(data, rows):
 
 def shaped_as(ids, values):
     """Values of ids, nested where these are."""
-    return torch.nested.nested_tensor_from_jagged(values, ids.offsets()) if ids.is_nested else values
+    return (
+        torch.nested.nested_tensor_from_jagged(values, ids.offsets()) if ids.is_nested else values
+    )
 
 
 @few

@@ -83,9 +83,7 @@ def test_samples_of_embedding_bag(dtype):
         module, given = ours_of(sample, dtype, rt.RobeEmbeddingBag)
         array, weights = leaf(module.array.weight), given.get("per_sample_weights")
         other = None if weights is None else leaf(weights)
-        expected = op(
-            table_of(module, array), ids, **sample.kwargs | {"per_sample_weights": other}
-        )
+        expected = op(table_of(module, array), ids, **sample.kwargs | {"per_sample_weights": other})
         pairs = [] if weights is None else [(weights, other)]
         out = module(ids, **given)
         assert_equal_with_gradients(out, expected, module.array.weight, array, pairs)

@@ -1,4 +1,4 @@
-"""All that torch does with an operator besides calling it: derivatives, transforms, AMP, tracing."""
+"""What torch does with a module besides calling it: derivatives, transforms, AMP, tracing."""
 
 import pytest
 import torch
