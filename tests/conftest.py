@@ -7,6 +7,7 @@ their warnings are only shown, from there on.
 import os
 import threading
 import warnings
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -22,26 +23,27 @@ settings.register_profile(
 settings.load_profile("default")
 
 TESTS = Path(__file__).parent
-# Folders of tests, with packages that are too large to be installed for these tests alone.
+# Folders of tests, and packages that are too large to be installed for these tests alone.
 NEEDS = {"examples": ("torch",), "jax": ("jax",), "torch": ("torch", "expecttest")}
 
 
+@cache
+def left_out():
+    """Folders whose packages are not all installed, each with those that are missing."""
+    lacking = {TESTS / folder: missing(*packages) for folder, packages in NEEDS.items()}
+    return {folder: names for folder, names in lacking.items() if names and folder.is_dir()}
+
+
 def pytest_ignore_collect(collection_path):
-    """Leave out the folders whose packages are not installed."""
-    return True if collection_path in (TESTS / name for name in left_out()) else None
+    """Leave these folders out."""
+    inside = (collection_path, *collection_path.parents)
+    return True if any(folder in inside for folder in left_out()) else None
 
 
 def pytest_report_header():
-    """Say which folders these are."""
-    return [
-        f"left out, as {why} is not installed: tests/{name}" for name, why in left_out().items()
-    ]
-
-
-def left_out():
-    """By the name of each such folder, the packages that it lacks."""
-    lacking = {name: " and ".join(missing(*packages)) for name, packages in NEEDS.items()}
-    return {name: why for name, why in lacking.items() if why and (TESTS / name).is_dir()}
+    """Say which they are."""
+    folders = [f"tests/{path.name} ({', '.join(names)})" for path, names in left_out().items()]
+    return f"left out, as packages are not installed: {', '.join(folders)}" if folders else None
 
 
 def pytest_addoption(parser):
