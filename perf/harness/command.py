@@ -13,7 +13,7 @@ import numpy as np
 
 from perf import peers
 from perf.harness import machine, markdown, places
-from perf.harness.libraries import openmp_policy
+from perf.harness.libraries import openmp_policy, torch_is_first
 from perf.harness.places import here
 from perf.harness.race import Row, keep_memory
 
@@ -27,6 +27,7 @@ def main(
     shapes: Mapping[str, Any],
     measure: Measure,
     devices: Sequence[str] = ("cpu", "cuda"),
+    add_options: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
 ) -> None:
     """Run one benchmark.
 
@@ -42,8 +43,10 @@ def main(
         measure(shape, options) gives the rows of one shape.
     devices : sequence of str
         The devices that it can measure.
+    add_options : callable
+        Adds its own options to the parser.
     """
-    options = parse(description, shapes, devices)
+    options = parse(description, shapes, devices, add_options)
     places.use(options.device)
     keep_memory()
     set_threads(options.threads)
@@ -63,7 +66,10 @@ def main(
 
 
 def parse(
-    description: str, shapes: Mapping[str, Any], devices: Sequence[str]
+    description: str,
+    shapes: Mapping[str, Any],
+    devices: Sequence[str],
+    add_options: Callable[[argparse.ArgumentParser], None],
 ) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=description.split("\n")[0])
@@ -71,6 +77,7 @@ def parse(
     parser.add_argument("--shape", choices=shapes, action="append", help="may be repeated")
     parser.add_argument("--json", type=Path, help="write the rows there")
     parser.add_argument("--plot", type=Path, help="draw the times there (needs matplotlib)")
+    add_options(parser)
     options = parser.parse_args()
     check(parser, options)
     return options
@@ -124,6 +131,7 @@ def about(options: argparse.Namespace) -> dict[str, Any]:
         "ids": options.ids,
         "repeats": options.repeats,
         "openmp": openmp_policy(),
+        "torch first": torch_is_first(),
         "versions": {
             "python": platform.python_version(),
             "numba": numba.__version__,

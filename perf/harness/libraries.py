@@ -5,6 +5,7 @@ user chose otherwise, and OpenMP reads that setting once, when it is loaded.
 """
 
 import os
+import sys
 
 import robe_numba  # noqa: F401  (before torch)
 
@@ -19,3 +20,9 @@ except ImportError:
 def openmp_policy() -> dict[str, str | None]:
     """How long idle OpenMP threads spin, according to the environment."""
     return {name: os.environ.get(name) for name in OPENMP}
+
+
+def torch_is_first() -> bool:
+    """Whether torch was imported before robe_numba; see `torch_first`."""
+    imported = list(sys.modules)
+    return "torch" in imported and imported.index("torch") < imported.index("robe_numba")

@@ -2,6 +2,7 @@
 
 from functools import cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,7 +45,7 @@ class TorchInteraction(TorchTable):
 
 
 class TorchDLRM(nn.Module):
-    """A DLRM of a configuration over uncompressed tables, trained by SGD.
+    """A DLRM of a configuration over uncompressed tables, trained by SGD or Adagrad.
 
     All tables are one sparse EmbeddingBag, or with `apart` one each, as models are often written;
     on a GPU that takes a launch for each.
@@ -57,6 +58,7 @@ class TorchDLRM(nn.Module):
         dense: np.ndarray,
         labels: np.ndarray,
         apart: bool = False,
+        optimizer: str = "sgd",
     ):
         super().__init__()
         shape = batch.shape
@@ -71,7 +73,7 @@ class TorchDLRM(nn.Module):
         self._features, self._labels = dense, here().tensor(labels)
         self._inputs = self.inputs(batch, dense)
         self._loss = nn.BCEWithLogitsLoss()
-        self._optimizer = make_optimizer("sgd", self.parameters())
+        self._optimizer = make_optimizer(optimizer, self.parameters())
 
     def inputs(self, batch: BenchBatch, dense: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """The inputs of `forward`: features, and rows (EmbeddingBags, -1, 1)."""
@@ -101,12 +103,16 @@ class TorchDLRM(nn.Module):
         self._loss(self(*self._inputs), self._labels).backward()
         self._optimizer.step()
 
+    def rows(self, bag: Any, ids: torch.Tensor) -> torch.Tensor:
+        """Some rows of an EmbeddingBag: (len(ids), d)."""
+        return bag.weight.detach()[ids]
+
     def check(self) -> None:
         """Check the logits of a few samples against NumPy."""
         _, ids = self._inputs
         count = 8 * self._tables_of_bags
         found = [
-            bag.weight.detach()[part[:count, 0]].view(-1, self._tables_of_bags, bag.embedding_dim)
+            self.rows(bag, part[:count, 0]).view(-1, self._tables_of_bags, bag.embedding_dim)
             for bag, part in zip(self.bags, ids, strict=True)
         ]
         rows = torch.cat(found, dim=1).cpu().numpy()
