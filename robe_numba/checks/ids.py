@@ -33,7 +33,7 @@ def check_indices_shape(indices: Any, num_tables: int) -> None:
         )
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=1024)
 def id_limits(spec: Spec) -> np.ndarray:
     """The number of rows of each table, which ids stay below."""
     return np.array(spec.num_embeddings, dtype=np.uint64)

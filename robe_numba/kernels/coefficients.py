@@ -18,7 +18,7 @@ STARTS, SIGNS, PAPER = 0, 1 << 32, 2 << 32
 NO_MODULUS = 1 << 63
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=1024)
 def hash_spec(spec: Spec) -> HashSpec:
     """The kernels' constants of a spec."""
     if isinstance(spec, TableSpec):
@@ -32,7 +32,6 @@ def hash_spec(spec: Spec) -> HashSpec:
     else:
         modulus, num_starts = UMA_PRIME, spec.array_size - spec.block_size + 1
         coefficients = _uma(spec)
-    coefficients.flags.writeable = False
     return HashSpec(
         array_size=np.uint64(spec.array_size),
         block_size=np.uint64(spec.block_size),
@@ -43,9 +42,25 @@ def hash_spec(spec: Spec) -> HashSpec:
         num_starts=np.uint64(num_starts),
         alignment=np.uint64(1 if isinstance(spec, TableSpec) else spec.alignment),
         sign=spec.sign,
-        coefficients=coefficients,
-        sign_keys=_sign_keys(spec),
+        coefficients=_read_only(coefficients),
+        sign_keys=_read_only(_sign_keys(spec)),
     )
+
+
+@lru_cache(maxsize=64)
+def side_by_side(specs: tuple[RobeSpec, ...]) -> HashSpec:
+    """The constants of the tables of several specs that differ in tables and seeds alone."""
+    each = [hash_spec(spec) for spec in specs]
+    return each[0]._replace(
+        num_tables=np.uint64(sum(spec.num_tables for spec in specs)),
+        coefficients=_read_only(np.concatenate([one.coefficients for one in each], axis=1)),
+        sign_keys=_read_only(np.concatenate([one.sign_keys for one in each])),
+    )
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    array.flags.writeable = False
+    return array
 
 
 def _aligned_starts(spec: RobeSpec) -> int:
@@ -112,5 +127,4 @@ def _sign_keys(spec: Spec) -> np.ndarray:
     for t in range(spec.num_tables if groups else 0):
         assert isinstance(spec, RobeSpec)  # plain tables have no signs
         keys[t] = _words(spec.seed, SIGNS + t, groups)
-    keys.flags.writeable = False
     return keys

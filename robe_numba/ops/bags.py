@@ -94,11 +94,24 @@ def embedding_bag(
     shape = (bags.batch, spec.num_tables, spec.embedding_dim)
     out = check_out("out", out, shape, real, read)
     places = (bags.indices.size, spec.num_blocks)
-    flat, keep = check_kept_starts(starts, places, read | {"out": out})
-    if not keep:
-        flat = scratch("starts", places, np.uint64).reshape(-1)
-    _pool(stored, bags, spec, flat, out)
+    flat, _ = check_kept_starts(starts, places, read | {"out": out})
+    pool_bags(stored, bags, spec, flat, out)
     return out
+
+
+def pool_bags(
+    stored: np.ndarray, bags: Bags, spec: Spec, starts: np.ndarray, out: np.ndarray
+) -> None:
+    """As `embedding_bag`, of checked arguments; starts are flat uint64, (0,) if not kept."""
+    if not starts.size:
+        starts = scratch("starts", (bags.indices.size * spec.num_blocks,), np.uint64)
+    constants, flat = hash_spec(spec), out.reshape(-1)
+    threads = threads_for(max(bags.indices.size * spec.embedding_dim, out.size))
+    if bags.mode == MAX:
+        maxima = Maxima(flat, np.empty(out.size, dtype=np.int64))
+        launch(threads, pool_max, stored, starts, constants, bags, maxima, threads)
+    else:
+        launch(threads, kernels.pool, stored, starts, constants, bags, flat, threads)
 
 
 @on_any_device("bags")
@@ -144,7 +157,7 @@ def embedding_bag_backward(
     if array is not None:
         check_shared_array(array, spec)
     given = BagArguments(indices, offsets, mode, per_sample_weights, padding_idx)
-    reads, threads = _reads(grad_out, given, array, spec, starts)
+    reads, threads = reads_of_bags(grad_out, given, array, spec, starts)
     return dense_gradient(reads, spec, threads)
 
 
@@ -180,7 +193,7 @@ def embedding_bag_sgd_update(
     given = BagArguments(indices, offsets, mode, per_sample_weights, padding_idx)
     read = {"grad_out": grad_out, "starts": starts, **given.arrays()}
     lr = check_step(spec, lr, {"array": array}, read)
-    reads, threads = _reads(grad_out, given, array, spec, starts)
+    reads, threads = reads_of_bags(grad_out, given, array, spec, starts)
     driver.update(make_step(array, lr=lr), reads, hash_spec(spec), threads)
 
 
@@ -221,23 +234,12 @@ def embedding_bag_adagrad_update(
     read = {"grad_out": grad_out, "starts": starts, **given.arrays()}
     lr = check_step(spec, lr, written, read, state_block)
     eps = check_scalar("eps", eps, 0, array.dtype)
-    reads, threads = _reads(grad_out, given, array, spec, starts)
+    reads, threads = reads_of_bags(grad_out, given, array, spec, starts)
     step = make_step(array, state_sum, lr, eps, state_block)
     driver.update(step, reads, hash_spec(spec), threads)
 
 
-def _pool(stored: np.ndarray, bags: Bags, spec: Spec, starts: np.ndarray, out: np.ndarray) -> None:
-    """Run the kernel of the mode, which fills starts and out."""
-    constants, flat = hash_spec(spec), out.reshape(-1)
-    threads = threads_for(max(bags.indices.size * spec.embedding_dim, out.size))
-    if bags.mode == MAX:
-        maxima = Maxima(flat, np.empty(out.size, dtype=np.int64))
-        launch(threads, pool_max, stored, starts, constants, bags, maxima, threads)
-    else:
-        launch(threads, kernels.pool, stored, starts, constants, bags, flat, threads)
-
-
-def _reads(
+def reads_of_bags(
     grad_out: np.ndarray,
     given: BagArguments,
     array: np.ndarray | None,

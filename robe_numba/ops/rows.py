@@ -170,7 +170,7 @@ def lookup_backward(
         if isinstance(starts, np.ndarray):
             read["starts"] = starts
         check_out("out", out, (spec.array_size,), grads.dtype, read)
-    reads, threads = _reads(ids, grads, spec, starts)
+    reads, threads = reads_of_rows(ids, grads, spec, starts)
     return dense_gradient(reads, spec, threads, out)
 
 
@@ -214,7 +214,7 @@ def sgd_update(
     lr = check_step(spec, lr, {"array": array}, read)
     ids = check_indices(indices, spec)
     grads = check_grad_out(grad_out, len(indices), spec, (array.dtype,))
-    reads, threads = _reads(ids, grads, spec, starts)
+    reads, threads = reads_of_rows(ids, grads, spec, starts)
     driver.update(make_step(array, lr=lr), reads, hash_spec(spec), threads)
 
 
@@ -272,12 +272,12 @@ def adagrad_update(
     eps = check_scalar("eps", eps, 0, array.dtype)
     ids = check_indices(indices, spec)
     grads = check_grad_out(grad_out, len(indices), spec, (array.dtype,))
-    reads, threads = _reads(ids, grads, spec, starts)
+    reads, threads = reads_of_rows(ids, grads, spec, starts)
     step = make_step(array, state_sum, lr, eps, state_block)
     driver.update(step, reads, hash_spec(spec), threads)
 
 
-def _reads(
+def reads_of_rows(
     ids: np.ndarray, grads: np.ndarray, spec: Spec, starts: np.ndarray | None
 ) -> tuple[Reads, int]:
     """The reads of a `lookup`, id i once into row i of the output; and threads to update with."""

@@ -19,6 +19,15 @@ _numbers = count(1)
 _arrays: WeakValueDictionary[int, "RobeArray"] = WeakValueDictionary()
 
 
+class _Collected:
+    """Gradients that wait for a step; no attributes of a module, which take long to set."""
+
+    def __init__(self) -> None:
+        self.task = -1  # number of the backward pass that collects
+        self.uses: list[Use] = []  # its gradients
+        self.held: list[Use] = []  # those of earlier passes
+
+
 class RobeArray(nn.Module):
     """The one parameter that any number of embeddings read.
 
@@ -49,9 +58,7 @@ class RobeArray(nn.Module):
         Size or scale is not a number or out of range, or the optimizer is another.
     """
 
-    _task: int  # number of the backward pass that collects
-    _uses: list[Use]  # its gradients
-    _held: list[Use]  # those of earlier passes
+    _collected: "_Collected"
 
     def __init__(
         self,
@@ -151,20 +158,21 @@ class RobeArray(nn.Module):
             )
         if not torch._C._will_engine_execute_node(self._anchor_node):
             return  # only others' gradients are asked for, as by `torch.autograd.grad`
-        task = torch._C._current_graph_task_id()
-        if task != self._task:
+        task, collected = torch._C._current_graph_task_id(), self._collected
+        if task != collected.task:
             # What a backward pass left that failed is dropped, as it has no other effect either.
-            self._task, self._uses = task, []
+            collected.task, collected.uses = task, []
             torch.autograd.Variable._execution_engine.queue_callback(self._end_backward)
-        self._uses.append(use)
+        collected.uses.append(use)
 
     def _end_backward(self) -> None:
-        self._held += self._uses
-        self._task, self._uses = -1, []
+        collected = self._collected
+        collected.held += collected.uses
+        collected.task, collected.uses = -1, []
         assert self.optimizer is not None
         if self.optimizer.holds:
             return
-        uses, self._held = self._held, []
+        uses, collected.held = collected.held, []
         self.optimizer.step(self.weight, self.state_sum, uses)
         written = [self.weight] if self.state_sum is None else [self.weight, self.state_sum]
         torch.autograd.graph.increment_version(written)
@@ -175,11 +183,11 @@ class RobeArray(nn.Module):
         self.anchor = torch.zeros(1, requires_grad=True)
         self._anchor_node = get_gradient_edge(self.anchor).node
         self.number = next(_numbers)
-        self._task, self._uses, self._held = -1, [], []
+        self._collected = _Collected()
         _arrays[self.number] = self
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("anchor", "_anchor_node", "number", "_task", "_uses", "_held")
+        own = ("anchor", "_anchor_node", "number", "_collected")
         return {name: value for name, value in self.__dict__.items() if name not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -1,12 +1,24 @@
 """Optimizers that step during backward, and move only the elements that were read."""
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import accumulate
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, distributed
 
 import robe_numba as rn
+from robe_numba.checks.bags import BagArguments
+from robe_numba.checks.ids import as_uint64
+from robe_numba.checks.scalars import check_scalar
+from robe_numba.kernels.coefficients import side_by_side
+from robe_numba.kernels.cpu.update import driver
+from robe_numba.kernels.cpu.update.apply import UpdateStep, make_step
+from robe_numba.ops.bags import reads_of_bags
+from robe_numba.ops.rows import reads_of_rows
 from robe_numba.torch import kernels
 from robe_numba.torch.kernels import Bags, Rows, view
 
@@ -23,6 +35,22 @@ class Use(NamedTuple):
         if isinstance(self.reads, Rows):
             return kernels.lookup_gradient(self.grad_out, self.reads, self.starts)
         return kernels.bag_gradient(array, self.grad_out, self.reads, self.starts)
+
+    def alike(self) -> Hashable:
+        """Equal for uses that `side_by_side` makes one; None where it cannot.
+
+        They differ in their hash alone, as modules do that `compress` made for the features of a
+        model.
+        """
+        reads, spec = self.reads, self.reads.spec
+        if self.grad_out.is_cuda or not self.starts.numel() or spec.hash == "uma":
+            return None
+        batch = self.grad_out.numel() // (spec.num_tables * spec.embedding_dim)
+        hashes = (spec.array_size, spec.block_size, spec.embedding_dim, spec.hash, spec.sign)
+        key = (*hashes, spec.alignment, batch, reads.padding_idx, reads.indices.dtype)
+        if isinstance(reads, Rows):
+            return key
+        return None if reads.mode == "max" else (*key, reads.mode, reads.weights is None)
 
 
 class FusedOptimizer:
@@ -66,20 +94,20 @@ class FusedOptimizer:
 
     def step(self, array: Tensor, state_sum: Tensor | None, uses: Sequence[Use]) -> None:
         """Move an array in place by the sum of the gradients of all uses."""
-        written = [view(array)] if state_sum is None else [view(array), view(state_sum)]
+        sums = None if state_sum is None else view(state_sum)
         rates: dict[str, Any] = {"lr": float(self.lr), **self._constants()}
         world = distributed.get_world_size() if _is_distributed() else 1
-        if world == 1 and (len(uses) == 1 or self._may_step_in_turn(uses)):
-            for use in uses:
-                _update(written, use, rates)
+        groups = _groups(uses)
+        if world == 1 and (len(groups) == 1 or self._may_step_in_turn(uses)):
+            for group in groups:
+                _update(view(array), sums, group, rates)
             return
-        gradient = uses[0].gradient(array)
-        for use in uses[1:]:
-            gradient += use.gradient(array)
+        gradient = torch.zeros_like(array)
+        for group in groups:
+            _add_gradient(gradient, array, group)
         if world > 1:
             distributed.all_reduce(gradient)
             gradient /= world
-        sums = None if state_sum is None else view(state_sum)
         rn.apply_gradient(view(array), sums, view(gradient), **rates)
 
     def _constants(self) -> dict[str, float]:
@@ -133,17 +161,83 @@ class FusedAdagrad(FusedOptimizer):
         return False
 
 
-def _update(written: list[Any], use: Use, rates: dict[str, float]) -> None:
-    """One exact sparse step; `written` is the array, and for Adagrad its sums."""
-    adagrad = len(written) == 2
+def _groups(uses: Iterable[Use]) -> list[list[Use]]:
+    """The uses, with those together that one call of the kernels can take."""
+    groups: dict[Hashable, list[Use]] = defaultdict(list)
+    for number, use in enumerate(uses):
+        key = use.alike()
+        groups[number if key is None else key].append(use)
+    return list(groups.values())
+
+
+def _update(array: Any, state_sum: Any, uses: list[Use], rates: dict[str, Any]) -> None:
+    """One exact sparse step for a group of uses; with `state_sum` of Adagrad, else of SGD."""
+    written = [array] if state_sum is None else [array, state_sum]
+    if len(uses) > 1:
+        for name, rate in rates.items():
+            check_scalar(name, rate, 0, array.dtype)
+        _take_step(make_step(array, state_sum, **rates), uses)
+        return
     update: Any
+    use = uses[0]
     if isinstance(use.reads, Rows):
         arguments = kernels.lookup_arguments(use.grad_out, use.reads, use.starts)
-        update = rn.adagrad_update if adagrad else rn.sgd_update
+        update = rn.sgd_update if state_sum is None else rn.adagrad_update
     else:
         arguments = kernels.bag_arguments(use.grad_out, use.reads, use.starts)
-        update = rn.embedding_bag_adagrad_update if adagrad else rn.embedding_bag_sgd_update
+        update = rn.embedding_bag_sgd_update
+        if state_sum is not None:
+            update = rn.embedding_bag_adagrad_update
     update(*written, **arguments, **rates)
+
+
+def _add_gradient(gradient: Tensor, array: Tensor, uses: list[Use]) -> None:
+    """Add the gradient of a group of uses."""
+    if len(uses) > 1:
+        _take_step(make_step(view(gradient)), uses)
+    else:
+        gradient += uses[0].gradient(array)
+
+
+def _take_step(step: UpdateStep, uses: list[Use]) -> None:
+    """Make a step of the kernels with all reads of several uses."""
+    use = _side_by_side(uses)
+    spec, starts = use.reads.spec, view(use.starts)
+    if isinstance(use.reads, Rows):
+        given = kernels.lookup_arguments(use.grad_out, use.reads, use.starts)
+        ids, grads = as_uint64(given["indices"]).reshape(-1), given["grad_out"].reshape(-1)
+        reads, threads = reads_of_rows(ids, grads, spec, starts)
+    else:
+        given = kernels.bag_arguments(use.grad_out, use.reads, use.starts)
+        bags = BagArguments(**{name: given[name] for name in BagArguments._fields})
+        reads, threads = reads_of_bags(given["grad_out"], bags, None, spec, starts)
+    driver.update(step, reads, side_by_side(tuple(u.reads.spec for u in uses)), threads)
+
+
+def _side_by_side(uses: list[Use]) -> Use:
+    """One use of the tables of all; the hash of its spec is that of the first alone."""
+    every: list[Any] = [use.reads for use in uses]
+    first, specs = every[0], [reads.spec for reads in every]
+    tables, d = [spec.num_tables for spec in specs], specs[0].embedding_dim
+    spec = replace(specs[0], num_tables=sum(tables), num_embeddings=None)
+    grads = [use.grad_out.reshape(-1, t, d) for use, t in zip(uses, tables, strict=True)]
+    grad_out = torch.cat(grads, 1)
+    if isinstance(first, Rows):
+        ids = [reads.indices.reshape(-1, t) for reads, t in zip(every, tables, strict=True)]
+        starts = [
+            use.starts.reshape(-1, t, spec.num_blocks) for use, t in zip(uses, tables, strict=True)
+        ]
+        rows = Rows(torch.cat(ids, 1), spec, first.padding_idx)
+        return Use(rows, grad_out, torch.cat(starts, 1))
+    begins = accumulate([reads.indices.numel() for reads in every[:-1]], initial=0)
+    ends = [reads.offsets[1:].long() + begin for reads, begin in zip(every, begins, strict=True)]
+    bags = first._replace(
+        indices=torch.cat([reads.indices for reads in every]),
+        offsets=torch.cat([ends[0].new_zeros(1), *ends]),
+        weights=None if first.weights is None else torch.cat([r.weights for r in every]),
+        spec=spec,
+    )
+    return Use(bags, grad_out, torch.cat([use.starts for use in uses]))
 
 
 def _is_distributed() -> bool:

@@ -16,9 +16,11 @@ from torch.nn import functional
 import robe_numba as rn
 from robe_numba.checks.arrays import check_stored_array
 from robe_numba.checks.arrays import real_dtype as real_dtype_of
+from robe_numba.checks.bags import BagArguments, check_bags
 from robe_numba.checks.ids import check_indices
 from robe_numba.checks.scalars import type_name
 from robe_numba.memory import aligned_empty
+from robe_numba.ops.bags import pool_bags
 from robe_numba.ops.rows import read_rows
 from robe_numba.spec import RobeSpec
 
@@ -165,16 +167,38 @@ def embedding_bag(array: Tensor, bags: Bags, keep_starts: bool) -> tuple[Tensor,
         _check_dtype("offsets", bags.offsets, INDICES)
         if bags.weights is not None:
             _check_dtype("per_sample_weights", bags.weights, (real,))
-        starts = _starts((bags.indices.numel(), spec.num_blocks), keep_starts, array.device)
-        batch = (bags.offsets.numel() - 1) // spec.num_tables
-        out = _empty((batch, spec.num_tables, spec.embedding_dim), array)
-        kept = view(starts) if keep_starts else None
-        rn.embedding_bag(view(array), **bags.arguments(), out=view(out), starts=kept)
+        pool = _pool_on_gpu if array.is_cuda else _pool_on_cpu
+        out, starts = pool(array, bags, keep_starts)
     except (TypeError, ValueError) as error:
         if spec.num_tables == 1 and not array.is_cuda and not (bags.offsets.diff() < 0).any():
             _raise_as_torch(error, spec, array.dtype, _embedding_bag, bags)
         raise
     return _as_dtype(out, array.dtype), starts
+
+
+def _pool_on_cpu(array: Tensor, bags: Bags, keep_starts: bool) -> tuple[Tensor, Tensor]:
+    """As `robe_numba.embedding_bag`; see `_lookup_on_cpu`."""
+    spec, stored = bags.spec, check_stored_array(view(array), bags.spec)
+    arguments = bags.arguments()
+    del arguments["spec"]
+    checked = check_bags(BagArguments(**arguments), spec, real_dtype_of(stored))
+    shape = (checked.batch, spec.num_tables, spec.embedding_dim)
+    out = aligned_empty(shape, real_dtype_of(stored))
+    places = (bags.indices.numel(), spec.num_blocks) if keep_starts else (0,)
+    starts = np.empty(places, np.int64)
+    pool_bags(stored, checked, spec, starts.view(np.uint64).reshape(-1), out)
+    return torch.from_numpy(out), torch.from_numpy(starts)
+
+
+def _pool_on_gpu(array: Tensor, bags: Bags, keep_starts: bool) -> tuple[Tensor, Tensor]:
+    """As `robe_numba.embedding_bag`, into memory of torch, which knows the streams that use it."""
+    spec = bags.spec
+    starts = _starts((bags.indices.numel(), spec.num_blocks), keep_starts, array.device)
+    batch = (bags.offsets.numel() - 1) // spec.num_tables
+    out = _empty((batch, spec.num_tables, spec.embedding_dim), array)
+    kept = view(starts) if keep_starts else None
+    rn.embedding_bag(view(array), **bags.arguments(), out=view(out), starts=kept)
+    return out, starts
 
 
 def bag_gradient(array: Tensor | None, grad_out: Tensor, bags: Bags, starts: Tensor) -> Tensor:
