@@ -15,7 +15,7 @@ import pytest
 from robe_numba import _cache
 
 ROOT = Path(__file__).resolve().parent.parent
-CODE = ("robe_numba", "data_tools", "perf", "tests")
+CODE = ("robe_numba", "data_tools", "perf", "examples", "tests")
 MOST_MODULES = 14  # of a folder
 # What both packages stand on.
 SHARED = tuple(f"robe_numba._{name}" for name in ("cache", "environment", "jit", "lazy", "locks"))
