@@ -4,12 +4,13 @@ Nothing here is recorded for autograd.
 """
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple, NoReturn
 
 import ml_dtypes
 import numpy as np
 import torch
+from numba.np.ufunc import parallel
 from torch import Tensor
 from torch.nn import functional
 
@@ -75,6 +76,17 @@ def view(tensor: Tensor) -> Any:
     return tensor.numpy()
 
 
+@cache
+def start_threads() -> None:
+    """Start Numba's threads before the first kernel does, and leave torch its number of threads.
+
+    Where both use OpenMP, starting them sets that number too.
+    """
+    number = torch.get_num_threads()
+    parallel._launch_threads()
+    torch.set_num_threads(number)
+
+
 def real_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype of arithmetic: float32 for halves."""
     return torch.float32 if dtype.itemsize == 2 else dtype
@@ -86,6 +98,7 @@ def lookup(array: Tensor, rows: Rows, keep_starts: bool) -> tuple[Tensor, Tensor
     Also returns the starts of their blocks, (*indices.shape, num_blocks) int64, or (0,) where they
     are not kept.
     """
+    start_threads()
     indices, spec, padding_idx = rows
     try:
         _check_dtype("indices", indices, INDICES)
@@ -159,6 +172,7 @@ def embedding_bag(array: Tensor, bags: Bags, keep_starts: bool) -> tuple[Tensor,
     Also returns the starts of all blocks read, (n, num_blocks) int64, or (0,) where they are not
     kept.
     """
+    start_threads()
     spec, real = bags.spec, real_dtype(array.dtype)
     if bags.weights is not None and bags.weights.dtype == array.dtype:
         bags = bags._replace(weights=bags.weights.to(real))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 import robe_numba as rn
 from robe_numba.spec import RobeSpec
+from robe_numba.torch.kernels import start_threads
 from robe_numba.torch.reader import RobeReader
 
 CHUNK = 1 << 22  # elements of tables taken at a time, at least
@@ -41,6 +42,7 @@ def project(tables: Mapping[RobeReader, Tensor | Sequence[Tensor]]) -> None:
     }
     for module, parts in whole.items():
         _check_tables(module.spec, parts)
+    start_threads()
     total, count = np.zeros(array.size), np.zeros(array.size)
     for module, parts in whole.items():
         _add_tables(module.spec, parts, total, count)
