@@ -10,6 +10,7 @@ from robe_numba.kernels.cpu.inspect import reads_inside
 from robe_numba.kernels.scalar.bags import MODES, Bags
 from robe_numba.spec import Spec, check_int
 
+MAX_OFFSET = 2**63 - 1
 MAX_NEEDS_ARRAY = (
     "mode 'max' finds the largest element in the array; pass array= as it was in the forward pass"
 )
@@ -105,7 +106,7 @@ def check_offsets(offsets: Any, spec: Spec) -> np.ndarray:
             f"offsets falls from {offsets[bag]} to {offsets[bag + 1]} at bag {bag}; "
             f"bag b is indices[offsets[b]:offsets[b + 1]]"
         )
-    if int(offsets[-1]) > np.iinfo(np.int64).max:
+    if int(offsets[-1]) > MAX_OFFSET:
         raise ValueError(f"offsets ends at {offsets[-1]}; it cannot exceed the indices")
     return np.array(offsets, dtype=np.int64)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, distributed
 
 import robe_numba as rn
+from robe_numba.checks.arrays import check_array
 from robe_numba.checks.bags import BagArguments
 from robe_numba.checks.ids import as_uint64
 from robe_numba.checks.scalars import check_scalar
@@ -19,6 +20,7 @@ from robe_numba.kernels.cpu.update import driver
 from robe_numba.kernels.cpu.update.apply import UpdateStep, make_step
 from robe_numba.ops.bags import reads_of_bags
 from robe_numba.ops.rows import reads_of_rows
+from robe_numba.ops.updating import check_step
 from robe_numba.torch import kernels
 from robe_numba.torch.kernels import Bags, Rows, view
 
@@ -172,10 +174,10 @@ def _groups(uses: Iterable[Use]) -> list[list[Use]]:
 
 def _update(array: Any, state_sum: Any, uses: list[Use], rates: dict[str, Any]) -> None:
     """One exact sparse step for a group of uses; with `state_sum` of Adagrad, else of SGD."""
-    written = [array] if state_sum is None else [array, state_sum]
-    if len(uses) > 1:
-        for name, rate in rates.items():
-            check_scalar(name, rate, 0, array.dtype)
+    written = {"array": array} if state_sum is None else {"array": array, "state_sum": state_sum}
+    if uses[0].alike() is not None:
+        check_step(uses[0].reads.spec, rates["lr"], written, {})
+        check_scalar("eps", rates.get("eps", 0), 0, array.dtype)
         _take_step(make_step(array, state_sum, **rates), uses)
         return
     update: Any
@@ -188,29 +190,31 @@ def _update(array: Any, state_sum: Any, uses: list[Use], rates: dict[str, Any]) 
         update = rn.embedding_bag_sgd_update
         if state_sum is not None:
             update = rn.embedding_bag_adagrad_update
-    update(*written, **arguments, **rates)
+    update(**written, **arguments, **rates)
 
 
 def _add_gradient(gradient: Tensor, array: Tensor, uses: list[Use]) -> None:
     """Add the gradient of a group of uses."""
-    if len(uses) > 1:
+    if uses[0].alike() is not None:
         _take_step(make_step(view(gradient)), uses)
     else:
         gradient += uses[0].gradient(array)
 
 
 def _take_step(step: UpdateStep, uses: list[Use]) -> None:
-    """Make a step of the kernels with all reads of several uses."""
-    use = _side_by_side(uses)
-    spec, starts = use.reads.spec, view(use.starts)
+    """Make a step of the kernels with all reads of a group of uses, of which starts are kept."""
+    use = _side_by_side(uses) if len(uses) > 1 else uses[0]
+    spec = use.reads.spec
     if isinstance(use.reads, Rows):
         given = kernels.lookup_arguments(use.grad_out, use.reads, use.starts)
-        ids, grads = as_uint64(given["indices"]).reshape(-1), given["grad_out"].reshape(-1)
-        reads, threads = reads_of_rows(ids, grads, spec, starts)
+        dtypes = (step.array.dtype,)
+        grads = check_array("grad_out", given["grad_out"], None, dtypes).reshape(-1)
+        ids = as_uint64(given["indices"]).reshape(-1)
+        reads, threads = reads_of_rows(ids, grads, spec, given["starts"])
     else:
         given = kernels.bag_arguments(use.grad_out, use.reads, use.starts)
         bags = BagArguments(**{name: given[name] for name in BagArguments._fields})
-        reads, threads = reads_of_bags(given["grad_out"], bags, None, spec, starts)
+        reads, threads = reads_of_bags(given["grad_out"], bags, step.array, spec, given["starts"])
     driver.update(step, reads, side_by_side(tuple(u.reads.spec for u in uses)), threads)
 
 
