@@ -9,7 +9,7 @@ from robe_numba.torch import kernels
 from robe_numba.torch.array import RobeArray, array_of
 from robe_numba.torch.fused import Use
 from robe_numba.torch.kernels import Bags, spec_of
-from robe_numba.torch.operator import Operator, no_second_gradient, save_nothing
+from robe_numba.torch.operator import Operator, in_graph_alone, no_second_gradient, save_nothing
 
 
 def read_bags(
@@ -77,7 +77,7 @@ def _bag_backward(ctx: Any, grad_out: Tensor, _: Any) -> tuple[Any, ...]:
         spec, _, padding_idx = ctx.constants
         of_weights = weights_gradient(array, grad_out, indices, offsets, spec, padding_idx)
     if ctx.owner[0]:
-        of_anchor = collect_bag(*arguments, *ctx.owner)
+        of_anchor = in_graph_alone(collect_bag(*arguments, *ctx.owner))
     elif ctx.needs_input_grad[0]:
         gradient = bag_gradient(array, *arguments)
     return gradient, None, None, of_weights, None, None, None, None, of_anchor, None, None

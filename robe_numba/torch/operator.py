@@ -102,6 +102,12 @@ class Operator:
         return torch.stack(outputs), 0
 
 
+def in_graph_alone(gradient: Tensor) -> Tensor | None:
+    """Zeros that keep a call in a graph which is being made; elsewhere None, which costs less."""
+    making = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack()
+    return gradient if making else None
+
+
 def no_second_gradient(ctx: Any, *gradients: Any) -> Any:
     """Refuse to differentiate a gradient.
 

@@ -14,7 +14,7 @@ from robe_numba.torch import kernels
 from robe_numba.torch.array import RobeArray, array_of
 from robe_numba.torch.fused import Use
 from robe_numba.torch.kernels import Rows, spec_of
-from robe_numba.torch.operator import Operator, no_second_gradient, save_nothing
+from robe_numba.torch.operator import Operator, in_graph_alone, no_second_gradient, save_nothing
 
 
 def read_rows(array: RobeArray, indices: Tensor, spec: str, padding_idx: int | None) -> Tensor:
@@ -55,7 +55,7 @@ def _lookup_backward(ctx: Any, grad_out: Tensor, _: Any) -> tuple[Any, ...]:
     arguments = (grad_out, *ctx.saved_tensors, *ctx.constants)
     gradient = of_anchor = None
     if ctx.owner[0]:
-        of_anchor = collect_lookup(*arguments, *ctx.owner)
+        of_anchor = in_graph_alone(collect_lookup(*arguments, *ctx.owner))
     else:
         gradient = lookup_gradient(*arguments)
     return gradient, None, None, None, None, of_anchor, None, None
