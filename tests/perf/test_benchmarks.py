@@ -134,6 +134,30 @@ def test_calls_of_a_server_are_timed_by_batch_threads_and_ids(tmp_path):
         assert 0 < row["rows_per_second"] <= 2e3 * row["batch"] / row["p50"], row
 
 
+@pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
+def test_torch_modules_are_compared_with_numpy_and_torch(tmp_path):
+    options = ["--shape", "tiny", "--repeats", 1, "--peers", "torch", "--json", tmp_path / "json"]
+    finished = run("-m", "perf.harness.torch_first", "bench_torch", *options)
+    assert finished.returncode == 0, finished.stderr
+    result = json.loads((tmp_path / "json").read_text())
+    assert result["about"]["torch first"]
+    contenders = {
+        work: {row["contender"] for row in result["rows"] if row["work"] == work}
+        for work in {row["work"] for row in result["rows"]}
+    }
+    modules = {"robe", "robe, compiled"}
+    read = modules | {"robe, gradients recorded", "robe, gradients recorded, compiled", "NumPy"}
+    assert contenders == {
+        "lookup": read,
+        "1000 lookups of batch 1": read,
+        "SGD step": modules | {"NumPy", "torch"},
+        "Adagrad step": modules | {"NumPy", "torch"},
+        "SGD step, DLRM": {"robe, compressed DLRM", "torch"},
+        "Adagrad step, DLRM": {"robe, compressed DLRM", "torch"},
+    }
+    assert all(row["ms"] > 0 for row in result["rows"])
+
+
 def test_measurements_keep_to_theory(tmp_path, capsys):
     call("theory", "--quick", "--output", tmp_path)
     text = capsys.readouterr().out
