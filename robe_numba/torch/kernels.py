@@ -184,7 +184,7 @@ def embedding_bag(array: Tensor, bags: Bags, keep_starts: bool) -> tuple[Tensor,
         pool = _pool_on_gpu if array.is_cuda else _pool_on_cpu
         out, starts = pool(array, bags, keep_starts)
     except (TypeError, ValueError) as error:
-        if spec.num_tables == 1 and not array.is_cuda and not (bags.offsets.diff() < 0).any():
+        if spec.num_tables == 1 and not array.is_cuda and _rises(bags.offsets[:-1]):
             _raise_as_torch(error, spec, array.dtype, _embedding_bag, bags)
         raise
     return _as_dtype(out, array.dtype), starts
@@ -317,12 +317,18 @@ def _raise_as_torch(
 
 def _embedding_bag(bags: Bags, table: Tensor) -> Tensor:
     """torch's function of that name, of the bags of one table."""
+    last = _rises(bags.offsets)
     return functional.embedding_bag(
         bags.indices,
         table,
-        bags.offsets,
+        bags.offsets if last else bags.offsets[:-1],
         mode=bags.mode,
         per_sample_weights=bags.weights,
-        include_last_offset=True,
+        include_last_offset=last,
         padding_idx=bags.padding_idx,
     )
+
+
+def _rises(offsets: Tensor) -> bool:
+    """Whether no offset is below the one before it."""
+    return bool((offsets.diff() >= 0).all())

@@ -93,8 +93,7 @@ class RobeEmbedding(RobeReader):
         rows, dim = embeddings.shape
         like: Any = _like(embeddings, options)
         module = cls(rows, dim, padding_idx, **like)
-        project({module: embeddings})
-        return module.requires_grad_(False) if freeze else module
+        return _filled(module, embeddings, freeze)
 
     def forward(self, input: Tensor) -> Tensor:
         """Look ids up.
@@ -196,8 +195,7 @@ class RobeEmbeddingBag(RobeReader):
             padding_idx=padding_idx,
             **like,
         )
-        project({module: embeddings})
-        return module.requires_grad_(False) if freeze else module
+        return _filled(module, embeddings, freeze)
 
     def forward(
         self,
@@ -350,3 +348,11 @@ def _like(table: Tensor, options: Options) -> dict[str, Any]:
     if "array" in options:
         return dict(options)
     return {"device": table.device, "dtype": table.dtype, **options}
+
+
+def _filled(module: Any, table: Tensor, freeze: bool) -> Any:
+    """The module, whose array approximates a table from now on."""
+    if freeze and module.array.optimizer is not None:
+        raise ValueError("freeze is True, but the array has an optimizer, which steps; use False")
+    project({module: table})
+    return module.requires_grad_(False) if freeze else module
