@@ -23,7 +23,7 @@ def bags_of(
     fits = (
         module.mode in ("sum", "mean", "max")
         and (offsets is None if input.dim() == 2 else input.dim() == 1 and _is_vector(offsets))
-        and (not module.include_last_offset or offsets is None or len(offsets) > 0)
+        and (not module.include_last_offset or offsets is None or offsets.numel() > 0)
         and (weights is None or module.mode == "sum")
         and (weights is None or nested or weights.shape == input.shape)
     )
