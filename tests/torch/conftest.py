@@ -1,4 +1,4 @@
-"""Settings of tests with PyTorch."""
+"""Settings of tests with PyTorch, which may be missing where this file is read all the same."""
 
 import pytest
 
@@ -6,10 +6,17 @@ import pytest
 @pytest.fixture(scope="session", autouse=True)
 def _no_old_graphs():
     """Compile anew: torch keeps graphs on disk by the names of operators, and not by their code."""
-    import torch  # which may be missing, where this file is read all the same
+    import torch
 
     with (
         torch._inductor.config.patch(fx_graph_cache=False),
         torch._functorch.config.patch(enable_autograd_cache=False),
     ):
         yield
+
+
+@pytest.fixture(autouse=True)
+def _same_values_every_time():
+    import torch
+
+    torch.manual_seed(0)
