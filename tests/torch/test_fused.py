@@ -219,6 +219,19 @@ def test_an_array_that_changes_before_backward_is_refused(mode):
         out.sum().backward()
 
 
+def test_an_array_may_change_where_the_gradient_does_not_depend_on_it():
+    model = Model(rt.FusedSGD(0.1))
+    before = model.array.weight.detach().clone()
+    outs = [model.rows(ids_of(0)), model.pooled["sum"](ids_of(1)), model.pooled["mean"](ids_of(2))]
+    expected = before.clone().requires_grad_()
+    tables = [table_of(module, expected) for module in (model.rows, *model.pooled.values())]
+    theirs = [tables[0][ids_of(0)], tables[1][ids_of(1)].sum(1), tables[2][ids_of(2)].mean(1)]
+    for out, other in zip(outs, theirs, strict=True):
+        out.sum().backward()
+        other.sum().backward()
+    torch.testing.assert_close(model.array.weight.detach(), before - 0.1 * expected.grad)
+
+
 def test_a_graph_that_is_retained_steps_again(optimizers):
     """Rows do not depend on the array, so that their gradient may be taken twice."""
     fused, make = optimizers

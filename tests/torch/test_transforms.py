@@ -95,6 +95,8 @@ def test_functions_of_torch_func(reader):
     each = torch.stack([grad(loss)(array, each) for each in batches])
     per_sample = vmap(grad(loss), in_dims=(None, 0))(array, batches)
     torch.testing.assert_close(per_sample, each)
+    columns = vmap(grad(loss), in_dims=(None, 1))(array, batches.transpose(0, 1))
+    torch.testing.assert_close(columns, each)
     summed = jacrev(lambda array: vmap(loss, (None, 0))(array, batches))(array)
     torch.testing.assert_close(summed, each)
     ensemble = torch.stack([array, -array])
