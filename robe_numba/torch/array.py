@@ -180,8 +180,9 @@ class RobeArray(nn.Module):
     def _begin(self) -> None:
         """Start as new or as a copy: with a number of its own and nothing collected."""
         # No parameter; it makes autograd call the backward of each use. Compilers drop empty ones.
-        self.anchor = torch.zeros(1, requires_grad=True)
-        self._anchor_node = get_gradient_edge(self.anchor).node
+        with torch.inference_mode(False):
+            self.anchor = anchor_gradient().requires_grad_()
+            self._anchor_node = get_gradient_edge(self.anchor).node
         self.number = next(_numbers)
         self._collected = _Collected()
         _arrays[self.number] = self
@@ -205,6 +206,15 @@ def _next_use() -> int:
     return next(_numbers)
 
 
+def anchor_gradient(*_: Any) -> Tensor:
+    """The gradient of an anchor, which says nothing; on the CPU whatever the default device is."""
+    return torch.zeros(1, device="cpu")
+
+
 def array_of(number: int) -> RobeArray:
     """The array of a number."""
+    if number not in _arrays:
+        raise RuntimeError(
+            "the module whose optimizer steps during backward is gone; keep it until then"
+        )
     return _arrays[number]

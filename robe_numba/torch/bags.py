@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from robe_numba.torch import kernels
-from robe_numba.torch.array import RobeArray, array_of
+from robe_numba.torch.array import RobeArray, anchor_gradient, array_of
 from robe_numba.torch.fused import Use
 from robe_numba.torch.kernels import Bags, spec_of
 from robe_numba.torch.operator import Operator, in_graph_alone, no_second_gradient, save_nothing
@@ -143,9 +143,7 @@ def _collect_embedding_bag(
 ) -> Tensor:
     bags = Bags(indices, offsets, weights, spec_of(spec), mode, padding_idx)
     array_of(number).collect(Use(bags, grad_out.detach(), starts), use)
-    return torch.zeros(1)
+    return anchor_gradient()
 
 
-collect_bag = Operator(
-    _collect_embedding_bag, lambda *_: torch.zeros(1), save_nothing, no_second_gradient
-)
+collect_bag = Operator(_collect_embedding_bag, anchor_gradient, save_nothing, no_second_gradient)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from robe_numba.torch import kernels
-from robe_numba.torch.array import RobeArray, array_of
+from robe_numba.torch.array import RobeArray, anchor_gradient, array_of
 from robe_numba.torch.fused import Use
 from robe_numba.torch.kernels import Rows, spec_of
 from robe_numba.torch.operator import Operator, in_graph_alone, no_second_gradient, save_nothing
@@ -111,9 +111,7 @@ def _collect_lookup(
 ) -> Tensor:
     rows = Rows(indices, spec_of(spec), padding_idx)
     array_of(number).collect(Use(rows, grad_out.detach(), starts), use)
-    return torch.zeros(1)
+    return anchor_gradient()
 
 
-collect_lookup = Operator(
-    _collect_lookup, lambda *_: torch.zeros(1), save_nothing, no_second_gradient
-)
+collect_lookup = Operator(_collect_lookup, anchor_gradient, save_nothing, no_second_gradient)
