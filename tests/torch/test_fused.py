@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 import robe_numba.torch as rt
@@ -47,11 +48,35 @@ class Model(nn.Module):
         return sum(pooled) + weighted + self.rows(ids).sum(1) * self.rows(ids.flip(0)).mean(1)
 
 
+class Dense(nn.Module):
+    """The same of the tables that a model stands for, in torch's own operations."""
+
+    forward = Model.forward
+
+    def __init__(self, model):
+        super().__init__()
+        self.array = nn.Parameter(model.array.weight.detach().clone())
+        self.pooled = {mode: self._reader(module) for mode, module in model.pooled.items()}
+        self._padded = [model.rows]  # in a list, it is no module of this one
+
+    def rows(self, ids):
+        return functional.embedding(ids, table_of(*self._padded, self.array))
+
+    def _reader(self, module):
+        def read(ids, offsets=None, weights=None):
+            table = table_of(module, self.array)
+            return functional.embedding_bag(
+                ids, table, offsets, mode=module.mode, per_sample_weights=weights
+            )
+
+        return read
+
+
 def copies(optimizers):
-    """A model that steps by itself, one with the same values, and the latter's optimizer."""
+    """A model that steps by itself, its dense twin, and the latter's optimizer."""
     fused, make = optimizers
-    ours, theirs = Model(fused), Model()
-    theirs.load_state_dict(ours.state_dict(), strict=False)
+    ours = Model(fused)
+    theirs = Dense(ours)
     return ours, theirs, make(theirs.parameters())
 
 
@@ -65,7 +90,7 @@ def weights_of(step):
 
 
 def assert_same_arrays(ours, theirs):
-    torch.testing.assert_close(ours.array.weight.detach(), theirs.array.weight.detach())
+    torch.testing.assert_close(ours.array.weight.detach(), theirs.array.detach())
 
 
 def test_steps_are_those_of_torch(optimizers):
@@ -91,18 +116,15 @@ def test_steps_are_those_of_torch(optimizers):
     ids=["SGD", "Adam", "Adagrad"],
 )
 def test_torch_optimizers_train_as_on_the_dense_formula(make):
-    module = rt.RobeEmbedding(*SIZE, padding_idx=3, **ARRAY)
-    array = leaf(module.array.weight)
-    ours, theirs = make(module.parameters()), make([array])
-    goal = torch.randn(*SIZE, dtype=torch.float64)
+    ours = Model()
+    theirs = Dense(ours)
+    optimizers = make(ours.parameters()), make(theirs.parameters())
     for step in range(STEPS):
-        ids = ids_of(step)
-        for rows in (module(ids), table_of(module, array)[ids]):
-            (rows - goal[ids]).square().mean().backward()
-        for optimizer in (ours, theirs):
-            optimizer.step()
+        for model, optimizer in zip((ours, theirs), optimizers, strict=True):
             optimizer.zero_grad()
-        torch.testing.assert_close(module.array.weight.detach(), array.detach())
+            model(ids_of(step), weights_of(step)).square().mean().backward()
+            optimizer.step()
+        assert_same_arrays(ours, theirs)
 
 
 def test_two_forwards_before_one_backward(optimizers):
@@ -166,8 +188,8 @@ def test_a_backward_that_fails_leaves_nothing_behind(optimizers):
 
 def test_a_scheduler_changes_the_learning_rate():
     rate = torch.tensor(0.1)
-    ours, theirs = Model(rt.FusedSGD(rate)), Model()
-    theirs.load_state_dict(ours.state_dict())
+    ours = Model(rt.FusedSGD(rate))
+    theirs = Dense(ours)
     head = nn.Parameter(torch.ones(6, dtype=torch.float64))
     # Torch changes a rate that is a tensor in place.
     optimizer = torch.optim.SGD([{"params": [head]}, {"params": theirs.parameters()}], lr=rate)
@@ -307,6 +329,35 @@ def test_any_number_of_workers_gives_the_same_bits(optimizers, set_workers):
 
 def state_of(array):
     return [value.detach() for value in (array.weight, array.state_sum) if value is not None]
+
+
+def test_a_module_that_is_gone_is_missed():
+    loss = rt.RobeEmbedding(*SIZE, optimizer=rt.FusedSGD(0.1))(ids_of(0)).sum()
+    with pytest.raises(RuntimeError, match="is gone; keep it until then"):
+        loss.backward()
+
+
+def test_nothing_is_read_from_empty_batches(optimizers):
+    model, _, _ = copies(optimizers)
+    before = model.array.weight.detach().clone()
+    empty = torch.empty(0, dtype=torch.int64)
+    (model.rows(empty).sum() + model.pooled["max"](empty, torch.tensor([0, 0])).sum()).backward()
+    assert torch.equal(model.array.weight, before)
+
+
+def test_arrays_that_are_made_in_unusual_ways(optimizers):
+    fused, _ = optimizers
+    with torch.device("meta"):
+        late = rt.RobeEmbedding(*SIZE, optimizer=fused)
+    late.to_empty(device="cpu").reset_parameters()
+    with torch.no_grad():
+        other = rt.RobeEmbedding(*SIZE, optimizer=fused)
+    for module in (late, other):
+        before = module.array.weight.detach().clone()
+        module(ids_of(0)).sum().backward()
+        assert not torch.equal(module.array.weight, before)
+    with torch.inference_mode():
+        assert rt.RobeEmbedding(*SIZE, optimizer=fused)(ids_of(0)).shape == (8, 3, 6)
 
 
 def test_sums_of_squares_begin_at_0_and_are_a_buffer():
