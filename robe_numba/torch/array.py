@@ -116,7 +116,7 @@ class RobeArray(nn.Module):
             nn.init.zeros_(self.state_sum)
 
     def extra_repr(self) -> str:
-        fused = "" if self.optimizer is None else f", {type(self.optimizer).__name__}"
+        fused = "" if self.optimizer is None else f", {self.optimizer!r}"
         return f"{self.size:,}{fused}"
 
     def next_seed(self) -> int:

@@ -82,6 +82,10 @@ class FusedOptimizer:
         self.lr = lr
         self.holds = False
 
+    def __repr__(self) -> str:
+        rates = {"lr": float(self.lr), **self._constants()}
+        return f"{type(self).__name__}({', '.join(f'{name}={rates[name]:g}' for name in rates)})"
+
     @contextmanager
     def no_step(self) -> Iterator[None]:
         """Collect gradients within the block; the first backward pass after it steps by their sum.
