@@ -13,7 +13,6 @@ from robe_numba.torch.bags_of_one_table import bags_of
 from robe_numba.torch.options import (
     Options,
     array_and_spec,
-    refuse_frozen_steps,
     refuse_options,
 )
 from robe_numba.torch.projection import project
@@ -89,7 +88,6 @@ class RobeEmbedding(RobeReader):
     ) -> Self:
         """A module whose array approximates a trained table (num_embeddings, d); see `project`."""
         refuse_options(max_norm, scale_grad_by_freq, sparse)
-        refuse_frozen_steps(freeze, options)
         rows, dim = embeddings.shape
         like: Any = _like(embeddings, options)
         module = cls(rows, dim, padding_idx, **like)
@@ -184,7 +182,6 @@ class RobeEmbeddingBag(RobeReader):
     ) -> Self:
         """A module whose array approximates a trained table (num_embeddings, d); see `project`."""
         refuse_options(max_norm, scale_grad_by_freq, sparse)
-        refuse_frozen_steps(freeze, options)
         rows, dim = embeddings.shape
         like: Any = _like(embeddings, options)
         module = cls(

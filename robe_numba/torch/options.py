@@ -122,15 +122,6 @@ def refuse_options(
             raise ValueError(f"a hashed table cannot have {name}: {reason}")
 
 
-def refuse_frozen_steps(freeze: bool, options: Mapping[str, Any]) -> None:
-    """Refuse to freeze an array that a fused optimizer moves."""
-    array = options.get("array")
-    if freeze and (options.get("optimizer") or (array is not None and array.optimizer)):
-        raise ValueError(
-            "freeze is True, but a fused optimizer would move the array; use freeze=False"
-        )
-
-
 def _array_size(dim: int, num_embeddings: tuple[int, ...] | None, given: Mapping[str, Any]) -> int:
     """The number of elements of a new array."""
     if "array_size" in given:

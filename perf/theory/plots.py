@@ -1,4 +1,4 @@
-"""The plot of `perf/theory.py`: marks are measured, bars ± 2 standard errors, lines are theory."""
+"""The plot: marks are measured, bars ± 2 standard errors, lines are theory."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """Measurement against theory: variance of inner products, collisions of ids, rows that share all.
 
-    python perf/theory.py            a minute or two; writes runs/theory/table.md and theory.png
-    python perf/theory.py --quick    seconds, to see that it works
+    python -m perf.theory             a minute or two; writes runs/theory/table.md and theory.png
+    python -m perf.theory --quick     seconds, to see that it works
 
 Everything measured comes from the package's own functions; every theory is written out here. Each
 seed is used by one measurement only, so these are independent. Standard errors are over the seeds.
@@ -15,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from perf.harness import machine, theory_plots
+from perf.harness import machine
 from perf.harness.plots import save
-from perf.harness.theory_plots import Point
+from perf.theory import plots
+from perf.theory.plots import Point
 from robe_numba import RobeSpec, block_starts, lookup_backward
 from robe_numba.formatting import markdown_table
 from robe_numba.spec import HASHES
@@ -210,7 +211,7 @@ def main() -> None:
         mine = list(panel(effort))
         points += mine
         print("\n".join(worst(mine)), flush=True)
-    save(theory_plots.draw(points), options.output / "theory.png")
+    save(plots.draw(points), options.output / "theory.png")
     (options.output / "table.md").write_text(
         f"{machine.describe()}; {effort}.\n\n{table_of(points)}\n"
     )

@@ -1,0 +1,1 @@
+"""Measurement of the estimator against theory; see `__main__`."""
