@@ -25,6 +25,9 @@ MAKE = {
 }
 
 
+FUSED = [pytest.param(kind(0.1), id=kind.__name__) for kind in (rt.FusedSGD, rt.FusedAdagrad)]
+
+
 @pytest.fixture(params=MAKE)
 def make(request):
     return MAKE[request.param]
@@ -106,7 +109,7 @@ def with_pickle(model):
     return pickle.loads(pickle.dumps(model))
 
 
-@pytest.mark.parametrize("optimizer", [None, rt.FusedSGD(0.1), rt.FusedAdagrad(0.1)], ids=str)
+@pytest.mark.parametrize("optimizer", [None, *FUSED])
 @pytest.mark.parametrize("copied", [copy.deepcopy, with_pickle])
 def test_copies_share_an_array_among_themselves_alone(copied, optimizer):
     model = trained(optimizer)
@@ -122,7 +125,7 @@ def test_copies_share_an_array_among_themselves_alone(copied, optimizer):
     assert (optimizer is None) == (other.rows.array.weight.grad is not None)
 
 
-@pytest.mark.parametrize("optimizer", [rt.FusedSGD(0.1), rt.FusedAdagrad(0.1)], ids=str)
+@pytest.mark.parametrize("optimizer", FUSED)
 def test_copies_step_on_their_own(optimizer):
     model = trained(optimizer)
     plain = copy.deepcopy(model)
