@@ -14,7 +14,7 @@ INFOS = [info for info in module_db if info.module_cls in OURS]
 OPERATORS = {op.name: op for op in op_db if op.name.startswith("nn.functional.embedding")}
 REALS = (torch.float32, torch.float64)
 HALVES = (torch.float16, torch.bfloat16)
-ARRAY = {"array_size": 23, "block_size": 2}  # shared by rows, and blocks wrap
+ARRAY = {"array_size": 23, "block_size": 2, "scale": 1}  # shared by rows, and blocks wrap
 # Of the functions; the others are the modules'.
 OF_FORWARD = ("offsets", "per_sample_weights")
 IMPOSSIBLE = {"max_norm", "scale_grad_by_freq", "sparse"}

@@ -131,12 +131,14 @@ def test_autocast_gives_the_dtypes_of_torch(ours, theirs):
     assert module.array.weight.grad.any()
 
 
-def test_weights_under_autocast():
-    """Half weights, which a layer under autocast makes, pool as torch pools them."""
-    module = rt.RobeEmbeddingBag(*SIZE, array_size=17, mode="sum")
+def test_weights_under_autocast_keep_the_dtype_of_the_array():
     weights = torch.randn(IDS.shape)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert module(IDS, None, weights).dtype == torch.float32
+    ours = rt.RobeEmbeddingBag(*SIZE, array_size=17, mode="sum")
+    for module in (ours, nn.EmbeddingBag(*SIZE, mode="sum")):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert module(IDS, None, weights).dtype == torch.float32
+            with pytest.raises(RuntimeError, match="per_sample_weights"):
+                module(IDS, None, weights.bfloat16())
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # `torch.jit.trace` itself
