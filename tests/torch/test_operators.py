@@ -5,6 +5,7 @@ import torch
 
 import robe_numba.torch as rt
 from robe_numba import RobeSpec
+from robe_numba.torch import kernels
 
 SPEC = RobeSpec(17, 2, 5, 1, (9,), sign=True).to_json()
 TWO = RobeSpec(17, 2, 5, 2).to_json()
@@ -71,3 +72,13 @@ def test_operators_of_fused_arrays(name):
     for arguments in CASES[name]:
         given = (array.weight, *arguments()[1:-3], array.anchor, array.number, 0)
         torch.library.opcheck(operator, given, test_utils=checks)
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int32], ids=str
+)
+def test_kernels_take_tensors_without_a_copy(dtype):
+    tensor = torch.arange(5, dtype=dtype).requires_grad_(dtype.is_floating_point)
+    taken = kernels.view(tensor)
+    assert taken.ctypes.data == tensor.data_ptr()
+    assert taken.astype("float64").tolist() == [0, 1, 2, 3, 4]
