@@ -20,3 +20,12 @@ def _same_values_every_time():
     import torch
 
     torch.manual_seed(0)
+
+
+@pytest.fixture(params=("sgd", "adagrad"))
+def optimizers(request):
+    """A fused optimizer, and a function that makes torch's of the parameters that it is given."""
+    from tests.torch.twins import OPTIMIZERS
+
+    fused, dense = OPTIMIZERS[request.param]
+    return fused(lr=0.1), lambda parameters: dense(parameters, lr=0.1)

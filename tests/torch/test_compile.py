@@ -1,4 +1,4 @@
-"""Modules under `torch.compile` and `torch.export`, with batches of any size."""
+"""Operators under `opcheck`, modules under `torch.compile` and `torch.export`."""
 
 import copy
 import subprocess
@@ -11,6 +11,7 @@ from torch import nn
 from torch.export import Dim, export
 
 import robe_numba.torch as rt
+from robe_numba import RobeSpec
 
 ROOT = Path(__file__).parents[2]
 OPTIMIZERS = {"dense": None, "sgd": rt.FusedSGD(0.1), "adagrad": rt.FusedAdagrad(0.1)}
@@ -121,3 +122,70 @@ def test_an_exported_model_takes_no_steps():
     torch.testing.assert_close(out, model(ids))
     out.sum().backward()
     assert torch.equal(model[0].array.weight, before)
+
+
+SPEC = RobeSpec(17, 2, 5, 1, (9,), sign=True).to_json()
+TWO = RobeSpec(17, 2, 5, 2).to_json()
+ROWS = torch.tensor([[1, 8, 3], [3, 3, 0]])
+IDS = torch.tensor([1, 8, 3, 3, 0])
+OFFSETS, OF_TWO = torch.tensor([0, 2, 2, 5]), torch.tensor([0, 1, 2, 4, 5])
+NO_STARTS = torch.empty(0, dtype=torch.int64)
+NOT_FUSED = (None, 0, 0)
+POOLED = (IDS, OFFSETS, None)
+
+
+def real(*shape, requires_grad=False):
+    return torch.randn(shape, dtype=torch.float64, requires_grad=requires_grad)
+
+
+def leaf(*shape):
+    return real(*shape, requires_grad=True)
+
+
+CASES = {
+    "lookup": [
+        lambda: (leaf(17), ROWS, SPEC, None, False, *NOT_FUSED),
+        lambda: (leaf(17), ROWS, SPEC, 3, True, *NOT_FUSED),
+        lambda: (leaf(17), ROWS.int()[:, :2], TWO, None, True, *NOT_FUSED),
+    ],
+    "lookup_gradient": [lambda: (leaf(2, 3, 5), ROWS, NO_STARTS, SPEC, 3)],
+    "embedding_bag": [
+        lambda: (leaf(17), IDS, OFFSETS, leaf(5), SPEC, "sum", None, True, *NOT_FUSED),
+        lambda: (leaf(17), *POOLED, SPEC, "mean", 3, True, *NOT_FUSED),
+        lambda: (leaf(17), *POOLED, SPEC, "max", 3, False, *NOT_FUSED),
+        lambda: (leaf(17), IDS, OF_TWO, None, TWO, "sum", None, False, *NOT_FUSED),
+    ],
+    "embedding_bag_gradient": [
+        lambda: (real(17), real(3, 1, 5), *POOLED, NO_STARTS, SPEC, "max", None),
+        lambda: (None, real(3, 1, 5), *POOLED, NO_STARTS, SPEC, "mean", 3),
+    ],
+    "embedding_bag_weights_gradient": [
+        lambda: (real(17), real(3, 1, 5), IDS, OFFSETS, SPEC, 3),
+    ],
+}
+# They hand over a gradient within a backward pass, so they are checked with the pass.
+WITHIN_BACKWARD = {"lookup": "collect_lookup", "embedding_bag": "collect_embedding_bag"}
+
+
+def test_every_operator_is_checked():
+    names = torch._C._dispatch_get_all_op_names()
+    registered = {name for name in names if name.startswith("robe_numba::")}
+    assert registered == {f"robe_numba::{name}" for name in (*CASES, *WITHIN_BACKWARD.values())}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_operators(name):
+    operator = getattr(torch.ops.robe_numba, name).default
+    for arguments in CASES[name]:
+        torch.library.opcheck(operator, arguments())
+
+
+@pytest.mark.parametrize("name", WITHIN_BACKWARD)
+def test_operators_of_fused_arrays(name):
+    array = rt.RobeArray(17, dtype=torch.float64, optimizer=rt.FusedSGD(0.1))
+    operator = getattr(torch.ops.robe_numba, name).default
+    # Without that of compiled graphs, which asks for a gradient of the anchor; see above for these.
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+    for arguments in CASES[name]:
+        given = (array.weight, *arguments()[1:-3], array.anchor, array.number, 0)
+        torch.library.opcheck(operator, given, test_utils=checks)

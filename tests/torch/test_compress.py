@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import robe_numba.torch as rt
-from tests.torch.dense import table_of
+from tests.torch.twins import table_of
 
 IDS = torch.tensor([[1, 8, 3], [3, 3, 0]])
 

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 import robe_numba.torch as rt
+from robe_numba.torch import kernels
 from tests.support import naive
 from tests.support.strategies import array_for, bags_for, indices_for, robe_specs
-from tests.torch.dense import leaf, table_of
+from tests.torch.twins import leaf, table_of
 
 IDS = (torch.int32, torch.int64)
 REALS = (torch.float32, torch.float64)
@@ -224,3 +225,13 @@ def test_a_reader_leaves_an_array_as_it_is():
     first.reset_parameters()
     assert not torch.equal(array.weight, before)
     assert second.array.weight is array.weight
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int32], ids=str
+)
+def test_kernels_take_tensors_without_a_copy(dtype):
+    tensor = torch.arange(5, dtype=dtype).requires_grad_(dtype.is_floating_point)
+    taken = kernels.view(tensor)
+    assert taken.ctypes.data == tensor.data_ptr()
+    assert taken.astype("float64").tolist() == [0, 1, 2, 3, 4]

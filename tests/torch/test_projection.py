@@ -7,7 +7,7 @@ from torch import nn
 
 import robe_numba.torch as rt
 from tests.support import naive
-from tests.torch.dense import table_of
+from tests.torch.twins import table_of
 
 
 def design(modules):

@@ -7,7 +7,7 @@ from torch.testing._internal.common_methods_invocations import op_db
 from torch.testing._internal.common_modules import ModuleErrorEnum, module_db
 
 import robe_numba.torch as rt
-from tests.torch.dense import leaf, table_of
+from tests.torch.twins import leaf, table_of
 
 OURS = {nn.Embedding: rt.RobeEmbedding, nn.EmbeddingBag: rt.RobeEmbeddingBag}
 INFOS = [info for info in module_db if info.module_cls in OURS]

@@ -13,7 +13,7 @@ from torch import nn
 
 import robe_numba.torch as rt
 from tests.kernels.test_starts import UMA_GOLDEN, UMA_PLACES
-from tests.torch.dense import table_of
+from tests.torch.twins import table_of
 
 ROOT = Path(__file__).parents[2]
 IDS = torch.tensor([[1, 8, 3], [3, 3, 0]])

@@ -8,7 +8,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call, grad, jacrev, vmap
 
 import robe_numba.torch as rt
-from tests.torch.dense import table_of
+from tests.torch.twins import table_of
 
 SIZE = (9, 5)
 ARRAY = {"array_size": 17, "block_size": 2, "dtype": torch.float64}
