@@ -66,6 +66,7 @@ def _save_bag(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) 
     # Where the gradient depends on the array, autograd checks that it has not changed since.
     kept = array if mode == "max" or ctx.needs_input_grad[3] else None
     ctx.save_for_backward(kept, indices, offsets, weights, output[1])
+    ctx.save_for_forward(array, indices, offsets, weights)
     ctx.constants, ctx.owner = (spec, mode, padding_idx), (number, use)
 
 
@@ -83,7 +84,21 @@ def _bag_backward(ctx: Any, grad_out: Tensor, _: Any) -> tuple[Any, ...]:
     return gradient, None, None, of_weights, None, None, None, None, of_anchor, None, None
 
 
-embedding_bag = Operator(_embedding_bag, _fake_bag, _save_bag, _bag_backward)
+def _bag_jvp(
+    ctx: Any, of_array: Tensor, _: Any, __: Any, of_weights: Tensor | None, *___: Any
+) -> tuple[Tensor, None]:
+    """Sums and means are linear in the array, and in the weights."""
+    array, indices, offsets, weights = ctx.saved_tensors
+    if ctx.constants[1] == "max":
+        raise NotImplementedError("mode 'max' has no forward-mode derivative; use backward")
+    plain = (*ctx.constants, False, None, 0, 0)
+    tangent = embedding_bag(of_array, indices, offsets, weights, *plain)[0]
+    if weights is not None and of_weights is not None:
+        tangent = tangent + embedding_bag(array, indices, offsets, of_weights, *plain)[0]
+    return tangent, None
+
+
+embedding_bag = Operator(_embedding_bag, _fake_bag, _save_bag, _bag_backward, jvp=_bag_jvp)
 
 
 def _embedding_bag_gradient(

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 from torch.autograd.function import _SingleLevelFunction
 
 _PLAIN = (Tensor, torch.nn.Parameter)
@@ -34,6 +34,8 @@ class Operator:
         Called with (ctx, *gradients of the outputs); returns a gradient or None for each input.
     vmap : callable, optional
         As the static method of `autograd.Function`; by default calls one by one.
+    jvp : callable, optional
+        Called with (ctx, *tangents of the inputs); returns the tangents of the outputs.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Operator:
         save: Callable[..., None],
         backward: Callable[..., Any],
         vmap: Callable[..., Any] | None = None,
+        jvp: Callable[..., Any] | None = None,
     ):
         self._forward = forward
         vmap = vmap or self._one_by_one
@@ -68,12 +71,17 @@ class Operator:
         Transformed.setup_context = staticmethod(save)
         Transformed.backward = staticmethod(backward)
         Transformed.vmap = staticmethod(vmap)
+        if jvp is not None:
+            Transformed.jvp = staticmethod(jvp)
         self._eager, self._transformed = Eager, Transformed
 
     def __call__(self, *inputs: Any) -> Any:
         if torch.compiler.is_compiling():
             return self._visible(*inputs)
-        if torch._C._functorch.peek_interpreter_stack() is not None:
+        if (
+            torch._C._functorch.peek_interpreter_stack() is not None
+            or forward_ad._current_level >= 0
+        ):
             return self._transformed.apply(*inputs)
         if torch._C._len_torch_dispatch_stack() or torch.jit.is_tracing():
             return self._visible(*inputs)

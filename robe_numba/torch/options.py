@@ -115,7 +115,8 @@ def refuse_options(
         "which move only what was read",
         "_weight": weight is not None
         and "there is no table to hold it; use from_pretrained(weight), which approximates it",
-        "_freeze": freeze and "use module.requires_grad_(False)",
+        "_freeze": freeze
+        and "use module.requires_grad_(False), or module.eval() with a fused optimizer",
     }
     for name, reason in wrong.items():
         if reason:

@@ -48,6 +48,7 @@ def _fake_lookup(
 def _save_lookup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     _, indices, spec, padding_idx, _, _, number, use = inputs
     ctx.save_for_backward(indices, output[1])
+    ctx.save_for_forward(indices)
     ctx.constants, ctx.owner = (spec, padding_idx), (number, use)
 
 
@@ -61,6 +62,11 @@ def _lookup_backward(ctx: Any, grad_out: Tensor, _: Any) -> tuple[Any, ...]:
     return gradient, None, None, None, None, of_anchor, None, None
 
 
+def _lookup_jvp(ctx: Any, of_array: Tensor, *_: Any) -> tuple[Tensor, None]:
+    """Rows are linear in the array."""
+    return lookup(of_array, *ctx.saved_tensors, *ctx.constants, False, None, 0, 0)[0], None
+
+
 def _vmap_lookup(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> Any:
     """More indices for one array are one call."""
     if in_dims[0] is not None:
@@ -70,7 +76,7 @@ def _vmap_lookup(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> An
     return (out, starts), (0, 0 if inputs[4] else None)
 
 
-lookup = Operator(_lookup, _fake_lookup, _save_lookup, _lookup_backward, _vmap_lookup)
+lookup = Operator(_lookup, _fake_lookup, _save_lookup, _lookup_backward, _vmap_lookup, _lookup_jvp)
 
 
 def _lookup_gradient(
@@ -86,8 +92,9 @@ def _fake_gradient(
 
 
 def _save_gradient(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, indices, _, spec, padding_idx = inputs
+    _, indices, starts, spec, padding_idx = inputs
     ctx.save_for_backward(indices)
+    ctx.save_for_forward(indices, starts)
     ctx.constants = spec, padding_idx
 
 
@@ -97,7 +104,13 @@ def _gradient_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     return rows, None, None, None, None
 
 
-lookup_gradient = Operator(_lookup_gradient, _fake_gradient, _save_gradient, _gradient_backward)
+def _gradient_jvp(ctx: Any, of_grad_out: Tensor, *_: Any) -> Tensor:
+    return lookup_gradient(of_grad_out, *ctx.saved_tensors, *ctx.constants)
+
+
+lookup_gradient = Operator(
+    _lookup_gradient, _fake_gradient, _save_gradient, _gradient_backward, jvp=_gradient_jvp
+)
 
 
 def _collect_lookup(

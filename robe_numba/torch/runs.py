@@ -1,6 +1,7 @@
 """Runs of `robe train` as torch modules, and back; needs the extra `cli`."""
 
 import copy
+import math
 import os
 from itertools import pairwise
 from pathlib import Path
@@ -29,6 +30,11 @@ class RobeDLRM(nn.Module):
     tables : RobeTables
         Of `config.num_tables` tables with `config.embedding_dim` elements a row.
 
+    Raises
+    ------
+    ValueError
+        The tables are others.
+
     Notes
     -----
     Source: Naumov et al., Deep Learning Recommendation Model, 2019, arXiv 1906.00091.
@@ -36,6 +42,15 @@ class RobeDLRM(nn.Module):
 
     def __init__(self, config: DLRMConfig, tables: RobeTables):
         super().__init__()
+        shape, wanted = (
+            (tables.num_tables, tables.embedding_dim),
+            (config.num_tables, config.embedding_dim),
+        )
+        if shape != wanted:
+            raise ValueError(
+                f"tables has (num_tables, embedding_dim) = {shape}, but config {wanted}; make them "
+                f"equal"
+            )
         self.config, self.tables = config, tables
         self.bottom = _mlp(config.bottom_widths)
         self.top = _mlp(config.top_widths)[:-1]
@@ -148,10 +163,13 @@ def save_run(model: RobeDLRM, run: str | os.PathLike[str], path: str | os.PathLi
 
 
 def _mlp(widths: tuple[int, ...]) -> nn.Sequential:
-    """Linear layers, each followed by a ReLU; not initialised."""
+    """Linear layers, each followed by a ReLU, with initial values as in Naumov et al. 2019."""
     layers: list[nn.Module] = []
     for fan_in, fan_out in pairwise(widths):
-        layers += [skip_init(nn.Linear, fan_in, fan_out), nn.ReLU()]
+        linear = skip_init(nn.Linear, fan_in, fan_out)
+        nn.init.normal_(linear.weight, std=math.sqrt(2 / (fan_in + fan_out)))
+        nn.init.normal_(linear.bias, std=math.sqrt(1 / fan_out))
+        layers += [linear, nn.ReLU()]
     return nn.Sequential(*layers)
 
 
