@@ -78,15 +78,10 @@ class RobeArray(nn.Module):
                 f"or None, which leaves the array to torch.optim"
             )
         self.optimizer = optimizer
-        values = torch.empty(size, device=device, dtype=dtype)
-        if values.device.type == "cpu" and values.dtype == torch.float32:
-            # Unlike torch, NumPy asks the system for huge pages, which are read faster.
-            values = torch.from_numpy(aligned_empty((size,), "float32"))
+        values = _new(size, device, dtype)
         self.weight = nn.Parameter(values, requires_grad=optimizer is None)
-        sums = None
-        if optimizer is not None and optimizer.has_sums:
-            sums = torch.zeros_like(values)
-        self.register_buffer("state_sum", sums)
+        has_sums = optimizer is not None and optimizer.has_sums
+        self.register_buffer("state_sum", _new(size, device, dtype) if has_sums else None)
         self.reset_parameters()
         self._readers = 0
         self._begin()
@@ -132,7 +127,7 @@ class RobeArray(nn.Module):
         """
         if not torch.is_grad_enabled() or _is_saving_graph():
             return False, None, 0, 0
-        if self.optimizer is None or not self.training:
+        if self.optimizer is None or not self.training or _is_transformed():
             return self.weight.requires_grad, None, 0, 0
         if self.weight.dtype.itemsize == 2:
             raise TypeError(
@@ -194,6 +189,21 @@ class RobeArray(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._begin()
+
+
+def _new(size: int, device: Any, dtype: torch.dtype | None) -> Tensor:
+    """Memory for an array, not initialised."""
+    tensor = torch.empty(size, device=device, dtype=dtype)
+    if tensor.device.type == "cpu" and tensor.dtype == torch.float32:
+        # Unlike torch, NumPy asks the system for huge pages, which are read faster.
+        return torch.from_numpy(aligned_empty((size,), "float32"))
+    return tensor
+
+
+def _is_transformed() -> bool:
+    """Whether `torch.func` differentiates, which has no backward pass to step in."""
+    compiles = torch.compiler.is_compiling()
+    return not compiles and torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def _is_saving_graph() -> bool:

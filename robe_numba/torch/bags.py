@@ -9,7 +9,7 @@ from robe_numba.torch import kernels
 from robe_numba.torch.array import RobeArray, anchor_gradient, array_of
 from robe_numba.torch.fused import Use
 from robe_numba.torch.kernels import Bags, spec_of
-from robe_numba.torch.operator import Operator, in_graph_alone, no_second_gradient, save_nothing
+from robe_numba.torch.operator import Operator, call_for_effect, no_second_gradient, save_nothing
 
 
 def read_bags(
@@ -65,12 +65,15 @@ def _save_bag(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) 
     array, indices, offsets, weights, spec, mode, padding_idx, _, _, number, use = inputs
     # Where the gradient depends on the array, autograd checks that it has not changed since.
     kept = array if mode == "max" or ctx.needs_input_grad[3] else None
+    ctx.set_materialize_grads(False)  # zeros for the starts
     ctx.save_for_backward(kept, indices, offsets, weights, output[1])
     ctx.save_for_forward(array, indices, offsets, weights)
     ctx.constants, ctx.owner = (spec, mode, padding_idx), (number, use)
 
 
-def _bag_backward(ctx: Any, grad_out: Tensor, _: Any) -> tuple[Any, ...]:
+def _bag_backward(ctx: Any, grad_out: Tensor | None, _: Any) -> tuple[Any, ...]:
+    if grad_out is None:
+        return (None,) * 11
     array, indices, offsets, weights, starts = ctx.saved_tensors
     arguments = (grad_out, indices, offsets, weights, starts, *ctx.constants)
     gradient = of_weights = of_anchor = None
@@ -78,24 +81,26 @@ def _bag_backward(ctx: Any, grad_out: Tensor, _: Any) -> tuple[Any, ...]:
         spec, _, padding_idx = ctx.constants
         of_weights = weights_gradient(array, grad_out, indices, offsets, spec, padding_idx)
     if ctx.owner[0]:
-        of_anchor = in_graph_alone(collect_bag(*arguments, *ctx.owner))
+        of_anchor = call_for_effect(collect_bag, *arguments, *ctx.owner)
     elif ctx.needs_input_grad[0]:
         gradient = bag_gradient(array, *arguments)
     return gradient, None, None, of_weights, None, None, None, None, of_anchor, None, None
 
 
 def _bag_jvp(
-    ctx: Any, of_array: Tensor, _: Any, __: Any, of_weights: Tensor | None, *___: Any
-) -> tuple[Tensor, None]:
+    ctx: Any, of_array: Tensor | None, _: Any, __: Any, of_weights: Tensor | None, *___: Any
+) -> tuple[Tensor | None, None]:
     """Sums and means are linear in the array, and in the weights."""
     array, indices, offsets, weights = ctx.saved_tensors
     if ctx.constants[1] == "max":
         raise NotImplementedError("mode 'max' has no forward-mode derivative; use backward")
     plain = (*ctx.constants, False, None, 0, 0)
-    tangent = embedding_bag(of_array, indices, offsets, weights, *plain)[0]
-    if weights is not None and of_weights is not None:
-        tangent = tangent + embedding_bag(array, indices, offsets, of_weights, *plain)[0]
-    return tangent, None
+    parts = []
+    if of_array is not None:
+        parts.append(embedding_bag(of_array, indices, offsets, weights, *plain)[0])
+    if of_weights is not None:
+        parts.append(embedding_bag(array, indices, offsets, of_weights, *plain)[0])
+    return sum(parts[1:], parts[0]), None
 
 
 embedding_bag = Operator(_embedding_bag, _fake_bag, _save_bag, _bag_backward, jvp=_bag_jvp)

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from robe_numba.kernels.scalar.bags import MODES
+
 
 def bags_of(
     module: Any, input: Tensor, offsets: Tensor | None, per_sample_weights: Tensor | None
@@ -21,7 +23,7 @@ def bags_of(
     nested = input.is_nested
     matrix = input.dim() == 2 and not nested
     fits = (
-        module.mode in ("sum", "mean", "max")
+        module.mode in MODES
         and (offsets is None if input.dim() == 2 else input.dim() == 1 and _is_vector(offsets))
         and (not module.include_last_offset or offsets is None or offsets.numel() > 0)
         and (weights is None or module.mode == "sum")
@@ -41,6 +43,14 @@ def bags_of(
     if not module.include_last_offset:
         offsets = torch.cat([offsets, offsets.new_full((1,), input.numel())])
     return input, offsets, weights
+
+
+def are_single(
+    module: Any, input: Tensor, offsets: Tensor | None, per_sample_weights: Tensor | None
+) -> bool:
+    """Whether all bags are one id without a weight; pooled by any mode, they are its row."""
+    plain = offsets is None and per_sample_weights is None and module.mode in MODES
+    return plain and not input.is_nested and input.dim() == 2 and input.shape[1] == 1
 
 
 def _is_vector(offsets: Any) -> bool:

@@ -103,7 +103,7 @@ class FusedOptimizer:
         sums = None if state_sum is None else view(state_sum)
         rates: dict[str, Any] = {"lr": float(self.lr), **self._constants()}
         world = distributed.get_world_size() if _is_distributed() else 1
-        groups = _groups(uses)
+        groups = _groups(uses) if len(uses) > 1 else [list(uses)]
         if world == 1 and (len(groups) == 1 or self._may_step_in_turn(uses)):
             for group in groups:
                 _update(view(array), sums, group, rates)

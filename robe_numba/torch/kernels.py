@@ -144,12 +144,12 @@ def _lookup_on_gpu(
 
 def lookup_gradient(grad_out: Tensor, rows: Rows, starts: Tensor) -> Tensor:
     """The gradient (array_size,) of the array under `lookup`."""
-    spec = rows.spec
-    gradient = torch.empty(
-        spec.array_size, dtype=real_dtype(grad_out.dtype), device=grad_out.device
-    )
-    rn.lookup_backward(**lookup_arguments(grad_out, rows, starts), out=view(gradient))
-    return gradient.to(grad_out.dtype)
+    arguments = lookup_arguments(grad_out, rows, starts)
+    if not grad_out.is_cuda:
+        return _as_dtype(torch.from_numpy(rn.lookup_backward(**arguments)), grad_out.dtype)
+    gradient = _empty((rows.spec.array_size,), grad_out)
+    rn.lookup_backward(**arguments, out=view(gradient))
+    return _as_dtype(gradient, grad_out.dtype)
 
 
 def lookup_arguments(grad_out: Tensor, rows: Rows, starts: Tensor) -> dict[str, Any]:

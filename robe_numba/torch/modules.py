@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from robe_numba.spec import RobeSpec
 from robe_numba.torch.array import RobeArray
 from robe_numba.torch.bags import read_bags
-from robe_numba.torch.bags_of_one_table import bags_of
+from robe_numba.torch.bags_of_one_table import are_single, bags_of
 from robe_numba.torch.options import (
     Options,
     array_and_spec,
@@ -221,6 +221,11 @@ class RobeEmbeddingBag(RobeReader):
         ValueError, NotImplementedError, RuntimeError
             As `nn.EmbeddingBag`. Ids and offsets are not checked on a GPU.
         """
+        if are_single(self, input, offsets, per_sample_weights):
+            try:
+                return read_rows(self.array, input, self._spec_text, self.padding_idx).squeeze(1)
+            except IndexError as error:  # what torch raises for rows
+                raise RuntimeError(str(error)) from None
         bags = bags_of(self, input, offsets, per_sample_weights)
         pooled = read_bags(self.array, *bags, self._spec_text, self.mode, self.padding_idx)
         return pooled.squeeze(1)

@@ -47,7 +47,7 @@ class Operator:
         vmap: Callable[..., Any] | None = None,
         jvp: Callable[..., Any] | None = None,
     ):
-        self._forward = forward
+        self.function = forward
         vmap = vmap or self._one_by_one
         name = f"robe_numba::{forward.__name__.strip('_')}"
         self._visible = torch.library.custom_op(name, forward, mutates_args=())
@@ -93,7 +93,7 @@ class Operator:
                 return self._visible(*inputs)
         if differentiable and torch.is_grad_enabled():
             return self._eager.apply(*inputs)
-        return self._forward(*inputs)
+        return self.function(*inputs)
 
     def _one_by_one(self, info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> Any:
         """A rule of `torch.vmap`: a call for each element of the batch."""
@@ -110,10 +110,15 @@ class Operator:
         return torch.stack(outputs), 0
 
 
-def in_graph_alone(gradient: Tensor) -> Tensor | None:
-    """Zeros that keep a call in a graph which is being made; elsewhere None, which costs less."""
-    making = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack()
-    return gradient if making else None
+def call_for_effect(operator: Operator, *inputs: Any) -> Tensor | None:
+    """Call an operator for its effect, and return what keeps the call in a graph.
+
+    Where no graph is made, call its function, which costs less, and return None.
+    """
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
+        return operator(*inputs)
+    operator.function(*inputs)
+    return None
 
 
 def no_second_gradient(ctx: Any, *gradients: Any) -> Any:

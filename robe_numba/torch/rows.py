@@ -14,7 +14,7 @@ from robe_numba.torch import kernels
 from robe_numba.torch.array import RobeArray, anchor_gradient, array_of
 from robe_numba.torch.fused import Use
 from robe_numba.torch.kernels import Rows, spec_of
-from robe_numba.torch.operator import Operator, in_graph_alone, no_second_gradient, save_nothing
+from robe_numba.torch.operator import Operator, call_for_effect, no_second_gradient, save_nothing
 
 
 def read_rows(array: RobeArray, indices: Tensor, spec: str, padding_idx: int | None) -> Tensor:
@@ -47,16 +47,19 @@ def _fake_lookup(
 
 def _save_lookup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     _, indices, spec, padding_idx, _, _, number, use = inputs
+    ctx.set_materialize_grads(False)  # zeros for the starts
     ctx.save_for_backward(indices, output[1])
     ctx.save_for_forward(indices)
     ctx.constants, ctx.owner = (spec, padding_idx), (number, use)
 
 
-def _lookup_backward(ctx: Any, grad_out: Tensor, _: Any) -> tuple[Any, ...]:
+def _lookup_backward(ctx: Any, grad_out: Tensor | None, _: Any) -> tuple[Any, ...]:
+    if grad_out is None:
+        return (None,) * 8
     arguments = (grad_out, *ctx.saved_tensors, *ctx.constants)
     gradient = of_anchor = None
     if ctx.owner[0]:
-        of_anchor = in_graph_alone(collect_lookup(*arguments, *ctx.owner))
+        of_anchor = call_for_effect(collect_lookup, *arguments, *ctx.owner)
     else:
         gradient = lookup_gradient(*arguments)
     return gradient, None, None, None, None, of_anchor, None, None
