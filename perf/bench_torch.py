@@ -7,6 +7,7 @@ python -m perf.harness.torch_first bench_torch      in a process that imports to
 
 import argparse
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -46,8 +47,10 @@ def measure(shape: BenchShape, options: Any) -> Iterator[Row]:
             )
     if "dlrm" in works and shape.name in DLRM_SHAPES:
         model = bench_dlrm.SHAPES[DLRM_SHAPES[shape.name]]
+        small = replace(model, config=replace(model.config, bottom=(64,), top=(128, 64)))
         for optimizer in bench_update.OPTIMIZERS:
-            yield from dlrm(model, optimizer, options)
+            yield from dlrm(model, f"{optimizer} step, DLRM", optimizer, options)
+            yield from dlrm(small, f"{optimizer} step, DLRM of the example", optimizer, options)
 
 
 def lookups(batch: BenchBatch, spec: rn.RobeSpec, options: Any) -> Iterator[Row]:
@@ -143,18 +146,21 @@ def first_step(
         state_sum[:] = tables.array.state_sum.numpy()
 
 
-def dlrm(model: bench_dlrm.BenchModel, optimizer: str, options: Any) -> list[Row]:
+def dlrm(model: bench_dlrm.BenchModel, name: str, optimizer: str, options: Any) -> list[Row]:
     """A training step of a compressed DLRM, against the same with an EmbeddingBag per table."""
     data = bench_dlrm.make_data(model, options.ids)
     arguments = model.config, data.batch, data.dense, data.labels
-    compressed = CompressedDLRM(*arguments, optimizer=optimizer)
-    compressed.check()
-    contenders = [Contender("robe, compressed DLRM", compressed.step)]
+    contenders = []
+    for name_of, wrap in (("robe", None), ("robe, compiled", torch.compile)):
+        compressed: Any = CompressedDLRM(*arguments, optimizer=optimizer)
+        compressed.check()
+        if wrap is not None:
+            compressed.forward = wrap(compressed.forward)
+        contenders.append(Contender(name_of, compressed.step))
     if "torch" in options.peers:
         peer = TorchDLRM(*arguments, apart=True, optimizer=optimizer)
         peer.check()
         contenders.append(Contender("torch", peer.step, "peer"))
-    name = f"{bench_update.OPTIMIZERS[optimizer]} step, DLRM"
     work = Workload("torch", model.shape.name, name, model.shape.batch)
     return race(work, contenders, options.repeats)
 

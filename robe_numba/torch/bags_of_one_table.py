@@ -50,7 +50,9 @@ def are_single(
 ) -> bool:
     """Whether all bags are one id without a weight; pooled by any mode, they are its row."""
     plain = offsets is None and per_sample_weights is None and module.mode in MODES
-    return plain and not input.is_nested and input.dim() == 2 and input.shape[1] == 1
+    if not plain or torch.jit.is_tracing():  # a trace would keep what holds for these bags alone
+        return False
+    return not input.is_nested and input.dim() == 2 and input.shape[1] == 1
 
 
 def _is_vector(offsets: Any) -> bool:

@@ -271,3 +271,10 @@ def test_wrong_learning_rates_move_nothing(kind, lr):
     with pytest.raises(ValueError, match="lr"):
         module(IDS).sum().backward()
     assert all(map(torch.equal, state, module.array.state_dict().values()))
+
+
+def test_an_id_outside_a_bag_of_one_is_an_error_of_bags():
+    """Such bags are read as rows, of which torch raises another error."""
+    module = rt.RobeEmbeddingBag(*SIZE, mode="max")
+    with pytest.raises(RuntimeError, match="is 10, but table 0 has num_embeddings = 10"):
+        module(torch.tensor([[1], [10]]))

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import gradcheck, gradgradcheck
-from torch.func import functional_call, grad, jacrev, vmap
+from torch.func import functional_call, grad, hessian, jacrev, jvp, vmap
 
 import robe_numba.torch as rt
 from tests.torch.twins import table_of
@@ -67,6 +67,53 @@ def test_second_derivatives_of_bags_are_refused(mode):
     )
     with pytest.raises(RuntimeError, match="cannot be differentiated again; use RobeEmbedding"):
         first.sum().backward()
+
+
+# torch scripts derivatives of its own at the first use of this mode.
+forward_mode = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
+
+
+@forward_mode
+def test_rows_have_derivatives_in_forward_mode():
+    for module in (make(rt.RobeEmbedding, padding_idx=3), tables()):
+        read, array = of_array(module, IDS), module.array.weight
+        assert gradcheck(read, array, check_forward_ad=True)
+        assert gradgradcheck(read, array, check_fwd_over_rev=True)
+        values = array.detach()
+        cubes = lambda array, read=read: read(array).pow(3).sum()  # noqa: E731
+        torch.testing.assert_close(hessian(cubes)(values), jacrev(jacrev(cubes))(values))
+
+
+@forward_mode
+@pytest.mark.parametrize("mode", ["sum", "mean"])
+def test_bags_have_derivatives_in_forward_mode(mode):
+    module = make(rt.RobeEmbeddingBag, mode=mode, padding_idx=0)
+    assert gradcheck(of_array(module, IDS), module.array.weight, check_forward_ad=True)
+    if mode == "sum":
+        weights = torch.randn(IDS.shape, dtype=torch.float64, requires_grad=True)
+        read = lambda *both: of_array(module, IDS, None, both[1])(both[0])  # noqa: E731
+        assert gradcheck(read, (module.array.weight, weights), check_forward_ad=True)
+
+
+@forward_mode
+def test_maxima_have_no_derivative_in_forward_mode():
+    module = make(rt.RobeEmbeddingBag, mode="max")
+    values = module.array.weight.detach()
+    with pytest.raises(NotImplementedError, match="mode 'max' has no forward-mode derivative"):
+        jvp(of_array(module, IDS), (values,), (values,))
+
+
+def test_transforms_differentiate_a_fused_module_and_do_not_step():
+    module = make(rt.RobeEmbedding, optimizer=rt.FusedSGD(1.0))
+    values = module.array.weight.detach().clone()
+    loss = lambda array: of_array(module, IDS)(array).square().sum()  # noqa: E731
+    found = grad(loss)(values)
+    module.eval()
+    expected = values.clone().requires_grad_()
+    loss(expected).backward()
+    torch.testing.assert_close(found, expected.grad)
+    assert found.abs().max() > 0
+    assert torch.equal(module.array.weight, values)
 
 
 READERS = {
