@@ -48,9 +48,9 @@ def measure(shape: BenchShape, options: Any) -> Iterator[Row]:
     if "dlrm" in works and shape.name in DLRM_SHAPES:
         model = bench_dlrm.SHAPES[DLRM_SHAPES[shape.name]]
         small = replace(model, config=replace(model.config, bottom=(64,), top=(128, 64)))
-        for optimizer in bench_update.OPTIMIZERS:
-            yield from dlrm(model, f"{optimizer} step, DLRM", optimizer, options)
-            yield from dlrm(small, f"{optimizer} step, DLRM of the example", optimizer, options)
+        for optimizer, name in bench_update.OPTIMIZERS.items():
+            yield from dlrm(model, f"{name} step, DLRM", optimizer, options)
+            yield from dlrm(small, f"{name} step, DLRM of the example", optimizer, options)
 
 
 def lookups(batch: BenchBatch, spec: rn.RobeSpec, options: Any) -> Iterator[Row]:
@@ -68,27 +68,27 @@ def readers(batch: BenchBatch, spec: rn.RobeSpec, calls: int) -> Iterator[Conten
     array = rn.init_array(spec)
     tables = rt.RobeTables.from_spec(spec, rt.RobeArray.from_tensor(torch.from_numpy(array)))
     indices = torch.from_numpy(batch.indices)
-    modules = {
-        "robe": torch.no_grad()(tables),
-        "robe, compiled": torch.no_grad()(torch.compile(tables)),
-        "robe, gradients recorded": tables,
-        "robe, gradients recorded, compiled": torch.compile(tables),
-    }
+    torch.compiler.reset()  # torch compiles a method for a few modules, then no longer
+    modules = {"robe": tables, "robe, compiled": torch.compile(tables)}
     for name, module in modules.items():
         checks.check_forward(module(indices).detach().numpy(), array, batch, spec)
-        yield Contender(name, repeated(partial(module, indices), calls), block_size=spec.block_size)
+        run = partial(module, indices)
+        yield Contender(name, repeated(run, calls, False), block_size=spec.block_size)
+        recorded = repeated(run, calls, True)
+        yield Contender(f"{name}, gradients recorded", recorded, block_size=spec.block_size)
     kernel = partial(rn.lookup, array, batch.indices, spec)
     yield Contender("NumPy", repeated(kernel, calls), "peer", spec.block_size)
 
 
-def repeated(run: Callable[[], object], calls: int) -> Callable[[], object]:
-    """A function that makes a call several times."""
+def repeated(run: Callable[[], object], calls: int, gradients: bool = True) -> Callable[[], object]:
+    """A function that makes a call several times, with or without recording gradients."""
 
     def run_all() -> None:
-        for _ in range(calls):
-            run()
+        with torch.set_grad_enabled(gradients):
+            for _ in range(calls):
+                run()
 
-    return run if calls == 1 else run_all
+    return run_all
 
 
 def steps(batch: BenchBatch, optimizer: str, options: Any) -> list[Row]:
@@ -96,6 +96,7 @@ def steps(batch: BenchBatch, optimizer: str, options: Any) -> list[Row]:
     shape = batch.shape
     spec, name = shape.spec(shape.block_sizes[0]), bench_update.OPTIMIZERS[optimizer]
     array, head = rn.init_array(spec), batch.head(checks.SAMPLES)
+    torch.compiler.reset()
     contenders = []
     for name_of, wrap in (("robe", None), ("robe, compiled", torch.compile)):
         checks.check_step(
@@ -150,6 +151,7 @@ def dlrm(model: bench_dlrm.BenchModel, name: str, optimizer: str, options: Any) 
     """A training step of a compressed DLRM, against the same with an EmbeddingBag per table."""
     data = bench_dlrm.make_data(model, options.ids)
     arguments = model.config, data.batch, data.dense, data.labels
+    torch.compiler.reset()
     contenders = []
     for name_of, wrap in (("robe", None), ("robe, compiled", torch.compile)):
         compressed: Any = CompressedDLRM(*arguments, optimizer=optimizer)

@@ -38,14 +38,19 @@ class Use(NamedTuple):
             return kernels.lookup_gradient(self.grad_out, self.reads, self.starts)
         return kernels.bag_gradient(array, self.grad_out, self.reads, self.starts)
 
+    @property
+    def is_hashed(self) -> bool:
+        """Whether its starts are at hand, for the CPU's kernels."""
+        return self.starts.numel() > 0 and not self.grad_out.is_cuda
+
     def alike(self) -> Hashable:
-        """Equal for uses that `side_by_side` makes one; None where it cannot.
+        """Equal for uses that `_side_by_side` makes one; None where it cannot.
 
         They differ in their hash alone, as modules do that `compress` made for the features of a
         model.
         """
         reads, spec = self.reads, self.reads.spec
-        if self.grad_out.is_cuda or not self.starts.numel() or spec.hash == "uma":
+        if not self.is_hashed or spec.hash == "uma":
             return None
         batch = self.grad_out.numel() // (spec.num_tables * spec.embedding_dim)
         hashes = (spec.array_size, spec.block_size, spec.embedding_dim, spec.hash, spec.sign)
@@ -179,7 +184,7 @@ def _groups(uses: Iterable[Use]) -> list[list[Use]]:
 def _update(array: Any, state_sum: Any, uses: list[Use], rates: dict[str, Any]) -> None:
     """One exact sparse step for a group of uses; with `state_sum` of Adagrad, else of SGD."""
     written = {"array": array} if state_sum is None else {"array": array, "state_sum": state_sum}
-    if uses[0].alike() is not None:
+    if uses[0].is_hashed:
         check_step(uses[0].reads.spec, rates["lr"], written, {})
         check_scalar("eps", rates.get("eps", 0), 0, array.dtype)
         _take_step(make_step(array, state_sum, **rates), uses)
@@ -199,7 +204,7 @@ def _update(array: Any, state_sum: Any, uses: list[Use], rates: dict[str, Any]) 
 
 def _add_gradient(gradient: Tensor, array: Tensor, uses: list[Use]) -> None:
     """Add the gradient of a group of uses."""
-    if uses[0].alike() is not None:
+    if uses[0].alike() is not None:  # not of a maximum, which depends on the array
         _take_step(make_step(view(gradient)), uses)
     else:
         gradient += uses[0].gradient(array)
