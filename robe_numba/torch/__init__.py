@@ -12,10 +12,12 @@ except ModuleNotFoundError as error:
 
 from robe_numba.torch.array import RobeArray
 from robe_numba.torch.compress import CompressionReport, compress
+from robe_numba.torch.embedding import RobeEmbedding
+from robe_numba.torch.embedding_bag import RobeEmbeddingBag
 from robe_numba.torch.fused import FusedAdagrad, FusedSGD
-from robe_numba.torch.modules import RobeEmbedding, RobeEmbeddingBag, RobeTables
 from robe_numba.torch.projection import project
 from robe_numba.torch.runs import RobeDLRM, load_run, save_run
+from robe_numba.torch.tables import RobeTables
 
 __all__ = [
     "CompressionReport",

@@ -12,8 +12,9 @@ from robe_numba.checks.scalars import check_scalar
 from robe_numba.formatting import format_bytes
 from robe_numba.spec import MAX_SIZE, check_int
 from robe_numba.torch.array import SCALE, RobeArray
+from robe_numba.torch.embedding import RobeEmbedding
+from robe_numba.torch.embedding_bag import RobeEmbeddingBag
 from robe_numba.torch.fused import FusedOptimizer
-from robe_numba.torch.modules import RobeEmbedding, RobeEmbeddingBag
 from robe_numba.torch.projection import project
 
 INITS = ("fresh", "project")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -82,3 +83,11 @@ def _add_tables(
         bags = np.concatenate(ids), offsets
         total += rn.embedding_bag_backward(values, *bags, spec)
         count += rn.embedding_bag_backward(np.ones_like(values), *bags, unsigned)
+
+
+def filled(module: Any, table: Tensor, freeze: bool) -> Any:
+    """The module, whose array approximates a table from now on."""
+    if freeze and module.array.optimizer is not None:
+        raise ValueError("freeze is True, but the array has an optimizer, which steps; use False")
+    project({module: table})
+    return module.requires_grad_(False) if freeze else module

@@ -1,12 +1,59 @@
-"""What all modules that read a shared array have in common."""
+"""What all modules that read a shared array have in common: their options and their state."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
 
-from robe_numba.spec import RobeSpec
-from robe_numba.torch.array import RobeArray
+from robe_numba.checks.scalars import check_scalar
+from robe_numba.spec import MAX_SIZE, RobeSpec, check_int
+from robe_numba.torch.array import SCALE, RobeArray
+from robe_numba.torch.fused import FusedOptimizer
+
+COMPRESSION = 100
+UMA_SEED = 1024  # of the authors' release
+OF_ARRAY = ("compression", "array_size", "scale", "optimizer")
+
+
+class Options(TypedDict, total=False):
+    """Options of `RobeEmbedding`, `RobeEmbeddingBag` and `RobeTables`.
+
+    Attributes
+    ----------
+    compression : float
+        Elements of the tables per element of the array, 100 unless something else sets the size.
+        The array has at least `block_size` elements.
+    array_size : int
+        m, elements of the array.
+    array : RobeArray
+        An array that other modules read too.
+    block_size : int
+        Z, contiguous elements read per hash; by default d.
+    hash : {"multiply-shift", "paper", "uma"}
+        See `robe_numba.RobeSpec`; "uma" reads arrays of the authors' release.
+    seed : int
+        Key of the hash; by default one that no other reader of the array has.
+    sign : bool
+        Multiply elements by hashed signs; by default True, except for "uma".
+    alignment : int
+        Starts are multiples of this many elements; by default 1.
+    scale : float
+        Half-width of the uniform initial values; by default 0.001.
+    optimizer : FusedSGD or FusedAdagrad
+        Steps during backward; by default the array has a dense gradient for `torch.optim`.
+    """
+
+    compression: float
+    array_size: int
+    array: RobeArray
+    block_size: int
+    hash: str
+    seed: int
+    sign: bool
+    alignment: int
+    scale: float
+    optimizer: FusedOptimizer
 
 
 class RobeReader(nn.Module):
@@ -30,7 +77,7 @@ class RobeReader(nn.Module):
         self.array, self.spec = array, spec
         self._spec_text = spec.to_json()
 
-    # What torch's modules have; see `options.refuse_options`.
+    # What torch's modules have; see `refuse_options`.
     max_norm, norm_type, scale_grad_by_freq, sparse = None, 2.0, False, False
 
     def __getattr__(self, name: str) -> Any:
@@ -73,3 +120,112 @@ class RobeReader(nn.Module):
         """For `extra_repr`."""
         given = [f"{name}={value!r}" for name, value in options.items() if value is not None]
         return ", ".join([f"{num_embeddings}, {self.embedding_dim}", *given, str(self.spec)])
+
+
+def array_and_spec(
+    num_tables: int,
+    embedding_dim: int,
+    num_embeddings: tuple[int, ...] | None,
+    device: Any,
+    dtype: torch.dtype | None,
+    options: Mapping[str, Any],
+) -> tuple[RobeArray, RobeSpec]:
+    """The array of a module, new unless it is among the options, and how it is read."""
+    unknown = set(options) - set(Options.__annotations__)
+    if unknown:
+        raise TypeError(
+            f"unknown option {min(unknown)!r}; choose among {', '.join(Options.__annotations__)}"
+        )
+    given = {name: value for name, value in options.items() if value is not None}
+    dim = check_int("embedding_dim", embedding_dim, 1, MAX_SIZE)
+    array, hash_ = given.get("array"), given.get("hash", "multiply-shift")
+    if array is None:
+        size, seed = _array_size(dim, num_embeddings, given), 0
+    else:
+        _check_shared(array, given, device, dtype)
+        size, seed = array.size, array.next_seed()
+    spec = RobeSpec(
+        array_size=size,
+        block_size=given.get("block_size", min(dim, size)),
+        embedding_dim=dim,
+        num_tables=num_tables,
+        num_embeddings=num_embeddings,
+        hash=hash_,
+        seed=given.get("seed", UMA_SEED if hash_ == "uma" else seed),
+        sign=given.get("sign", hash_ != "uma"),
+        alignment=given.get("alignment", 1),
+    )
+    if array is None:  # made last, as it may be large
+        scale, optimizer = given.get("scale", SCALE), given.get("optimizer")
+        array = RobeArray(size, scale=scale, optimizer=optimizer, device=device, dtype=dtype)
+        array.next_seed()
+    return array, spec
+
+
+def refuse_options(
+    max_norm: float | None,
+    scale_grad_by_freq: bool,
+    sparse: bool,
+    weight: Tensor | None = None,
+    freeze: bool = False,
+) -> None:
+    """Raise what a hashed table cannot have, with what to use instead."""
+    wrong = {
+        "max_norm": max_norm is not None
+        and "rows share their elements, so they cannot be scaled one by one; normalise the output",
+        "scale_grad_by_freq": scale_grad_by_freq
+        and "rows share their elements; use optimizer=FusedAdagrad(lr) or torch.optim.Adagrad, "
+        "which slow down what occurs often",
+        "sparse": sparse
+        and "the gradient of the array is dense; use optimizer=FusedSGD(lr) or FusedAdagrad(lr), "
+        "which move only what was read",
+        "_weight": weight is not None
+        and "there is no table to hold it; use from_pretrained(weight), which approximates it",
+        "_freeze": freeze
+        and "use module.requires_grad_(False), or module.eval() with a fused optimizer",
+    }
+    for name, reason in wrong.items():
+        if reason:
+            raise ValueError(f"a hashed table cannot have {name}: {reason}")
+
+
+def _array_size(dim: int, num_embeddings: tuple[int, ...] | None, given: Mapping[str, Any]) -> int:
+    """The number of elements of a new array."""
+    if "array_size" in given:
+        if "compression" in given:
+            raise ValueError("array_size and compression are both given; give one of them")
+        return check_int("array_size", given["array_size"], 1, MAX_SIZE)
+    if num_embeddings is None:
+        raise ValueError(
+            "num_embeddings is None, so the size of the array does not follow from it; give "
+            "array_size or array"
+        )
+    compression = check_scalar("compression", given.get("compression", COMPRESSION), 0)
+    if compression == 0:
+        raise ValueError("compression is 0; it must be greater, as 100")
+    sizes = [
+        check_int(f"num_embeddings[{t}]", n, 1, MAX_SIZE) for t, n in enumerate(num_embeddings)
+    ]
+    block = check_int("block_size", given.get("block_size", dim), 1, MAX_SIZE)
+    return max(round(sum(sizes) * dim / compression), min(block, dim))
+
+
+def _check_shared(
+    array: Any, given: Mapping[str, Any], device: Any, dtype: torch.dtype | None
+) -> None:
+    if not isinstance(array, RobeArray):
+        raise TypeError(f"array is a {type(array).__name__}; it must be a RobeArray")
+    own = [name for name in OF_ARRAY if name in given]
+    own += [name for name, value in (("device", device), ("dtype", dtype)) if value is not None]
+    if own:
+        raise ValueError(
+            f"{own[0]} is given, but so is an array, which has its own; give {own[0]} to the "
+            f"RobeArray"
+        )
+
+
+def options_like(table: Tensor, options: Options) -> dict[str, Any]:
+    """The options, and unless an array is among them the device and dtype of a table."""
+    if "array" in options:
+        return dict(options)
+    return {"device": table.device, "dtype": table.dtype, **options}

@@ -15,7 +15,7 @@ from torch.nn.utils import skip_init
 from robe_numba.dlrm import DLRMConfig
 from robe_numba.spec import RobeSpec
 from robe_numba.torch.array import RobeArray
-from robe_numba.torch.modules import RobeTables
+from robe_numba.torch.tables import RobeTables
 
 ARRAY = "embedding.array"
 
