@@ -1,4 +1,4 @@
-"""The shared array as a module, with an optimizer that may step during backward."""
+"""The shared array as a module, with an optional optimizer that steps during backward."""
 
 from itertools import count
 from typing import Any, Self
@@ -13,14 +13,14 @@ from robe_numba.memory import aligned_empty
 from robe_numba.spec import MAX_SIZE, check_int
 from robe_numba.torch.fused import FusedOptimizer, Use
 
-SCALE = 1e-3  # so small that an id which was seen once or never hardly affects a score
+SCALE = 1e-3  # so small that an id seen once or never hardly affects a score
 WITHIN_BACKWARD = -1  # number of a use that a backward pass recorded
 _numbers = count(1)
 _arrays: WeakValueDictionary[int, "RobeArray"] = WeakValueDictionary()
 
 
 class _Collected:
-    """Gradients that wait for a step; no attributes of a module, which take long to set."""
+    """Gradients that wait for a step; kept apart, as attributes of a module are slow to set."""
 
     def __init__(self) -> None:
         self.task = -1  # number of the backward pass that collects
@@ -29,33 +29,34 @@ class _Collected:
 
 
 class RobeArray(nn.Module):
-    """The one parameter that any number of embeddings read.
+    """A shared array: one parameter that any number of embedding modules read.
 
     Parameters
     ----------
     size : int
-        m, elements.
+        m, the number of elements.
     scale : float
-        Half-width of the uniform initial values, which come from torch's generator.
+        Half-width of the uniform initial values, drawn from torch's generator.
     optimizer : FusedSGD or FusedAdagrad, optional
-        Steps during backward. By default the array has a dense gradient, which every `torch.optim`
-        takes.
+        Updates the array during backward. By default the array has a dense gradient, for any
+        `torch.optim`.
     device, dtype
-        Of the array; float32 or float64 to train it, also halves to read it.
+        Of the array. Fused optimizers need float32 or float64; scoring also works in half
+        precision.
 
     Attributes
     ----------
     weight : Parameter, (size,)
         The array. With a fused optimizer it needs no gradient.
     state_sum : Tensor, (size,)
-        Sums of squares of `FusedAdagrad`, a buffer.
+        Sums of squares of `FusedAdagrad`, a buffer; otherwise None.
     number : int
-        Stands for this array in operators, which take no modules; 0 stands for none.
+        Identifies this array in operators, which cannot take a module; 0 means none.
 
     Raises
     ------
     TypeError, ValueError
-        Size or scale is not a number or out of range, or the optimizer is another.
+        `size` or `scale` is not a number or is out of range, or `optimizer` is not a fused one.
     """
 
     _collected: "_Collected"
@@ -88,7 +89,20 @@ class RobeArray(nn.Module):
 
     @classmethod
     def from_tensor(cls, values: Tensor, optimizer: FusedOptimizer | None = None) -> Self:
-        """An array with given values (m,), which are copied."""
+        """An array with a copy of the given values.
+
+        Parameters
+        ----------
+        values : Tensor, (m,)
+            Their device and dtype are kept.
+        optimizer : FusedSGD or FusedAdagrad, optional
+            As for `RobeArray`.
+
+        Raises
+        ------
+        ValueError
+            `values` has more than one dimension.
+        """
         if values.dim() != 1:
             raise ValueError(
                 f"values has shape {tuple(values.shape)}; an array has one dimension: use "
@@ -105,25 +119,25 @@ class RobeArray(nn.Module):
         return self.weight.numel()
 
     def reset_parameters(self) -> None:
-        """Draw new values, uniform in [-scale, scale], and forget the optimizer's sums."""
+        """Draw new values, uniform in [-scale, scale], and set the optimizer's sums to 0."""
         nn.init.uniform_(self.weight, -self.scale, self.scale)
         if self.state_sum is not None:
             nn.init.zeros_(self.state_sum)
 
     def extra_repr(self) -> str:
-        fused = "" if self.optimizer is None else f", {self.optimizer!r}"
-        return f"{self.size:,}{fused}"
+        fused = "" if self.optimizer is None else f", optimizer={self.optimizer!r}"
+        return f"{self.size}{fused}"
 
     def next_seed(self) -> int:
-        """A seed that no other reader of this array has got: 0, 1, ..."""
+        """A seed that no other reader of this array was given: 0, 1, ..."""
         self._readers += 1
         return self._readers - 1
 
     def owner(self) -> tuple[bool, Tensor | None, int, int]:
-        """The last arguments of an operator that reads this array.
+        """The last arguments of an operator that reads this array: (learns, anchor, number, use).
 
-        Whether it learns; and where its backward steps, the anchor, the number of this array and
-        one of this use, else None, 0 and 0.
+        The anchor, the number of this array and that of this use are given where the backward pass
+        steps; otherwise they are None, 0 and 0.
         """
         if not torch.is_grad_enabled() or _is_saving_graph():
             return False, None, 0, 0
@@ -131,31 +145,33 @@ class RobeArray(nn.Module):
             return self.weight.requires_grad, None, 0, 0
         if self.weight.dtype.itemsize == 2:
             raise TypeError(
-                f"the array is {self.weight.dtype}, but fused optimizers move float32 and float64; "
+                f"the array is {self.weight.dtype}, but fused optimizers need float32 or float64; "
                 f"use float() to train, or eval() to score"
             )
         use = 0
         if torch.compiler.is_compiling():
-            use = _next_use()  # a compiler merges equal calls, but two uses are two gradients
+            use = (
+                _next_use()
+            )  # so that a compiler does not merge equal calls
         elif torch._C._current_graph_task_id() != -1:
             use = WITHIN_BACKWARD
         return True, self.anchor, self.number, use
 
     def collect(self, use: Use, number: int) -> None:
-        """Take a gradient of the current backward pass, at the end of which the array is moved.
+        """Take a gradient of the current backward pass, which ends with a step.
 
         `number` is that of the use, from `owner`.
         """
         if number == WITHIN_BACKWARD:
             raise RuntimeError(
-                "a backward pass within another cannot step, as the other is not complete; use "
+                "a backward pass inside another one cannot step before the outer one ends; use "
                 "torch.utils.checkpoint with use_reentrant=False"
             )
         if not torch._C._will_engine_execute_node(self._anchor_node):
-            return  # only others' gradients are asked for, as by `torch.autograd.grad`
+            return  # only other gradients are wanted, as in `torch.autograd.grad`
         task, collected = torch._C._current_graph_task_id(), self._collected
         if task != collected.task:
-            # What a backward pass left that failed is dropped, as it has no other effect either.
+            # Drop what a failed backward pass left behind.
             collected.task, collected.uses = task, []
             torch.autograd.Variable._execution_engine.queue_callback(self._end_backward)
         collected.uses.append(use)
@@ -173,8 +189,8 @@ class RobeArray(nn.Module):
         torch.autograd.graph.increment_version(written)
 
     def _begin(self) -> None:
-        """Start as new or as a copy: with a number of its own and nothing collected."""
-        # No parameter; it makes autograd call the backward of each use. Compilers drop empty ones.
+        """Set up a new array or a copy, with its own number and nothing collected."""
+        # Makes autograd call the backward of each use; not empty, as compilers drop empty tensors.
         with torch.inference_mode(False):
             self.anchor = anchor_gradient().requires_grad_()
             self._anchor_node = get_gradient_edge(self.anchor).node
@@ -192,22 +208,22 @@ class RobeArray(nn.Module):
 
 
 def _new(size: int, device: Any, dtype: torch.dtype | None) -> Tensor:
-    """Memory for an array, not initialised."""
+    """Uninitialised memory for an array."""
     tensor = torch.empty(size, device=device, dtype=dtype)
     if tensor.device.type == "cpu" and tensor.dtype == torch.float32:
-        # Unlike torch, NumPy asks the system for huge pages, which are read faster.
+        # NumPy asks the system for huge pages, which are faster to read; torch does not.
         return torch.from_numpy(aligned_empty((size,), "float32"))
     return tensor
 
 
 def _is_transformed() -> bool:
-    """Whether `torch.func` differentiates, which has no backward pass to step in."""
+    """Whether `torch.func` transforms the call; it has no backward pass to step in."""
     compiles = torch.compiler.is_compiling()
     return not compiles and torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def _is_saving_graph() -> bool:
-    """Whether another process may run what is recorded now, where no array has these numbers."""
+    """Whether a graph is being saved, which may run in a process without these arrays."""
     return torch.jit.is_tracing() or torch.compiler.is_exporting()
 
 
@@ -217,12 +233,12 @@ def _next_use() -> int:
 
 
 def anchor_gradient(*_: Any) -> Tensor:
-    """The gradient of an anchor, which says nothing; on the CPU whatever the default device is."""
+    """The gradient of an anchor, a dummy; on the CPU whatever the default device is."""
     return torch.zeros(1, device="cpu")
 
 
 def array_of(number: int) -> RobeArray:
-    """The array of a number."""
+    """The array with a number."""
     if number not in _arrays:
         raise RuntimeError(
             "the module whose optimizer steps during backward is gone; keep it until then"

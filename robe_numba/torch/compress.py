@@ -22,25 +22,25 @@ SAMPLE = 1 << 20  # elements of a table whose scale is measured
 
 
 class CompressedTable(NamedTuple):
-    """One line of the report."""
+    """One line of the report: an embedding of the model."""
 
-    module: str  # its names in the model
+    module: str  # its names in the model, comma-separated
     rows: int
     embedding_dim: int
     bytes_before: int
-    bytes_after: int  # its part of the array; as before where the table was kept
+    bytes_after: int  # its share of the array, or bytes_before if the table was kept
 
 
 @dataclass(frozen=True)
 class CompressionReport:
-    """What `compress` did; `print` it for a table.
+    """What `compress` did. Prints as a table.
 
     Attributes
     ----------
     tables : list of CompressedTable
-        In the order of the model, those that were kept included.
+        All embeddings in the order of the model, including those that were kept.
     arrays : list of RobeArray
-        What the new modules read.
+        The shared arrays that the new modules read, usually one.
     """
 
     tables: list[CompressedTable]
@@ -48,19 +48,19 @@ class CompressionReport:
 
     @property
     def bytes_before(self) -> int:
-        """Bytes of all tables."""
+        """Bytes of all tables before."""
         return sum(table.bytes_before for table in self.tables)
 
     @property
     def bytes_after(self) -> int:
-        """Bytes of the arrays, and of the tables that were kept."""
+        """Bytes of the arrays and of the tables that were kept, without an optimizer's state."""
         return sum(table.bytes_after for table in self.tables)
 
     def __str__(self) -> str:
         header = ("module", "rows", "d", "before", "after")
         lines = [header, *map(_cells, self.tables)]
         sums = (self.bytes_before, self.bytes_after)
-        lines.append(("in all", "", "", *map(format_bytes, sums)))
+        lines.append(("total", "", "", *map(format_bytes, sums)))
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         return "\n".join(
             "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
@@ -79,62 +79,67 @@ def compress(
     block_size: int | None = None,
     alignment: int = 1,
 ) -> tuple[nn.Module, CompressionReport]:
-    """Let every large embedding table of a model be read from one small shared array.
+    """Replace every large embedding table of a model by reads of one small shared array.
 
-    Each `nn.Embedding` and `nn.EmbeddingBag` is replaced, in place, by a module with the same
-    arguments and outputs. A module that is used twice stays one module, and two modules with the
-    same weight still read the same rows. Devices, dtypes, training mode and frozen weights stay:
-    tables that differ in these get an array each.
+    Each `nn.Embedding` and `nn.EmbeddingBag` is replaced, in place, by a module that is called in
+    the same way and gives outputs of the same shape and dtype. A module that is used twice stays
+    one module, and two modules that share a weight still read the same rows. Devices, dtypes,
+    training mode and frozen weights are kept: there is one array for each combination of device,
+    dtype and frozen or trained.
 
     Parameters
     ----------
     model : Module
-        Subclasses of the two modules are kept as they are.
+        It is changed in place. Subclasses of the two modules are left as they are.
     compression : float
-        Elements of the replaced tables per element of the array.
+        How many times smaller the array is than the tables that it replaces.
     min_rows : int
         Tables with fewer rows are kept.
     init : {"fresh", "project"}
-        Random values with the root mean square of the tables' elements, to train from the
-        beginning; or values that approximate the tables, to fine-tune (see `project`).
+        "fresh" draws random values with the root mean square of the tables' elements, to train
+        from scratch; "project" approximates the tables, to fine-tune (see `project`).
     optimizer : FusedSGD or FusedAdagrad, optional
-        Steps during backward; by default `torch.optim` takes the array.
+        Updates the array during backward. By default the array is a parameter for `torch.optim`.
     exclude : collection of str
-        Names of modules to keep, as in `model.named_modules()`.
+        Names of embeddings to keep, as in `model.named_modules()`.
     block_size, alignment : int
         As in `Options`.
 
     Returns
     -------
     model : Module
-        The same, unless it is itself an embedding.
+        The same object, or a new module if the model is itself an embedding.
     report : CompressionReport
+        Sizes of each table before and after.
 
     Raises
     ------
     TypeError, ValueError
-        An argument is out of range; no table is large enough; or a table cannot be replaced, since
-        it has `max_norm` or `scale_grad_by_freq`, or another module uses its weight. Nothing has
-        been replaced then.
+        An argument is wrong; no table is large enough; or a table cannot be replaced, because it
+        has `max_norm` or `scale_grad_by_freq` or another module uses its weight. The model is
+        then unchanged.
     """
     if check_scalar("compression", compression, 0) == 0:
-        raise ValueError("compression is 0; it must be greater, as 100")
+        raise ValueError("compression is 0; it must be positive, such as 100")
     min_rows = check_int("min_rows", min_rows, 1, MAX_SIZE)
     if init not in INITS:
         raise ValueError(f"init is {init!r}; choose one of {', '.join(INITS)}")
+    if isinstance(exclude, str):
+        raise TypeError(f"exclude is the string {exclude!r}; use a list: exclude=[{exclude!r}]")
     names = _tables(model)
     unknown = set(exclude) - {name for known in names.values() for name in known}
     if unknown:
-        raise ValueError(f"exclude has {min(unknown)!r}, which is no embedding of the model")
+        raise ValueError(f"exclude has {min(unknown)!r}, which is not an embedding of the model")
     replaced = [
         table
         for table, known in names.items()
         if table.num_embeddings >= min_rows and not set(known) & set(exclude)
     ]
     if not replaced:
+        remedy = "lower min_rows or exclude fewer" if names else "it has none of any size"
         raise ValueError(
             f"the model has no nn.Embedding or nn.EmbeddingBag of at least {min_rows} rows to "
-            f"replace; lower min_rows"
+            f"replace; {remedy}"
         )
     for table in replaced:
         _check_table(model, table, names[table][0], replaced)
@@ -165,7 +170,7 @@ def compress(
 
 
 def _tables(model: nn.Module) -> dict[Any, list[str]]:
-    """All embeddings of a model, each with its names."""
+    """All embeddings of a model, each with all its names."""
     names = defaultdict(list)
     for name, module in model.named_modules(remove_duplicate=False):
         if type(module) in (nn.Embedding, nn.EmbeddingBag):
@@ -193,7 +198,7 @@ def _check_table(model: nn.Module, table: Any, name: str, replaced: list[Any]) -
 def _array_for(
     tables: list[Any], compression: float, optimizer: FusedOptimizer | None
 ) -> RobeArray:
-    """A fresh array for tables of one device and dtype, all frozen or none."""
+    """A new array for tables of one device and dtype, either all frozen or all trained."""
     weights = list({id(table.weight): table.weight for table in tables}.values())
     first = weights[0]
     size = max(
@@ -227,7 +232,7 @@ def _scale(weights: list[Tensor]) -> float:
 def _readers(
     tables: list[Any], array: RobeArray, options: dict[str, Any]
 ) -> dict[Any, RobeEmbedding | RobeEmbeddingBag]:
-    """The module that takes the place of each table; a weight of two tables keeps its hash."""
+    """The module that replaces each table; tables that share a weight share a hash."""
     made: dict[Any, RobeEmbedding | RobeEmbeddingBag] = {}
     seeds: dict[int, int] = {}
     for table in tables:
@@ -251,7 +256,7 @@ def _readers(
 
 
 def _lines(names: dict[Any, list[str]], new: dict[Any, Any]) -> Iterator[CompressedTable]:
-    """Lines of the report; a weight of several tables counts once."""
+    """Lines of the report; a weight shared by several tables counts once."""
     elements: dict[RobeArray, int] = defaultdict(int)
     seen: set[int] = set()
     for table, module in new.items():

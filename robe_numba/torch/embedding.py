@@ -1,4 +1,4 @@
-"""One id per place: the module that takes the place of `nn.Embedding`."""
+"""The module that replaces `nn.Embedding`."""
 
 from typing import Any, Self, Unpack
 
@@ -12,34 +12,36 @@ from robe_numba.torch.reader import (
     array_and_spec,
     options_like,
     refuse_options,
+    table_shape,
 )
 from robe_numba.torch.rows import read_rows
 
 
 class RobeEmbedding(RobeReader):
-    """An embedding table that is read from a shared array; takes the place of `nn.Embedding`.
+    """A drop-in replacement for `nn.Embedding` whose rows are read from a shared array.
 
     Parameters
     ----------
     num_embeddings : int or None
-        Rows of the table; an id outside it is an error. With None any 64-bit id is legal.
+        Rows of the table; an id outside it is an error. With None, any 64-bit id is allowed.
     embedding_dim : int
         d, elements of one embedding.
     padding_idx : int, optional
-        An id whose embedding is 0 and which has no gradient.
+        An id whose embedding is always 0 and gets no gradient.
     max_norm, norm_type, scale_grad_by_freq, sparse, _weight, _freeze
-        Accepted where they ask for nothing: a hashed table cannot have them.
+        Accepted only with their default values, as a hashed table cannot support them.
     device, dtype
         Of the array.
     **options
-        See `Options`. By default the array is 100 times smaller than the table.
+        See `robe_numba.torch.reader.Options`: `compression`, `array`, `block_size`, ... By default
+        the array is 100 times smaller than the table.
 
     Raises
     ------
     TypeError, ValueError
-        An option is unknown, out of range or cannot be had; the message says what to use instead.
+        An option is unknown, out of range or not supported; the message says what to use instead.
     AssertionError, RuntimeError
-        torch's own, where torch refuses the arguments.
+        torch's own, for arguments that `nn.Embedding` refuses.
 
     Notes
     -----
@@ -64,7 +66,7 @@ class RobeEmbedding(RobeReader):
         refuse_options(max_norm, scale_grad_by_freq, sparse, _weight, _freeze)
         sizes = None
         if num_embeddings is not None:
-            # Takes no memory, and raises torch's own errors.
+            # On "meta" it takes no memory. It raises torch's own errors.
             table = nn.Embedding(num_embeddings, embedding_dim, padding_idx, device="meta")
             padding_idx, sizes = table.padding_idx, (num_embeddings,)
         super().__init__(*array_and_spec(1, embedding_dim, sizes, device, dtype, options))
@@ -82,15 +84,24 @@ class RobeEmbedding(RobeReader):
         sparse: bool = False,
         **options: Unpack[Options],
     ) -> Self:
-        """A module whose array approximates a trained table (num_embeddings, d); see `project`."""
+        """A module that approximates a trained table (num_embeddings, d), frozen by default.
+
+        The arguments are those of `nn.Embedding.from_pretrained` and the options of this module;
+        see `project` for how the array is filled.
+
+        Raises
+        ------
+        ValueError
+            The table is not two-dimensional, or an argument is not supported.
+        """
         refuse_options(max_norm, scale_grad_by_freq, sparse)
-        rows, dim = embeddings.shape
+        rows, dim = table_shape(embeddings)
         given: Any = options_like(embeddings, options)
         module = cls(rows, dim, padding_idx, **given)
         return filled(module, embeddings, freeze)
 
     def forward(self, input: Tensor) -> Tensor:
-        """Look ids up.
+        """Look up embeddings.
 
         Parameters
         ----------
@@ -104,7 +115,8 @@ class RobeEmbedding(RobeReader):
         Raises
         ------
         IndexError, RuntimeError
-            As `nn.Embedding`: an id outside the table (not checked on a GPU), or another dtype.
+            As `nn.Embedding`: an id is outside the table (not checked on a GPU), or the dtype of
+            the ids is wrong.
         """
         return read_rows(self.array, input, self._spec_text, self.padding_idx)
 

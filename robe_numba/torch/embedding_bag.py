@@ -1,4 +1,4 @@
-"""Bags of ids: the module that takes the place of `nn.EmbeddingBag`."""
+"""The module that replaces `nn.EmbeddingBag`."""
 
 from typing import Any, NoReturn, Self, Unpack
 
@@ -15,13 +15,13 @@ from robe_numba.torch.reader import (
     array_and_spec,
     options_like,
     refuse_options,
+    table_shape,
 )
 from robe_numba.torch.rows import read_rows
 
 
 class RobeEmbeddingBag(RobeReader):
-    """Pooled rows of a table that is read from a shared array; takes the place of
-    `nn.EmbeddingBag`.
+    """A drop-in replacement for `nn.EmbeddingBag` whose rows are read from a shared array.
 
     Parameters
     ----------
@@ -30,11 +30,11 @@ class RobeEmbeddingBag(RobeReader):
     mode : {"sum", "mean", "max"}
         How the embeddings of a bag are pooled.
     include_last_offset : bool
-        Whether offsets end with the number of ids.
+        Whether the last element of `offsets` is the end of the last bag.
     padding_idx : int, optional
         An id that is left out of every bag, and out of the count of "mean".
     max_norm, norm_type, scale_grad_by_freq, sparse, _weight
-        Accepted where they ask for nothing: a hashed table cannot have them.
+        Accepted only with their default values, as a hashed table cannot support them.
 
     Raises
     ------
@@ -83,9 +83,18 @@ class RobeEmbeddingBag(RobeReader):
         padding_idx: int | None = None,
         **options: Unpack[Options],
     ) -> Self:
-        """A module whose array approximates a trained table (num_embeddings, d); see `project`."""
+        """A module that approximates a trained table (num_embeddings, d), frozen by default.
+
+        The arguments are those of `nn.EmbeddingBag.from_pretrained` and the options of this
+        module; see `project` for how the array is filled.
+
+        Raises
+        ------
+        ValueError
+            The table is not two-dimensional, or an argument is not supported.
+        """
         refuse_options(max_norm, scale_grad_by_freq, sparse)
-        rows, dim = embeddings.shape
+        rows, dim = table_shape(embeddings)
         given: Any = options_like(embeddings, options)
         module = cls(
             rows,
@@ -108,11 +117,11 @@ class RobeEmbeddingBag(RobeReader):
         Parameters
         ----------
         input : Tensor, (n,) or (batch, length), int32 or int64
-            Ids. Each row of a matrix is a bag; so is each row of a nested tensor.
+            Ids. In a matrix each row is a bag, and so it is in a nested tensor.
         offsets : Tensor, (batch,) or (batch + 1,), int32 or int64
-            Where each bag of a vector begins; needed with it alone.
+            Where each bag begins, if `input` is a vector; otherwise None.
         per_sample_weights : Tensor, of the shape of `input` and the dtype of the array, optional
-            Factor of each id; with mode "sum" alone.
+            A factor for each id; only with mode "sum".
 
         Returns
         -------
@@ -145,12 +154,12 @@ class RobeEmbeddingBag(RobeReader):
 def _bags_of(
     module: Any, input: Tensor, offsets: Tensor | None, per_sample_weights: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Ids (n,), offsets (batch + 1,) and weights (n,), from arguments as `nn.EmbeddingBag` takes.
+    """Ids (n,), offsets (batch + 1,) and weights (n,), from the arguments of `forward`.
 
     Raises
     ------
     ValueError, NotImplementedError
-        Those of torch, where it refuses shapes or the mode.
+        torch's own, for shapes or a mode that it refuses.
     """
     weights = per_sample_weights
     nested = input.is_nested
@@ -168,7 +177,7 @@ def _bags_of(
         return input.values(), input.offsets(), None if weights is None else weights.values()
     if matrix:
         batch, length = input.shape
-        # A step of 0 is none for torch.
+        # Not `arange` with a step of `length`, as torch refuses a step of 0.
         ends = torch.arange(batch + 1, dtype=torch.int64, device=input.device) * length
         weights = None if weights is None else weights.reshape(-1)
         return input.reshape(-1), ends, weights
@@ -181,9 +190,9 @@ def _bags_of(
 def _are_single(
     module: Any, input: Tensor, offsets: Tensor | None, per_sample_weights: Tensor | None
 ) -> bool:
-    """Whether all bags are one id without a weight; pooled by any mode, they are its row."""
+    """Whether each bag is a single id without a weight; in any mode the result is its row."""
     plain = offsets is None and per_sample_weights is None and module.mode in MODES
-    if not plain or torch.jit.is_tracing():  # a trace would keep what holds for these bags alone
+    if not plain or torch.jit.is_tracing():  # a trace would be wrong for longer bags
         return False
     return not input.is_nested and input.dim() == 2 and input.shape[1] == 1
 
@@ -193,7 +202,7 @@ def _is_vector(offsets: Any) -> bool:
 
 
 def _refuse(module: Any, input: Tensor, offsets: Any, weights: Tensor | None) -> NoReturn:
-    """Raise torch's own error; its table takes no memory here."""
+    """Raise torch's own error, by calling it with a table of one element."""
     functional.embedding_bag(
         input,
         torch.empty((1, 1), device=input.device),

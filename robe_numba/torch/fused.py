@@ -1,4 +1,4 @@
-"""Optimizers that step during backward, and move only the elements that were read."""
+"""Optimizers that step during backward and update only the elements that were read."""
 
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
@@ -26,11 +26,11 @@ from robe_numba.torch.kernels import Bags, Rows, view
 
 
 class Use(NamedTuple):
-    """One reading of an array, and the gradient of what was read."""
+    """One read of an array, and the gradient of what was read."""
 
     reads: Rows | Bags
     grad_out: Tensor
-    starts: Tensor  # of the forward pass; (0,) to hash again
+    starts: Tensor  # kept by the forward pass, or (0,): hash again
 
     def gradient(self, array: Tensor) -> Tensor:
         """The dense gradient (array_size,) of the array."""
@@ -40,14 +40,13 @@ class Use(NamedTuple):
 
     @property
     def is_hashed(self) -> bool:
-        """Whether its starts are at hand, for the CPU's kernels."""
+        """Whether its starts were kept, for the CPU's kernels."""
         return self.starts.numel() > 0 and not self.grad_out.is_cuda
 
     def alike(self) -> Hashable:
-        """Equal for uses that `_side_by_side` makes one; None where it cannot.
+        """A key, equal for uses that `_side_by_side` can merge; None for one that it cannot.
 
-        They differ in their hash alone, as modules do that `compress` made for the features of a
-        model.
+        Such uses differ only in their hash, as the modules that `compress` makes usually do.
         """
         reads, spec = self.reads, self.reads.spec
         if not self.is_hashed or spec.hash == "uma":
@@ -61,29 +60,31 @@ class Use(NamedTuple):
 
 
 class FusedOptimizer:
-    """What `FusedSGD` and `FusedAdagrad` share; make one of these.
+    """The base class of `FusedSGD` and `FusedAdagrad`, which are the ones to use.
 
-    It is given to a `RobeArray`, or to the module that makes one. Each backward pass is then a
-    step, which moves the elements that were read and touches no others. Modules that share the
-    array, or are used several times in one forward pass, step once, by the sum of their gradients.
-    The array needs no gradient, so `torch.optim` leaves it alone. In evaluation mode
-    (`model.eval()`) nothing is updated.
+    Pass one to `compress`, to a `RobeArray` or to a module that makes its own array. Each backward
+    pass is then a step, which updates only the elements that were read. Modules that share the
+    array, or are used several times in one forward pass, step once with the sum of their
+    gradients. The array has `requires_grad=False`, so `torch.optim` does not touch it. In
+    evaluation mode (`model.eval()`) nothing is updated.
 
-    In a job of several processes (`torch.distributed`) each array is moved by the mean of all
-    processes' gradients, as `DistributedDataParallel` does with its parameters: the dense gradient
-    is added up by an all-reduce, and all processes keep the same bits. All of them must then use
-    the array in every step.
+    With several processes (`torch.distributed`) each array is updated with the mean of all
+    processes' gradients, as `DistributedDataParallel` does for its parameters: the dense gradients
+    are summed by an all-reduce, so all processes keep the same bits. All of them must then use the
+    array in every step.
 
     Attributes
     ----------
     lr : float or Tensor of one element
-        Learning rate. It is read at each step, so it may be changed: assign another, or pass
-        `torch.optim` and its scheduler the same tensor.
+        Learning rate. It is read at each step, so it may be changed: assign a new value, or share
+        one tensor with a `torch.optim` optimizer whose scheduler changes it.
     """
 
     has_sums = False
 
     def __init__(self, lr: float | Tensor):
+        if not isinstance(lr, Tensor):  # the value of a tensor is checked at each step
+            check_scalar("lr", lr, 0)
         self.lr = lr
         self.holds = False
 
@@ -93,9 +94,10 @@ class FusedOptimizer:
 
     @contextmanager
     def no_step(self) -> Iterator[None]:
-        """Collect gradients within the block; the first backward pass after it steps by their sum.
+        """Accumulate gradients: backward passes within the block do not step.
 
-        For gradient accumulation. What was collected is kept in memory until that step.
+        The first backward pass after the block steps with the sum of all gradients, its own
+        included. Until then the gradients are kept in memory.
         """
         held, self.holds = self.holds, True
         try:
@@ -104,7 +106,7 @@ class FusedOptimizer:
             self.holds = held
 
     def step(self, array: Tensor, state_sum: Tensor | None, uses: Sequence[Use]) -> None:
-        """Move an array in place by the sum of the gradients of all uses."""
+        """Update an array in place with the sum of the gradients of all uses."""
         sums = None if state_sum is None else view(state_sum)
         rates: dict[str, Any] = {"lr": float(self.lr), **self._constants()}
         world = distributed.get_world_size() if _is_distributed() else 1
@@ -126,12 +128,12 @@ class FusedOptimizer:
         return {}
 
     def _may_step_in_turn(self, uses: Sequence[Use]) -> bool:
-        """Whether stepping for one use after the other moves the array as their sum does."""
+        """Whether one step per use has the same effect as one step with the sum."""
         raise NotImplementedError
 
 
 class FusedSGD(FusedOptimizer):
-    """SGD during backward: array -= lr * gradient, exactly and with the same bits every time.
+    """SGD during backward: array -= lr * gradient, with the same bits every time.
 
     Parameters
     ----------
@@ -140,30 +142,30 @@ class FusedSGD(FusedOptimizer):
     """
 
     def _may_step_in_turn(self, uses: Sequence[Use]) -> bool:
-        # The gradient of a maximum depends on the array, which the first use would move.
+        # The gradient of a maximum depends on the array, which the first step would change.
         return not any(isinstance(use.reads, Bags) and use.reads.mode == "max" for use in uses)
 
 
 class FusedAdagrad(FusedOptimizer):
-    """Adagrad during backward: sums of squares for each element, as `torch.optim.Adagrad` has.
+    """Adagrad during backward, with a sum of squares for each element, as in `torch.optim.Adagrad`.
 
     state_sum += gradient**2; array -= lr * gradient / (sqrt(state_sum) + eps). The gradient of an
-    element is complete before it is squared. The sums are a buffer of the `RobeArray`, so they are
-    in its `state_dict`.
+    element is summed over all its reads before it is squared. `state_sum` is a buffer of the
+    `RobeArray`, as large as the array, and part of its `state_dict`.
 
     Parameters
     ----------
     lr : float or Tensor of one element
         Learning rate, finite and not negative; see `FusedOptimizer`.
     eps : float
-        Keeps the divisor from 0; finite and not negative.
+        Added to the divisor; finite and not negative. A larger one slows down rare ids.
     """
 
     has_sums = True
 
     def __init__(self, lr: float | Tensor, eps: float = 1e-10):
         super().__init__(lr)
-        self.eps = eps
+        self.eps = check_scalar("eps", eps, 0)
 
     def _constants(self) -> dict[str, float]:
         return {"eps": self.eps}
@@ -173,7 +175,7 @@ class FusedAdagrad(FusedOptimizer):
 
 
 def _groups(uses: Iterable[Use]) -> list[list[Use]]:
-    """The uses, with those together that one call of the kernels can take."""
+    """The uses, grouped so that one call of the kernels can take each group."""
     groups: dict[Hashable, list[Use]] = defaultdict(list)
     for number, use in enumerate(uses):
         key = use.alike()
@@ -182,7 +184,7 @@ def _groups(uses: Iterable[Use]) -> list[list[Use]]:
 
 
 def _update(array: Any, state_sum: Any, uses: list[Use], rates: dict[str, Any]) -> None:
-    """One exact sparse step for a group of uses; with `state_sum` of Adagrad, else of SGD."""
+    """One sparse step for a group of uses: Adagrad if `state_sum` is given, else SGD."""
     written = {"array": array} if state_sum is None else {"array": array, "state_sum": state_sum}
     if uses[0].is_hashed:
         check_step(uses[0].reads.spec, rates["lr"], written, {})
@@ -203,7 +205,7 @@ def _update(array: Any, state_sum: Any, uses: list[Use], rates: dict[str, Any]) 
 
 
 def _add_gradient(gradient: Tensor, array: Tensor, uses: list[Use]) -> None:
-    """Add the gradient of a group of uses."""
+    """Add the dense gradient of a group of uses."""
     if uses[0].alike() is not None:  # not of a maximum, which depends on the array
         _take_step(make_step(view(gradient)), uses)
     else:
@@ -211,7 +213,7 @@ def _add_gradient(gradient: Tensor, array: Tensor, uses: list[Use]) -> None:
 
 
 def _take_step(step: UpdateStep, uses: list[Use]) -> None:
-    """Make a step of the kernels with all reads of a group of uses, of which starts are kept."""
+    """Make a step of the kernels with all reads of a group of uses that kept their starts."""
     use = _side_by_side(uses) if len(uses) > 1 else uses[0]
     spec = use.reads.spec
     if isinstance(use.reads, Rows):
@@ -228,7 +230,7 @@ def _take_step(step: UpdateStep, uses: list[Use]) -> None:
 
 
 def _side_by_side(uses: list[Use]) -> Use:
-    """One use of the tables of all; the hash of its spec is that of the first alone."""
+    """One use that reads the tables of all; its spec has only the hash of the first."""
     every: list[Any] = [use.reads for use in uses]
     first, specs = every[0], [reads.spec for reads in every]
     tables, d = [spec.num_tables for spec in specs], specs[0].embedding_dim

@@ -1,4 +1,4 @@
-"""Filling an array so that it approximates trained tables."""
+"""Filling a shared array so that it approximates trained tables."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,29 +13,34 @@ from robe_numba.spec import RobeSpec
 from robe_numba.torch.kernels import start_threads
 from robe_numba.torch.reader import RobeReader
 
-CHUNK = 1 << 22  # elements of tables taken at a time, at least
+CHUNK = 1 << 22  # table elements taken at a time, at least
 
 
 def project(tables: Mapping[RobeReader, Tensor | Sequence[Tensor]]) -> None:
     """Fill an array so that the modules that read it approximate trained tables.
 
-    Each element becomes the mean of what the tables have at all places that read it, with their
-    signs: the least-squares fit. Elements that nothing reads keep their values.
+    Each element of the array becomes the mean of all table elements that read it, multiplied by
+    their signs, which is the least-squares fit. Elements that no table reads keep their values.
 
     Parameters
     ----------
     tables : mapping of module to Tensor, (num_embeddings, d)
-        All modules read the same array. For `RobeTables` a sequence of one tensor per table.
+        The trained table of each module; for `RobeTables` a sequence with one tensor per table.
+        All modules must read the same array.
 
     Raises
     ------
+    TypeError
+        `tables` is not a mapping.
     ValueError
-        The modules read different arrays, or a tensor does not have the shape of its table.
-        Nothing has been written then.
+        The modules read different arrays, or a tensor does not have the shape of its table. The
+        array is then unchanged.
     """
+    if not isinstance(tables, Mapping):
+        raise TypeError("tables must be a mapping of modules to trained tables: {module: weight}")
     arrays = {module.array for module in tables}
     if len(arrays) != 1:
-        raise ValueError(f"the modules read {len(arrays)} arrays; project them one by one")
+        raise ValueError(f"the modules read {len(arrays)} arrays; call project once per array")
     (array,) = arrays
     whole = {
         module: [table] if isinstance(table, Tensor) else list(table)
@@ -54,10 +59,10 @@ def project(tables: Mapping[RobeReader, Tensor | Sequence[Tensor]]) -> None:
 
 
 def _check_tables(spec: RobeSpec, tables: Sequence[Tensor]) -> None:
-    """Require a table for each of a spec, of its shape."""
+    """Require one table of the right shape for each table of a spec."""
     if spec.num_embeddings is None:
         raise ValueError(
-            "num_embeddings is None; a module that is projected needs its tables' sizes"
+            "num_embeddings is None; give the module the sizes of its tables to project them"
         )
     shapes = [tuple(table.shape) for table in tables]
     wanted = [(rows, spec.embedding_dim) for rows in spec.num_embeddings]
@@ -68,7 +73,7 @@ def _check_tables(spec: RobeSpec, tables: Sequence[Tensor]) -> None:
 def _add_tables(
     spec: RobeSpec, tables: Sequence[Tensor], total: np.ndarray, count: np.ndarray
 ) -> None:
-    """Add the tables' elements, with their signs, and how many there are, where they are read."""
+    """Add to each array element the signed table elements that read it, and their number."""
     unsigned = replace(spec, sign=False)
     chunk = max(1, max(CHUNK, spec.array_size) // (spec.num_tables * spec.embedding_dim))
     for first in range(0, max(map(len, tables)), chunk):
@@ -86,7 +91,7 @@ def _add_tables(
 
 
 def filled(module: Any, table: Tensor, freeze: bool) -> Any:
-    """The module, whose array approximates a table from now on."""
+    """The module, after its array was filled to approximate a table."""
     if freeze and module.array.optimizer is not None:
         raise ValueError("freeze is True, but the array has an optimizer, which steps; use False")
     project({module: table})

@@ -1,4 +1,4 @@
-"""What all modules that read a shared array have in common: their options and their state."""
+"""What all modules that read a shared array have in common: options and state."""
 
 from collections.abc import Mapping
 from typing import Any, TypedDict
@@ -14,6 +14,7 @@ from robe_numba.torch.fused import FusedOptimizer
 COMPRESSION = 100
 UMA_SEED = 1024  # of the authors' release
 OF_ARRAY = ("compression", "array_size", "scale", "optimizer")
+OF_SPEC = ("block_size", "hash", "seed", "sign", "alignment")
 
 
 class Options(TypedDict, total=False):
@@ -22,18 +23,18 @@ class Options(TypedDict, total=False):
     Attributes
     ----------
     compression : float
-        Elements of the tables per element of the array, 100 unless something else sets the size.
-        The array has at least `block_size` elements.
+        How many times smaller than the tables the array is; 100 if neither `array_size` nor
+        `array` is given. The array always holds at least one block or row.
     array_size : int
         m, elements of the array.
     array : RobeArray
-        An array that other modules read too.
+        An existing array to read, which other modules may read too.
     block_size : int
         Z, contiguous elements read per hash; by default d.
     hash : {"multiply-shift", "paper", "uma"}
         See `robe_numba.RobeSpec`; "uma" reads arrays of the authors' release.
     seed : int
-        Key of the hash; by default one that no other reader of the array has.
+        Seed of the hash; by default one that no other module on the same array has.
     sign : bool
         Multiply elements by hashed signs; by default True, except for "uma".
     alignment : int
@@ -41,7 +42,7 @@ class Options(TypedDict, total=False):
     scale : float
         Half-width of the uniform initial values; by default 0.001.
     optimizer : FusedSGD or FusedAdagrad
-        Steps during backward; by default the array has a dense gradient for `torch.optim`.
+        Updates the array during backward; by default it has a dense gradient for `torch.optim`.
     """
 
     compression: float
@@ -64,7 +65,7 @@ class RobeReader(nn.Module):
     array : RobeArray
         The only parameter.
     spec : RobeSpec
-        How rows are read. It is part of `state_dict`, and a state of another spec is refused.
+        How rows are read. It is saved in `state_dict`, and a state with another spec is refused.
     """
 
     def __init__(self, array: RobeArray, spec: RobeSpec):
@@ -94,20 +95,20 @@ class RobeReader(nn.Module):
         return self.spec.embedding_dim
 
     def reset_parameters(self) -> None:
-        """Draw new values for the whole array; other modules that read it get them too."""
+        """Draw new values for the whole array, which also changes other modules that read it."""
         self.array.reset_parameters()
 
     def get_extra_state(self) -> Tensor:
-        """The spec for `state_dict`: its JSON as bytes, which every file format holds."""
+        """The spec for `state_dict`: its JSON as bytes, which any file format can hold."""
         return torch.tensor(list(self._spec_text.encode()), dtype=torch.uint8)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Require a state of this module's spec.
+        """Check that a saved state has the spec of this module.
 
         Raises
         ------
         ValueError
-            It is that of another spec; the array has not been written.
+            It has another spec. The array is unchanged.
         """
         saved = RobeSpec.from_json(bytes(state.tolist()).decode())
         if saved != self.spec:
@@ -116,10 +117,12 @@ class RobeReader(nn.Module):
                 f"module with the arguments of the saved one"
             )
 
-    def _describe(self, num_embeddings: int | None, **options: Any) -> str:
-        """For `extra_repr`."""
-        given = [f"{name}={value!r}" for name, value in options.items() if value is not None]
-        return ", ".join([f"{num_embeddings}, {self.embedding_dim}", *given, str(self.spec)])
+    def _describe(self, size: int | None, **options: Any) -> str:
+        """For `extra_repr`: the first two arguments, then options and how rows are read."""
+        given = {name: value for name, value in options.items() if value is not None}
+        given |= {name: getattr(self.spec, name) for name in OF_SPEC}
+        named = [f"{name}={value!r}" for name, value in given.items()]
+        return ", ".join([f"{size}, {self.embedding_dim}", *named])
 
 
 def array_and_spec(
@@ -130,7 +133,7 @@ def array_and_spec(
     dtype: torch.dtype | None,
     options: Mapping[str, Any],
 ) -> tuple[RobeArray, RobeSpec]:
-    """The array of a module, new unless it is among the options, and how it is read."""
+    """The array of a module, taken from the options or new, and the spec that reads it."""
     unknown = set(options) - set(Options.__annotations__)
     if unknown:
         raise TypeError(
@@ -169,13 +172,13 @@ def refuse_options(
     weight: Tensor | None = None,
     freeze: bool = False,
 ) -> None:
-    """Raise what a hashed table cannot have, with what to use instead."""
+    """Refuse what a hashed table cannot have, and say what to use instead."""
     wrong = {
         "max_norm": max_norm is not None
         and "rows share their elements, so they cannot be scaled one by one; normalise the output",
         "scale_grad_by_freq": scale_grad_by_freq
         and "rows share their elements; use optimizer=FusedAdagrad(lr) or torch.optim.Adagrad, "
-        "which slow down what occurs often",
+        "which take smaller steps for ids that occur often",
         "sparse": sparse
         and "the gradient of the array is dense; use optimizer=FusedSGD(lr) or FusedAdagrad(lr), "
         "which move only what was read",
@@ -197,12 +200,12 @@ def _array_size(dim: int, num_embeddings: tuple[int, ...] | None, given: Mapping
         return check_int("array_size", given["array_size"], 1, MAX_SIZE)
     if num_embeddings is None:
         raise ValueError(
-            "num_embeddings is None, so the size of the array does not follow from it; give "
+            "num_embeddings is None, so the size of the array cannot be computed from it; give "
             "array_size or array"
         )
     compression = check_scalar("compression", given.get("compression", COMPRESSION), 0)
     if compression == 0:
-        raise ValueError("compression is 0; it must be greater, as 100")
+        raise ValueError("compression is 0; it must be positive, such as 100")
     sizes = [
         check_int(f"num_embeddings[{t}]", n, 1, MAX_SIZE) for t, n in enumerate(num_embeddings)
     ]
@@ -224,8 +227,18 @@ def _check_shared(
         )
 
 
+def table_shape(table: Tensor) -> tuple[int, int]:
+    """The shape (num_embeddings, d) of a trained table."""
+    if table.dim() != 2:
+        raise ValueError(
+            f"embeddings has shape {tuple(table.shape)}; it must be (num_embeddings, embedding_dim)"
+        )
+    rows, dim = table.shape
+    return rows, dim
+
+
 def options_like(table: Tensor, options: Options) -> dict[str, Any]:
-    """The options, and unless an array is among them the device and dtype of a table."""
+    """The options, with the device and dtype of a table unless they have an array."""
     if "array" in options:
         return dict(options)
     return {"device": table.device, "dtype": table.dtype, **options}

@@ -116,4 +116,4 @@ class RobeTables(RobeReader):
         return read_bags(self.array, *arguments)
 
     def extra_repr(self) -> str:
-        return str(self.spec)
+        return self._describe(self.num_tables, num_embeddings=self.spec.num_embeddings)

@@ -104,4 +104,4 @@ def test_it_prints_the_report_and_a_line_for_each_model(tmp_path, monkeypatch, c
     assert name == "uncompressed"
     name, after = re.fullmatch(line, last).groups()
     assert name == "compressed"
-    assert report[-1].split() == ["in", "all", *before.split(), *after.split()]
+    assert report[-1].split() == ["total", *before.split(), *after.split()]

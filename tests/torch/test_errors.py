@@ -71,7 +71,7 @@ def test_padding_outside_the_table(kind, padding_idx):
 ARRAY = rt.RobeArray(50)
 OPTIONS = [
     ({"compresion": 10}, TypeError, "unknown option 'compresion'; choose among compression, "),
-    ({"compression": 0}, ValueError, "compression is 0; it must be greater"),
+    ({"compression": 0}, ValueError, "compression is 0; it must be positive"),
     ({"compression": -3}, ValueError, "compression"),
     ({"compression": float("nan")}, ValueError, "compression"),
     ({"compression": "10"}, TypeError, "compression"),
@@ -261,6 +261,22 @@ def test_what_is_no_tensor():
         rt.RobeEmbeddingBag(*SIZE)([[1, 2]])
     with pytest.raises(TypeError, match=r"must be a Tensor, got .*; use torch.tensor"):
         rt.RobeTables(2, 6, array_size=50)(np.array([[1, 2]]))
+
+
+@pytest.mark.parametrize("kind", [rt.RobeEmbedding, rt.RobeEmbeddingBag])
+def test_a_trained_table_has_two_dimensions(kind):
+    with pytest.raises(ValueError, match=r"shape \(5,\); it must be \(num_embeddings, emb"):
+        kind.from_pretrained(torch.ones(5))
+
+
+def test_wrong_constants_of_a_fused_optimizer():
+    for kind in (rt.FusedSGD, rt.FusedAdagrad):
+        with pytest.raises(ValueError, match="lr is -1"):
+            kind(-1.0)
+        with pytest.raises(TypeError, match="lr must be a number, got the string"):
+            kind("0.1")
+    with pytest.raises(ValueError, match="eps is -1"):
+        rt.FusedAdagrad(0.1, -1)
 
 
 @pytest.mark.parametrize("lr", [-1.0, float("nan"), float("inf")])

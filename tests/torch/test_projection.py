@@ -104,7 +104,7 @@ def test_wrong_tables_are_refused_with_nothing_written():
     before = array.weight.detach().clone()
     wrong = [
         ({one: torch.ones(9, 6), other: torch.ones(9, 6)}, r"shapes \[\(9, 6\)\]; expected"),
-        ({one: torch.ones(9, 6), apart: torch.ones(9, 6)}, "read 2 arrays; project them one by"),
+        ({one: torch.ones(9, 6), apart: torch.ones(9, 6)}, "read 2 arrays; call project once per"),
         ({free: torch.ones(9, 6)}, "num_embeddings is None"),
         ({}, "read 0 arrays"),
     ]
@@ -112,3 +112,5 @@ def test_wrong_tables_are_refused_with_nothing_written():
         with pytest.raises(ValueError, match=words):
             rt.project(tables)
         assert torch.equal(array.weight, before)
+    with pytest.raises(TypeError, match="mapping of modules"):
+        rt.project([one])
