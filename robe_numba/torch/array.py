@@ -150,9 +150,7 @@ class RobeArray(nn.Module):
             )
         use = 0
         if torch.compiler.is_compiling():
-            use = (
-                _next_use()
-            )  # so that a compiler does not merge equal calls
+            use = _next_use()  # so that a compiler does not merge equal calls
         elif torch._C._current_graph_task_id() != -1:
             use = WITHIN_BACKWARD
         return True, self.anchor, self.number, use

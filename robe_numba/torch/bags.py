@@ -90,7 +90,7 @@ def _bag_backward(ctx: Any, grad_out: Tensor | None, _: Any) -> tuple[Any, ...]:
 def _bag_jvp(
     ctx: Any, of_array: Tensor | None, _: Any, __: Any, of_weights: Tensor | None, *___: Any
 ) -> tuple[Tensor | None, None]:
-    """Sums and means are linear in the array, and in the weights."""
+    """Sums and means are linear in the array and in the weights."""
     array, indices, offsets, weights = ctx.saved_tensors
     if ctx.constants[1] == "max":
         raise NotImplementedError("mode 'max' has no forward-mode derivative; use backward")

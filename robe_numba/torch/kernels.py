@@ -1,4 +1,4 @@
-"""The kernels on tensors, without copies: on their device, and on a GPU on their current stream.
+"""Calls of the kernels on tensors, without copies, on their device and its current stream.
 
 Nothing here is recorded for autograd.
 """
@@ -47,7 +47,7 @@ class Bags(NamedTuple):
     padding_idx: int | None
 
     def arguments(self) -> dict[str, Any]:
-        """What `robe_numba.embedding_bag` and its gradients and updates call them."""
+        """Keyword arguments of `robe_numba.embedding_bag` and of its gradients and updates."""
         return {
             "indices": view(self.indices),
             "offsets": view(self.offsets),
@@ -60,12 +60,12 @@ class Bags(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def spec_of(text: str) -> RobeSpec:
-    """The spec of a JSON text; operators take the text, which a graph can hold."""
+    """The spec from its JSON; operators take JSON, as a graph can hold a string."""
     return RobeSpec.from_json(text)
 
 
 def view(tensor: Tensor) -> Any:
-    """A tensor as kernels take it: a NumPy array in the same memory, or on a GPU itself."""
+    """A tensor as the kernels take it: on the CPU a NumPy view, on a GPU the tensor itself."""
     if tensor.requires_grad:
         tensor = tensor.detach()
     tensor = tensor.contiguous()
@@ -78,9 +78,9 @@ def view(tensor: Tensor) -> Any:
 
 @cache
 def start_threads() -> None:
-    """Start Numba's threads before the first kernel does, and leave torch its number of threads.
+    """Start Numba's threads without changing torch's number of threads.
 
-    Where both use OpenMP, starting them sets that number too.
+    Where both use OpenMP, starting Numba's threads sets that number too.
     """
     number = torch.get_num_threads()
     parallel._launch_threads()
@@ -95,8 +95,8 @@ def real_dtype(dtype: torch.dtype) -> torch.dtype:
 def lookup(array: Tensor, rows: Rows, keep_starts: bool) -> tuple[Tensor, Tensor]:
     """Read rows (*indices.shape, d) of the array's dtype.
 
-    Also returns the starts of their blocks, (*indices.shape, num_blocks) int64, or (0,) where they
-    are not kept.
+    Also returns the starts of their blocks, (*indices.shape, num_blocks) int64, or (0,) if they are
+    not kept.
     """
     start_threads()
     indices, spec, padding_idx = rows
@@ -117,7 +117,7 @@ def lookup(array: Tensor, rows: Rows, keep_starts: bool) -> tuple[Tensor, Tensor
 def _lookup_on_cpu(
     array: Tensor, indices: Tensor, spec: RobeSpec, keep_starts: bool
 ) -> tuple[Tensor, Tensor]:
-    """As `robe_numba.lookup`, but only the caller's tensors are checked: each check takes time."""
+    """As `robe_numba.lookup`, but checks only the caller's tensors, to save time."""
     stored = check_stored_array(view(array), spec)
     ids, shape = check_indices(_as_rows(indices, spec), spec), indices.shape
     out = aligned_empty((*shape, spec.embedding_dim), real_dtype_of(stored))
@@ -129,7 +129,7 @@ def _lookup_on_cpu(
 def _lookup_on_gpu(
     array: Tensor, indices: Tensor, spec: RobeSpec, keep_starts: bool
 ) -> tuple[Tensor, Tensor]:
-    """As `robe_numba.lookup`, into memory of torch, which knows the streams that use it."""
+    """As `robe_numba.lookup`, into memory allocated by torch, which tracks streams."""
     out = _empty((*indices.shape, spec.embedding_dim), array)
     starts = _starts((*indices.shape, spec.num_blocks), keep_starts, array.device)
     rn.lookup(
@@ -153,7 +153,7 @@ def lookup_gradient(grad_out: Tensor, rows: Rows, starts: Tensor) -> Tensor:
 
 
 def lookup_arguments(grad_out: Tensor, rows: Rows, starts: Tensor) -> dict[str, Any]:
-    """What gradients and updates of rows are called with."""
+    """Keyword arguments of the gradients and updates of rows."""
     spec = rows.spec
     grads = grad_out.to(real_dtype(grad_out.dtype))
     if rows.padding_idx is not None:
@@ -205,7 +205,7 @@ def _pool_on_cpu(array: Tensor, bags: Bags, keep_starts: bool) -> tuple[Tensor, 
 
 
 def _pool_on_gpu(array: Tensor, bags: Bags, keep_starts: bool) -> tuple[Tensor, Tensor]:
-    """As `robe_numba.embedding_bag`, into memory of torch, which knows the streams that use it."""
+    """As `robe_numba.embedding_bag`, into memory allocated by torch, which tracks streams."""
     spec = bags.spec
     starts = _starts((bags.indices.numel(), spec.num_blocks), keep_starts, array.device)
     batch = (bags.offsets.numel() - 1) // spec.num_tables
@@ -224,7 +224,7 @@ def bag_gradient(array: Tensor | None, grad_out: Tensor, bags: Bags, starts: Ten
 
 
 def bag_arguments(grad_out: Tensor, bags: Bags, starts: Tensor) -> dict[str, Any]:
-    """What gradients and updates of bags are called with."""
+    """Keyword arguments of the gradients and updates of bags."""
     real = real_dtype(grad_out.dtype)
     if bags.weights is not None:
         bags = bags._replace(weights=bags.weights.to(real))
@@ -242,7 +242,7 @@ def weights_gradient(array: Tensor, grad_out: Tensor, bags: Bags) -> Tensor:
     sizes = bags.offsets.diff()
     bag = torch.repeat_interleave(sizes, output_size=len(indices))
     table = bag // batch
-    # One id per table is looked up at a time, so the ids of each table become a column.
+    # A lookup takes one id per table, so the ids of each table become a column.
     of_table = sizes.view(spec.num_tables, -1).sum(1)
     place = torch.arange(len(bag), device=bag.device) - (of_table.cumsum(0) - of_table)[table]
     columns = indices.new_zeros((int(of_table.max()), spec.num_tables))
@@ -253,7 +253,7 @@ def weights_gradient(array: Tensor, grad_out: Tensor, bags: Bags) -> Tensor:
 
 
 def check_indices_shape(indices: Tensor, spec: RobeSpec) -> None:
-    """Require one id per table, last; a single table takes any shape."""
+    """Require one id per table in the last dimension; a single table takes any shape."""
     if spec.num_tables > 1 and indices.shape[-1:] != (spec.num_tables,):
         raise ValueError(
             f"indices has shape {tuple(indices.shape)}; expected (..., num_tables) with "
@@ -272,7 +272,7 @@ def _check_dtype(name: str, tensor: Any, dtypes: tuple[torch.dtype, ...]) -> Non
 
 
 def _starts(shape: tuple[int, ...], keep: bool, device: torch.device) -> Tensor:
-    """Memory for starts; (0,) where they are not kept."""
+    """Memory for starts, or (0,) if they are not kept."""
     return torch.empty(shape if keep else (0,), dtype=torch.int64, device=device)
 
 
@@ -286,7 +286,7 @@ def _as_dtype(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _as_rows(tensor: Tensor, spec: RobeSpec, *rest: int) -> Any:
-    """A tensor (..., num_tables, *rest) as kernels take it, with one dimension for the batch."""
+    """A tensor (..., num_tables, *rest) as the kernels take it: (batch, num_tables, *rest)."""
     return view(tensor).reshape(-1, spec.num_tables, *rest)
 
 
@@ -302,7 +302,7 @@ def _raise_as_torch(
     function: Callable[[Any, Tensor], Tensor],
     indices: Any,
 ) -> NoReturn:
-    """Raise an error of the type and with the words of torch, where torch refuses this too.
+    """Raise an error with torch's type and words added, if torch refuses these arguments too.
 
     torch's function is called with a table that takes no memory.
     """
@@ -316,7 +316,7 @@ def _raise_as_torch(
 
 
 def _embedding_bag(bags: Bags, table: Tensor) -> Tensor:
-    """torch's function of that name, of the bags of one table."""
+    """torch's `embedding_bag`, called with the bags of one table."""
     last = _rises(bags.offsets)
     return functional.embedding_bag(
         bags.indices,
@@ -330,5 +330,5 @@ def _embedding_bag(bags: Bags, table: Tensor) -> Tensor:
 
 
 def _rises(offsets: Tensor) -> bool:
-    """Whether no offset is below the one before it."""
+    """Whether the offsets never decrease."""
     return bool((offsets.diff() >= 0).all())

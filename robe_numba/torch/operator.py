@@ -1,4 +1,4 @@
-"""A function of tensors with a gradient, for every way in which torch calls it."""
+"""A differentiable function of tensors that works in every mode of torch."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,20 +12,20 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 
 
 class Operator:
-    """A function of tensors and of constants that a graph can hold.
+    """A differentiable function of tensors and of constants that a graph can hold.
 
-    Eager calls are an `autograd.Function`, or without gradients the function itself. Where torch
-    looks into a call, to compile, export or fake it, it sees an operator of `torch.library`, which
-    costs tens of microseconds more. `torch.func` needs an `autograd.Function` of another form. All
-    share `save` and `backward`.
+    An eager call uses an `autograd.Function`, or the plain function if no gradient is needed. To
+    compile, export or fake a call, torch needs an operator of `torch.library`, which takes tens of
+    microseconds more. `torch.func` needs another form of `autograd.Function`. All three share
+    `save` and `backward`.
 
-    torch keeps compiled graphs on disk by the names and arguments of operators. If the gradient of
-    an operator changes, so must its name.
+    torch caches compiled graphs on disk by the names and arguments of operators, not by their code.
+    So if the gradient of an operator changes, its name must change too.
 
     Parameters
     ----------
     forward : callable
-        The function. Its name and annotations are those of the operator of `torch.library`.
+        The function. Its name and annotations define the operator of `torch.library`.
     fake : callable
         As `forward`, for tensors without values.
     save : callable
@@ -33,7 +33,7 @@ class Operator:
     backward : callable
         Called with (ctx, *gradients of the outputs); returns a gradient or None for each input.
     vmap : callable, optional
-        As the static method of `autograd.Function`; by default calls one by one.
+        As the static method of `autograd.Function`; by default a loop over the batch.
     jvp : callable, optional
         Called with (ctx, *tangents of the inputs); returns the tangents of the outputs.
     """
@@ -55,7 +55,7 @@ class Operator:
         self._visible.register_autograd(backward, setup_context=save)
         self._visible.register_vmap(vmap)
 
-        # `Function.apply` first asks, for microseconds, what `__call__` has found out.
+        # `Function.apply` would check again, for microseconds, what `__call__` has checked.
         class Eager(_SingleLevelFunction):
             @staticmethod
             def forward(ctx: Any, *inputs: Any) -> Any:
@@ -111,9 +111,9 @@ class Operator:
 
 
 def call_for_effect(operator: Operator, *inputs: Any) -> Tensor | None:
-    """Call an operator for its effect, and return what keeps the call in a graph.
+    """Call an operator for its side effect; the result keeps the call in a compiled graph.
 
-    Where no graph is made, call its function, which costs less, and return None.
+    Where no graph is made, call the plain function, which is faster, and return None.
     """
     if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
         return operator(*inputs)

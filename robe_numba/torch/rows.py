@@ -1,8 +1,7 @@
 """Reading rows, with gradients of any order.
 
-An array with a fused optimizer is not differentiated. Instead its `anchor`, a tensor that
-requires a gradient, makes autograd call the backward of each use, which hands the gradient over to
-the array of that number.
+An array with a fused optimizer requires no gradient. Instead its `anchor`, a dummy tensor that
+requires one, makes autograd call the backward of each use, which passes the gradient to the array.
 """
 
 from typing import Any
@@ -18,7 +17,7 @@ from robe_numba.torch.operator import Operator, call_for_effect, no_second_gradi
 
 
 def read_rows(array: RobeArray, indices: Tensor, spec: str, padding_idx: int | None) -> Tensor:
-    """Rows (*indices.shape, d) of indices (..., num_tables); `spec` is a JSON text."""
+    """Rows (*indices.shape, d) of indices (..., num_tables); `spec` is JSON."""
     return lookup(array.weight, indices, spec, padding_idx, *array.owner())[0]
 
 
@@ -71,7 +70,7 @@ def _lookup_jvp(ctx: Any, of_array: Tensor, *_: Any) -> tuple[Tensor, None]:
 
 
 def _vmap_lookup(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> Any:
-    """More indices for one array are one call."""
+    """Indices with a batch dimension for one array are read in one call."""
     if in_dims[0] is not None:
         return lookup._one_by_one(info, in_dims, *inputs)
     indices = inputs[1].movedim(in_dims[1], 0)
@@ -102,7 +101,7 @@ def _save_gradient(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _gradient_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    """The gradient is linear in `grad_out`, so its own gradient is read as rows are."""
+    """The gradient is linear in `grad_out`, so its own gradient is a lookup in `grad`."""
     rows, _ = lookup(grad, *ctx.saved_tensors, *ctx.constants, False, None, 0, 0)
     return rows, None, None, None, None
 

@@ -14,21 +14,21 @@ from robe_numba.torch.rows import read_rows
 
 
 class RobeTables(RobeReader):
-    """All tables of a model in one module, which reads them in one call.
+    """All embedding tables of a model in one module, which reads them in one call.
 
     Parameters
     ----------
     num_tables : int
-        T, categorical features.
+        T, one for each categorical feature.
     embedding_dim : int
         d, elements of one embedding.
     num_embeddings : sequence of int, optional
-        Rows of each table; an id outside its table is an error. With None any 64-bit id is legal,
-        and the size of the array must be given.
+        Rows of each table; an id outside its table is an error. With None, any 64-bit id is
+        allowed, and `array_size` or `array` must be given.
     device, dtype
         Of the array.
     **options
-        See `Options`.
+        See `robe_numba.torch.reader.Options`.
 
     Raises
     ------
@@ -50,14 +50,14 @@ class RobeTables(RobeReader):
 
     @classmethod
     def from_spec(cls, spec: RobeSpec, array: RobeArray | None = None) -> Self:
-        """The tables of a spec, which read the given array or a new one."""
+        """The tables that a `RobeSpec` describes, reading the given array or a new one."""
         module = cls.__new__(cls)
         RobeReader.__init__(module, array or RobeArray(spec.array_size), spec)
         return module
 
     @property
     def num_tables(self) -> int:
-        """T."""
+        """T, the number of tables."""
         return self.spec.num_tables
 
     def forward(self, indices: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ class RobeTables(RobeReader):
         Raises
         ------
         TypeError, ValueError
-            Another dtype or shape, or an id outside its table (not checked on a GPU).
+            The dtype or shape is wrong, or an id is outside its table (not checked on a GPU).
         """
         return read_rows(self.array, indices, self._spec_text, None)
 
@@ -87,7 +87,7 @@ class RobeTables(RobeReader):
         per_sample_weights: Tensor | None = None,
         padding_idx: int | None = None,
     ) -> Tensor:
-        """Pool bags of ids, table-major as in FBGEMM and TorchRec.
+        """Pool bags of ids, which are table-major as in FBGEMM and TorchRec.
 
         Parameters
         ----------
@@ -98,7 +98,7 @@ class RobeTables(RobeReader):
         mode : {"sum", "mean", "max"}
             How embeddings are pooled.
         per_sample_weights : Tensor, (n,) of the dtype of the array, optional
-            Factor of each id; with "sum" alone.
+            A factor for each id; only with mode "sum".
         padding_idx : int, optional
             An id that is left out of every bag, and out of the count of "mean".
 
@@ -110,7 +110,7 @@ class RobeTables(RobeReader):
         Raises
         ------
         TypeError, ValueError
-            As `robe_numba.embedding_bag`.
+            As for `robe_numba.embedding_bag`.
         """
         arguments = (values, offsets, per_sample_weights, self._spec_text, mode, padding_idx)
         return read_bags(self.array, *arguments)
