@@ -1,4 +1,4 @@
-"""Runs of `robe train` as torch modules, and back; needs the extra `cli`."""
+"""Runs of `robe train` as torch modules, and back. Needs the extra `cli`."""
 
 import copy
 import math
@@ -21,19 +21,19 @@ ARRAY = "embedding.array"
 
 
 class RobeDLRM(nn.Module):
-    """The DLRM of `robe train` in torch, with the same parameters.
+    """The DLRM of `robe train` as a torch module with the same parameters.
 
     Parameters
     ----------
     config : DLRMConfig
-        Widths of the MLPs, interaction.
+        Widths of the MLPs and the interaction.
     tables : RobeTables
-        Of `config.num_tables` tables with `config.embedding_dim` elements a row.
+        `config.num_tables` tables with rows of `config.embedding_dim` elements.
 
     Raises
     ------
     ValueError
-        The tables are others.
+        `tables` has another number of tables or another width.
 
     Notes
     -----
@@ -48,8 +48,8 @@ class RobeDLRM(nn.Module):
         )
         if shape != wanted:
             raise ValueError(
-                f"tables has (num_tables, embedding_dim) = {shape}, but config {wanted}; make them "
-                f"equal"
+                f"tables has (num_tables, embedding_dim) = {shape}, but config has {wanted}; make "
+                f"them equal"
             )
         self.config, self.tables = config, tables
         self.bottom = _mlp(config.bottom_widths)
@@ -58,12 +58,12 @@ class RobeDLRM(nn.Module):
         self.register_buffer("_pairs", pairs, persistent=False)
 
     def forward(self, dense: Tensor, indices: Tensor) -> Tensor:
-        """Score rows.
+        """Compute the logits of a batch.
 
         Parameters
         ----------
         dense : Tensor, (batch, num_dense)
-            Dense features, as transformed at ingestion.
+            Dense features as in the dataset, transformed by `robe ingest`.
         indices : Tensor, (batch, num_tables)
             Raw ids.
 
@@ -81,7 +81,7 @@ class RobeDLRM(nn.Module):
 
 
 def load_run(path: str | os.PathLike[str]) -> RobeDLRM:
-    """The model of a run of `robe train`, ready to score or to train on.
+    """Load the model of a run of `robe train`, to score or to train further.
 
     Parameters
     ----------
@@ -91,12 +91,12 @@ def load_run(path: str | os.PathLike[str]) -> RobeDLRM:
     Returns
     -------
     RobeDLRM
-        On the CPU.
+        On the CPU, in training mode, with a dense gradient of the array.
 
     Raises
     ------
     ValueError, OSError
-        It is not such a run, or its files are damaged or cannot be read.
+        The folder is not such a run, or its files are damaged or cannot be read.
     """
     from robe_numba.dlrm.embeddings.kinds import specs_from
     from robe_numba.training.run.folder import RunFolder
@@ -107,8 +107,8 @@ def load_run(path: str | os.PathLike[str]) -> RobeDLRM:
     embedding = folder.config["embedding"]
     if embedding["kind"] not in ("robe", "hashed"):
         raise ValueError(
-            f"{path} has the embedding {embedding['kind']!r}; only robe and hashed read hashed "
-            f"rows, as RobeTables does"
+            f"{path} has the embedding {embedding['kind']!r}; only runs with robe or hashed can be "
+            f"loaded as RobeTables"
         )
     spec = specs_from(embedding["kind"], embedding["specs"])["array"]
     assert isinstance(spec, RobeSpec)
@@ -124,21 +124,22 @@ def load_run(path: str | os.PathLike[str]) -> RobeDLRM:
 
 
 def save_run(model: RobeDLRM, run: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
-    """Write a model that `load_run` loaded as a run that `robe evaluate` and `predict` read.
+    """Save a model from `load_run` as a run that `robe evaluate` and `robe predict` can read.
 
     Parameters
     ----------
     model : RobeDLRM
-        From `load_run`, perhaps trained further.
+        From `load_run`, perhaps trained further. Other dtypes are converted to float32.
     run : path
-        The run that it was loaded from, which has the settings and facts of the data.
+        The run that it was loaded from. Its settings and facts of the data are copied.
     path : path
-        The folder to make.
+        The folder to make. It has no checkpoint and no metrics: `robe train --resume` would train
+        from scratch there and replace the model.
 
     Raises
     ------
     ValueError, OSError
-        The model has another shape than the run's, or the folder exists or cannot be written.
+        The model has other shapes than that of the run, or the folder exists or cannot be written.
     """
     from robe_numba.training.run.config_file import CONFIG, write_config
     from robe_numba.training.run.folder import RunFolder
@@ -146,7 +147,7 @@ def save_run(model: RobeDLRM, run: str | os.PathLike[str], path: str | os.PathLi
     source = RunFolder(run)
     scored = source.load_model()
     arrays: dict[str, np.ndarray] = {
-        name: parameter.detach().cpu().numpy()
+        name: parameter.detach().cpu().float().numpy()
         for name, parameter in [
             *_dense_parameters(model).items(),
             (ARRAY, model.tables.array.weight),
@@ -174,7 +175,7 @@ def _mlp(widths: tuple[int, ...]) -> nn.Sequential:
 
 
 def _dense_parameters(model: RobeDLRM) -> dict[str, Any]:
-    """Parameters of the MLPs by their names in a run: there layers count without the ReLUs."""
+    """Parameters of the MLPs by their names in a run, which does not number the ReLUs."""
     return {
         f"{part}.{number}.{kind}": parameter
         for part in ("bottom", "top")

@@ -70,7 +70,7 @@ def test_logits_are_those_of_the_oracle(interaction):
 
 
 def test_tables_without_hashing_are_refused(runs):
-    with pytest.raises(ValueError, match="embedding 'full'; only robe and hashed"):
+    with pytest.raises(ValueError, match="embedding 'full'; only runs with robe or hashed"):
         rt.load_run(runs["full"])
 
 
@@ -106,6 +106,15 @@ def test_a_model_that_was_trained_further_is_read_by_robe(runs, rows, dataset, t
         outputs.append(output)
     assert outputs[0] != outputs[1]
     assert "AUC" in outputs[1]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=str)
+def test_other_dtypes_are_saved_as_float32(runs, rows, tmp_path, dtype):
+    model = rt.load_run(runs["robe"]).to(dtype)
+    rt.save_run(model, runs["robe"], tmp_path / "copy")
+    saved = rt.load_run(tmp_path / "copy")
+    for name, values in model.float().state_dict().items():
+        assert torch.equal(saved.state_dict()[name], values)
 
 
 def test_nothing_is_saved_over_a_folder_or_as_a_run_of_another_shape(runs, tmp_path):
