@@ -1,8 +1,8 @@
-"""ROBE in JAX: reading rows and bags by operations of `jax.numpy` alone, on whatever XLA runs on.
+"""ROBE in JAX: rows and bags read with `jax.numpy` operations only, on anything XLA supports.
 
-Starts and signs have the bits of `robe_numba`, so an array trained there is read here and the other
-way round. All functions are differentiable and work under `jax.jit`, `jax.vmap` and `jax.grad`. The
-spec is static: close over it, or name it in `static_argnames`. See docs/jax.md.
+Starts and signs have the same bits as in `robe_numba`, so each can read arrays that the other
+trained. `lookup` and `embedding_bag` are differentiable and work under `jax.jit` and `jax.vmap`.
+The spec is static: close over it, or name it in `static_argnames`. See docs/jax.md.
 """
 
 try:

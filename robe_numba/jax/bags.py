@@ -42,7 +42,7 @@ def embedding_bag(
     mode : {"sum", "mean", "max"}
         How embeddings are pooled; static.
     per_sample_weights : array (n,) of the result's dtype, optional
-        Factor of each id; only with "sum".
+        A factor for each id; only with "sum".
     padding_idx : int, optional
         An id that is left out of every bag, and out of the count of "mean"; static. It may lie
         outside the tables, as -1 does.
@@ -57,9 +57,9 @@ def embedding_bag(
     Raises
     ------
     TypeError, ValueError
-        An argument of another type, shape or dtype, known offsets that fall or do not span the
-        indices, a known index outside its table, or more than 2**31 elements without JAX's 64-bit
-        mode.
+        An argument of the wrong type, shape or dtype, known offsets that decrease or do not span
+        the indices, a known index outside its table, or more than 2**31 elements without JAX's
+        64-bit mode.
     """
     check_size(spec)
     array = check_array(array, spec)

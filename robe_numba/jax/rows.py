@@ -62,13 +62,13 @@ def lookup(array: Any, indices: Any, spec: Spec) -> jax.Array:
     Returns
     -------
     jax.Array, (..., num_tables, d) of the dtype of `array`, or float32 for halves
-        The embeddings, with the bits of `robe_numba.lookup`. With num_embeddings, the row of an id
-        outside its table is an error where the id is known, and NaN where it is traced.
+        The embeddings, bit for bit those of `robe_numba.lookup`. With num_embeddings, an id outside
+        its table is an error where it is known, and gives a row of NaN where it is traced.
 
     Raises
     ------
     TypeError, ValueError
-        An argument of another type, shape or dtype, a known index outside its table, or more than
+        An argument of the wrong type, shape or dtype, a known index outside its table, or more than
         2**31 elements without JAX's 64-bit mode.
 
     Notes
