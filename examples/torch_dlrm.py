@@ -3,9 +3,9 @@
     python examples/torch_dlrm.py
 
 generates a click log like Criteo's and trains the model on it with uncompressed tables. Then it
-compresses the tables of a new model, which takes one line, and trains that. It prints what became
-of each table, and for both models the memory of the embeddings, the AUC on the last tenth of the
-rows and the seconds of training. This takes less than a minute.
+compresses the tables of a new model, which takes one line, and trains that. It prints the size of
+each table before and after, and for both models the memory of the embeddings, the AUC on the last
+tenth of the rows and the seconds of training. This takes less than a minute.
 """
 
 import argparse
@@ -77,11 +77,11 @@ def batches(split: Split, seed: int | None = None) -> Iterator[tuple[Tensor, Ten
 def train(model: DLRM, split: Split, seed: int) -> None:
     """Train for one epoch."""
     mlps = [*model.bottom.parameters(), *model.top.parameters()]
-    tables = [p for p in model.tables.parameters() if p.requires_grad]  # a fused array needs none
+    tables = [p for p in model.tables.parameters() if p.requires_grad]  # not a fused array
     groups = [{"params": mlps}, {"params": tables, "eps": EPS}]
     optimizer = torch.optim.Adagrad(groups, lr=LR)
     loss_function = nn.BCEWithLogitsLoss()
-    torch.sparse.check_sparse_tensor_invariants.disable()  # the default, but Adagrad warns of it
+    torch.sparse.check_sparse_tensor_invariants.disable()  # Adagrad warns if unset
     model.train()
     for dense, indices, labels in batches(split, seed):
         optimizer.zero_grad()
@@ -99,7 +99,7 @@ def evaluate(model: DLRM, split: Split) -> float:
 
 
 def make_data(folder: Path, rows: int) -> Dataset:
-    """Generate a log and ingest it; ids are numbered from 0 in each column, as tables need it."""
+    """Generate a log and ingest it; ids are numbered from 0 in each column, as tables need."""
     folder.mkdir(parents=True, exist_ok=True)
     Generator(scale=SCALE).write(folder / "clicks.tsv", rows)
     ingest(folder / "clicks.tsv", folder / "data", ids="appearance")
@@ -107,7 +107,7 @@ def make_data(folder: Path, rows: int) -> Dataset:
 
 
 def compare(data: Dataset, compression: float, seed: int) -> None:
-    """Train both models, and print what they need and are worth."""
+    """Train both models, and print their sizes and results."""
     table_rows = [column.rows for column in data.manifest.vocabulary]
     torch.manual_seed(seed)
     model = DLRM(data.schema.num_dense, table_rows)
@@ -130,13 +130,13 @@ def train_and_test(model: DLRM, data: Dataset, seed: int) -> tuple[float, float]
 
 
 def print_result(name: str, num_bytes: int, area: float, seconds: float) -> None:
-    """Print a line about a model."""
+    """Print the results of a model in one line."""
     size = format_bytes(num_bytes)
     print(f"{name}: {size} of embeddings, test AUC {area:.4f}, trained in {seconds:.1f} s")
 
 
 def main() -> None:
-    """Read the command line."""
+    """Read the command line and compare both models."""
     parser = argparse.ArgumentParser(description="Train a DLRM, and the same compressed.")
     parser.add_argument("--rows", type=int, default=300_000, help="of the generated log")
     parser.add_argument("--compression", type=float, default=100)
