@@ -47,7 +47,10 @@ class RobeArray(nn.Module):
     Attributes
     ----------
     weight : Parameter, (size,)
-        The array. With a fused optimizer it needs no gradient.
+        The array. With a fused optimizer it has `requires_grad=False`.
+    optimizer : FusedSGD, FusedAdagrad or None
+        As given. Its `lr` may be changed, but do not assign another optimizer: the array is made
+        for this one.
     state_sum : Tensor, (size,)
         Sums of squares of `FusedAdagrad`, a buffer; otherwise None.
     number : int

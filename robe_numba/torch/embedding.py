@@ -28,8 +28,10 @@ class RobeEmbedding(RobeReader):
         d, elements of one embedding.
     padding_idx : int, optional
         An id whose embedding is always 0 and gets no gradient.
-    max_norm, norm_type, scale_grad_by_freq, sparse, _weight, _freeze
+    max_norm, scale_grad_by_freq, sparse, _weight, _freeze
         Accepted only with their default values, as a hashed table cannot support them.
+    norm_type
+        Has no effect without `max_norm`.
     device, dtype
         Of the array.
     **options

@@ -33,8 +33,10 @@ class RobeEmbeddingBag(RobeReader):
         Whether the last element of `offsets` is the end of the last bag.
     padding_idx : int, optional
         An id that is left out of every bag, and out of the count of "mean".
-    max_norm, norm_type, scale_grad_by_freq, sparse, _weight
+    max_norm, scale_grad_by_freq, sparse, _weight
         Accepted only with their default values, as a hashed table cannot support them.
+    norm_type
+        Has no effect without `max_norm`.
 
     Raises
     ------
