@@ -222,8 +222,8 @@ def _check_shared(
     own += [name for name, value in (("device", device), ("dtype", dtype)) if value is not None]
     if own:
         raise ValueError(
-            f"{own[0]} is given, but so is an array, which has its own; give {own[0]} to the "
-            f"RobeArray"
+            f"{own[0]} is given, but so is an array, which fixes it; leave it out, and make the "
+            f"RobeArray to suit"
         )
 
 

@@ -92,7 +92,7 @@ OPTIONS = [
     ({"array": ARRAY, "compression": 3}, ValueError, "compression is given, but so is an array"),
     ({"array": ARRAY, "scale": 1}, ValueError, "scale is given, but so is an array"),
     ({"array": ARRAY, "dtype": torch.float64}, ValueError, "dtype is given, but so is an array"),
-    ({"array": ARRAY, "device": "cpu"}, ValueError, "give device to the RobeArray"),
+    ({"array": ARRAY, "device": "cpu"}, ValueError, "device is given, but"),
     ({"array": ARRAY, "optimizer": rt.FusedSGD(1.0)}, ValueError, "optimizer is given, but"),
 ]
 
