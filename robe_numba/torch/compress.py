@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from robe_numba.checks.scalars import check_scalar
+from robe_numba.checks.scalars import check_scalar, type_name
 from robe_numba.formatting import format_bytes
 from robe_numba.spec import MAX_SIZE, check_int
 from robe_numba.torch.array import SCALE, RobeArray
@@ -119,6 +119,8 @@ def compress(
         has `max_norm` or `scale_grad_by_freq` or another module uses its weight. The model is
         then unchanged.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be an nn.Module, got {type_name(model)}")
     if check_scalar("compression", compression, 0) == 0:
         raise ValueError("compression is 0; it must be positive, such as 100")
     min_rows = check_int("min_rows", min_rows, 1, MAX_SIZE)

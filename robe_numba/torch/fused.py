@@ -107,6 +107,11 @@ class FusedOptimizer:
 
     def step(self, array: Tensor, state_sum: Tensor | None, uses: Sequence[Use]) -> None:
         """Update an array in place with the sum of the gradients of all uses."""
+        if self.has_sums != (state_sum is not None):
+            raise ValueError(
+                f"the array was made for another optimizer than {self!r}; make a RobeArray with "
+                f"optimizer={self!r}, and copy the weight"
+            )
         sums = None if state_sum is None else view(state_sum)
         rates: dict[str, Any] = {"lr": float(self.lr), **self._constants()}
         world = distributed.get_world_size() if _is_distributed() else 1

@@ -255,3 +255,8 @@ def test_projection_saves_loss_of_a_trained_model():
         losses[init] = nn.functional.binary_cross_entropy_with_logits(logits, labels)
     # Without ids the loss would be log 2, which is 0.69.
     assert losses["project"] < 0.5 < 0.69 < losses["fresh"]
+
+
+def test_only_models_are_compressed():
+    with pytest.raises(TypeError, match=r"model must be an nn.Module, got the string 'model'"):
+        rt.compress("model")

@@ -217,3 +217,14 @@ def test_adagrad_for_many_modules_makes_no_dense_gradient(kind, monkeypatch):
     _, modules = modules_of(kind, rt.FusedAdagrad(0.1), (10, 6))
     with pytest.raises(AssertionError, match="whole array"):  # what the test would notice
         loss_of(modules, kind, 0).backward()
+
+
+@pytest.mark.parametrize("made_for", [None, rt.FusedSGD(0.1), rt.FusedAdagrad(0.1)])
+def test_an_array_is_not_moved_by_an_optimizer_of_another_kind(made_for):
+    module = rt.RobeEmbedding(50, 4, optimizer=made_for)
+    with_sums = isinstance(made_for, rt.FusedAdagrad)
+    module.array.optimizer = rt.FusedSGD(0.1) if with_sums else rt.FusedAdagrad(0.1)
+    before = module.array.weight.detach().clone()
+    with pytest.raises(ValueError, match="was made for another optimizer"):
+        module(torch.arange(5)).sum().backward()
+    assert torch.equal(module.array.weight, before)
