@@ -184,7 +184,7 @@ def embedding_bag(array: Tensor, bags: Bags, keep_starts: bool) -> tuple[Tensor,
         pool = _pool_on_gpu if array.is_cuda else _pool_on_cpu
         out, starts = pool(array, bags, keep_starts)
     except (TypeError, ValueError) as error:
-        if spec.num_tables == 1 and not array.is_cuda and _rises(bags.offsets[:-1]):
+        if spec.num_tables == 1 and not array.is_cuda and _may_ask_torch(bags):
             _raise_as_torch(error, spec, array.dtype, _embedding_bag, bags)
         raise
     return _as_dtype(out, array.dtype), starts
@@ -327,6 +327,14 @@ def _embedding_bag(bags: Bags, table: Tensor) -> Tensor:
         include_last_offset=last,
         padding_idx=bags.padding_idx,
     )
+
+
+def _may_ask_torch(bags: Bags) -> bool:
+    """Whether torch refuses these bags or can take them; it crashes on some that end too early."""
+    offsets = bags.offsets
+    if offsets.numel() == 0 or int(offsets[-1]) < bags.indices.numel():
+        return False
+    return _rises(offsets[:-1])
 
 
 def _rises(offsets: Tensor) -> bool:

@@ -226,6 +226,14 @@ def test_offsets_that_torch_reads_all_the_same(offsets, words):
         bag(IDS, torch.tensor(offsets))
 
 
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+def test_no_bags_of_some_ids(mode):
+    """torch reads memory that is not its own where the only offset is 0."""
+    bag = rt.RobeEmbeddingBag(*SIZE, mode=mode, include_last_offset=True, padding_idx=0)
+    with pytest.raises(ValueError, match="the last offset must be the number of indices"):
+        bag(IDS, torch.tensor([0]))
+
+
 @pytest.mark.parametrize("shape", [(3,), (2, 3), (2, 2, 1)])
 def test_shapes_of_ids_of_tables(shape):
     with pytest.raises(ValueError, match=r"expected \(..., num_tables\) with num_tables = 2"):
