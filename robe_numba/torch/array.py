@@ -1,11 +1,13 @@
 """The shared array as a module, with an optional optimizer that steps during backward."""
 
+from collections.abc import Callable
 from itertools import count
 from typing import Any, Self
 from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import TransformType
 from torch.autograd.graph import get_gradient_edge
 
 from robe_numba.checks.scalars import check_scalar
@@ -19,13 +21,21 @@ _numbers = count(1)
 _arrays: WeakValueDictionary[int, "RobeArray"] = WeakValueDictionary()
 
 
+class _Pass:
+    """The gradients of one backward pass, which ends by a step; a pass that fails forgets them."""
+
+    def __init__(self, end: Callable[[list[Use]], None]) -> None:
+        self.uses: list[Use] = []
+        torch.autograd.Variable._execution_engine.queue_callback(lambda: end(self.uses))
+
+
 class _Collected:
     """Gradients that wait for a step; kept apart, as attributes of a module are slow to set."""
 
     def __init__(self) -> None:
-        self.task = -1  # number of the backward pass that collects
-        self.uses: list[Use] = []  # its gradients
-        self.held: list[Use] = []  # those of earlier passes
+        # Backward passes by their numbers, as threads have one each, and one may start another.
+        self.passes: WeakValueDictionary[int, _Pass] = WeakValueDictionary()
+        self.held: list[Use] = []  # gradients of passes that ended
 
 
 class RobeArray(nn.Module):
@@ -136,15 +146,15 @@ class RobeArray(nn.Module):
         self._readers += 1
         return self._readers - 1
 
-    def owner(self) -> tuple[bool, Tensor | None, int, int]:
+    def owner(self, training: bool) -> tuple[bool, Tensor | None, int, int]:
         """The last arguments of an operator that reads this array: (learns, anchor, number, use).
 
-        The anchor, the number of this array and that of this use are given where the backward pass
+        `training` is the mode of the module that reads. The anchor, the number of this array and that of this use are given where the backward pass
         steps; otherwise they are None, 0 and 0.
         """
         if not torch.is_grad_enabled() or _is_saving_graph():
             return False, None, 0, 0
-        if self.optimizer is None or not self.training or _is_transformed():
+        if self.optimizer is None or not training or _is_transformed():
             return self.weight.requires_grad, None, 0, 0
         if self.weight.dtype.itemsize == 2:
             raise TypeError(
@@ -170,22 +180,20 @@ class RobeArray(nn.Module):
             )
         if not torch._C._will_engine_execute_node(self._anchor_node):
             return  # only other gradients are wanted, as in `torch.autograd.grad`
-        task, collected = torch._C._current_graph_task_id(), self._collected
-        if task != collected.task:
-            # Drop what a failed backward pass left behind.
-            collected.task, collected.uses = task, []
-            torch.autograd.Variable._execution_engine.queue_callback(self._end_backward)
-        collected.uses.append(use)
+        task, passes = torch._C._current_graph_task_id(), self._collected.passes
+        current = passes.get(task)
+        if current is None:
+            current = passes[task] = _Pass(self._end_backward)
+        current.uses.append(use)
 
-    def _end_backward(self) -> None:
-        collected = self._collected
-        collected.held += collected.uses
-        collected.task, collected.uses = -1, []
+    def _end_backward(self, uses: list[Use]) -> None:
         assert self.optimizer is not None
+        collected = self._collected
         if self.optimizer.holds:
+            collected.held += uses
             return
-        uses, collected.held = collected.held, []
-        self.optimizer.step(self.weight, self.state_sum, uses)
+        held, collected.held = collected.held, []
+        self.optimizer.step(self.weight, self.state_sum, held + uses)
         written = [self.weight] if self.state_sum is None else [self.weight, self.state_sum]
         torch.autograd.graph.increment_version(written)
 
@@ -218,9 +226,11 @@ def _new(size: int, device: Any, dtype: torch.dtype | None) -> Tensor:
 
 
 def _is_transformed() -> bool:
-    """Whether `torch.func` transforms the call; it has no backward pass to step in."""
-    compiles = torch.compiler.is_compiling()
-    return not compiles and torch._C._functorch.peek_interpreter_stack() is not None
+    """Whether `torch.func` differentiates, which has no backward pass to step in; `vmap` has."""
+    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None:
+        return False
+    levels = torch._C._functorch.get_interpreter_stack()
+    return any(level.key() != TransformType.Vmap for level in levels)
 
 
 def _is_saving_graph() -> bool:

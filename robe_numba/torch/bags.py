@@ -20,10 +20,11 @@ def read_bags(
     spec: str,
     mode: str,
     padding_idx: int | None,
+    training: bool,
 ) -> Tensor:
     """Pooled bags (batch, num_tables, d); offsets (num_tables * batch + 1,) are table-major."""
     bags = (indices, offsets, weights, spec, mode, padding_idx)
-    return embedding_bag(array.weight, *bags, *array.owner())[0]
+    return embedding_bag(array.weight, *bags, *array.owner(training))[0]
 
 
 def _embedding_bag(

@@ -120,7 +120,7 @@ class RobeEmbedding(RobeReader):
             As `nn.Embedding`: an id is outside the table (not checked on a GPU), or the dtype of
             the ids is wrong.
         """
-        return read_rows(self.array, input, self._spec_text, self.padding_idx)
+        return read_rows(self.array, input, self._spec_text, self.padding_idx, self.training)
 
     def extra_repr(self) -> str:
         return self._describe(self.num_embeddings, padding_idx=self.padding_idx)

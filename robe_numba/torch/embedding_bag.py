@@ -137,11 +137,15 @@ class RobeEmbeddingBag(RobeReader):
         """
         if _are_single(self, input, offsets, per_sample_weights):
             try:
-                return read_rows(self.array, input, self._spec_text, self.padding_idx).squeeze(1)
+                rows = read_rows(
+                    self.array, input, self._spec_text, self.padding_idx, self.training
+                )
+                return rows.squeeze(1)
             except IndexError as error:  # what torch raises for rows
                 raise RuntimeError(str(error)) from None
         bags = _bags_of(self, input, offsets, per_sample_weights)
-        pooled = read_bags(self.array, *bags, self._spec_text, self.mode, self.padding_idx)
+        how = (self._spec_text, self.mode, self.padding_idx)
+        pooled = read_bags(self.array, *bags, *how, self.training)
         return pooled.squeeze(1)
 
     def extra_repr(self) -> str:

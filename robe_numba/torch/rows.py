@@ -16,9 +16,11 @@ from robe_numba.torch.kernels import Rows, spec_of
 from robe_numba.torch.operator import Operator, call_for_effect, no_second_gradient, save_nothing
 
 
-def read_rows(array: RobeArray, indices: Tensor, spec: str, padding_idx: int | None) -> Tensor:
+def read_rows(
+    array: RobeArray, indices: Tensor, spec: str, padding_idx: int | None, training: bool
+) -> Tensor:
     """Rows (*indices.shape, d) of indices (..., num_tables); `spec` is JSON."""
-    return lookup(array.weight, indices, spec, padding_idx, *array.owner())[0]
+    return lookup(array.weight, indices, spec, padding_idx, *array.owner(training))[0]
 
 
 def _lookup(

@@ -77,7 +77,7 @@ class RobeTables(RobeReader):
         TypeError, ValueError
             The dtype or shape is wrong, or an id is outside its table (not checked on a GPU).
         """
-        return read_rows(self.array, indices, self._spec_text, None)
+        return read_rows(self.array, indices, self._spec_text, None, self.training)
 
     def bags(
         self,
@@ -113,7 +113,7 @@ class RobeTables(RobeReader):
             As for `robe_numba.embedding_bag`.
         """
         arguments = (values, offsets, per_sample_weights, self._spec_text, mode, padding_idx)
-        return read_bags(self.array, *arguments)
+        return read_bags(self.array, *arguments, self.training)
 
     def extra_repr(self) -> str:
         return self._describe(self.num_tables, num_embeddings=self.spec.num_embeddings)

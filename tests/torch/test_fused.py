@@ -1,6 +1,8 @@
 """Optimizers that step during backward, against those of torch on the dense formula."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -125,6 +127,54 @@ def test_nothing_is_updated_in_evaluation_mode(optimizers):
     assert all(map(torch.equal, before.values(), ours.array.state_dict().values()))
     with torch.no_grad():
         assert not ours.train()(ids_of(0)).requires_grad
+
+
+def test_a_reader_in_evaluation_mode_leaves_the_others_in_training(optimizers):
+    ours, _, _ = copies(optimizers)
+    ours.rows.eval()
+    assert ours.pooled["sum"](ids_of(0)).requires_grad
+    assert not ours.rows(ids_of(0)).requires_grad
+
+
+def test_a_backward_pass_within_another_is_a_step_of_its_own():
+    ours = Model(rt.FusedSGD(0.1))
+    theirs = Dense(ours)
+    for model in (ours, theirs):
+        inner, first = model.rows(ids_of(0)).sum(), model.rows(ids_of(1)) * 1
+        first.register_hook(lambda _, inner=inner: inner.backward())
+        (first + model.rows(ids_of(2))).sum().backward()  # the hook runs between its two reads
+    torch.optim.SGD(theirs.parameters(), lr=0.1).step()
+    assert_same_arrays(ours, theirs)
+
+
+class Meet(torch.autograd.Function):
+    """Does nothing, but waits in the backward pass for another thread's."""
+
+    @staticmethod
+    def forward(ctx, x, barrier):
+        ctx.barrier = barrier
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        ctx.barrier.wait()
+        return grad, None
+
+
+def test_backward_passes_of_two_threads_lose_nothing():
+    ours = Model(rt.FusedSGD(0.1))
+    theirs = Dense(ours)
+    barrier = Barrier(2, timeout=60)
+
+    def run(thread):
+        reads = [Meet.apply(ours.rows(ids_of(2 * i + thread)), barrier) for i in range(4)]
+        sum(reads).sum().backward()
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(run, range(2)))
+    sum(theirs.rows(ids_of(i)) for i in range(8)).sum().backward()
+    torch.optim.SGD(theirs.parameters(), lr=0.1).step()
+    assert_same_arrays(ours, theirs)
 
 
 @pytest.mark.usefixtures("threads_for_everything")

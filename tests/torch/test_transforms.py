@@ -116,6 +116,17 @@ def test_transforms_differentiate_a_fused_module_and_do_not_step():
     assert torch.equal(module.array.weight, values)
 
 
+@pytest.mark.parametrize("kind", [rt.RobeEmbedding, rt.RobeEmbeddingBag])
+def test_a_fused_module_steps_under_vmap(kind):
+    mapped, plain = (make(kind, optimizer=rt.FusedSGD(1.0)) for _ in range(2))
+    plain.load_state_dict(mapped.state_dict())
+    before, ids = plain.array.weight.clone(), IDS.view(2, 1, -1)
+    vmap(mapped)(ids).sum().backward()
+    torch.stack([plain(each) for each in ids]).sum().backward()
+    torch.testing.assert_close(mapped.array.weight, plain.array.weight)
+    assert not torch.equal(mapped.array.weight, before)
+
+
 READERS = {
     "rows": lambda **options: (make(rt.RobeEmbedding, padding_idx=3, **options), IDS),
     "bags": lambda **options: (make(rt.RobeEmbeddingBag, mode="max", **options), IDS),
