@@ -51,7 +51,8 @@ def project(tables: Mapping[RobeReader, Tensor | Sequence[Tensor]]) -> None:
     start_threads()
     total, count = np.zeros(array.size), np.zeros(array.size)
     for module, parts in whole.items():
-        _add_tables(module.spec, parts, total, count)
+        padding_idx = getattr(module, "padding_idx", None)  # a row that is not read
+        _add_tables(module.spec, parts, padding_idx, total, count)
     weight = array.weight
     with torch.no_grad():
         mean = torch.from_numpy(total / np.maximum(count, 1)).to(weight)
@@ -71,7 +72,11 @@ def _check_tables(spec: RobeSpec, tables: Sequence[Tensor]) -> None:
 
 
 def _add_tables(
-    spec: RobeSpec, tables: Sequence[Tensor], total: np.ndarray, count: np.ndarray
+    spec: RobeSpec,
+    tables: Sequence[Tensor],
+    padding_idx: int | None,
+    total: np.ndarray,
+    count: np.ndarray,
 ) -> None:
     """Add to each array element the signed table elements that read it, and their number."""
     unsigned = replace(spec, sign=False)
@@ -86,8 +91,9 @@ def _add_tables(
         for t, part in enumerate(parts):
             values[: len(part), t] = part.double().numpy()
         bags = np.concatenate(ids), offsets
-        total += rn.embedding_bag_backward(values, *bags, spec)
-        count += rn.embedding_bag_backward(np.ones_like(values), *bags, unsigned)
+        ones = np.ones_like(values)
+        total += rn.embedding_bag_backward(values, *bags, spec, padding_idx=padding_idx)
+        count += rn.embedding_bag_backward(ones, *bags, unsigned, padding_idx=padding_idx)
 
 
 def filled(module: Any, table: Tensor, freeze: bool) -> Any:

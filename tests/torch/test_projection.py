@@ -39,6 +39,18 @@ def test_it_is_the_least_squares_fit(sign):
     assert torch.equal(weight[~torch.from_numpy(read)], before[~torch.from_numpy(read)])
 
 
+@pytest.mark.parametrize("kind", [rt.RobeEmbedding, rt.RobeEmbeddingBag])
+def test_a_padding_row_is_not_read(kind):
+    table, other = torch.randn(2, 9, 4)
+    other[[0, 1, 3, 4, 5, 6, 7, 8]] = table[[0, 1, 3, 4, 5, 6, 7, 8]]
+    arrays = [
+        kind.from_pretrained(each, padding_idx=2, array_size=11).array.weight
+        for each in (table, other)
+    ]
+    assert arrays[0].abs().min() > 0.001  # all elements are read
+    assert torch.equal(*arrays)
+
+
 def test_chunks_of_rows_add_up(monkeypatch):
     monkeypatch.setattr("robe_numba.torch.projection.CHUNK", 7)
     arrays = []
