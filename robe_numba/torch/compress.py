@@ -116,8 +116,8 @@ def compress(
     ------
     TypeError, ValueError
         An argument is wrong; no table is large enough; or a table cannot be replaced, because it
-        has `max_norm` or `scale_grad_by_freq` or another module uses its weight. The model is
-        then unchanged.
+        has `max_norm`, `scale_grad_by_freq` or hooks, was compiled by itself, or another module
+        uses its weight. The model is then unchanged.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module, got {type_name(model)}")
@@ -144,7 +144,7 @@ def compress(
             f"replace; {remedy}"
         )
     for table in replaced:
-        _check_table(model, table, names[table][0], replaced)
+        _check_table(model, table, names[table], replaced)
 
     groups = defaultdict(list)
     for table in replaced:
@@ -180,8 +180,9 @@ def _tables(model: nn.Module) -> dict[Any, list[str]]:
     return names
 
 
-def _check_table(model: nn.Module, table: Any, name: str, replaced: list[Any]) -> None:
+def _check_table(model: nn.Module, table: Any, names: list[str], replaced: list[Any]) -> None:
     """Require that a table can be replaced."""
+    name = names[0]
     keep = f"exclude={[name]!r} keeps it as it is"
     for option in ("max_norm", "scale_grad_by_freq"):
         if getattr(table, option):
@@ -189,12 +190,30 @@ def _check_table(model: nn.Module, table: Any, name: str, replaced: list[Any]) -
                 f"{name or 'the model'} has {option}, which a hashed table cannot have, as its "
                 f"rows share their elements; {keep}"
             )
+    lost = _lost(table, names)
+    if lost:
+        raise ValueError(
+            f"{name or 'the model'} {lost}, which the module in its place would not have; do that "
+            f"after compress, or {keep}"
+        )
     for other_name, other in model.named_modules():
         if other not in replaced and any(p is table.weight for p in other._parameters.values()):
             raise ValueError(
                 f"the weight of {name} is also that of {other_name}, which needs the whole table; "
                 f"{keep}"
             )
+
+
+def _lost(table: Any, names: list[str]) -> str | None:
+    """What a table has been given that a replacement would drop without a word."""
+    if any(name.rpartition(".")[2] == "_orig_mod" for name in names):
+        return "is compiled by itself"
+    if "forward" in vars(table):
+        return "has a forward of its own"
+    hooks = table._forward_pre_hooks, table._forward_hooks, table._backward_pre_hooks
+    if any(hooks) or table._backward_hooks:
+        return "has hooks"  # also those of `weight_norm` and `prune`
+    return None
 
 
 def _array_for(

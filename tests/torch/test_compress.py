@@ -112,6 +112,44 @@ def test_what_rows_cannot_have_is_refused_with_nothing_replaced(option):
     assert type(model[1][0]) is nn.Embedding
 
 
+def compiled(table):
+    return torch.compile(table, backend="eager")
+
+
+def hooked(table):
+    table.register_forward_hook(lambda module, given, out: 2 * out)
+    return table
+
+
+def normed(table):
+    with pytest.warns(FutureWarning, match="weight_norm"):
+        return nn.utils.weight_norm(table)
+
+
+def patched(table):
+    read = table.forward
+    table.forward = lambda ids: 2 * read(ids)
+    return table
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (compiled, "is compiled"),
+        (hooked, "has hooks"),
+        (normed, "has hooks"),
+        (patched, "has a forward"),
+    ],
+)
+def test_what_would_be_lost_is_refused_with_nothing_replaced(change, words):
+    model = nn.Sequential(nn.Embedding(1000, 8), change(nn.Embedding(1000, 8)))
+    before = model[1](IDS)
+    with pytest.raises(ValueError, match=rf"1\S* {words}.*exclude=\['1\S*'\] keeps it"):
+        rt.compress(model)
+    assert type(model[0]) is nn.Embedding
+    assert torch.equal(model[1](IDS), before)
+
+
 def test_a_sparse_gradient_becomes_dense():
     model, _ = rt.compress(nn.Embedding(1000, 8, sparse=True))
     model(IDS).sum().backward()
