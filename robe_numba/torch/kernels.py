@@ -237,7 +237,7 @@ def bag_arguments(grad_out: Tensor, bags: Bags, starts: Tensor) -> dict[str, Any
 
 def weights_gradient(array: Tensor, grad_out: Tensor, bags: Bags) -> Tensor:
     """The gradient (n,) of the weights: each row times the gradient of its bag."""
-    spec, indices = bags.spec, bags.indices
+    spec, indices = bags.spec, bags.indices.long()  # torch writes no unsigned ids to places
     batch = max((bags.offsets.numel() - 1) // spec.num_tables, 1)
     sizes = bags.offsets.diff()
     bag = torch.repeat_interleave(sizes, output_size=len(indices))

@@ -192,6 +192,19 @@ def test_any_64_bit_id_without_sizes(id_):
     assert torch.equal(bag(torch.tensor([[id_, 5]])), embedding(torch.tensor([5])))
 
 
+@pytest.mark.parametrize("dtype", [torch.uint64, torch.uint32], ids=str)
+def test_weights_of_unsigned_ids_have_a_gradient(dtype):
+    bag = rt.RobeEmbeddingBag(None, 4, array_size=20, mode="sum", scale=1)
+    ids, offsets = torch.tensor([5, 2**32 - 1, 7]), torch.tensor([0, 2])
+    weights, others = torch.ones(2, 3).requires_grad_().unbind()
+    gradients = [
+        torch.autograd.grad(bag(each, offsets, given).square().sum(), given)[0]
+        for each, given in ((ids, weights), (ids.to(dtype), others))
+    ]
+    assert gradients[0].abs().min() > 0
+    assert torch.equal(*gradients)
+
+
 def test_modules_that_share_an_array_read_other_rows():
     array = rt.RobeArray(1000)
     first, second = (rt.RobeEmbedding(100, 8, array=array) for _ in range(2))
