@@ -1,5 +1,6 @@
 """The shared array as a module, with an optional optimizer that steps during backward."""
 
+import sys
 from collections.abc import Callable
 from itertools import count
 from typing import Any, Self
@@ -178,6 +179,11 @@ class RobeArray(nn.Module):
                 "a backward pass inside another one cannot step before the outer one ends; use "
                 "torch.utils.checkpoint with use_reentrant=False"
             )
+        if _is_compiled_autograd():
+            raise RuntimeError(
+                "compiled autograd does not say when a backward pass ends, which is when fused "
+                "optimizers step; do without it, or use the dense gradient"
+            )
         if not torch._C._will_engine_execute_node(self._anchor_node):
             return  # only other gradients are wanted, as in `torch.autograd.grad`
         task, passes = torch._C._current_graph_task_id(), self._collected.passes
@@ -236,6 +242,12 @@ def _is_transformed() -> bool:
 def _is_saving_graph() -> bool:
     """Whether a graph is being saved, which may run in a process without these arrays."""
     return torch.jit.is_tracing() or torch.compiler.is_exporting()
+
+
+def _is_compiled_autograd() -> bool:
+    """Whether a graph of compiled autograd runs; it has been imported then, which takes long."""
+    module: Any = sys.modules.get("torch._dynamo.compiled_autograd")
+    return module is not None and module.in_compiled_autograd_region
 
 
 @torch.compiler.assume_constant_result

@@ -57,6 +57,8 @@ class Operator:
 
         # `Function.apply` would check again, for microseconds, what `__call__` has checked.
         class Eager(_SingleLevelFunction):
+            _compiled_autograd_key = Function._compiled_autograd_key
+
             @staticmethod
             def forward(ctx: Any, *inputs: Any) -> Any:
                 output = forward(*inputs)

@@ -75,6 +75,19 @@ def test_one_graph_serves_all_batch_sizes(name):
     assert (eager.array.weight.grad is None) == moved
 
 
+def test_compiled_autograd_gives_dense_gradients_and_refuses_steps():
+    given = batch(7)
+    dense, fused = Everything(), Everything(rt.FusedSGD(0.1))
+    with torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager")):
+        dense(*given).sum().backward()
+        with pytest.raises(RuntimeError, match="compiled autograd does not say when"):
+            fused(*given).sum().backward()
+    again = copy.deepcopy(dense)
+    again.zero_grad()
+    again(*given).sum().backward()
+    torch.testing.assert_close(dense.array.weight.grad, again.array.weight.grad)
+
+
 def test_a_compiled_scorer_follows_the_array():
     torch._dynamo.reset()
     model = Everything().eval()
