@@ -155,7 +155,8 @@ class RobeArray(nn.Module):
         """
         if not torch.is_grad_enabled() or _is_saving_graph():
             return False, None, 0, 0
-        if self.optimizer is None or not training or _is_transformed():
+        replaced = not isinstance(self.weight, nn.Parameter)  # as by `torch.func.functional_call`
+        if self.optimizer is None or not training or replaced or _is_transformed():
             return self.weight.requires_grad, None, 0, 0
         if self.weight.dtype.itemsize == 2:
             raise TypeError(

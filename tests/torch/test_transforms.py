@@ -116,6 +116,16 @@ def test_transforms_differentiate_a_fused_module_and_do_not_step():
     assert torch.equal(module.array.weight, values)
 
 
+def test_another_array_in_place_of_a_fused_one_has_a_gradient():
+    module = make(rt.RobeEmbedding, optimizer=rt.FusedSGD(1.0))
+    before = module.array.weight.clone()
+    other, same = (torch.randn(17, dtype=torch.float64).requires_grad_() for _ in range(2))
+    of_array(module, IDS)(other).sum().backward()
+    of_array(make(rt.RobeEmbedding), IDS)(same).sum().backward()
+    torch.testing.assert_close(other.grad, same.grad)
+    assert torch.equal(module.array.weight, before)
+
+
 @pytest.mark.parametrize("kind", [rt.RobeEmbedding, rt.RobeEmbeddingBag])
 def test_a_fused_module_steps_under_vmap(kind):
     mapped, plain = (make(kind, optimizer=rt.FusedSGD(1.0)) for _ in range(2))
