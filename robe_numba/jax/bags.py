@@ -106,6 +106,7 @@ def _maxima(rows: jax.Array, owners: jax.Array, num_bags: int) -> jax.Array:
     values, count = jax.lax.stop_gradient(rows), len(rows)
     maxima = jax.ops.segment_max(values, owners, num_bags)
     wins = (values == maxima[jnp.minimum(owners, num_bags - 1)]) | jnp.isnan(values)
-    numbers = jnp.where(wins, jnp.arange(count)[:, None], count)
+    # In int32, as the number of an empty bag's winner, the largest integer, wraps around in int64.
+    numbers = jnp.where(wins, jnp.arange(count, dtype=jnp.int32)[:, None], count)
     winners = jax.ops.segment_min(numbers, owners, num_bags)
     return jnp.take_along_axis(rows, winners, axis=0, mode="fill", fill_value=0)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import robe_numba
 from robe_numba import RobeSpec, TableSpec
 from robe_numba.jax import embedding_bag, lookup, to_words
+from tests.jax.x64 import x64
 from tests.support import naive
 from tests.support.strategies import array_for, bags_for, dtype_of, specs
 
@@ -108,3 +109,12 @@ def test_a_traced_id_outside_its_table_makes_its_bag_nan():
     out = JITTED(array, ids, offsets, spec)
     np.testing.assert_array_equal(out, [[[np.nan, np.nan], [14, 15]]])
     np.testing.assert_array_equal(JITTED(array, ids, offsets, spec, padding_idx=3)[0, 0], [4, 5])
+
+
+@pytest.mark.parametrize(("mode", "weights"), MODES)
+def test_bags_in_64_bit_mode(mode, weights):
+    expected = robe_numba.embedding_bag(ARRAY, IDS, OFFSETS, SPEC, mode, weights)
+    assert not expected[1, 0].any()  # an empty bag
+    with x64():
+        out = embedding_bag(ARRAY, IDS, OFFSETS, SPEC, mode, weights)
+    np.testing.assert_allclose(out, expected, rtol=1e-6)
