@@ -64,8 +64,9 @@ class RobeArray(nn.Module):
         for this one.
     state_sum : Tensor, (size,)
         Sums of squares of `FusedAdagrad`, a buffer; otherwise None.
-    number : int
-        Identifies this array in operators, which cannot take a module; 0 means none.
+    anchor : Tensor, (1,)
+        Its value identifies this array in operators, which cannot take a module. It is a tensor
+        rather than an integer, so that models of one class share a compiled graph.
 
     Raises
     ------
@@ -147,17 +148,17 @@ class RobeArray(nn.Module):
         self._readers += 1
         return self._readers - 1
 
-    def owner(self, training: bool) -> tuple[bool, Tensor | None, int, int]:
-        """The last arguments of an operator that reads this array: (learns, anchor, number, use).
+    def owner(self, training: bool) -> tuple[bool, Tensor | None, int]:
+        """The last arguments of an operator that reads this array: (learns, anchor, use).
 
-        `training` is the mode of the module that reads. The anchor, the number of this array and that of this use are given where the backward pass
-        steps; otherwise they are None, 0 and 0.
+        `training` is the mode of the module that reads. Where the backward pass steps, the anchor
+        and the number of this use are given; otherwise they are None and 0.
         """
         if not torch.is_grad_enabled() or _is_saving_graph():
-            return False, None, 0, 0
+            return False, None, 0
         replaced = not isinstance(self.weight, nn.Parameter)  # as by `torch.func.functional_call`
         if self.optimizer is None or not training or replaced or _is_transformed():
-            return self.weight.requires_grad, None, 0, 0
+            return self.weight.requires_grad, None, 0
         if self.weight.dtype.itemsize == 2:
             raise TypeError(
                 f"the array is {self.weight.dtype}, but fused optimizers need float32 or float64; "
@@ -168,7 +169,7 @@ class RobeArray(nn.Module):
             use = _next_use()  # so that a compiler does not merge equal calls
         elif torch._C._current_graph_task_id() != -1:
             use = WITHIN_BACKWARD
-        return True, self.anchor, self.number, use
+        return True, self.anchor, use
 
     def collect(self, use: Use, number: int) -> None:
         """Take a gradient of the current backward pass, which ends with a step.
@@ -207,15 +208,15 @@ class RobeArray(nn.Module):
     def _begin(self) -> None:
         """Set up a new array or a copy, with its own number and nothing collected."""
         # Makes autograd call the backward of each use; not empty, as compilers drop empty tensors.
+        number = next(_numbers)
         with torch.inference_mode(False):
-            self.anchor = anchor_gradient().requires_grad_()
+            self.anchor = (anchor_gradient() + number).requires_grad_()
             self._anchor_node = get_gradient_edge(self.anchor).node
-        self.number = next(_numbers)
         self._collected = _Collected()
-        _arrays[self.number] = self
+        _arrays[number] = self
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("anchor", "_anchor_node", "number", "_collected")
+        own = ("anchor", "_anchor_node", "_collected")
         return {name: value for name, value in self.__dict__.items() if name not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -258,11 +259,12 @@ def _next_use() -> int:
 
 def anchor_gradient(*_: Any) -> Tensor:
     """The gradient of an anchor, a dummy; on the CPU whatever the default device is."""
-    return torch.zeros(1, device="cpu")
+    return torch.zeros(1, dtype=torch.float64, device="cpu")
 
 
-def array_of(number: int) -> RobeArray:
-    """The array with a number."""
+def array_of(anchor: Tensor) -> RobeArray:
+    """The array of an anchor."""
+    number = int(anchor)
     if number not in _arrays:
         raise RuntimeError(
             "the module whose optimizer steps during backward is gone; keep it until then"

@@ -37,7 +37,6 @@ def _embedding_bag(
     padding_idx: int | None,
     keep_starts: bool,
     anchor: Tensor | None,
-    number: int,
     use: int,
 ) -> tuple[Tensor, Tensor]:
     bags = Bags(indices, offsets, weights, spec_of(spec), mode, padding_idx)
@@ -63,29 +62,29 @@ def _fake_bag(
 
 
 def _save_bag(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    array, indices, offsets, weights, spec, mode, padding_idx, _, _, number, use = inputs
+    array, indices, offsets, weights, spec, mode, padding_idx, _, anchor, use = inputs
     # Where the gradient depends on the array, autograd checks that it has not changed since.
     kept = array if mode == "max" or ctx.needs_input_grad[3] else None
     ctx.set_materialize_grads(False)  # zeros for the starts
-    ctx.save_for_backward(kept, indices, offsets, weights, output[1])
+    ctx.save_for_backward(kept, indices, offsets, weights, output[1], anchor)
     ctx.save_for_forward(array, indices, offsets, weights)
-    ctx.constants, ctx.owner = (spec, mode, padding_idx), (number, use)
+    ctx.constants, ctx.use = (spec, mode, padding_idx), use
 
 
 def _bag_backward(ctx: Any, grad_out: Tensor | None, _: Any) -> tuple[Any, ...]:
     if grad_out is None:
-        return (None,) * 11
-    array, indices, offsets, weights, starts = ctx.saved_tensors
+        return (None,) * 10
+    array, indices, offsets, weights, starts, anchor = ctx.saved_tensors
     arguments = (grad_out, indices, offsets, weights, starts, *ctx.constants)
     gradient = of_weights = of_anchor = None
     if ctx.needs_input_grad[3]:
         spec, _, padding_idx = ctx.constants
         of_weights = weights_gradient(array, grad_out, indices, offsets, spec, padding_idx)
-    if ctx.owner[0]:
-        of_anchor = call_for_effect(collect_bag, *arguments, *ctx.owner)
+    if anchor is not None:
+        of_anchor = call_for_effect(collect_bag, *arguments, anchor.detach(), ctx.use)
     elif ctx.needs_input_grad[0]:
         gradient = bag_gradient(array, *arguments)
-    return gradient, None, None, of_weights, None, None, None, None, of_anchor, None, None
+    return gradient, None, None, of_weights, None, None, None, None, of_anchor, None
 
 
 def _bag_jvp(
@@ -95,7 +94,7 @@ def _bag_jvp(
     array, indices, offsets, weights = ctx.saved_tensors
     if ctx.constants[1] == "max":
         raise NotImplementedError("mode 'max' has no forward-mode derivative; use backward")
-    plain = (*ctx.constants, False, None, 0, 0)
+    plain = (*ctx.constants, False, None, 0)
     parts = []
     if of_array is not None:
         parts.append(embedding_bag(of_array, indices, offsets, weights, *plain)[0])
@@ -159,11 +158,11 @@ def _collect_embedding_bag(
     spec: str,
     mode: str,
     padding_idx: int | None,
-    number: int,
+    anchor: Tensor,
     use: int,
 ) -> Tensor:
     bags = Bags(indices, offsets, weights, spec_of(spec), mode, padding_idx)
-    array_of(number).collect(Use(bags, grad_out.detach(), starts), use)
+    array_of(anchor).collect(Use(bags, grad_out.detach(), starts), use)
     return anchor_gradient()
 
 

@@ -30,7 +30,6 @@ def _lookup(
     padding_idx: int | None,
     keep_starts: bool,
     anchor: Tensor | None,
-    number: int,
     use: int,
 ) -> tuple[Tensor, Tensor]:
     return kernels.lookup(array, Rows(indices, spec_of(spec), padding_idx), keep_starts)
@@ -47,28 +46,29 @@ def _fake_lookup(
 
 
 def _save_lookup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    _, indices, spec, padding_idx, _, _, number, use = inputs
+    _, indices, spec, padding_idx, _, anchor, use = inputs
     ctx.set_materialize_grads(False)  # zeros for the starts
-    ctx.save_for_backward(indices, output[1])
+    ctx.save_for_backward(indices, output[1], anchor)
     ctx.save_for_forward(indices)
-    ctx.constants, ctx.owner = (spec, padding_idx), (number, use)
+    ctx.constants, ctx.use = (spec, padding_idx), use
 
 
 def _lookup_backward(ctx: Any, grad_out: Tensor | None, _: Any) -> tuple[Any, ...]:
     if grad_out is None:
-        return (None,) * 8
-    arguments = (grad_out, *ctx.saved_tensors, *ctx.constants)
+        return (None,) * 7
+    indices, starts, anchor = ctx.saved_tensors
+    arguments = (grad_out, indices, starts, *ctx.constants)
     gradient = of_anchor = None
-    if ctx.owner[0]:
-        of_anchor = call_for_effect(collect_lookup, *arguments, *ctx.owner)
+    if anchor is not None:
+        of_anchor = call_for_effect(collect_lookup, *arguments, anchor.detach(), ctx.use)
     else:
         gradient = lookup_gradient(*arguments)
-    return gradient, None, None, None, None, of_anchor, None, None
+    return gradient, None, None, None, None, of_anchor, None
 
 
 def _lookup_jvp(ctx: Any, of_array: Tensor, *_: Any) -> tuple[Tensor, None]:
     """Rows are linear in the array."""
-    return lookup(of_array, *ctx.saved_tensors, *ctx.constants, False, None, 0, 0)[0], None
+    return lookup(of_array, *ctx.saved_tensors, *ctx.constants, False, None, 0)[0], None
 
 
 def _vmap_lookup(info: Any, in_dims: tuple[int | None, ...], *inputs: Any) -> Any:
@@ -104,7 +104,7 @@ def _save_gradient(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _gradient_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     """The gradient is linear in `grad_out`, so its own gradient is a lookup in `grad`."""
-    rows, _ = lookup(grad, *ctx.saved_tensors, *ctx.constants, False, None, 0, 0)
+    rows, _ = lookup(grad, *ctx.saved_tensors, *ctx.constants, False, None, 0)
     return rows, None, None, None, None
 
 
@@ -123,11 +123,11 @@ def _collect_lookup(
     starts: Tensor,
     spec: str,
     padding_idx: int | None,
-    number: int,
+    anchor: Tensor,
     use: int,
 ) -> Tensor:
     rows = Rows(indices, spec_of(spec), padding_idx)
-    array_of(number).collect(Use(rows, grad_out.detach(), starts), use)
+    array_of(anchor).collect(Use(rows, grad_out.detach(), starts), use)
     return anchor_gradient()
 
 
