@@ -108,7 +108,8 @@ class RobeReader(nn.Module):
         Raises
         ------
         ValueError
-            It has another spec. The array is unchanged.
+            It has another spec. The array is unchanged, unless a module that shares it was loaded
+            before.
         """
         saved = RobeSpec.from_json(bytes(state.tolist()).decode())
         if saved != self.spec:
