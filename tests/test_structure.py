@@ -266,3 +266,17 @@ def test_a_kernel_is_compiled_again_after_an_edit_of_any_file_it_may_call():
     for path in paths:
         assert closure(path, set()) <= _cache.sources(path), path
         assert ROOT / "robe_numba" / "cli" / "app.py" not in _cache.sources(path)
+
+
+@pytest.mark.parametrize("missing", ["torch", "ml_dtypes", "jax"])
+def test_a_missing_package_is_named_with_its_extra(missing):
+    layer = "jax" if missing == "jax" else "torch"
+    code = (
+        f"import sys\nsys.modules[{missing!r}] = None\n"
+        f"try:\n    import robe_numba.{layer}\n"
+        f"except ModuleNotFoundError as error:\n    print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert f"pip install 'robe-numba[{layer}]'" in done.stdout

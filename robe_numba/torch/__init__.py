@@ -4,10 +4,12 @@
 """
 
 try:
-    import torch  # noqa: F401  (only its absence is of interest here)
+    import ml_dtypes  # noqa: F401  (only whether they are missing matters here)
+    import torch  # noqa: F401
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
-        "robe_numba.torch needs PyTorch: pip install 'robe-numba[torch]'", name=error.name
+        f"robe_numba.torch needs PyTorch and ml_dtypes ({error}): pip install 'robe-numba[torch]'",
+        name=error.name,
     ) from error
 
 from robe_numba.torch.array import RobeArray
