@@ -74,7 +74,7 @@ class RobeArray(nn.Module):
         `size` or `scale` is not a number or is out of range, or `optimizer` is not a fused one.
     """
 
-    _collected: "_Collected"
+    _collected: _Collected
 
     def __init__(
         self,

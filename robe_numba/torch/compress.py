@@ -126,23 +126,8 @@ def compress(
     min_rows = check_int("min_rows", min_rows, 1, MAX_SIZE)
     if init not in INITS:
         raise ValueError(f"init is {init!r}; choose one of {', '.join(INITS)}")
-    if isinstance(exclude, str):
-        raise TypeError(f"exclude is the string {exclude!r}; use a list: exclude=[{exclude!r}]")
     names = _tables(model)
-    unknown = set(exclude) - {name for known in names.values() for name in known}
-    if unknown:
-        raise ValueError(f"exclude has {min(unknown)!r}, which is not an embedding of the model")
-    replaced = [
-        table
-        for table, known in names.items()
-        if table.num_embeddings >= min_rows and not set(known) & set(exclude)
-    ]
-    if not replaced:
-        remedy = "lower min_rows or exclude fewer" if names else "it has none of any size"
-        raise ValueError(
-            f"the model has no nn.Embedding or nn.EmbeddingBag of at least {min_rows} rows to "
-            f"replace; {remedy}"
-        )
+    replaced = _chosen(names, min_rows, exclude)
     for table in replaced:
         _check_table(model, table, names[table], replaced)
 
@@ -178,6 +163,27 @@ def _tables(model: nn.Module) -> dict[Any, list[str]]:
         if type(module) in (nn.Embedding, nn.EmbeddingBag):
             names[module].append(name)
     return names
+
+
+def _chosen(names: dict[Any, list[str]], min_rows: int, exclude: Collection[str]) -> list[Any]:
+    """The embeddings to replace."""
+    if isinstance(exclude, str):
+        raise TypeError(f"exclude is the string {exclude!r}; use a list: exclude=[{exclude!r}]")
+    unknown = set(exclude) - {name for known in names.values() for name in known}
+    if unknown:
+        raise ValueError(f"exclude has {min(unknown)!r}, which is not an embedding of the model")
+    replaced = [
+        table
+        for table, known in names.items()
+        if table.num_embeddings >= min_rows and not set(known) & set(exclude)
+    ]
+    if not replaced:
+        remedy = "lower min_rows or exclude fewer" if names else "it has none of any size"
+        raise ValueError(
+            f"the model has no nn.Embedding or nn.EmbeddingBag of at least {min_rows} rows to "
+            f"replace; {remedy}"
+        )
+    return replaced
 
 
 def _check_table(model: nn.Module, table: Any, names: list[str], replaced: list[Any]) -> None:

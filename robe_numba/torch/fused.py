@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, distributed
 
 import robe_numba as rn
-from robe_numba.checks.arrays import check_array
+from robe_numba.checks.arrays import check_shared_array
 from robe_numba.checks.bags import BagArguments
 from robe_numba.checks.ids import as_uint64
 from robe_numba.checks.scalars import check_scalar
@@ -20,7 +20,7 @@ from robe_numba.kernels.cpu.update import driver
 from robe_numba.kernels.cpu.update.apply import UpdateStep, make_step
 from robe_numba.ops.bags import reads_of_bags
 from robe_numba.ops.rows import reads_of_rows
-from robe_numba.ops.updating import check_step
+from robe_numba.ops.updating import check_grad_out, check_step
 from robe_numba.torch import kernels
 from robe_numba.torch.kernels import Bags, Rows, view
 
@@ -212,6 +212,7 @@ def _update(array: Any, state_sum: Any, uses: list[Use], rates: dict[str, Any]) 
 def _add_gradient(gradient: Tensor, array: Tensor, uses: list[Use]) -> None:
     """Add the dense gradient of a group of uses."""
     if uses[0].alike() is not None:  # not of a maximum, which depends on the array
+        check_shared_array(view(gradient), uses[0].reads.spec)
         _take_step(make_step(view(gradient)), uses)
     else:
         gradient += uses[0].gradient(array)
@@ -223,8 +224,8 @@ def _take_step(step: UpdateStep, uses: list[Use]) -> None:
     spec = use.reads.spec
     if isinstance(use.reads, Rows):
         given = kernels.lookup_arguments(use.grad_out, use.reads, use.starts)
-        dtypes = (step.array.dtype,)
-        grads = check_array("grad_out", given["grad_out"], None, dtypes).reshape(-1)
+        batch, dtypes = len(given["indices"]), (step.array.dtype,)
+        grads = check_grad_out(given["grad_out"], batch, spec, dtypes)
         ids = as_uint64(given["indices"]).reshape(-1)
         reads, threads = reads_of_rows(ids, grads, spec, given["starts"])
     else:

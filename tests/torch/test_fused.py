@@ -1,6 +1,7 @@
 """Optimizers that step during backward, against those of torch on the dense formula."""
 
 import copy
+import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
@@ -11,6 +12,8 @@ from torch import nn
 
 import robe_numba.torch as rt
 from robe_numba.torch import fused
+from robe_numba.torch.fused import Use
+from robe_numba.torch.kernels import Rows
 from tests.torch.twins import (
     OPTIMIZERS,
     Dense,
@@ -278,3 +281,23 @@ def test_an_array_is_not_moved_by_an_optimizer_of_another_kind(made_for):
     with pytest.raises(ValueError, match="was made for another optimizer"):
         module(torch.arange(5)).sum().backward()
     assert torch.equal(module.array.weight, before)
+
+
+@pytest.mark.parametrize("uses", [1, 2])
+def test_steps_check_what_kernels_index_by(uses):
+    """A gradient of fewer rows than ids, and a spec of a larger array."""
+    module = rt.RobeEmbedding(50, 4, array_size=40)
+    array, optimizer = module.array.weight.detach(), rt.FusedSGD(0.1)
+    before, ids = array.clone(), torch.arange(6)
+    starts = torch.zeros(6, 1, dtype=torch.int64)
+    short = Use(Rows(ids, module.spec, None), torch.ones(5, 4), starts)
+    larger = dataclasses.replace(module.spec, array_size=80)
+    beyond = Use(Rows(ids, larger, None), torch.ones(6, 4), starts + 70)
+    mixed = beyond._replace(reads=Rows(ids, larger, 3))  # of another group
+    with pytest.raises((ValueError, RuntimeError), match=r"grad_out has shape|Sizes of tensors"):
+        optimizer.step(array, None, [short] * uses)
+    with pytest.raises(ValueError, match="array has shape"):
+        optimizer.step(array, None, [beyond] * uses)
+    with pytest.raises(ValueError, match="array has shape"):
+        rt.FusedAdagrad(0.1).step(array, torch.zeros(40), [beyond, mixed])
+    assert torch.equal(array, before)

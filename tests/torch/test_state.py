@@ -96,7 +96,7 @@ assert torch.equal(model.rows.array.weight, after)
 
 
 def test_a_state_is_loaded_in_another_process(tmp_path):
-    """It has the optimizer's sums, so that training goes on with the same bits."""
+    """It includes the optimizer's sums, so training continues with the same bits."""
     model = trained(rt.FusedAdagrad(0.1))
     state, out = copy.deepcopy(model.state_dict()), model(IDS)
     out.sum().backward()
