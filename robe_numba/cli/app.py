@@ -10,7 +10,8 @@ import typer
 from typer.core import TyperGroup
 
 import robe_numba
-from robe_numba.cli import data, demo, needs, plan, score, sweep, train
+from robe_numba.cli import needs
+from robe_numba.cli.commands import data, demo, plan, score, sweep, train
 from robe_numba.cli.console import make_console, print_anything
 from robe_numba.parallel.group import Group
 from robe_numba.parallel.launch import KNOWN, processes, reason

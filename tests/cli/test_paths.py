@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from robe_numba.cli import demo
+from robe_numba.cli.commands import demo
 from robe_numba.training import RunFolder, TrainingConfig, train
 from tests.support.commands import assert_refused
 

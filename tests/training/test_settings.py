@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from robe_numba.cli import train as command
+from robe_numba.cli.commands import train as command
 from robe_numba.dlrm import DEVICES, KINDS, OPTIMIZERS, PRESETS
 from robe_numba.parallel.exchange import AUTO, EXCHANGES
 from robe_numba.spec import HASHES

@@ -7,9 +7,9 @@ import typer
 
 from robe_numba.cli import loading
 from robe_numba.cli.arguments import DataPath, Overwrite, Threads, check_output_file
+from robe_numba.cli.commands.train import show_metrics
 from robe_numba.cli.console import console
 from robe_numba.cli.progress import Quiet, tracking
-from robe_numba.cli.train import show_metrics
 from robe_numba.parallel.group import Alone, Group
 
 if TYPE_CHECKING:

@@ -57,7 +57,7 @@ def plan(
         robe plan --data data --compression 1000
     """
     with loading():
-        from robe_numba.cli.plan_tables import facts, show, train_options
+        from robe_numba.cli.commands.plan_tables import facts, show, train_options
         from robe_numba.planning.plan import plan as make_plan
 
     array_size = None if memory is None else _array_size(memory)

@@ -9,13 +9,13 @@ import typer
 from data_tools.storage.own_files import open_own
 from data_tools.storage.paths import check_room_for_folder
 from robe_numba.cli import loading
+from robe_numba.cli.commands.data import ceiling
 from robe_numba.cli.console import console
-from robe_numba.cli.data import ceiling
 from robe_numba.cli.progress import Quiet, TrainingProgress, showing, tracking
 
 if TYPE_CHECKING:
     from data_tools import Dataset
-    from robe_numba.cli.demo_page import DemoResult
+    from robe_numba.cli.commands.demo_page import DemoResult
 
 MODELS = (("full", None), ("robe", 100), ("robe", 1000), ("hashed", 100), ("hashed", 1000))
 MARKER = ".robe-demo"  # in folders that a demo made
@@ -45,7 +45,7 @@ def demo(
     with loading():
         from data_tools import Dataset, ingest
         from data_tools.synthetic.generator import Generator
-        from robe_numba.cli.demo_page import show
+        from robe_numba.cli.commands.demo_page import show
 
     begun = time.perf_counter()
     _clear(output)
@@ -92,7 +92,7 @@ def _clear(output: Path) -> None:
 
 def _train_all(dataset: "Dataset", output: Path, seed: int, quiet: bool) -> "list[DemoResult]":
     with loading():
-        from robe_numba.cli.demo_page import DemoResult
+        from robe_numba.cli.commands.demo_page import DemoResult
         from robe_numba.training import TrainingConfig, train, training_vocabulary, write_report
 
     results = []
