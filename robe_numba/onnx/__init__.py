@@ -1,0 +1,1 @@
+"""A trained run as an ONNX model; needs the `onnx` extra."""
