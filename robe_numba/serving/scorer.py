@@ -77,7 +77,7 @@ class Scorer:
         check_array("dense", dense, (len(dense), self.num_dense), DENSE_DTYPES)
         check_array("ids", ids, (len(dense), self.num_tables), INDEX_DTYPES)
         if np.isinf(dense).any():
-            raise ValueError("dense has an infinite value; values must be finite, or NaN if missing")
+            raise ValueError("dense has an infinite value; it must be finite, or NaN if missing")
         values = transform_dense(dense.astype(np.float64), self._transform)
         if self._range is not None:
             ids = (ids.view(f"u{ids.itemsize}")).astype(np.uint64) % np.uint64(self._range)

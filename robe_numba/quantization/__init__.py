@@ -1,0 +1,1 @@
+"""Arrays for reading in fewer bytes: halves, and int8 with scales."""
