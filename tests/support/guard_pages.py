@@ -6,11 +6,13 @@ is full of NaNs and of what is no index. Results must be those of ordinary memor
 
 import ctypes
 import mmap
+from itertools import pairwise
 from types import ModuleType
 
 import numpy as np
 
 import robe_numba as rn
+from robe_numba.dlrm.layers import packed
 from robe_numba.kernels import coefficients
 from robe_numba.kernels.cpu.update import driver
 from robe_numba.ops import bags, interaction, rows, updating
@@ -18,7 +20,7 @@ from tests.support.strategies import HALF_DTYPES, dtype_of
 
 C_LIBRARY = ctypes.CDLL(None, use_errno=True)
 NO_ACCESS = 0
-MODULES: tuple[ModuleType, ...] = (bags, interaction, rows, updating, driver)
+MODULES: tuple[ModuleType, ...] = (bags, interaction, rows, updating, driver, packed)
 
 
 class Guard:
@@ -98,6 +100,22 @@ def calls(spec, batch, copy, empty):
         rn.embedding_bag_sgd_update(values, grad_out, *arguments)
         rn.embedding_bag_adagrad_update(values, state, grad_out, *arguments)
     yield from (values, state, blocks)
+    yield from mlps(batch, copy, empty)
+
+
+def mlps(batch, copy, empty):
+    """Outputs of packed MLPs, with and without inputs."""
+    draw = np.random.default_rng(batch).standard_normal
+    for widths in ((13, 70, 16), (0, 5), (33, 130, 1)):
+        layers = [
+            (copy(draw((n, m)).astype(np.float32)), copy(draw(n).astype(np.float32)))
+            for m, n in pairwise(widths)
+        ]
+        mlp = packed.PackedMLP(layers, final_relu=False)
+        x, out = mlp.input(batch), empty((batch, widths[-1]), np.float32)
+        x[:batch, : widths[0]] = draw((batch, widths[0]))
+        mlp(x, out, 2)
+        yield out
 
 
 SPECS = (
@@ -124,6 +142,8 @@ def main():
         for module in MODULES:
             if hasattr(module, "scratch"):
                 module.scratch = lambda name, *rest: guard.empty(*rest)  # noqa: B023
+            if hasattr(module, "aligned_empty"):
+                module.aligned_empty = guard.empty
             if hasattr(module, "hash_spec"):
                 module.hash_spec = guard.hash_spec
         for max_scans in (0, 8):

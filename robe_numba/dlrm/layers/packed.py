@@ -1,0 +1,95 @@
+"""An MLP for scoring alone: its weights are copied once into the order in which they are read."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from robe_numba.checks.arrays import check_array
+from robe_numba.dlrm.layers.linear import GradPair
+from robe_numba.kernels.cpu.launch import launch, threads_for
+from robe_numba.kernels.cpu.mlp import CHUNK, TILE, WIDE, PackedLayers, mlp
+from robe_numba.kernels.cpu.simd.tiles import LANES
+from robe_numba.memory import aligned_empty, scratch
+
+FLOAT32 = np.dtype(np.float32)
+
+
+class PackedMLP:
+    """Affine layers with ReLU between them, and after the last one if `final_relu`.
+
+    The output of a row has the same bits whatever rows are beside it, for any number of threads.
+
+    Parameters
+    ----------
+    layers : sequence of (weight, bias)
+        As `mlp` takes them, float32; they are copied.
+    final_relu : bool
+        Whether the last layer is rectified as well.
+
+    Attributes
+    ----------
+    fan_in, fan_out : int
+        Width of the input and of the output.
+    """
+
+    def __init__(self, layers: Sequence[GradPair], *, final_relu: bool):
+        self._final_relu = final_relu
+        self.fan_in, self.fan_out = layers[0][0].shape[1], layers[-1][0].shape[0]
+        shapes, weights, biases = [], [], []
+        for weight, bias in layers:
+            fan_out, fan_in = check_array("weight", weight, None, (FLOAT32,)).shape
+            # Without inputs a layer has one that is 0: kernels read at least one.
+            padded = np.zeros((-(-fan_out // LANES) * LANES, max(fan_in, 1)), np.float32)
+            padded[:fan_out, :fan_in] = weight
+            shapes.append((padded.shape[1], padded.shape[0]))
+            weights += _panels(padded)
+            biases.append(np.pad(bias, (0, len(padded) - fan_out)))
+        self._layers = PackedLayers(np.array(shapes, np.uint64), _joined(weights), _joined(biases))
+        self._half = int(CHUNK) * max(width for _, width in shapes)
+
+    def input(self, rows: int) -> np.ndarray:
+        """Memory for the input of a call, to be filled up to `rows`.
+
+        Returns
+        -------
+        ndarray, (rows rounded up to whole tiles, max(fan_in, 1)) float32
+            Zeros from `rows` on, and where there are no inputs.
+        """
+        depth, tile = int(self._layers.shapes[0, 0]), int(TILE)
+        x = scratch(f"mlp_input_{depth}", (-(-rows // tile) * tile, depth), np.float32)
+        x[0 if self.fan_in == 0 else rows :] = 0
+        return x
+
+    def __call__(self, x: np.ndarray, out: np.ndarray, threads: int) -> None:
+        """Compute the output of some rows.
+
+        Parameters
+        ----------
+        x : ndarray
+            From `input`, filled.
+        out : ndarray, (rows, fan_out) float32
+            Receives the result.
+        threads : int
+            At most.
+        """
+        rows = len(out)
+        workers = min(threads, threads_for(rows * int(self._layers.weights.size) // 64))
+        buffers = scratch("mlp", (workers * 2 * self._half,), np.float32)
+        flat, half = x.reshape(-1), np.uint64(self._half)
+        launch(
+            workers, mlp, flat, np.uint64(rows), self._layers, self._final_relu, buffers, half, out
+        )
+
+
+def _panels(weight: np.ndarray) -> list[np.ndarray]:
+    """Panels (fan_in, columns) of padded weights (fan_out, fan_in), flat."""
+    wide = len(weight) // int(WIDE) * int(WIDE)
+    cuts = [*range(0, wide, int(WIDE)), *range(wide, len(weight), LANES), len(weight)]
+    return [weight[a:b].T.reshape(-1) for a, b in pairwise(cuts)]
+
+
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    """One array of all parts, which begins a cache line."""
+    joined = aligned_empty((sum(part.size for part in parts),), FLOAT32)
+    return np.concatenate(parts, out=joined)

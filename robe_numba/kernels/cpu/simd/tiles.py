@@ -1,0 +1,130 @@
+"""Tiles of a matrix product, whose sums stay in registers."""
+
+from typing import Any
+
+import numba
+from llvmlite import binding as llvm
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+LANES = 16  # elements of a vector
+TILE_ROWS = 6  # enough sums that an addition never waits for the one before it
+WORD, VECTOR = ir.IntType(64), ir.VectorType(ir.FloatType(), LANES)
+
+
+def _has_wide_registers() -> bool:
+    """Whether the machine has 32 registers of 16 floats each, as with AVX-512."""
+    features = numba.config.CPU_FEATURES  # what the user chose; "" with NUMBA_CPU_NAME=generic
+    if features is None:
+        features = llvm.get_host_cpu_features().flatten()
+    return "+avx512f" in features
+
+
+# Vectors side by side in a wide tile. Where registers are shorter or fewer, more would not fit.
+TILE_VECTORS = 4 if _has_wide_registers() else 1
+
+
+def _splat(builder: Any, value: Any) -> Any:
+    undefined = ir.Constant(VECTOR, ir.Undefined)
+    first = builder.insert_element(undefined, value, ir.IntType(32)(0))
+    return builder.shuffle_vector(
+        first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), LANES), None)
+    )
+
+
+def _load(builder: Any, data: Any, index: Any, kind: Any) -> Any:
+    pointer = builder.bitcast(builder.gep(data, [index]), kind.as_pointer())
+    return builder.load(pointer, align=4)
+
+
+def _sums(builder: Any, x: Any, x_rows: list[Any], w: Any, w_first: Any, depth: Any) -> list[Any]:
+    """The loop over the depth: the sums of a tile, row by row."""
+    vectors = len(w_first)
+    fma = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(VECTOR, [VECTOR] * 3), "llvm.fmuladd.v16f32"
+    )
+    before, loop = builder.block, builder.append_basic_block("depth")
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    k = builder.phi(WORD)
+    sums = [builder.phi(VECTOR) for _ in range(len(x_rows) * vectors)]
+    offset = builder.mul(k, WORD(LANES * vectors))
+    factors = [_load(builder, w, builder.add(first, offset), VECTOR) for first in w_first]
+    new = []
+    for row, x_first in enumerate(x_rows):
+        value = _splat(builder, _load(builder, x, builder.add(x_first, k), ir.FloatType()))
+        for v, factor in enumerate(factors):
+            new.append(builder.call(fma, [value, factor, sums[row * vectors + v]]))
+    following = builder.add(k, WORD(1))
+    for phi, initial, value in zip(
+        [k, *sums],
+        [WORD(0), *[ir.Constant(VECTOR, None)] * len(sums)],
+        [following, *new],
+        strict=True,
+    ):
+        phi.add_incoming(initial, before)
+        phi.add_incoming(value, loop)
+    after = builder.append_basic_block("done")
+    builder.cbranch(builder.icmp_unsigned("<", following, depth), loop, after)
+    builder.position_at_end(after)
+    return new
+
+
+def _multiply(rows: int, vectors: int) -> Any:
+    @intrinsic
+    def multiply(
+        typing_context: Any,
+        x: Any,
+        x_place: Any,
+        w: Any,
+        w_first: Any,
+        depth: Any,
+        y: Any,
+        y_place: Any,
+    ) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            x_data, w_data, y_data = (
+                context.make_array(signature.args[i])(context, builder, arguments[i]).data
+                for i in (0, 2, 5)
+            )
+            (x_first, x_stride), (y_first, y_stride) = (
+                cgutils.unpack_tuple(builder, arguments[i]) for i in (1, 6)
+            )
+
+            def places(first: Any, stride: Any) -> list[Any]:
+                return [builder.add(first, builder.mul(WORD(r), stride)) for r in range(rows)]
+
+            columns = [WORD(LANES * v) for v in range(vectors)]
+            panel = [builder.add(arguments[3], column) for column in columns]
+            sums = _sums(builder, x_data, places(x_first, x_stride), w_data, panel, arguments[4])
+            for row, first in enumerate(places(y_first, y_stride)):
+                for v, column in enumerate(columns):
+                    target = builder.gep(y_data, [builder.add(first, column)])
+                    pointer = builder.bitcast(target, VECTOR.as_pointer())
+                    builder.store(sums[row * vectors + v], pointer, align=4)
+            return context.get_dummy_value()
+
+        return types.void(x, x_place, w, w_first, depth, y, y_place), generate
+
+    return multiply
+
+
+# multiply(x, (first, stride), w, first, depth, y, (first, stride)): a tile of y = x @ w, of flat
+# float32 arrays. The panel of w is (depth, columns of the tile), depth >= 1. Every sum begins at 0
+# and takes its products in order, so a row of y does not depend on the tile that it is in.
+multiply_wide = _multiply(TILE_ROWS, TILE_VECTORS)
+multiply_narrow = _multiply(TILE_ROWS, 1)
+multiply_row_wide = _multiply(1, TILE_VECTORS)
+multiply_row_narrow = _multiply(1, 1)
+
+
+@intrinsic
+def rectified(typing_context: Any, value: Any) -> Any:
+    """max(value, 0) of a vector. A NaN stays, so that a broken model shows it."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        zero = ir.Constant(arguments[0].type, None)
+        return builder.select(builder.fcmp_ordered("<=", arguments[0], zero), zero, arguments[0])
+
+    return value(value), generate

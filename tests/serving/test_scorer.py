@@ -1,0 +1,125 @@
+"""A run in memory: the scores of `robe predict` from rows as they are in a log."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_tools import Dataset, Schema, ingest
+from robe_numba.serving import Scorer
+from robe_numba.training import RunFolder, train
+from tests.training.runs import small_config
+
+CLOSE = 1e-6  # what sums that are rounded in another order may change
+
+
+def raw_rows(count, scorer, seed=0):
+    """Rows as in a log, some values missing."""
+    generator = np.random.default_rng(seed)
+    dense = generator.integers(-3, 1000, (count, scorer.num_dense)).astype(np.float32)
+    dense[generator.random(dense.shape) < 0.2] = np.nan
+    return dense, generator.integers(0, 2**32, (count, scorer.num_tables))
+
+
+@pytest.fixture(scope="module", params=["robe", "full", "hashed", "qr"])
+def run(request, dataset, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / request.param
+    return train(dataset, small_config(request.param), folder).path
+
+
+@pytest.fixture(scope="module")
+def scorer(run):
+    return Scorer(run)
+
+
+def test_scores_are_those_of_predict(run, scorer, dataset):
+    """The model sees what ingest makes of the rows: log(max(x, 0) + 1), 0 where missing."""
+    dense, ids = raw_rows(100, scorer)
+    known = next(iter(dataset.split("train").batches(50)))
+    ids[:50] = known.indices
+    ready = np.log1p(np.maximum(np.nan_to_num(dense.astype(np.float64)), 0)).astype(np.float32)
+    expected = RunFolder(run).load_model().predict(ready, ids)
+    found = scorer(dense, ids)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=CLOSE)
+    assert found.dtype == np.float32
+    assert np.ptp(found) > 0.01
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 60), st.integers(1, 60))
+def test_a_row_has_the_same_bits_in_every_batch(scorer, first, count):
+    dense, ids = raw_rows(60, scorer)
+    whole, rows = scorer(dense, ids), slice(first, first + count)
+    assert scorer(dense[rows], ids[rows]).tobytes() == whole[rows].tobytes()
+
+
+def test_batches_of_any_size(scorer, monkeypatch):
+    dense, ids = raw_rows(60, scorer)
+    whole = scorer(dense, ids)
+    monkeypatch.setattr("robe_numba.serving.scorer.MOST_ROWS", 7)
+    assert scorer(dense, ids).tobytes() == whole.tobytes()
+
+
+def test_threads_do_not_disturb_each_other(scorer):
+    rows = [raw_rows(count, scorer, seed=count) for count in range(1, 33)]
+    expected = [scorer(*each).tobytes() for each in rows]
+    with ThreadPoolExecutor(8) as pool:
+        found = [scores.tobytes() for scores in pool.map(lambda each: scorer(*each), rows * 10)]
+    assert found == expected * 10
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int64", "uint32", "uint64"])
+def test_ids_of_every_dtype(scorer, dtype):
+    dense, ids = raw_rows(30, scorer)
+    ids %= 2**31
+    assert scorer(dense, ids.astype(dtype)).tobytes() == scorer(dense, ids).tobytes()
+
+
+def test_memory_and_names(run, scorer, dataset):
+    model = RunFolder(run).load_model()
+    arrays = [*model.parameters().values(), *model.embedding.tables().values()]
+    assert scorer.num_bytes == sum(array.nbytes for array in arrays)
+    assert (scorer.dense_names, scorer.id_names) == (
+        list(dataset.schema.dense),
+        list(dataset.schema.categorical),
+    )
+    assert RunFolder(run).config["digests"]["models"][-1].startswith(scorer.version)
+
+
+def test_wrong_rows_are_refused(scorer):
+    dense, ids = raw_rows(4, scorer)
+    with pytest.raises(ValueError, match="dense has shape"):
+        scorer(dense[:, 1:].copy(), ids)
+    with pytest.raises(ValueError, match="ids has shape"):
+        scorer(dense, ids[:3])
+    with pytest.raises(TypeError, match="ids has dtype float64"):
+        scorer(dense, ids.astype(np.float64))
+    dense[2, 1] = -np.inf
+    with pytest.raises(ValueError, match="dense has an infinite value"):
+        scorer(dense, ids)
+
+
+def test_threads_must_be_positive(run):
+    with pytest.raises(ValueError, match="threads is 0; it must be at least 1"):
+        Scorer(run, threads=0)
+
+
+@pytest.mark.parametrize("transform", ["none", "log3", "log-squared"])
+def test_logs_of_other_columns_and_transforms(tmp_path, transform):
+    """CSV with few columns, ids modulo 50, and every transform."""
+    generator = np.random.default_rng(1)
+    columns = (generator.integers(*ends, 600) for ends in ((0, 2), (-5, 99), (0, 999)))
+    rows = [",".join(map(str, row)) for row in zip(*columns, strict=True)]
+    (tmp_path / "log.csv").write_text("\n".join(["clicked,price,item", *rows]))
+    schema = Schema("clicked", ("price",), ("item",))
+    options = {"dense_transform": transform, "max_ind_range": 50}
+    ingest(tmp_path / "log.csv", tmp_path / "data", schema=schema, **options)
+    data = Dataset(tmp_path / "data")
+    run = train(data, small_config(batch_size=64), tmp_path / "run")
+    scorer, batch = Scorer(run.path), next(iter(data.split("all").batches(600)))
+    raw = np.array([row.split(",") for row in rows], np.float64)
+    found = scorer(raw[:, 1:2].astype(np.float32), raw[:, 2:].astype(np.int64))
+    expected = run.load_model().predict(batch.dense, batch.indices)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=CLOSE)
