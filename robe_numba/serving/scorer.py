@@ -4,15 +4,26 @@ import os
 
 import numpy as np
 
+from data_tools.options import DENSE_TRANSFORMS
 from data_tools.sources.criteo.parser import transform_dense
 from robe_numba.checks.arrays import ARRAY_DTYPES, check_array
-from robe_numba.checks.ids import INDEX_DTYPES, as_uint64
+from robe_numba.checks.ids import INDEX_DTYPES, as_uint64, check_indices
+from robe_numba.dlrm import DLRM
+from robe_numba.dlrm.embeddings.kinds import ArrayEmbedding
 from robe_numba.dlrm.gradient_buffer import layers_of
-from robe_numba.dlrm.layers.interaction import cat_interaction
-from robe_numba.dlrm.layers.packed import PackedMLP
-from robe_numba.kernels.cpu.launch import num_threads, on_threads
+from robe_numba.dlrm.layers.interaction import INTERACTIONS
+from robe_numba.dlrm.layers.packed import PackedMLP, elements_worth
+from robe_numba.kernels.coefficients import hash_spec
+from robe_numba.kernels.cpu.launch import launch, num_threads, on_threads, threads_for
 from robe_numba.kernels.cpu.mlp import sigmoids
+from robe_numba.kernels.scalar.unsigned import ZERO
 from robe_numba.memory import scratch
+from robe_numba.serving.kernel import (
+    find_infinite,
+    kernel_model,
+    score_in_parallel,
+    score_rows,
+)
 from robe_numba.training.run.folder import RunFolder
 
 MOST_ROWS = 8192  # that are scored at once, which bounds the memory of a call
@@ -58,15 +69,14 @@ class Scorer:
         facts = folder.config["dataset"]
         self.dense_names, self.id_names = list(facts["dense"]), list(facts["categorical"])
         self.num_dense, self.num_tables = len(self.dense_names), len(self.id_names)
-        self._transform, self._range = facts["dense_transform"], facts.get("max_ind_range")
+        # Where a dataset numbers its ids, their numbers are what is given.
+        modulus = None if facts.get("vocabulary") else facts.get("max_ind_range")
+        self._range = None if modulus is None else np.uint64(modulus)
         arrays = [*model.parameters().values(), *model.embedding.tables().values()]
         self.num_bytes = sum(array.nbytes for array in arrays)
         digests = folder.config.get("digests", {"models": [""]})["models"]
         self.version = str(digests[-1])[:16]
-        self._embedding, self._interaction = model.embedding, model.config.interaction
-        parameters = model.parameters()
-        self._bottom = PackedMLP(layers_of(parameters, "bottom"), final_relu=True)
-        self._top = PackedMLP(layers_of(parameters, "top"), final_relu=False)
+        self._score = _scoring(model, facts["dense_transform"])
 
     def __call__(self, dense: np.ndarray, ids: np.ndarray) -> np.ndarray:
         """Score rows as they are in a log, before `robe ingest`.
@@ -90,32 +100,86 @@ class Scorer:
         """
         check_array("dense", dense, (len(dense), self.num_dense), ARRAY_DTYPES)
         check_array("ids", ids, (len(dense), self.num_tables), INDEX_DTYPES)
-        if np.isinf(dense).any():
-            raise ValueError("dense has an infinite value; values must be finite, NaN if missing")
+        infinite = find_infinite(dense.reshape(-1))
+        if infinite >= 0:
+            raise ValueError(
+                f"dense[{infinite // self.num_dense}, {infinite % self.num_dense}] is "
+                f"{dense.flat[infinite]}; it must be finite, or NaN where it is missing"
+            )
         ids = as_uint64(ids)
         if self._range is not None:
-            ids = ids % np.uint64(self._range)
+            ids = ids % self._range
         out = np.empty(len(dense), np.float32)
         threads = num_threads() if self._threads is None else min(self._threads, num_threads())
+        if len(dense) <= MOST_ROWS:
+            self._score(dense, ids, out, threads)
+            return out
         for first in range(0, len(dense), MOST_ROWS):
             rows = slice(first, first + MOST_ROWS)
-            on_threads(threads, self._score, dense[rows], ids[rows], out[rows], threads)
+            self._score(dense[rows], ids[rows], out[rows], threads)
         return out
 
-    def _score(self, dense: np.ndarray, ids: np.ndarray, out: np.ndarray, threads: int) -> None:
+
+def _scoring(model: DLRM, transform: str) -> "_Fused | _Staged":
+    """The fastest way to score with a model."""
+    embedding = model.embedding
+    if isinstance(embedding, ArrayEmbedding) and model.config.interaction == "dot":
+        return _Fused(model, embedding, transform)
+    return _Staged(model, transform)
+
+
+class _Fused:
+    """A model of one array and dot products, as one kernel."""
+
+    def __init__(self, model: DLRM, embedding: ArrayEmbedding, transform: str):
+        parameters, self._embedding = model.parameters(), embedding
+        bottom = PackedMLP(layers_of(parameters, "bottom"), final_relu=True).layers
+        top = PackedMLP(layers_of(parameters, "top"), final_relu=False).layers
+        stored, self._spec = embedding.source
+        number, num_dense = DENSE_TRANSFORMS.index(transform), model.config.num_dense
+        self._model = kernel_model(number, num_dense, stored, hash_spec(self._spec), bottom, top)
+        self._memory, self._work = self._model.memory, elements_worth(bottom) + elements_worth(top)
+
+    def __call__(self, dense: np.ndarray, ids: np.ndarray, out: np.ndarray, threads: int) -> None:
+        rows, ids = len(out), self._embedding.rows(ids)
+        if self._spec.num_embeddings is None:
+            ids = ids.reshape(-1)
+        else:
+            ids = check_indices(ids, self._spec)
+        workers = 1 if rows == 1 else min(threads, threads_for(rows * self._work))
+        memory = scratch("scorer", (workers, self._memory), np.float32)
+        if workers == 1:
+            last = np.uint64(rows)
+            score_rows(dense.reshape(-1), ids, ZERO, last, self._model, memory[0], out)
+        else:
+            launch(workers, score_in_parallel, dense.reshape(-1), ids, self._model, memory, out)
+
+
+class _Staged:
+    """Any model, one stage after the other."""
+
+    def __init__(self, model: DLRM, transform: str):
+        parameters, self._embedding, self._transform = (
+            model.parameters(),
+            model.embedding,
+            transform,
+        )
+        self._interaction, _ = INTERACTIONS[model.config.interaction]
+        self._bottom = PackedMLP(layers_of(parameters, "bottom"), final_relu=True)
+        self._top = PackedMLP(layers_of(parameters, "top"), final_relu=False)
+
+    def __call__(self, dense: np.ndarray, ids: np.ndarray, out: np.ndarray, threads: int) -> None:
+        on_threads(threads, self._stages, dense, ids, out, threads)
+
+    def _stages(self, dense: np.ndarray, ids: np.ndarray, out: np.ndarray, threads: int) -> None:
         rows, dim = len(out), self._embedding.embedding_dim
         x = self._bottom.input(rows)
-        x[:rows, : self.num_dense] = transform_dense(dense.astype(np.float64), self._transform)
-        features = scratch("features", (rows, dim), np.float32)
+        x[:rows, : dense.shape[1]] = transform_dense(dense.astype(np.float64), self._transform)
+        features = scratch("scorer_features", (rows, dim), np.float32)
         self._bottom(x, features, threads)
+        embeddings, _ = self._embedding.lookup(ids, keep=False)
         joined = self._top.input(rows)
-        if self._interaction == "dot":
-            self._embedding.lookup_dot_interaction(ids, features, joined[:rows])
-        else:
-            embeddings = scratch("embeddings", (rows, self.num_tables, dim), np.float32)
-            cat_interaction(
-                features, self._embedding.lookup(ids, False, embeddings)[0], joined[:rows]
-            )
-        logits = scratch("logits", (rows, 1), np.float32)
+        self._interaction(features, embeddings, joined[:rows])
+        logits = scratch("scorer_logits", (rows, 1), np.float32)
         self._top(joined, logits, threads)
         sigmoids(logits.reshape(-1), out)

@@ -47,7 +47,7 @@ _rare = jit(_nrt=False)
 
 
 @_rare
-def _transform(value, transform):
+def transform_value(value, transform):
     """Transform one float64, which is not NaN, by the rule of that number in DENSE_TRANSFORMS."""
     if transform == _LOG1P:
         value = math.log(max(value, 0.0) + 1.0)
@@ -60,11 +60,11 @@ def _transform(value, transform):
 
 @jit
 def transform_all(values, transform):
-    """`_transform` of every value, and of 0 for every NaN."""
+    """`transform_value` of every value, and of 0 for every NaN."""
     out = np.empty(values.shape, np.float32)
     for i in range(values.size):
         value = values.flat[i]
-        out.flat[i] = _transform(0.0 if math.isnan(value) else value, transform)
+        out.flat[i] = transform_value(0.0 if math.isnan(value) else value, transform)
     return out
 
 
@@ -93,7 +93,7 @@ def _read_any_number(data, position, transform):
         if position - significant > u64(19) or magnitude > limit:
             return np.float32(0), position, LARGE_NUMBER
     value = np.float64(magnitude)
-    return _transform(-value if negative else value, transform), position, OK
+    return transform_value(-value if negative else value, transform), position, OK
 
 
 @scalar
@@ -111,7 +111,7 @@ def _read_number(data, position, small, transform):
             position += trailing_zeros(ends) >> u64(3)
             if magnitude < u64(small.size):
                 return small[magnitude], position, OK
-            return _transform(np.float64(magnitude), transform), position, OK
+            return transform_value(np.float64(magnitude), transform), position, OK
     return _read_any_number(data, position, transform)
 
 
@@ -166,7 +166,7 @@ def _read_odd_number(data, position, small, transform):
     """Do as `_read_number`, but read odd fields too."""
     end = _skip_missing(data, position)
     if end != position:
-        return _transform(0.0, transform), end, OK
+        return transform_value(0.0, transform), end, OK
     number, end, code = _read_number(data, position, small, transform)
     if code == OK and end != position:
         end = _skip_zeros(data, end)

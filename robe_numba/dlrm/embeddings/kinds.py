@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from robe_numba.checks.arrays import check_stored_array
 from robe_numba.dlrm.backends import backend_for
 from robe_numba.dlrm.embeddings.base import Embedding
 from robe_numba.dlrm.embeddings.trained_array import Read, TrainedArray
@@ -29,20 +30,27 @@ class ArrayEmbedding(Embedding):
     def lookup(
         self, indices: np.ndarray, keep: bool = True, out: np.ndarray | None = None
     ) -> tuple[np.ndarray, Any]:
-        return self._parts["array"].lookup(self._rows(indices), keep, out)
+        return self._parts["array"].lookup(self.rows(indices), keep, out)
 
     def context(self, indices: np.ndarray) -> Any:
         """The context of `lookup`, without looking anything up."""
-        return Read(self._rows(indices), None)
+        return Read(self.rows(indices), None)
 
     def lookup_dot_interaction(
         self, indices: np.ndarray, dense: np.ndarray, out: np.ndarray | None = None
     ) -> np.ndarray:
         """Fused: the embeddings are never written to memory."""
         part = self._parts["array"]
-        return lookup_dot_interaction(part.array, self._rows(indices), dense, part.spec, out)
+        return lookup_dot_interaction(part.array, self.rows(indices), dense, part.spec, out)
 
-    def _rows(self, indices: np.ndarray) -> np.ndarray:
+    @property
+    def source(self) -> tuple[np.ndarray, Spec]:
+        """The array as kernels take it, and how rows are read from it."""
+        part = self._parts["array"]
+        return check_stored_array(part.array, part.spec), part.spec
+
+    def rows(self, indices: np.ndarray) -> np.ndarray:
+        """The rows of ids (batch, num_tables) in their tables; the ids themselves if hashed."""
         return indices if self._vocabulary is None else self._vocabulary.rows(indices)
 
     def _gradients_by_part(

@@ -31,6 +31,8 @@ class PackedMLP:
     ----------
     fan_in, fan_out : int
         Width of the input and of the output.
+    layers : PackedLayers
+        The parameters as kernels read them.
     """
 
     def __init__(self, layers: Sequence[GradPair], *, final_relu: bool):
@@ -45,7 +47,7 @@ class PackedMLP:
             shapes.append((padded.shape[1], padded.shape[0]))
             weights += _panels(padded)
             biases.append(np.pad(bias, (0, len(padded) - fan_out)))
-        self._layers = PackedLayers(np.array(shapes, np.uint64), _joined(weights), _joined(biases))
+        self.layers = PackedLayers(np.array(shapes, np.uint64), _joined(weights), _joined(biases))
         self._half = int(CHUNK) * max(width for _, width in shapes)
 
     def input(self, rows: int) -> np.ndarray:
@@ -56,7 +58,7 @@ class PackedMLP:
         ndarray, (rows rounded up to whole tiles, max(fan_in, 1)) float32
             Zeros from `rows` on, and where there are no inputs.
         """
-        depth, tile = int(self._layers.shapes[0, 0]), int(TILE)
+        depth, tile = int(self.layers.shapes[0, 0]), int(TILE)
         x = scratch(f"mlp_input_{depth}", (-(-rows // tile) * tile, depth), np.float32)
         x[0 if self.fan_in == 0 else rows :] = 0
         return x
@@ -73,13 +75,17 @@ class PackedMLP:
         threads : int
             At most.
         """
-        rows = len(out)
-        workers = min(threads, threads_for(rows * int(self._layers.weights.size) // 64))
-        buffers = scratch("mlp", (workers * 2 * self._half,), np.float32)
-        flat, half = x.reshape(-1), np.uint64(self._half)
-        launch(
-            workers, mlp, flat, np.uint64(rows), self._layers, self._final_relu, buffers, half, out
-        )
+        rows, layers = len(out), self.layers
+        workers = min(threads, threads_for(rows * elements_worth(layers)))
+        buffers = scratch("mlp", (workers, 2 * self._half), np.float32)
+        numbers = scratch("mlp_numbers", (workers, int(layers.shapes[:, 0].max())), np.uint64)
+        flat = x.reshape(-1)
+        launch(workers, mlp, flat, np.uint64(rows), layers, self._final_relu, buffers, numbers, out)
+
+
+def elements_worth(layers: PackedLayers) -> int:
+    """How many copied elements the work of a row takes as long as; see `threads_for`."""
+    return layers.weights.size // 64
 
 
 def _panels(weight: np.ndarray) -> list[np.ndarray]:

@@ -43,27 +43,50 @@ class PackedLayers(NamedTuple):
 
 
 @inlined
-def panel_product(x, x_place, rows, w, w_first, depth, y, y_place, wide):
-    """A panel of columns of y = x @ w, for one row, or for rows that are padded to whole tiles.
+def choose_nonzero(x, first, depth, chosen):
+    """Write the numbers of a row's elements that are not 0; how many, at least one."""
+    count = ZERO
+    for k in range(depth):
+        chosen[count] = k
+        count += np.uint64(x[first + k] != 0)
+    return max(count, ONE)
 
-    Places are where the rows of a matrix begin in its flat array, and how far apart they are.
-    """
-    if rows == ONE:
-        if wide:
-            multiply_row_wide(x, x_place, w, w_first, depth, y, y_place)
+
+@inner
+def row_product(x, x_first, layers, w_first, number, chosen, y, y_first):
+    """One row of y = x @ w, without products with 0: about half of those after a rectifier."""
+    w, depth, width = layers.weights, layers.shapes[number, 0], layers.shapes[number, 1]
+    count = choose_nonzero(x, x_first, depth, chosen)
+    column = ZERO
+    while column < width:
+        panel, place = (w, w_first + column * depth), (y, y_first + column, width)
+        if column + WIDE <= width:
+            multiply_row_wide((x, x_first, depth), panel, count, chosen, place)
+            column += WIDE
         else:
-            multiply_row_narrow(x, x_place, w, w_first, depth, y, y_place)
-        return
-    for row in range(ZERO, rows, TILE):
-        x_tile = (x_place[0] + row * x_place[1], x_place[1])
-        y_tile = (y_place[0] + row * y_place[1], y_place[1])
-        if wide:
-            multiply_wide(x, x_tile, w, w_first, depth, y, y_tile)
-        else:
-            multiply_narrow(x, x_tile, w, w_first, depth, y, y_tile)
+            multiply_row_narrow((x, x_first, depth), panel, count, chosen, place)
+            column += U16
 
 
-@inlined
+@inner
+def tile_products(x, x_first, stride, rows, layers, w_first, number, y, y_first):
+    """Rows of y = x @ w, padded to whole tiles; the rows of x are `stride` apart."""
+    w, depth, width = layers.weights, layers.shapes[number, 0], layers.shapes[number, 1]
+    column = ZERO
+    while column < width:
+        wide = column + WIDE <= width
+        panel = (w, w_first + column * depth)
+        for row in range(ZERO, rows, TILE):
+            tile = (x, x_first + row * stride, stride)
+            place = (y, y_first + row * width + column, width)
+            if wide:
+                multiply_wide(tile, panel, depth, None, place)
+            else:
+                multiply_narrow(tile, panel, depth, None, place)
+        column += WIDE if wide else U16
+
+
+@inner
 def finish_rows(y, first, rows, width, biases, b_first, rectify):
     """Add the biases to rows of y, and rectify them if asked for."""
     for row in range(rows):
@@ -74,70 +97,47 @@ def finish_rows(y, first, rows, width, biases, b_first, rectify):
 
 
 @inner
-def layer(x, x_place, rows, layers, w_first, b_first, number, rectify, y, y_first):
-    """Rows of y (rows, padded fan_out), from y_first on, of one layer."""
-    depth, width = layers.shapes[number, 0], layers.shapes[number, 1]
-    column = ZERO
-    while column < width:
-        wide = column + WIDE <= width
-        place = (y_first + column, width)
-        panel = w_first + column * depth
-        panel_product(x, x_place, rows, layers.weights, panel, depth, y, place, wide)
-        column += WIDE if wide else U16
-    finish_rows(y, y_first, rows, width, layers.biases, b_first, rectify)
-
-
-@inner
-def mlp_rows(x, row, rows, layers, final_relu, buffers, first, half):
+def mlp_rows(x, row, rows, layers, final_relu, buffers, first, half, chosen):
     """Put rows [row, row + rows) of x through all layers; where the output begins in `buffers`.
 
     The outputs of layers alternate between two buffers of `half` elements, from `first` on.
     """
-    count, w_first, b_first = np.uint64(layers.shapes.shape[0]), ZERO, ZERO
-    depth = layers.shapes[0, 0]
-    layer(
-        x,
-        (row * depth, depth),
-        rows,
-        layers,
-        w_first,
-        b_first,
-        ZERO,
-        final_relu or count > ONE,
-        buffers,
-        first,
-    )
-    given, taken = first, first + half
-    for number in range(ONE, count):
-        width = layers.shapes[number - ONE, 1]
-        w_first += layers.shapes[number - ONE, 0] * width
-        b_first += width
-        rectify = final_relu or number + ONE < count
-        place = (given, width)
-        layer(buffers, place, rows, layers, w_first, b_first, number, rectify, buffers, taken)
-        given, taken = taken, given
+    num_layers, w_first, b_first = np.uint64(layers.shapes.shape[0]), ZERO, ZERO
+    taken, other = first, first + half
+    given, stride = row * layers.shapes[0, 0], layers.shapes[0, 0]
+    for number in range(num_layers):
+        depth, width = layers.shapes[number, 0], layers.shapes[number, 1]
+        source = x if number == ZERO else buffers
+        if rows == ONE:
+            row_product(source, given, layers, w_first, number, chosen, buffers, taken)
+        else:
+            tile_products(source, given, stride, rows, layers, w_first, number, buffers, taken)
+        rectify = final_relu or number + ONE < num_layers
+        finish_rows(buffers, taken, rows, width, layers.biases, b_first, rectify)
+        w_first, b_first = w_first + depth * width, b_first + width
+        given, stride, taken, other = taken, width, other, taken
     return given
 
 
 @jit(parallel=True)
-def mlp(x, rows, layers, final_relu, buffers, half, out):
-    """out (rows, fan_out) of x, flat with its rows padded to whole tiles.
+def mlp(x, rows, layers, final_relu, buffers, numbers, out):
+    """out (rows, fan_out) of x, flat, whose rows are padded to whole tiles.
 
-    Each worker has 2 * half elements of the buffers; an iteration owns a worker's rows.
+    An iteration owns a worker's rows, and its row of the buffers and of the numbers, which are
+    scratch.
     """
-    num_workers, fan_out = np.uint64(buffers.size) // (half + half), np.uint64(out.shape[1])
-    width = layers.shapes[layers.shapes.shape[0] - 1, 1]
+    num_workers, fan_out = buffers.shape[0], np.uint64(out.shape[1])
+    half, width = np.uint64(buffers.shape[1]) >> ONE, layers.shapes[-1, 1]
     tiles = (np.uint64(rows) + TILE - ONE) // TILE
     for worker in prange(num_workers):
         begin, end = share(tiles, worker, num_workers)
-        last = min(end * TILE, np.uint64(rows))
-        base = np.uint64(worker) * (half + half)
+        last, own = min(end * TILE, np.uint64(rows)), buffers[worker]
         for row in range(begin * TILE, last, CHUNK):
             count = min(CHUNK, last - row)
-            place = mlp_rows(x, row, count, layers, final_relu, buffers, base, half)
+            place = mlp_rows(x, row, count, layers, final_relu, own, ZERO, half, numbers[worker])
             for r in range(count):
                 for column in range(fan_out):
-                    out[row + r, column] = buffers[place + r * width + column]
+                    out[row + r, column] = own[place + r * width + column]
 
 
 @jit

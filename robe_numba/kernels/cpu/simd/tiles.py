@@ -1,6 +1,6 @@
 """Tiles of a matrix product, whose sums stay in registers."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 from llvmlite import binding as llvm
@@ -25,6 +25,13 @@ def _has_wide_registers() -> bool:
 TILE_VECTORS = 4 if _has_wide_registers() else 1
 
 
+class Steps(NamedTuple):
+    """The steps of a sum: the first `count`, at least one, or those whose numbers are chosen."""
+
+    count: Any
+    chosen: Any = None  # a pointer
+
+
 def _splat(builder: Any, value: Any) -> Any:
     undefined = ir.Constant(VECTOR, ir.Undefined)
     first = builder.insert_element(undefined, value, ir.IntType(32)(0))
@@ -38,7 +45,7 @@ def _load(builder: Any, data: Any, index: Any, kind: Any) -> Any:
     return builder.load(pointer, align=4)
 
 
-def _sums(builder: Any, x: Any, x_rows: list[Any], w: Any, w_first: Any, depth: Any) -> list[Any]:
+def _sums(builder: Any, x: Any, x_rows: list[Any], w: Any, w_first: Any, steps: Steps) -> list[Any]:
     """The loop over the depth: the sums of a tile, row by row."""
     vectors = len(w_first)
     fma = cgutils.get_or_insert_function(
@@ -47,8 +54,9 @@ def _sums(builder: Any, x: Any, x_rows: list[Any], w: Any, w_first: Any, depth: 
     before, loop = builder.block, builder.append_basic_block("depth")
     builder.branch(loop)
     builder.position_at_end(loop)
-    k = builder.phi(WORD)
+    step = builder.phi(WORD)
     sums = [builder.phi(VECTOR) for _ in range(len(x_rows) * vectors)]
+    k = step if steps.chosen is None else builder.load(builder.gep(steps.chosen, [step]))
     offset = builder.mul(k, WORD(LANES * vectors))
     factors = [_load(builder, w, builder.add(first, offset), VECTOR) for first in w_first]
     new = []
@@ -56,9 +64,9 @@ def _sums(builder: Any, x: Any, x_rows: list[Any], w: Any, w_first: Any, depth: 
         value = _splat(builder, _load(builder, x, builder.add(x_first, k), ir.FloatType()))
         for v, factor in enumerate(factors):
             new.append(builder.call(fma, [value, factor, sums[row * vectors + v]]))
-    following = builder.add(k, WORD(1))
+    following = builder.add(step, WORD(1))
     for phi, initial, value in zip(
-        [k, *sums],
+        [step, *sums],
         [WORD(0), *[ir.Constant(VECTOR, None)] * len(sums)],
         [following, *new],
         strict=True,
@@ -66,53 +74,48 @@ def _sums(builder: Any, x: Any, x_rows: list[Any], w: Any, w_first: Any, depth: 
         phi.add_incoming(initial, before)
         phi.add_incoming(value, loop)
     after = builder.append_basic_block("done")
-    builder.cbranch(builder.icmp_unsigned("<", following, depth), loop, after)
+    builder.cbranch(builder.icmp_unsigned("<", following, steps.count), loop, after)
     builder.position_at_end(after)
     return new
 
 
 def _multiply(rows: int, vectors: int) -> Any:
     @intrinsic
-    def multiply(
-        typing_context: Any,
-        x: Any,
-        x_place: Any,
-        w: Any,
-        w_first: Any,
-        depth: Any,
-        y: Any,
-        y_place: Any,
-    ) -> Any:
+    def multiply(typing_context: Any, x: Any, w: Any, count: Any, chosen: Any, y: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            x_data, w_data, y_data = (
-                context.make_array(signature.args[i])(context, builder, arguments[i]).data
-                for i in (0, 2, 5)
-            )
-            (x_first, x_stride), (y_first, y_stride) = (
-                cgutils.unpack_tuple(builder, arguments[i]) for i in (1, 6)
-            )
+            def unpacked(kind: Any, value: Any) -> tuple[Any, ...]:
+                array, *places = cgutils.unpack_tuple(builder, value)
+                return context.make_array(kind[0])(context, builder, array).data, *places
 
-            def places(first: Any, stride: Any) -> list[Any]:
+            def row_places(first: Any, stride: Any) -> list[Any]:
                 return [builder.add(first, builder.mul(WORD(r), stride)) for r in range(rows)]
 
+            x_data, *x_place = unpacked(x, arguments[0])
+            w_data, w_first = unpacked(w, arguments[1])
+            y_data, *y_place = unpacked(y, arguments[4])
+            numbers = None
+            if isinstance(chosen, types.Array):
+                numbers = context.make_array(chosen)(context, builder, arguments[3]).data
             columns = [WORD(LANES * v) for v in range(vectors)]
-            panel = [builder.add(arguments[3], column) for column in columns]
-            sums = _sums(builder, x_data, places(x_first, x_stride), w_data, panel, arguments[4])
-            for row, first in enumerate(places(y_first, y_stride)):
-                for v, column in enumerate(columns):
+            panel = [builder.add(w_first, column) for column in columns]
+            steps = Steps(arguments[2], numbers)
+            sums = iter(_sums(builder, x_data, row_places(*x_place), w_data, panel, steps))
+            for first in row_places(*y_place):
+                for column in columns:
                     target = builder.gep(y_data, [builder.add(first, column)])
                     pointer = builder.bitcast(target, VECTOR.as_pointer())
-                    builder.store(sums[row * vectors + v], pointer, align=4)
+                    builder.store(next(sums), pointer, align=4)
             return context.get_dummy_value()
 
-        return types.void(x, x_place, w, w_first, depth, y, y_place), generate
+        return types.void(x, w, count, chosen, y), generate
 
     return multiply
 
 
-# multiply(x, (first, stride), w, first, depth, y, (first, stride)): a tile of y = x @ w, of flat
-# float32 arrays. The panel of w is (depth, columns of the tile), depth >= 1. Every sum begins at 0
-# and takes its products in order, so a row of y does not depend on the tile that it is in.
+# multiply((x, first, stride), (w, first), count, chosen, (y, first, stride)): a tile of y = x @ w,
+# of flat float32 arrays; a panel of w is (depth, columns of the tile). Sums take the first `count`
+# products, at least one, or, if `chosen` is an array and not None, those of its first `count`
+# numbers. They begin at 0 and add in order: a row of y does not depend on the tile it is in.
 multiply_wide = _multiply(TILE_ROWS, TILE_VECTORS)
 multiply_narrow = _multiply(TILE_ROWS, 1)
 multiply_row_wide = _multiply(1, TILE_VECTORS)
