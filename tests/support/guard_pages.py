@@ -16,6 +16,7 @@ from robe_numba.dlrm.layers import packed
 from robe_numba.kernels import coefficients
 from robe_numba.kernels.cpu.update import driver
 from robe_numba.ops import bags, interaction, rows, updating
+from robe_numba.serving.kernel import kernel_model, score_rows
 from tests.support.strategies import HALF_DTYPES, dtype_of
 
 C_LIBRARY = ctypes.CDLL(None, use_errno=True)
@@ -101,19 +102,41 @@ def calls(spec, batch, copy, empty):
         rn.embedding_bag_adagrad_update(values, state, grad_out, *arguments)
     yield from (values, state, blocks)
     yield from mlps(batch, copy, empty)
+    yield scores(spec, batch, copy, empty)
+
+
+def scores(spec, batch, copy, empty):
+    """Probabilities of a small model with this embedding."""
+    generator, tables, dim = np.random.default_rng(batch), spec.num_tables, spec.embedding_dim
+    columns = dim + tables * (tables + 1) // 2
+    bottom, top = (
+        packed.PackedMLP(random_layers(widths, generator), final_relu=final).layers
+        for widths, final in (((3, 20, dim), True), ((columns, 9, 1), False))
+    )
+    array = copy(generator.standard_normal(spec.array_size).astype(np.float32))
+    dense = copy(generator.integers(-2, 99, 3 * batch).astype(np.float32))
+    ids = copy(generator.integers(0, 2**62, batch * tables).astype(np.uint64))
+    model = kernel_model(0, 3, array, rows.hash_spec(spec), bottom, top)
+    out, last = empty((batch,), np.float32), np.uint64(batch)
+    score_rows(dense, ids, np.uint64(0), last, model, empty((model.memory,), np.float32), out)
+    return out
+
+
+def random_layers(widths, generator):
+    draw = generator.standard_normal
+    return [
+        (draw((n, m)).astype(np.float32), draw(n).astype(np.float32)) for m, n in pairwise(widths)
+    ]
 
 
 def mlps(batch, copy, empty):
     """Outputs of packed MLPs, with and without inputs."""
-    draw = np.random.default_rng(batch).standard_normal
+    generator = np.random.default_rng(batch)
     for widths in ((13, 70, 16), (0, 5), (33, 130, 1)):
-        layers = [
-            (copy(draw((n, m)).astype(np.float32)), copy(draw(n).astype(np.float32)))
-            for m, n in pairwise(widths)
-        ]
-        mlp = packed.PackedMLP(layers, final_relu=False)
+        layers = random_layers(widths, generator)
+        mlp = packed.PackedMLP([tuple(map(copy, layer)) for layer in layers], final_relu=False)
         x, out = mlp.input(batch), empty((batch, widths[-1]), np.float32)
-        x[:batch, : widths[0]] = draw((batch, widths[0]))
+        x[:batch, : widths[0]] = generator.standard_normal((batch, widths[0]))
         mlp(x, out, 2)
         yield out
 
