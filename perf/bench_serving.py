@@ -2,7 +2,7 @@
 
     python perf/bench_serving.py                             10 minutes, 12 GB of memory, wrk
     python perf/bench_serving.py --parts scorer              without the server
-    python perf/bench_serving.py --shape tiny --seconds 0.2  seconds, to see that it works
+    python perf/bench_serving.py --shape tiny --seconds 1    seconds, to see that it works
 
 `robe` hashes raw ids. `full` finds their rows among the known ids; its tables have 2 GB. ONNX
 Runtime executes what `robe export` makes of the same runs. Client and server share the machine.
@@ -19,7 +19,7 @@ import numpy as np
 
 from perf.harness.places import here
 from perf.harness.race import keep_memory
-from perf.serving.load import ask, load, serving, write_requests
+from perf.serving.load import Load, ask, load, serving, write_requests
 from perf.serving.runs import SHAPES, Served
 from perf.serving.scorers import measure
 from robe_numba.formatting import markdown_table
@@ -49,19 +49,19 @@ def check(served: Served, run: Path, url: str) -> None:
     np.testing.assert_array_equal(ask(url, run.name, dense, ids), Scorer(run)(dense, ids))
 
 
-def server_lines(served: Served, folder: Path, seconds: float, rounds: int) -> Iterator[list[str]]:
+def server_lines(served: Served, folder: Path, seconds: int, rounds: int) -> Iterator[list[str]]:
     """Requests of one row with and without batching, and binary requests of 256 rows."""
     run = served.save(folder, "robe")
     cases = (("1 row, JSON", 1, False), ("1 row, binary", 1, True), ("256 rows, binary", 256, True))
     for title, rows, binary in cases:
         bodies = folder / f"{rows}-{binary}"
         headers = write_requests(served, bodies, rows, binary)
-        found = {}
+        found: dict[str, list[Load]] = {}
         for _ in range(rounds):
             for batching, options in (("together", ()), ("one by one", ("--max-batch", 1))):
                 with serving(run, *options) as (url, _):
                     check(served, run, url)
-                    load(url, run.name, bodies, headers, CONNECTIONS, seconds / 5)  # warm up
+                    load(url, run.name, bodies, headers, CONNECTIONS, 1)  # warm up
                     done = load(url, run.name, bodies, headers, CONNECTIONS, seconds)
                     found.setdefault(batching, []).append(done)
         for batching, loads in found.items():
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--parts", choices=PARTS, nargs="+", default=PARTS)
     parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, most}))
     parser.add_argument("--repeats", type=int, default=5, help="turns of each contender")
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each load")
+    parser.add_argument("--seconds", type=int, default=5, help="of each load")
     options = parser.parse_args()
     keep_memory()
     print(f"{here().describe()}; shape {options.shape}", flush=True)

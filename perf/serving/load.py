@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.request import Request, urlopen
 
 import numpy as np
@@ -20,15 +21,17 @@ BODIES = 64  # different requests, which every connection sends in turn
 HEADER = "Inference-Header-Content-Length"
 # wrk calls `request` for each request, and `done` at the end; times are in microseconds.
 SCRIPT = """
-local bodies, next_body = {}, 0
-for number = 0, %(bodies)d - 1 do
-    local file = io.open("%(folder)s/" .. number, "rb")
-    bodies[number] = wrk.format("POST", nil, {%(headers)s}, file:read("*a"))
-    file:close()
+local bodies, number = {}, 0
+function init()
+    for i = 0, %(bodies)d - 1 do
+        local file = io.open("%(folder)s/" .. i, "rb")
+        bodies[i] = wrk.format("POST", nil, {%(headers)s}, file:read("*a"))
+        file:close()
+    end
 end
 function request()
-    next_body = (next_body + 1) %% %(bodies)d
-    return bodies[next_body]
+    number = (number + 1) %% %(bodies)d
+    return bodies[number]
 end
 function done(summary, latency, requests)
     local errors = summary.errors
@@ -84,7 +87,7 @@ def write_requests(served: Served, folder: Path, rows: int, binary: bool) -> dic
 
 def encoded(dense: np.ndarray, ids: np.ndarray, binary: bool) -> tuple[bytes, dict[str, str]]:
     """A request of the Open Inference Protocol, and its headers."""
-    inputs = [
+    inputs: list[dict[str, Any]] = [
         {"name": name, "shape": list(array.shape), "datatype": datatype}
         for name, array, datatype in (("dense", dense, "FP32"), ("ids", ids, "INT64"))
     ]
@@ -110,13 +113,13 @@ def ask(url: str, name: str, dense: np.ndarray, ids: np.ndarray) -> np.ndarray:
 
 
 def load(
-    url: str, name: str, bodies: Path, headers: dict[str, str], connections: int, seconds: float
+    url: str, name: str, bodies: Path, headers: dict[str, str], connections: int, seconds: int
 ) -> Load:
     """Ask a server for some seconds; RuntimeError if a request fails, or without wrk."""
     script = bodies.with_suffix(".lua")
     pairs = ", ".join(f'["{key}"] = "{value}"' for key, value in headers.items())
     script.write_text(SCRIPT % {"folder": bodies, "bodies": BODIES, "headers": pairs})
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "-s", str(script)]
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(script)]
     address = f"{url}/v2/models/{name}/infer"
     try:
         done = subprocess.run([*command, address], capture_output=True, text=True, check=True)

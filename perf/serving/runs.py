@@ -77,8 +77,12 @@ class Served:
         if not log.exists():
             Generator(seed=0, scale=0.001).write(folder / "clicks.tsv", 1000)
             ingest(folder / "clicks.tsv", log)
-        size = {"compression": COMPRESSION, "cardinalities": self.sizes} if kind == "robe" else {}
-        settings = TrainingConfig(embedding=kind, preset="kaggle", **size).resolved()
+        settings = TrainingConfig(
+            embedding=kind,
+            preset="kaggle",
+            compression=COMPRESSION if kind == "robe" else None,
+            cardinalities=self.sizes if kind == "robe" else None,
+        ).resolved()
         model = DLRM(self.config, self.embedding(kind))
         run = RunFolder.create(folder / kind, settings, Dataset(log), model)
         run.save_model(model)
@@ -88,5 +92,5 @@ class Served:
 SHAPES = {
     "kaggle": Served(PRESETS["kaggle"].config, CARDINALITIES),
     "mlperf": Served(PRESETS["mlperf"].config, tuple(size // 8 + 3 for size in CARDINALITIES)),
-    "tiny": Served(DLRMConfig(13, 26, 4, (8,), (8,)), tuple(range(3, 29))),
+    "tiny": Served(DLRMConfig(13, 26, 4, (8,), (8,)), tuple(range(100, 126))),
 }

@@ -8,7 +8,6 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import prange
 
 from data_tools.sources.criteo.kernels import transform_value
 from robe_numba._jit import inlined, jit
@@ -21,7 +20,6 @@ from robe_numba.kernels.cpu.interaction import (
     products_size,
 )
 from robe_numba.kernels.cpu.mlp import CHUNK, PackedLayers, mlp_rows
-from robe_numba.kernels.cpu.starts import share
 from robe_numba.kernels.scalar.hashing import HashSpec
 from robe_numba.kernels.scalar.unsigned import ONE, U15, ZERO
 
@@ -146,12 +144,3 @@ def score_rows(dense, ids, first, last, model, memory, out):
         place = mlp_rows(joined, ZERO, count, model.top, False, layers, ZERO, half, words)
         for r in range(count):
             out[row + r] = probability(layers[place + r * top_width])
-
-
-@jit(parallel=True)
-def score_in_parallel(dense, ids, model, memory, out):
-    """Score all rows; an iteration owns a worker's rows and its row of the memory."""
-    workers, rows = memory.shape[0], np.uint64(out.size)
-    for worker in prange(workers):
-        first, last = share(rows, worker, workers)
-        score_rows(dense, ids, first, last, model, memory[worker], out)

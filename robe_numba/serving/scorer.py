@@ -13,20 +13,21 @@ from robe_numba.dlrm.embeddings.kinds import ArrayEmbedding
 from robe_numba.dlrm.gradient_buffer import layers_of
 from robe_numba.dlrm.layers.interaction import INTERACTIONS
 from robe_numba.dlrm.layers.packed import PackedMLP, elements_worth
+from robe_numba.dlrm.thread_pool import ThreadPool
 from robe_numba.kernels.coefficients import hash_spec
-from robe_numba.kernels.cpu.launch import launch, num_threads, on_threads, threads_for
+from robe_numba.kernels.cpu.launch import ELEMENTS_PER_THREAD, num_threads, on_threads
 from robe_numba.kernels.cpu.mlp import sigmoids
-from robe_numba.kernels.scalar.unsigned import ZERO
 from robe_numba.memory import scratch
 from robe_numba.serving.kernel import (
     find_infinite,
     kernel_model,
-    score_in_parallel,
     score_rows,
 )
 from robe_numba.training.run.folder import RunFolder
 
 MOST_ROWS = 8192  # that are scored at once, which bounds the memory of a call
+# Waking a thread of a pool and waiting for it takes Python about 100 us.
+WORK_PER_THREAD = 4 * ELEMENTS_PER_THREAD
 
 
 class Scorer:
@@ -63,7 +64,6 @@ class Scorer:
     def __init__(self, run: str | os.PathLike[str], *, threads: int | None = None):
         if threads is not None and threads < 1:
             raise ValueError(f"threads is {threads}; it must be at least 1")
-        self._threads = threads
         folder = RunFolder(run)
         model = folder.load_model(threads)
         facts = folder.config["dataset"]
@@ -76,7 +76,9 @@ class Scorer:
         self.num_bytes = sum(array.nbytes for array in arrays)
         digests = folder.config.get("digests", {"models": [""]})["models"]
         self.version = str(digests[-1])[:16]
-        self._score = _scoring(model, facts["dense_transform"])
+        self._score = _scoring(model, facts["dense_transform"], threads)
+        # Kernels compile at their first call.
+        self(np.zeros((1, self.num_dense)), np.zeros((1, self.num_tables), np.int64))
 
     def __call__(self, dense: np.ndarray, ids: np.ndarray) -> np.ndarray:
         """Score rows as they are in a log, before `robe ingest`.
@@ -100,81 +102,81 @@ class Scorer:
         """
         check_array("dense", dense, (len(dense), self.num_dense), ARRAY_DTYPES)
         check_array("ids", ids, (len(dense), self.num_tables), INDEX_DTYPES)
-        infinite = find_infinite(dense.reshape(-1))
+        values = dense.astype(np.float64).reshape(-1)
+        infinite = find_infinite(values)
         if infinite >= 0:
+            row, column = divmod(infinite, self.num_dense)
             raise ValueError(
-                f"dense[{infinite // self.num_dense}, {infinite % self.num_dense}] is "
-                f"{dense.flat[infinite]}; it must be finite, or NaN where it is missing"
+                f"dense[{row}, {column}] is {values[infinite]}; it must be finite, or NaN where it "
+                f"is missing"
             )
         ids = as_uint64(ids)
         if self._range is not None:
             ids = ids % self._range
         out = np.empty(len(dense), np.float32)
-        threads = num_threads() if self._threads is None else min(self._threads, num_threads())
-        if len(dense) <= MOST_ROWS:
-            self._score(dense, ids, out, threads)
+        if len(out) <= MOST_ROWS:
+            self._score(values, ids, out)
             return out
-        for first in range(0, len(dense), MOST_ROWS):
+        for first in range(0, len(out), MOST_ROWS):
             rows = slice(first, first + MOST_ROWS)
-            self._score(dense[rows], ids[rows], out[rows], threads)
+            part = values[first * self.num_dense : (first + MOST_ROWS) * self.num_dense]
+            self._score(part, ids[rows], out[rows])
         return out
-
-
-def _scoring(model: DLRM, transform: str) -> "_Fused | _Staged":
-    """The fastest way to score with a model."""
-    embedding = model.embedding
-    if isinstance(embedding, ArrayEmbedding) and model.config.interaction == "dot":
-        return _Fused(model, embedding, transform)
-    return _Staged(model, transform)
 
 
 class _Fused:
     """A model of one array and dot products, as one kernel."""
 
-    def __init__(self, model: DLRM, embedding: ArrayEmbedding, transform: str):
+    def __init__(self, model: DLRM, embedding: ArrayEmbedding, transform: str, threads: int | None):
         parameters, self._embedding = model.parameters(), embedding
         bottom = PackedMLP(layers_of(parameters, "bottom"), final_relu=True).layers
         top = PackedMLP(layers_of(parameters, "top"), final_relu=False).layers
         stored, self._spec = embedding.source
-        number, num_dense = DENSE_TRANSFORMS.index(transform), model.config.num_dense
-        self._model = kernel_model(number, num_dense, stored, hash_spec(self._spec), bottom, top)
-        self._memory, self._work = self._model.memory, elements_worth(bottom) + elements_worth(top)
+        number, self._num_dense = DENSE_TRANSFORMS.index(transform), model.config.num_dense
+        self._model = kernel_model(
+            number, self._num_dense, stored, hash_spec(self._spec), bottom, top
+        )
+        self._work = elements_worth(bottom) + elements_worth(top)
+        self._pool = ThreadPool(threads)
 
-    def __call__(self, dense: np.ndarray, ids: np.ndarray, out: np.ndarray, threads: int) -> None:
+    def __call__(self, dense: np.ndarray, ids: np.ndarray, out: np.ndarray) -> None:
         rows, ids = len(out), self._embedding.rows(ids)
         if self._spec.num_embeddings is None:
             ids = ids.reshape(-1)
         else:
             ids = check_indices(ids, self._spec)
-        workers = 1 if rows == 1 else min(threads, threads_for(rows * self._work))
-        memory = scratch("scorer", (workers, self._memory), np.float32)
-        if workers == 1:
-            last = np.uint64(rows)
-            score_rows(dense.reshape(-1), ids, ZERO, last, self._model, memory[0], out)
+        parts = min(self._pool.threads, rows * self._work // WORK_PER_THREAD)
+
+        def score(part: int, parts: int = parts) -> None:
+            first, last = (np.uint64(rows * end // parts) for end in (part, part + 1))
+            memory = scratch("scorer", (self._model.memory,), np.float32)
+            score_rows(dense, ids, first, last, self._model, memory, out)
+
+        if parts > 1:
+            self._pool.run(score, parts)
         else:
-            launch(workers, score_in_parallel, dense.reshape(-1), ids, self._model, memory, out)
+            score(0, 1)
 
 
 class _Staged:
     """Any model, one stage after the other."""
 
-    def __init__(self, model: DLRM, transform: str):
-        parameters, self._embedding, self._transform = (
-            model.parameters(),
-            model.embedding,
-            transform,
-        )
+    def __init__(self, model: DLRM, transform: str, threads: int | None):
+        self._embedding, self._transform, self._threads = model.embedding, transform, threads
+        self._num_dense, parameters = model.config.num_dense, model.parameters()
         self._interaction, _ = INTERACTIONS[model.config.interaction]
         self._bottom = PackedMLP(layers_of(parameters, "bottom"), final_relu=True)
         self._top = PackedMLP(layers_of(parameters, "top"), final_relu=False)
 
-    def __call__(self, dense: np.ndarray, ids: np.ndarray, out: np.ndarray, threads: int) -> None:
+    def __call__(self, dense: np.ndarray, ids: np.ndarray, out: np.ndarray) -> None:
+        threads = num_threads() if self._threads is None else min(self._threads, num_threads())
         on_threads(threads, self._stages, dense, ids, out, threads)
 
     def _stages(self, dense: np.ndarray, ids: np.ndarray, out: np.ndarray, threads: int) -> None:
         rows, dim = len(out), self._embedding.embedding_dim
         x = self._bottom.input(rows)
-        x[:rows, : dense.shape[1]] = transform_dense(dense.astype(np.float64), self._transform)
+        ready = transform_dense(dense, self._transform).reshape(rows, self._num_dense)
+        x[:rows, : self._num_dense] = ready
         features = scratch("scorer_features", (rows, dim), np.float32)
         self._bottom(x, features, threads)
         embeddings, _ = self._embedding.lookup(ids, keep=False)
@@ -183,3 +185,11 @@ class _Staged:
         logits = scratch("scorer_logits", (rows, 1), np.float32)
         self._top(joined, logits, threads)
         sigmoids(logits.reshape(-1), out)
+
+
+def _scoring(model: DLRM, transform: str, threads: int | None) -> _Fused | _Staged:
+    """The fastest way to score with a model."""
+    embedding = model.embedding
+    if isinstance(embedding, ArrayEmbedding) and model.config.interaction == "dot":
+        return _Fused(model, embedding, transform, threads)
+    return _Staged(model, transform, threads)
