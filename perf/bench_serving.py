@@ -9,10 +9,13 @@ Runtime executes what `robe export` makes of the same runs. Client and server sh
 """
 
 import argparse
+import json
 import statistics
 import tempfile
 from collections.abc import Iterator
+from dataclasses import asdict, astuple
 from pathlib import Path
+from typing import Any
 
 import numba
 import numpy as np
@@ -31,16 +34,17 @@ CONNECTIONS = 64
 PARTS = ("scorer", "server", "start")
 
 
-def scorer_table(served: Served, folder: Path, threads: list[int], repeats: int, tiny: bool) -> str:
+Result = dict[str, Any]
+
+
+def scorer_results(
+    served: Served, folder: Path, threads: list[int], repeats: int, tiny: bool
+) -> Iterator[Result]:
     """Latency and speed of all contenders."""
     runs = {kind: served.save(folder, kind) for kind in ("robe", "full")}
-    lines = []
     for number in threads:
-        for r in measure(served, runs, TINY_CALLS if tiny else CALLS, number, repeats):
-            cells = [str(r.threads), f"{r.batch:,}", r.contender, f"{r.calls:,}"]
-            lines.append([*cells, f"{r.p50:,.1f}", f"{r.p99:,.1f}", f"{r.rows_per_second:,.0f}"])
-    columns = ["threads", "batch", "contender", "calls", "p50, us", "p99, us", "rows/s"]
-    return markdown_table(columns, lines)
+        for latency in measure(served, runs, TINY_CALLS if tiny else CALLS, number, repeats):
+            yield asdict(latency)
 
 
 def check(served: Served, run: Path, url: str) -> None:
@@ -49,41 +53,51 @@ def check(served: Served, run: Path, url: str) -> None:
     np.testing.assert_array_equal(ask(url, run.name, dense, ids), Scorer(run)(dense, ids))
 
 
-def server_lines(served: Served, folder: Path, seconds: int, rounds: int) -> Iterator[list[str]]:
-    """Requests of one row with and without batching, and binary requests of 256 rows."""
+def server_results(
+    served: Served, folder: Path, seconds: int, rounds: int, tiny: bool
+) -> Iterator[Result]:
+    """Requests of one row and of 256, scored together and one by one."""
     run = served.save(folder, "robe")
-    cases = (("1 row, JSON", 1, False), ("1 row, binary", 1, True), ("256 rows, binary", 256, True))
-    for title, rows, binary in cases:
-        bodies = folder / f"{rows}-{binary}"
-        headers = write_requests(served, bodies, rows, binary)
+    for rows, form in ((1, "JSON"), (1, "binary"), (256, "binary"))[: 1 if tiny else 3]:
+        bodies = folder / f"{rows} {form}"
+        headers = write_requests(served, bodies, rows, binary=form == "binary")
         found: dict[str, list[Load]] = {}
         for _ in range(rounds):
-            for batching, options in (("together", ()), ("one by one", ("--max-batch", 1))):
+            for scored, options in (("together", ()), ("one by one", ("--max-batch", 1))):
                 with serving(run, *options) as (url, _):
                     check(served, run, url)
                     load(url, run.name, bodies, headers, CONNECTIONS, 1)  # warm up
                     done = load(url, run.name, bodies, headers, CONNECTIONS, seconds)
-                    found.setdefault(batching, []).append(done)
-        for batching, loads in found.items():
-            each = statistics.median(one.requests_per_second for one in loads)
-            p50, p99 = (statistics.median(getattr(one, n) for one in loads) for n in ("p50", "p99"))
-            yield [
-                title,
-                batching,
-                f"{each:,.0f}",
-                f"{each * rows:,.0f}",
-                f"{p50:.2f}",
-                f"{p99:.2f}",
-            ]
+                    found.setdefault(scored, []).append(done)
+        for scored, loads in found.items():
+            columns = zip(*(astuple(one) for one in loads), strict=True)
+            each, p50, p99 = map(statistics.median, columns)
+            yield {
+                "request": f"{rows} rows, {form}",
+                "scored": scored,
+                "requests_per_second": each,
+                "rows_per_second": each * rows,
+                "p50": p50,
+                "p99": p99,
+            }
 
 
-def start_line(served: Served, folder: Path, repeats: int) -> str:
+def start_results(served: Served, folder: Path, repeats: int) -> Iterator[Result]:
     """How long a server takes from its command to ready."""
     run, times = served.save(folder, "robe"), []
     for _ in range(repeats + 1):
         with serving(run) as (_, seconds):
             times.append(seconds)
-    return f"start to ready: {statistics.median(times[1:]):.2f} s (first {times[0]:.2f} s)"
+    yield {"first_seconds": times[0], "median_seconds": statistics.median(times[1:])}
+
+
+def table(results: list[Result]) -> str:
+    """Results as Markdown; latencies of the server are milliseconds, of scorers microseconds."""
+    cells = [
+        [f"{value:,.2f}" if isinstance(value, float) else f"{value}" for value in result.values()]
+        for result in results
+    ]
+    return markdown_table([name.replace("_", " ") for name in results[0]], cells)
 
 
 def main() -> None:
@@ -95,21 +109,26 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, most}))
     parser.add_argument("--repeats", type=int, default=5, help="turns of each contender")
     parser.add_argument("--seconds", type=int, default=5, help="of each load")
+    parser.add_argument("--json", type=Path, help="write the results there")
     options = parser.parse_args()
     keep_memory()
-    print(f"{here().describe()}; shape {options.shape}", flush=True)
+    about = f"{here().describe()}; shape {options.shape}"
+    print(about, flush=True)
     served, tiny = SHAPES[options.shape], options.shape == "tiny"
+    all_results = {}
     for part in options.parts:
         with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
+            folder, repeats = Path(name), options.repeats
             if part == "scorer":
-                print(scorer_table(served, folder, options.threads, options.repeats, tiny))
+                results = scorer_results(served, folder, options.threads, repeats, tiny)
             elif part == "server":
-                columns = ["request", "scored", "requests/s", "rows/s", "p50, ms", "p99, ms"]
-                lines = server_lines(served, folder, options.seconds, options.repeats)
-                print(markdown_table(columns, list(lines)), flush=True)
+                results = server_results(served, folder, options.seconds, repeats, tiny)
             else:
-                print(start_line(served, folder, options.repeats), flush=True)
+                results = start_results(served, folder, repeats)
+            all_results[part] = list(results)
+        print(f"\n{table(all_results[part])}", flush=True)
+    if options.json:
+        options.json.write_text(json.dumps({"about": about, **all_results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import re
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
+from shutil import which
 from types import SimpleNamespace
 
 import pytest
@@ -120,18 +121,32 @@ def test_ingest_is_compared_and_its_memory_measured(tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.iterdir()} == kept
 
 
-def test_calls_of_a_server_are_timed_by_batch_threads_and_ids(tmp_path):
-    options = ["--shape", "tiny", "--threads", 1, "--repeats", 2, "--json", tmp_path / "json"]
-    call("bench_latency", *options)  # which compares logits with NumPy
-    rows = json.loads((tmp_path / "json").read_text())["rows"]
-    races = {(row["threads"], row["ids"], row["batch"], row["contender"]) for row in rows}
-    names = ("robe", "full", "full, by row")
-    assert races == set(product((1,), ("uniform", "zipf"), (1, 4), names))
+@pytest.mark.skipif(find_spec("onnxruntime") is None, reason="onnxruntime is not installed")
+def test_scorers_are_compared_by_batch_and_threads(tmp_path):
+    options = ["--shape", "tiny", "--parts", "scorer", "--threads", 1, "--repeats", 2]
+    call("bench_serving", *options, "--json", tmp_path / "json")  # which compares the scores
+    rows = json.loads((tmp_path / "json").read_text())["scorer"]
+    names = [f"{tool}, {kind}" for tool in ("Scorer", "ONNX Runtime") for kind in ("robe", "full")]
+    races = {(row["threads"], row["batch"], row["contender"]) for row in rows}
+    assert races == set(product((1,), (1, 64), names))
     for row in rows:
-        assert row["calls"] == {1: 20, 4: 10}[row["batch"]]
+        assert row["calls"] == {1: 10, 64: 4}[row["batch"]]
         assert 0 < row["p50"] <= row["p99"], row
         # At least half of the calls took p50 or more, and none less than nothing.
-        assert 0 < row["rows_per_second"] <= 2e3 * row["batch"] / row["p50"], row
+        assert 0 < row["rows_per_second"] <= 2e6 * row["batch"] / row["p50"], row
+
+
+@pytest.mark.skipif(which("wrk") is None, reason="wrk is not installed")
+@pytest.mark.skipif(find_spec("uvicorn") is None, reason="uvicorn is not installed")
+def test_a_server_is_measured_with_and_without_batches(tmp_path):
+    options = ["--shape", "tiny", "--parts", "server", "start", "--seconds", 1, "--repeats", 1]
+    call("bench_serving", *options, "--json", tmp_path / "json")  # which compares the scores
+    results = json.loads((tmp_path / "json").read_text())
+    assert [row["scored"] for row in results["server"]] == ["together", "one by one"]
+    for row in results["server"]:
+        assert row["requests_per_second"] > 0
+        assert 0 < row["p50"] <= row["p99"]
+    assert results["start"][0]["median_seconds"] > 0
 
 
 @pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")

@@ -1,5 +1,7 @@
 """A run in memory: the scores of `robe predict` from rows as they are in a log."""
 
+import gc
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -123,3 +125,24 @@ def test_logs_of_other_columns_and_transforms(tmp_path, transform):
     found = scorer(raw[:, 1:2].astype(np.float32), raw[:, 2:].astype(np.int64))
     expected = run.load_model().predict(batch.dense, batch.indices)
     np.testing.assert_allclose(found, expected, rtol=0, atol=CLOSE)
+
+
+def test_calls_keep_no_memory(scorer):
+    rows = [raw_rows(count, scorer, seed=count) for count in (1, 7, 40)]
+
+    def call():
+        for each in rows * 50:
+            scorer(*each)
+        gc.collect()
+
+    call()
+    tracemalloc.start()
+    try:
+        call()
+        before, _ = tracemalloc.get_traced_memory()
+        for _ in range(5):
+            call()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 4096
