@@ -1,0 +1,65 @@
+"""The dense features, the MLPs and the interaction of a DLRM."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from robe_numba.dlrm.config import DLRMConfig
+from robe_numba.onnx.graph import Graph, Value
+
+
+def transformed(graph: Graph, dense: Value, transform: str) -> str:
+    """Dense features as `robe ingest` writes them, float32, from raw ones, float32, where NaN is 0.
+
+    In float64, as there; see `transform_dense`.
+    """
+    zero, two = np.float32(0), np.float32(2)
+    if transform == "log1p":  # NaN is not greater than 0 either
+        known = graph.op("Where", graph.op("Greater", dense, zero), dense, zero)
+        return _logarithm(graph, known, np.float64(1))
+    known = graph.op("Where", graph.op("IsNaN", dense), zero, dense)
+    if transform == "none":
+        return known
+    if transform == "log3":
+        return _logarithm(graph, graph.op("Max", known, -two), np.float64(3))
+    large = graph.op("Greater", known, two)
+    wide = graph.cast(graph.op("Where", large, known, two), np.float64)
+    logarithm = graph.op("Log", wide)
+    squared = graph.op("Floor", graph.op("Mul", logarithm, logarithm))
+    return graph.op("Where", large, graph.cast(squared, np.float32), known)
+
+
+def _logarithm(graph: Graph, values: Value, added: np.float64) -> str:
+    """log(values + added), float32."""
+    wide = graph.cast(values, np.float64)
+    return graph.cast(graph.op("Log", graph.op("Add", wide, added)), np.float32)
+
+
+def mlp(
+    graph: Graph, x: Value, parameters: Mapping[str, np.ndarray], part: str, final_relu: bool
+) -> str:
+    """The layers "<part>.0.weight", "<part>.0.bias", ... with ReLU between them."""
+    count = sum(name.startswith(f"{part}.") for name in parameters) // 2
+    for layer in range(count):
+        names = (f"{part}.{layer}.{kind}" for kind in ("weight", "bias"))
+        weights = (graph.constant(parameters[name], name) for name in names)
+        x = graph.op("Gemm", x, *weights, transB=1)
+        if final_relu or layer < count - 1:
+            x = graph.op("Relu", x)
+    assert isinstance(x, str)  # there is at least one layer
+    return x
+
+
+def interaction(graph: Graph, x: str, embeddings: str, config: DLRMConfig) -> str:
+    """What the top MLP reads, from the dense vector (batch, d) and embeddings (batch, T, d)."""
+    num_tables, dim = config.num_tables, config.embedding_dim
+    flat = graph.reshape(embeddings, 0, num_tables * dim)
+    joined = graph.op("Concat", x, flat, axis=1)
+    if config.interaction == "cat":
+        return joined
+    vectors = graph.reshape(joined, 0, num_tables + 1, dim)
+    products = graph.op("MatMul", vectors, graph.op("Transpose", vectors, perm=[0, 2, 1]))
+    rows, columns = np.tril_indices(num_tables + 1, -1)
+    pairs = rows * (num_tables + 1) + columns
+    products = graph.reshape(products, 0, (num_tables + 1) ** 2)
+    return graph.op("Concat", x, graph.op("Gather", products, pairs, axis=1), axis=1)

@@ -1,0 +1,119 @@
+"""A DLRM with the preparation of its inputs as one ONNX model."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from onnx import ModelProto, TensorProto, helper
+
+import robe_numba
+from robe_numba.dlrm import DLRM
+from robe_numba.onnx.embedding import embed
+from robe_numba.onnx.graph import Graph
+from robe_numba.onnx.layers import interaction, mlp, transformed
+
+OPSET, IR_VERSION = 18, 8  # the first with bitwise operators, and the format of its time
+BATCH = "batch"
+
+
+class Export(NamedTuple):
+    """A model without its constants, the constants, and what the model does not do."""
+
+    model: ModelProto
+    constants: dict[str, np.ndarray]
+    outside: list[str]  # sentences
+
+
+def build_model(model: DLRM, facts: Mapping[str, Any], digest: str, dtype: str) -> Export:
+    """Everything from raw features and raw ids to the probability.
+
+    Parameters
+    ----------
+    model : DLRM
+        float32, on the CPU.
+    facts : mapping
+        "dataset" of the run's config.json.
+    digest : str
+        Of the run's model.
+    dtype : str
+        Of the embedding's arrays in the model.
+    """
+    graph = Graph()
+    ids = prepared_ids(graph, "ids", facts)
+    dense = transformed(graph, "dense", facts["dense_transform"])
+    x = mlp(graph, dense, _layers(model, "bottom"), "bottom", final_relu=True)
+    rows = embed(graph, ids, model.embedding, dtype)
+    joined = interaction(graph, x, rows, model.config)
+    logits = mlp(graph, joined, _layers(model, "top"), "top", final_relu=False)
+    column = graph.op("Sigmoid", logits)
+    graph.op("Squeeze", column, np.array([1], np.int64), name="probability")
+    outside = what_is_outside(facts)
+    inputs = [
+        _tensor("dense", TensorProto.FLOAT, model.config.num_dense),
+        _tensor("ids", TensorProto.INT64, model.config.num_tables),
+    ]
+    outputs = [_tensor("probability", TensorProto.FLOAT)]
+    proto = helper.make_model(
+        helper.make_graph(graph.nodes, "robe", inputs, outputs),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="robe_numba",
+        producer_version=robe_numba.__version__,
+    )
+    helper.set_model_props(
+        proto,
+        {
+            "digest": digest,
+            "dense": json.dumps(facts["dense"]),
+            "ids": json.dumps(facts["categorical"]),
+            "dense_transform": facts["dense_transform"],
+            "max_ind_range": json.dumps(facts.get("max_ind_range")),
+            "embedding": json.dumps(model.embedding.describe()),
+            "dtype": dtype,
+            "outside": " ".join(outside),
+        },
+    )
+    return Export(proto, graph.constants, outside)
+
+
+def prepared_ids(graph: Graph, ids: str, facts: Mapping[str, Any]) -> str:
+    """Ids as `robe ingest` writes them, int64, from raw ones."""
+    modulus = facts.get("max_ind_range")
+    if modulus is None or numbered(facts):
+        return ids
+    words = graph.op("Mod", graph.cast(ids, np.uint64), np.uint64(modulus))
+    return graph.cast(words, np.int64)
+
+
+def numbered(facts: Mapping[str, Any]) -> bool:
+    """Whether ids come from the vocabulary of the dataset."""
+    return bool(facts.get("vocabulary"))
+
+
+def what_is_outside(facts: Mapping[str, Any]) -> list[str]:
+    """What has to be done before the model, in sentences."""
+    if facts["index_dtype"] == "uint32":
+        texts = "Hexadecimal fields of Criteo's text are given as numbers, and missing ones as 0."
+    else:
+        texts = (
+            "Texts are given as the first 8 bytes of their BLAKE2b hash, little-endian, and missing "
+            "ids as 0."
+        )
+    sentences = [texts]
+    if numbered(facts):
+        reduced = facts.get("max_ind_range")
+        first = f"reduced modulo {reduced}, then " if reduced else ""
+        sentences.append(
+            f"Ids are {first}mapped by the vocabulary of the dataset (ids {facts['ids']!r}, "
+            f"min_count {facts['min_count']}), as robe ingest writes them."
+        )
+    return sentences
+
+
+def _layers(model: DLRM, part: str) -> dict[str, np.ndarray]:
+    return {n: array for n, array in model.parameters().items() if n.startswith(f"{part}.")}
+
+
+def _tensor(name: str, kind: int, *columns: int) -> Any:
+    return helper.make_tensor_value_info(name, kind, [BATCH, *columns])
