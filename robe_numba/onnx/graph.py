@@ -75,6 +75,18 @@ class Graph:
         """Give a tensor another shape; 0 keeps the length of that dimension."""
         return self.op("Reshape", value, np.array(shape, np.int64))
 
+    def unsqueeze(self, value: Value, axis: int, name: str | None = None) -> str:
+        """Insert a dimension of length 1."""
+        return self.op("Unsqueeze", value, np.array([axis], np.int64), name=name)
+
+    def elements(self, array: Value, positions: Value, *shape: int) -> str:
+        """Gather single elements of an array (n,); the result has a given shape.
+
+        ONNX Runtime does so several times as fast as by `Gather`, which copies each as a block.
+        """
+        found = self.op("GatherElements", array, self.reshape(positions, -1))
+        return self.reshape(found, *shape)
+
     def first(self, value: Value, count: int, axis: int) -> str:
         """The first `count` elements along an axis."""
         bounds = (np.array([number], np.int64) for number in (0, count, axis))

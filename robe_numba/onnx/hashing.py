@@ -3,7 +3,7 @@
 import numpy as np
 
 from robe_numba.kernels.coefficients import hash_spec
-from robe_numba.kernels.scalar.hashing import MIX_1, MIX_2, HashSpec
+from robe_numba.kernels.scalar.hashing import MIX_1, MIX_2
 from robe_numba.onnx.graph import Graph, Value
 from robe_numba.spec import Spec
 
@@ -33,7 +33,7 @@ def row_keys(graph: Graph, ids: Value, spec: Spec) -> str:
 
 
 def block_starts(graph: Graph, keys: Value, spec: Spec, unit: int) -> str:
-    """Where blocks begin in the array, uint64 (batch, num_tables, blocks), in units of elements.
+    """Where blocks begin in the array, uint64, in units of elements.
 
     Parameters
     ----------
@@ -41,33 +41,42 @@ def block_starts(graph: Graph, keys: Value, spec: Spec, unit: int) -> str:
         From `row_keys`.
     unit : int
         A divisor of the alignment.
+
+    Returns
+    -------
+    (batch, num_tables, blocks), or (batch, num_tables) if a row is one block: ONNX Runtime is slow
+    where the last dimension has length 1.
     """
     constants = hash_spec(spec)
-    key = graph.op("Unsqueeze", keys, np.array([2], np.int64))
+    many = spec.num_blocks > 1
+    coefficients = constants.coefficients if many else constants.coefficients[:, :, 0]
     if constants.modulus != 0:
-        multiplier, base = constants.coefficients
-        product = graph.op("Mul", key, multiplier[0, 0])
+        multiplier, base = coefficients
+        product = graph.op("Mul", keys, multiplier.flat[0])
+        product = graph.unsqueeze(product, 2) if many else product
         start = graph.op("Mod", graph.op("Add", product, base), constants.modulus)
         start = graph.op("Mod", start, constants.num_starts)
     else:
-        start = _multiply_shift(graph, key, constants)
+        start = _multiply_shift(graph, keys, coefficients, int(constants.num_starts))
     units = int(constants.alignment) // unit
     return start if units == 1 else graph.op("Mul", start, np.uint64(units))
 
 
-def _multiply_shift(graph: Graph, key: str, constants: HashSpec) -> str:
+def _multiply_shift(graph: Graph, key: Value, coefficients: np.ndarray, num_starts: int) -> str:
     """Hashes in [0, num_starts)."""
-    high = _shifted(graph, key, 32)
+    high: Value = _shifted(graph, key, 32)
+    if coefficients.ndim == 3:
+        key, high = graph.unsqueeze(key, 2), graph.unsqueeze(high, 2)
     words = []
-    for first in range(0, len(constants.coefficients), 3):
-        a, a_high, b = constants.coefficients[first : first + 3]
+    for first in range(0, len(coefficients), 3):
+        a, a_high, b = coefficients[first : first + 3]
         # a * low + a_high * high, where low = key - (high << 32).
         of_high = graph.op("Mul", high, a_high - (a << np.uint64(32)))
         of_key = graph.op("Add", graph.op("Mul", key, a), b)
         words.append(_shifted(graph, graph.op("Add", of_key, of_high), 32))
     if len(words) == 1:
-        return _shifted(graph, graph.op("Mul", words[0], constants.num_starts), 32)
-    return _high_product(graph, *words, int(constants.num_starts))
+        return _shifted(graph, graph.op("Mul", words[0], np.uint64(num_starts)), 32)
+    return _high_product(graph, *words, num_starts)
 
 
 def _high_product(graph: Graph, high: str, low: str, factor: int) -> str:
@@ -86,9 +95,11 @@ def signs(graph: Graph, keys: Value, spec: Spec) -> str:
     sign_keys, dim = hash_spec(spec).sign_keys, spec.embedding_dim
     groups = sign_keys.shape[1]
     num_bytes = min(-(-dim // BYTE), WORD_BITS // BYTE)  # of each group's word
-    key = graph.op("Unsqueeze", keys, np.array([2], np.int64))
-    words = mix(graph, graph.op("BitwiseXor", key, sign_keys))
-    words = graph.op("Unsqueeze", words, np.array([3], np.int64))
+    if groups == 1:
+        words = mix(graph, graph.op("BitwiseXor", keys, sign_keys[:, 0]))
+    else:
+        words = mix(graph, graph.op("BitwiseXor", graph.unsqueeze(keys, 2), sign_keys))
+    words = graph.unsqueeze(words, 2 if groups == 1 else 3)
     shifts = np.arange(0, num_bytes * BYTE, BYTE, dtype=np.uint64)
     shifted = graph.op("BitShift", words, shifts, direction="RIGHT")
     values = graph.cast(graph.op("BitwiseAnd", shifted, np.uint64(255)), np.int32)

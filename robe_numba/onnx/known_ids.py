@@ -1,34 +1,91 @@
-"""From raw ids to the row numbers of uncompressed tables, by a binary search of all tables at once."""
+"""From raw ids to the row numbers of uncompressed tables: a hash table in standard operators.
+
+The known ids of each table are sorted by their mixed values, which are spread evenly. So the upper
+bits of a mixed id lead to a bucket of few neighbours, all of which are compared with it.
+"""
+
+from typing import NamedTuple
 
 import numpy as np
 
+from robe_numba.kernels.scalar import hashing
 from robe_numba.onnx.graph import Graph, Value
+from robe_numba.onnx.hashing import WORD_BITS, mix
 
-FLIPPED = np.int64(-(2**63))  # with its top bit flipped, an unsigned word is ordered as a signed one
+IDS_PER_BUCKET = 2  # at most, on average
 
 
-def known_rows(graph: Graph, ids: Value, known: np.ndarray, offsets: np.ndarray) -> str:
-    """The row of each id, int64 (batch, num_tables): i for the i-th smallest known id, 0 for others.
+class _HashTable(NamedTuple):
+    """The known ids of all tables, with their row numbers."""
+
+    shifts: np.ndarray  # uint64 (num_tables,): the bits of a mixed id that are not of its bucket
+    first_buckets: np.ndarray  # (num_tables,), of each table
+    buckets: np.ndarray  # where each begins among the keys
+    keys: np.ndarray  # uint64, mixed ids
+    rows: np.ndarray  # their row numbers, and 0 for key 0, which belongs to no table
+    longest: int  # keys of a bucket
+
+
+def known_rows(
+    graph: Graph, ids: Value, known: np.ndarray, offsets: np.ndarray, index: type
+) -> str:
+    """The row of each id (batch, num_tables): i for the i-th smallest known id, 0 for others.
 
     Parameters
     ----------
-    ids : int64 (batch, num_tables)
+    ids : uint64 (batch, num_tables)
         Raw ids.
     known, offsets : ndarray, (num_ids,) uint64 and (num_tables + 1,) int64
         Those of a `Vocabulary`.
+    index : type
+        Of positions and rows: int32 or int64.
     """
-    index = np.int32 if len(known) < 2**30 else np.int64
-    first, last = offsets[:-1].astype(index), offsets[1:].astype(index)
-    # An element before all others, so that the position before the first id can be read.
-    ordered = np.concatenate([np.zeros(1, np.int64), known.view(np.int64) ^ FLIPPED])
-    table = graph.constant(ordered, "known_ids")
-    wanted = graph.op("BitwiseXor", ids, FLIPPED)
-    # Position p is that of the last id that is known not to be greater; `first` if there is none.
-    position: Value = first
-    for bit in reversed(range(int(np.diff(offsets).max()).bit_length())):
-        probe = graph.op("Min", graph.op("Add", position, np.asarray(1 << bit, index)), last)
-        fits = graph.op("LessOrEqual", graph.op("Gather", table, probe), wanted)
-        position = graph.op("Where", fits, probe, position)
-    same = graph.op("Equal", graph.op("Gather", table, position), wanted)
-    rows = graph.op("Where", same, graph.op("Sub", position, first), np.asarray(0, index))
-    return graph.cast(rows, np.int64)
+    table, num_tables = _hash_table(known, offsets, index), len(offsets) - 1
+    keys = mix(graph, ids)
+    buckets = graph.op("BitShift", keys, table.shifts, direction="RIGHT")
+    buckets = graph.op("Add", graph.cast(buckets, index), table.first_buckets)
+    first = graph.elements(graph.constant(table.buckets, "buckets"), buckets, -1, num_tables, 1)
+    places = graph.op("Add", first, np.arange(table.longest, dtype=index))
+    named = graph.constant(table.keys, "known_ids")
+    candidates = graph.elements(named, places, -1, num_tables, table.longest)
+    same = graph.op("Equal", candidates, graph.unsqueeze(keys, 2))
+    found = graph.op("Where", same, places, np.asarray(0, index))
+    place = graph.op("ReduceMax", found, np.array([2], np.int64), keepdims=0)
+    return graph.elements(graph.constant(table.rows, "known_rows"), place, -1, num_tables)
+
+
+def _hash_table(known: np.ndarray, offsets: np.ndarray, index: type) -> _HashTable:
+    """Tables one after the other.
+
+    After its keys a table has its last one again, as often as a bucket may be long: what is read
+    after the last bucket is then never a key of the next table.
+    """
+    sizes = np.diff(offsets)
+    bits = [max(1, int(size // IDS_PER_BUCKET).bit_length()) for size in sizes]
+    shifts = np.array([WORD_BITS - b for b in bits], np.uint64)
+    first_buckets = np.cumsum([0, *(1 << b for b in bits)])
+    orders, columns, counts = [], [], []
+    for table, size in enumerate(sizes):
+        keys = hashing.mix.py_func(known[offsets[table] : offsets[table + 1]])
+        order = np.argsort(keys)
+        orders.append(order + 1)
+        columns.append(keys[order])
+        filled = (columns[-1] >> shifts[table]).astype(np.int64)
+        counts.append(np.bincount(filled, minlength=1 << bits[table]))
+        assert len(order) == size
+    longest = max(int(count.max()) for count in counts)
+    padding = max(longest, 1)
+    keys, rows, buckets, place = [np.zeros(1, np.uint64)], [np.zeros(1, index)], [], 1
+    for order, column, count in zip(orders, columns, counts, strict=True):
+        buckets.append(place + np.cumsum(count) - count)
+        keys += [column, np.repeat(column[-1:] if len(column) else np.uint64(0), padding)]
+        rows += [order, np.repeat(order[-1:] if len(order) else 0, padding)]
+        place += len(column) + padding
+    return _HashTable(
+        shifts,
+        first_buckets[:-1].astype(index),
+        np.concatenate(buckets).astype(index),
+        np.concatenate(keys),
+        np.concatenate(rows).astype(index),
+        padding,
+    )

@@ -53,13 +53,15 @@ def mlp(
 def interaction(graph: Graph, x: str, embeddings: str, config: DLRMConfig) -> str:
     """What the top MLP reads, from the dense vector (batch, d) and embeddings (batch, T, d)."""
     num_tables, dim = config.num_tables, config.embedding_dim
-    flat = graph.reshape(embeddings, 0, num_tables * dim)
-    joined = graph.op("Concat", x, flat, axis=1)
     if config.interaction == "cat":
-        return joined
-    vectors = graph.reshape(joined, 0, num_tables + 1, dim)
+        return graph.op("Concat", x, graph.reshape(embeddings, 0, num_tables * dim), axis=1)
+    first = graph.reshape(x, 0, 1, dim)
+    vectors = graph.op("Concat", first, embeddings, axis=1)
     products = graph.op("MatMul", vectors, graph.op("Transpose", vectors, perm=[0, 2, 1]))
-    rows, columns = np.tril_indices(num_tables + 1, -1)
-    pairs = rows * (num_tables + 1) + columns
     products = graph.reshape(products, 0, (num_tables + 1) ** 2)
-    return graph.op("Concat", x, graph.op("Gather", products, pairs, axis=1), axis=1)
+    rows, columns = np.tril_indices(num_tables + 1, -1)
+    pairs = (rows * (num_tables + 1) + columns).astype(np.int32)
+    # For every row of the batch; `Gather` needs no copies, but takes four times as long.
+    repeated = graph.op("Expand", pairs[None], graph.op("Shape", first, start=0, end=2))
+    chosen = graph.op("GatherElements", products, repeated, axis=1)
+    return graph.op("Concat", x, chosen, axis=1)

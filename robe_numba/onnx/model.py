@@ -78,12 +78,11 @@ def build_model(model: DLRM, facts: Mapping[str, Any], digest: str, dtype: str) 
 
 
 def prepared_ids(graph: Graph, ids: str, facts: Mapping[str, Any]) -> str:
-    """Ids as `robe ingest` writes them, int64, from raw ones."""
-    modulus = facts.get("max_ind_range")
+    """Ids as `robe ingest` writes them, uint64, from raw ones, int64."""
+    words, modulus = graph.cast(ids, np.uint64), facts.get("max_ind_range")
     if modulus is None or numbered(facts):
-        return ids
-    words = graph.op("Mod", graph.cast(ids, np.uint64), np.uint64(modulus))
-    return graph.cast(words, np.int64)
+        return words
+    return graph.op("Mod", words, np.uint64(modulus))
 
 
 def numbered(facts: Mapping[str, Any]) -> bool:

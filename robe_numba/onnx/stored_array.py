@@ -5,21 +5,28 @@ from math import gcd
 import numpy as np
 
 from robe_numba.kernels.coefficients import hash_spec
-from robe_numba.onnx.graph import Graph
+from robe_numba.onnx.graph import Graph, Value
 from robe_numba.quantization.quantized import BLOCK, quantize
 from robe_numba.spec import Spec, TableSpec
 
 DTYPES = ("float32", "float16", "bfloat16", "int8")
+LEAST_UNIT = 8  # shorter pieces of rows are gathered faster element by element
 
 
 def unit_of(spec: Spec, dtype: str) -> int:
-    """Elements that are gathered together; starts and lengths of blocks are multiples of it."""
+    """Elements that are gathered together: starts and lengths of blocks are multiples of it."""
     alignment = spec.embedding_dim if isinstance(spec, TableSpec) else spec.alignment
     unit = gcd(alignment, _length(spec))
-    if dtype != "int8":
-        return unit
-    unit = gcd(unit, BLOCK)  # so that its elements share a scale
-    return gcd(unit, spec.array_size) if _end(spec) > spec.array_size else unit
+    if dtype == "int8":
+        unit = gcd(unit, BLOCK)  # so that its elements share a scale
+        unit = gcd(unit, spec.array_size) if _end(spec) > spec.array_size else unit
+    return unit if unit >= LEAST_UNIT else 1
+
+
+def index_type(spec: Spec, dtype: str) -> type:
+    """int32 where it holds every position, else int64."""
+    most = max(spec.array_size, _end(spec)) // unit_of(spec, dtype)
+    return np.int32 if most < 2**31 else np.int64
 
 
 def _length(spec: Spec) -> int:
@@ -36,7 +43,7 @@ def _end(spec: Spec) -> int:
 
 
 def gather_rows(
-    graph: Graph, array: np.ndarray, starts: str, spec: Spec, dtype: str, name: str
+    graph: Graph, array: np.ndarray, starts: Value, spec: Spec, dtype: str, name: str
 ) -> str:
     """Read rows, float32 (batch, num_tables, d), without signs.
 
@@ -45,47 +52,64 @@ def gather_rows(
     array : ndarray, (array_size,) float32
         The array.
     starts : str
-        int64 or uint64 (batch, num_tables, blocks), in units of `unit_of`.
+        Of `index_type`, (batch, num_tables, blocks), in units of `unit_of`.
     dtype : str
         One of DTYPES, of the array in the model.
     name : str
         Of the array in the model.
     """
     unit, length = unit_of(spec, dtype), _length(spec)
-    index = np.int32 if max(spec.array_size, _end(spec)) // unit < 2**31 else np.int64
-    positions = graph.op("Unsqueeze", graph.cast(starts, index), np.array([3], np.int64))
+    positions = starts
     if length > unit:
-        positions = graph.op("Add", positions, np.arange(length // unit, dtype=index))
+        if spec.num_blocks > 1:
+            positions = graph.unsqueeze(positions, 3)
+        steps = np.arange(length // unit, dtype=index_type(spec, dtype))
+        positions = graph.op("Add", positions, steps)
+    shape = spec.num_tables, spec.num_blocks * length
     if dtype == "int8":
-        rows = _gather_int8(graph, array, positions, spec, name, index)
+        rows = _gather_int8(graph, array, positions, spec, name)
     else:
         # What is read after the end is repeated there, so that no position needs to be wrapped.
         repeated = array[: max(_end(spec) - array.size, 0)]
         stored = np.concatenate([array, repeated]) if repeated.size else array[: _end(spec)]
-        stored = stored.astype(dtype_named(dtype), copy=False).reshape(-1, unit)
-        rows = graph.op("Gather", graph.constant(stored, name), positions)
+        stored = stored.astype(dtype_named(dtype), copy=False)
+        rows = _units(graph, stored, positions, unit, name, shape)
         rows = rows if dtype == "float32" else graph.cast(rows, np.float32)
-    rows = graph.reshape(rows, 0, spec.num_tables, spec.num_blocks * length)
-    if spec.num_blocks * length > spec.embedding_dim:
-        return graph.first(rows, spec.embedding_dim, axis=2)
-    return rows
+    return rows if shape[1] == spec.embedding_dim else graph.first(rows, spec.embedding_dim, 2)
+
+
+def _units(
+    graph: Graph, array: np.ndarray, positions: Value, unit: int, name: str, shape: tuple[int, int]
+) -> str:
+    """Elements or stretches of `unit` elements, (batch, *shape)."""
+    if unit == 1:
+        return graph.elements(graph.constant(array, name), positions, -1, *shape)
+    table = graph.constant(array.reshape(-1, unit), name)
+    return graph.reshape(graph.op("Gather", table, positions), 0, *shape)
 
 
 def _gather_int8(
-    graph: Graph, array: np.ndarray, positions: str, spec: Spec, name: str, index: type
+    graph: Graph, array: np.ndarray, positions: Value, spec: Spec, name: str
 ) -> str:
     """Values times the scales of their blocks; here positions are wrapped."""
-    unit, end = unit_of(spec, "int8"), _end(spec)
+    unit, index = unit_of(spec, "int8"), index_type(spec, "int8")
     quantized = quantize(array)
-    if end > array.size:
+    if _end(spec) > array.size:
         size = np.asarray(array.size // unit, index)
         beyond = graph.op("GreaterOrEqual", positions, size)
         positions = graph.op("Where", beyond, graph.op("Sub", positions, size), positions)
-    values = np.resize(quantized.values, -(-array.size // unit) * unit).reshape(-1, unit)
-    levels = graph.op("Gather", graph.constant(values, name), positions)
+    columns = spec.num_blocks * _length(spec) // unit
+    values = quantized.values[: array.size // unit * unit]
+    levels = _units(graph, values, positions, unit, name, (spec.num_tables, columns * unit))
+    levels = graph.cast(levels, np.float32)
     blocks = graph.op("Div", positions, np.asarray(BLOCK // unit, index))
-    scales = graph.constant(quantized.scales[:, None], f"{name}.scales")
-    return graph.op("Mul", graph.cast(levels, np.float32), graph.op("Gather", scales, blocks))
+    table = graph.constant(quantized.scales, f"{name}.scales")
+    scales = graph.elements(table, blocks, -1, spec.num_tables, columns)
+    if unit == 1:
+        return graph.op("Mul", levels, scales)
+    levels = graph.reshape(levels, 0, spec.num_tables, columns, unit)
+    product = graph.op("Mul", levels, graph.unsqueeze(scales, 3))
+    return graph.reshape(product, 0, spec.num_tables, columns * unit)
 
 
 def dtype_named(name: str) -> np.dtype:
