@@ -24,7 +24,12 @@ settings.load_profile("default")
 
 TESTS = Path(__file__).parent
 # Folders of tests, and packages that are too large to be installed for these tests alone.
-NEEDS = {"examples": ("torch",), "jax": ("jax",), "torch": ("torch", "expecttest")}
+NEEDS = {
+    "examples": ("torch",),
+    "jax": ("jax",),
+    "onnx": ("onnx", "onnxruntime"),
+    "torch": ("torch", "expecttest"),
+}
 
 
 @cache

@@ -31,7 +31,7 @@ def embed(graph: Graph, ids: Value, embedding: Embedding, dtype: str) -> str:
     if embedding.kind not in NUMBERED:
         return robe_rows(graph, ids, arrays["array"], specs["array"], dtype)
     known, offsets = embedding.tables().values()
-    index = np.int32 if len(known) < 2**30 else np.int64
+    index = np.dtype(np.int32 if len(known) < 2**30 else np.int64)
     rows = known_rows(graph, ids, known, offsets, index)
     if embedding.kind == "full":
         return table_rows(graph, rows, arrays["array"], specs["array"], dtype, "array")
@@ -41,6 +41,14 @@ def embed(graph: Graph, ids: Value, embedding: Embedding, dtype: str) -> str:
         for name, kind in (("quotient", "Div"), ("remainder", "Mod"))
     ]
     return graph.op("Mul", *factors)
+
+
+def start_unit(embedding: Embedding, dtype: str) -> int | None:
+    """Elements of which the tensor `starts` counts; None for the kinds that do not hash."""
+    if embedding.kind in NUMBERED:
+        return None
+    description = embedding.describe()
+    return unit_of(specs_from(description["kind"], description["specs"])["array"], dtype)
 
 
 def robe_rows(graph: Graph, ids: Value, array: np.ndarray, spec: Spec, dtype: str) -> str:

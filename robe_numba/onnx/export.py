@@ -7,7 +7,7 @@ from typing import NamedTuple
 from data_tools.storage.atomic import write_text
 from data_tools.storage.checksums import digest_of
 from robe_numba.onnx.model import Export, build_model
-from robe_numba.onnx.model_file import data_path, write_model
+from robe_numba.onnx.model_file import write_model
 from robe_numba.onnx.stored_array import DTYPES
 from robe_numba.onnx.triton import CONFIG, MODEL, VERSION, check_name, config_text
 from robe_numba.training.run.folder import RunFolder
@@ -129,8 +129,7 @@ def _built(run: str | os.PathLike[str] | RunFolder, dtype: str) -> tuple[RunFold
 
 
 def _written(folder: RunFolder, export: Export, path: Path) -> Exported:
-    write_model(export.model, export.constants, path)
-    files = [file for file in (path, data_path(path)) if file.exists()]
+    files = write_model(export.model, export.constants, path)
     shape = folder.config["model"]
     num_bytes = sum(file.stat().st_size for file in files)
     return Exported(path, num_bytes, shape["num_dense"], shape["num_tables"], export.outside)

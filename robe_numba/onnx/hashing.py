@@ -76,7 +76,7 @@ def _multiply_shift(graph: Graph, key: Value, coefficients: np.ndarray, num_star
         words.append(_shifted(graph, graph.op("Add", of_key, of_high), 32))
     if len(words) == 1:
         return _shifted(graph, graph.op("Mul", words[0], np.uint64(num_starts)), 32)
-    return _high_product(graph, *words, num_starts)
+    return _high_product(graph, words[0], words[1], num_starts)
 
 
 def _high_product(graph: Graph, high: str, low: str, factor: int) -> str:

@@ -4,6 +4,7 @@ The known ids of each table are sorted by their mixed values, which are spread e
 bits of a mixed id lead to a bucket of few neighbours, all of which are compared with it.
 """
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +28,7 @@ class _HashTable(NamedTuple):
 
 
 def known_rows(
-    graph: Graph, ids: Value, known: np.ndarray, offsets: np.ndarray, index: type
+    graph: Graph, ids: Value, known: np.ndarray, offsets: np.ndarray, index: np.dtype
 ) -> str:
     """The row of each id (batch, num_tables): i for the i-th smallest known id, 0 for others.
 
@@ -37,7 +38,7 @@ def known_rows(
         Raw ids.
     known, offsets : ndarray, (num_ids,) uint64 and (num_tables + 1,) int64
         Those of a `Vocabulary`.
-    index : type
+    index : dtype
         Of positions and rows: int32 or int64.
     """
     table, num_tables = _hash_table(known, offsets, index), len(offsets) - 1
@@ -54,38 +55,40 @@ def known_rows(
     return graph.elements(graph.constant(table.rows, "known_rows"), place, -1, num_tables)
 
 
-def _hash_table(known: np.ndarray, offsets: np.ndarray, index: type) -> _HashTable:
+def _hash_table(known: np.ndarray, offsets: np.ndarray, index: np.dtype) -> _HashTable:
     """Tables one after the other.
 
-    After its keys a table has its last one again, as often as a bucket may be long: what is read
-    after the last bucket is then never a key of the next table.
+    After its keys a table has its last one again, as often as a bucket may be long: so what is read
+    after the last bucket is no key of the next table.
     """
-    sizes = np.diff(offsets)
-    bits = [max(1, int(size // IDS_PER_BUCKET).bit_length()) for size in sizes]
-    shifts = np.array([WORD_BITS - b for b in bits], np.uint64)
-    first_buckets = np.cumsum([0, *(1 << b for b in bits)])
-    orders, columns, counts = [], [], []
-    for table, size in enumerate(sizes):
-        keys = hashing.mix.py_func(known[offsets[table] : offsets[table + 1]])
-        order = np.argsort(keys)
-        orders.append(order + 1)
-        columns.append(keys[order])
-        filled = (columns[-1] >> shifts[table]).astype(np.int64)
-        counts.append(np.bincount(filled, minlength=1 << bits[table]))
-        assert len(order) == size
-    longest = max(int(count.max()) for count in counts)
-    padding = max(longest, 1)
-    keys, rows, buckets, place = [np.zeros(1, np.uint64)], [np.zeros(1, index)], [], 1
-    for order, column, count in zip(orders, columns, counts, strict=True):
-        buckets.append(place + np.cumsum(count) - count)
-        keys += [column, np.repeat(column[-1:] if len(column) else np.uint64(0), padding)]
-        rows += [order, np.repeat(order[-1:] if len(order) else 0, padding)]
-        place += len(column) + padding
+    shifts, counts, keys, rows = [], [], [], []
+    for first, last in pairwise(offsets.tolist()):
+        mixed = hashing.mix.py_func(known[first:last])
+        order = np.argsort(mixed)
+        bits = max(1, ((last - first) // IDS_PER_BUCKET).bit_length())
+        shifts.append(WORD_BITS - bits)
+        filled = (mixed >> np.uint64(shifts[-1])).astype(np.int64)
+        counts.append(np.bincount(filled, minlength=1 << bits))
+        keys.append(mixed[order])
+        rows.append((order + 1).astype(index))
+    longest = max(1, *(int(count.max()) for count in counts))
+    firsts = np.cumsum([1, *(len(column) + longest for column in keys)])
+    buckets = [
+        first + np.cumsum(count) - count for first, count in zip(firsts, counts, strict=False)
+    ]
     return _HashTable(
-        shifts,
-        first_buckets[:-1].astype(index),
+        np.array(shifts, np.uint64),
+        np.cumsum([0, *map(len, counts[:-1])]).astype(index),
         np.concatenate(buckets).astype(index),
-        np.concatenate(keys),
-        np.concatenate(rows).astype(index),
-        padding,
+        _joined(keys, longest),
+        _joined(rows, longest),
+        longest,
     )
+
+
+def _joined(columns: list[np.ndarray], times: int) -> np.ndarray:
+    """A zero, then each column, followed by its last element (0 if it is empty) `times` times."""
+    zero = np.zeros(1, columns[0].dtype)
+    ends = (np.repeat(column[-1:] if len(column) else zero, times) for column in columns)
+    pairs = zip(columns, ends, strict=True)
+    return np.concatenate([zero, *(part for pair in pairs for part in pair)])

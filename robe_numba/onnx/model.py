@@ -9,7 +9,7 @@ from onnx import ModelProto, TensorProto, helper
 
 import robe_numba
 from robe_numba.dlrm import DLRM
-from robe_numba.onnx.embedding import embed
+from robe_numba.onnx.embedding import embed, start_unit
 from robe_numba.onnx.graph import Graph
 from robe_numba.onnx.layers import interaction, mlp, transformed
 
@@ -71,6 +71,7 @@ def build_model(model: DLRM, facts: Mapping[str, Any], digest: str, dtype: str) 
             "max_ind_range": json.dumps(facts.get("max_ind_range")),
             "embedding": json.dumps(model.embedding.describe()),
             "dtype": dtype,
+            "start_unit": json.dumps(start_unit(model.embedding, dtype)),
             "outside": " ".join(outside),
         },
     )
@@ -93,13 +94,12 @@ def numbered(facts: Mapping[str, Any]) -> bool:
 def what_is_outside(facts: Mapping[str, Any]) -> list[str]:
     """What has to be done before the model, in sentences."""
     if facts["index_dtype"] == "uint32":
-        texts = "Hexadecimal fields of Criteo's text are given as numbers, and missing ones as 0."
+        sentences = ["Hexadecimal ids of Criteo's text are given as numbers, missing ids as 0."]
     else:
-        texts = (
-            "Texts are given as the first 8 bytes of their BLAKE2b hash, little-endian, and missing "
-            "ids as 0."
-        )
-    sentences = [texts]
+        sentences = [
+            "Ids that are texts are given as the first 8 bytes of their BLAKE2b hash, "
+            "little-endian, missing ids as 0."
+        ]
     if numbered(facts):
         reduced = facts.get("max_ind_range")
         first = f"reduced modulo {reduced}, then " if reduced else ""

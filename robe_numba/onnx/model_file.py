@@ -22,7 +22,7 @@ def data_path(path: str | os.PathLike[str]) -> Path:
 
 def write_model(
     model: ModelProto, constants: Mapping[str, np.ndarray], path: str | os.PathLike[str]
-) -> None:
+) -> list[Path]:
     """Write a model atomically; with more than 2 GB, its large constants to `data_path`.
 
     Parameters
@@ -33,6 +33,11 @@ def write_model(
         By the names that nodes use.
     path : path
         What is there is replaced.
+
+    Returns
+    -------
+    list of Path
+        The one or two files that were written.
     """
     total = sum(array.nbytes for array in constants.values())
     least = LARGE_BYTES if total > MOST_BYTES else total + 1
@@ -46,6 +51,7 @@ def write_model(
             model.graph.initializer.extend(_moved(outside, temporary, data_path(path).name))
     with replacing(path) as temporary:
         temporary.write_bytes(model.SerializeToString())
+    return [Path(path), data_path(path)] if outside else [Path(path)]
 
 
 def _tensor(name: str, array: np.ndarray) -> TensorProto:
@@ -53,18 +59,14 @@ def _tensor(name: str, array: np.ndarray) -> TensorProto:
     return helper.make_tensor(name, tensor_type(array.dtype), array.shape, data, raw=True)
 
 
-def _moved(
-    constants: Mapping[str, np.ndarray], path: Path, location: str
-) -> Iterator[TensorProto]:
+def _moved(constants: Mapping[str, np.ndarray], path: Path, location: str) -> Iterator[TensorProto]:
     """Write constants to a file one after the other, and describe where they are."""
     with open(path, "wb") as file:
         for name, array in constants.items():
             file.write(bytes(-file.tell() % PAGE))
             place = {"location": location, "offset": file.tell(), "length": array.nbytes}
             np.ascontiguousarray(array).tofile(file)
-            tensor = TensorProto(
-                name=name, data_type=tensor_type(array.dtype), dims=array.shape
-            )
+            tensor = TensorProto(name=name, data_type=tensor_type(array.dtype), dims=array.shape)
             tensor.data_location = TensorProto.EXTERNAL
             for key, value in place.items():
                 tensor.external_data.add(key=key, value=str(value))

@@ -23,10 +23,10 @@ def unit_of(spec: Spec, dtype: str) -> int:
     return unit if unit >= LEAST_UNIT else 1
 
 
-def index_type(spec: Spec, dtype: str) -> type:
+def index_type(spec: Spec, dtype: str) -> np.dtype:
     """int32 where it holds every position, else int64."""
     most = max(spec.array_size, _end(spec)) // unit_of(spec, dtype)
-    return np.int32 if most < 2**31 else np.int64
+    return np.dtype(np.int32 if most < 2**31 else np.int64)
 
 
 def _length(spec: Spec) -> int:
@@ -88,9 +88,7 @@ def _units(
     return graph.reshape(graph.op("Gather", table, positions), 0, *shape)
 
 
-def _gather_int8(
-    graph: Graph, array: np.ndarray, positions: Value, spec: Spec, name: str
-) -> str:
+def _gather_int8(graph: Graph, array: np.ndarray, positions: Value, spec: Spec, name: str) -> str:
     """Values times the scales of their blocks; here positions are wrapped."""
     unit, index = unit_of(spec, "int8"), index_type(spec, "int8")
     quantized = quantize(array)

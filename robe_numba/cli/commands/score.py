@@ -50,7 +50,7 @@ def evaluate(
         from robe_numba.training import evaluate as measure
 
     group: Group = context.obj or Alone()
-    folder, dataset = group.at_root(lambda: _opened(run)), Dataset(data)
+    folder, dataset = group.at_root(lambda: opened_run(run)), Dataset(data)
     check_alike(group, dataset)
     folder.check_dataset(dataset)
     if not dataset.labelled:
@@ -95,14 +95,14 @@ def predict(
     if output.suffix != ".parquet":
         raise ValueError(f"output is {output}; scores are written as Parquet, so name it .parquet")
     check_output_file(output, overwrite)
-    folder, dataset = _opened(run), Dataset(data)
+    folder, dataset = opened_run(run), Dataset(data)
     folder.check_dataset(dataset)
     with tracking("scoring", quiet) as progress, computing(device, threads):
         rows = write_scores(folder.load_model(threads, device), dataset, output, progress)
     console.print(f"{output}: {rows:,} scores")
 
 
-def _opened(path: Path) -> "RunFolder":
+def opened_run(path: Path) -> "RunFolder":
     """A run, with a warning if damage to it could not be detected."""
     with loading():
         from robe_numba.training import RunFolder

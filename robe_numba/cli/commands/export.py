@@ -1,0 +1,87 @@
+"""`robe export`: a trained model for ONNX Runtime and Triton."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from robe_numba.cli import loading
+from robe_numba.cli.arguments import Overwrite, check_output_file
+from robe_numba.cli.commands.score import RunPath, opened_run
+from robe_numba.cli.console import console
+
+
+def export(
+    run: RunPath,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="ONNX file to write.")
+    ] = None,
+    triton: Annotated[
+        Path | None,
+        typer.Option(help="Model repository of Triton to write into, instead of --output."),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of the model in the repository. Default: that of the run's folder."
+        ),
+    ] = None,
+    dtype: Annotated[
+        str,
+        typer.Option(
+            help="How the embedding is stored: float32, float16, bfloat16, or int8, which has a "
+            "scale for each 128 elements."
+        ),
+    ] = "float32",
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a trained model as an ONNX file, from raw features and raw ids to the probability.
+
+    Its inputs are dense, float32 (rows, columns), where NaN is missing, and ids, int64 (rows,
+    columns); its output is probability, float32 (rows). What is left to be done before it is
+    printed.
+
+    Examples:
+
+        robe export run -o model.onnx
+
+        robe export run -o model.onnx --dtype int8
+
+        robe export run --triton models --name clicks
+    """
+    with loading():
+        from robe_numba.formatting import format_bytes
+        from robe_numba.onnx import export_repository, export_run
+        from robe_numba.onnx.export import model_name
+        from robe_numba.onnx.model_file import data_path
+
+    if (output is None) == (triton is None):
+        raise ValueError("give either --output, a file, or --triton, a model repository")
+    if output is not None:
+        if name is not None:
+            raise ValueError("--name is of a model in a repository; give --triton, or leave it out")
+        for file in (output, data_path(output)):
+            check_output_file(file, overwrite)
+        exported = export_run(opened_run(run), output, dtype)
+    elif triton is not None:
+        name = model_name(run, name)
+        _check_place(triton / name, overwrite)
+        exported = export_repository(opened_run(run), triton, name, dtype)
+    console.print(
+        f"{exported.path}: {format_bytes(exported.num_bytes)}, dense float32 (rows, "
+        f"{exported.num_dense}) and ids int64 (rows, {exported.num_tables}) to probability"
+    )
+    for sentence in exported.outside:
+        console.print(f"before the model: {sentence}")
+
+
+def _check_place(folder: Path, overwrite: bool) -> None:
+    """Require that a model may be written into a folder of a repository."""
+    from data_tools.storage.paths import check_room_for_folder
+
+    check_room_for_folder(folder)
+    if os.path.lexists(folder) and not overwrite:
+        raise FileExistsError(
+            f"{folder} already exists; give another --name, or pass --overwrite to replace it"
+        )
