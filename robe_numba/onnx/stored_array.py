@@ -72,8 +72,7 @@ def gather_rows(
         # What is read after the end is repeated there, so that no position needs to be wrapped.
         repeated = array[: max(_end(spec) - array.size, 0)]
         stored = np.concatenate([array, repeated]) if repeated.size else array[: _end(spec)]
-        stored = stored.astype(dtype_named(dtype), copy=False)
-        rows = _units(graph, stored, positions, unit, name, shape)
+        rows = _units(graph, narrowed(stored, dtype), positions, unit, name, shape)
         rows = rows if dtype == "float32" else graph.cast(rows, np.float32)
     return rows if shape[1] == spec.embedding_dim else graph.first(rows, spec.embedding_dim, 2)
 
@@ -110,10 +109,23 @@ def _gather_int8(graph: Graph, array: np.ndarray, positions: Value, spec: Spec, 
     return graph.reshape(product, 0, spec.num_tables, columns * unit)
 
 
-def dtype_named(name: str) -> np.dtype:
-    """A dtype of NumPy, or bfloat16."""
-    if name == "bfloat16":
-        from ml_dtypes import bfloat16
+def narrowed(array: np.ndarray, dtype: str) -> np.ndarray:
+    """A float32 array as another dtype of floats.
 
-        return np.dtype(bfloat16)
-    return np.dtype(name)
+    Raises
+    ------
+    ValueError
+        An element is too large for it.
+    """
+    if dtype == "bfloat16":
+        from ml_dtypes import bfloat16 as kind
+    else:
+        kind = np.dtype(dtype)
+    with np.errstate(over="ignore"):
+        stored = array.astype(kind, copy=False)
+    if not np.isfinite(stored).all():
+        raise ValueError(
+            f"the embedding has an element of {np.abs(array).max():.3g}, too large for {dtype}; "
+            f"use float32 or int8"
+        )
+    return stored

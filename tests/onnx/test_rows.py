@@ -9,7 +9,7 @@ from robe_numba import RobeSpec, TableSpec
 from robe_numba.onnx.embedding import STARTS, robe_rows, table_rows
 from robe_numba.onnx.graph import Graph
 from robe_numba.onnx.known_ids import known_rows
-from robe_numba.onnx.stored_array import DTYPES, index_type, unit_of
+from robe_numba.onnx.stored_array import DTYPES, index_type, narrowed, unit_of
 from robe_numba.quantization.quantized import quantize
 from tests.onnx.sessions import any_ids, run_graph
 from tests.support import naive
@@ -88,6 +88,13 @@ def test_known_ids(sizes, index, seed):
         for row in ids
     ]
     np.testing.assert_array_equal(found, np.array(wanted).reshape(found.shape))
+
+
+@pytest.mark.parametrize(("dtype", "largest"), [("float16", 65504), ("bfloat16", 3.38e38)])
+def test_elements_that_halves_cannot_hold(dtype, largest):
+    assert np.isfinite(narrowed(np.float32([0, -largest]), dtype)).all()
+    with pytest.raises(ValueError, match=f"too large for {dtype}; use float32"):
+        narrowed(np.float32([0, -1.005 * largest]), dtype)
 
 
 def test_positions_beyond_32_bits_are_64_bits():
