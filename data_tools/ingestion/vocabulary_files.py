@@ -68,13 +68,35 @@ def load(plan: IngestPlan, folder: Folder, shards: str, scratch: Path) -> tuple[
                 f"the vocabulary of {plan.vocabulary} was made with {name} = {value}, but this "
                 f"ingest has {ours[name]}; use the same"
             )
+    for name, content in _checked(other, manifest):
+        (scratch / name).write_bytes(content)
+    return _store([file.rows for file in manifest.vocabulary], folder, shards, scratch)
+
+
+def _checked(folder: Folder, manifest: Manifest) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of the files of a dataset's known ids, as they were written."""
     for file in manifest.vocabulary:
         name = f"{manifest.folder}/{file.name}"
-        content = read_bytes(other, name)
+        content = read_bytes(folder, name)
         if (len(content), crc32(content)) != (file.bytes, file.crc32):
-            raise DatasetError(f"{other.path(name)} is not as it was written; {REMEDY}")
-        (scratch / file.name).write_bytes(content)
-    return _store([file.rows for file in manifest.vocabulary], folder, shards, scratch)
+            raise DatasetError(f"{folder.path(name)} is not as it was written; {REMEDY}")
+        yield file.name, content
+
+
+def checked_vocabulary(address: str) -> IdMap:
+    """Open the known ids of a dataset that has some.
+
+    Raises
+    ------
+    DatasetError
+        Its manifest or a file of known ids is damaged.
+    FileNotFoundError
+        It is not a dataset, or a file is missing.
+    """
+    folder = folder_at(address)
+    manifest = Manifest.load(folder)
+    names = tuple(name for name, _ in _checked(folder, manifest))
+    return open_vocabulary(address, manifest.folder, names, manifest.options.max_ind_range)
 
 
 @lru_cache(maxsize=2)

@@ -206,6 +206,11 @@ class IdMap:
                 _map_column(source[block, number], out[block, number], column)
         return out
 
+    def known(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Known ids (n,) of a column, strictly increasing, and what each becomes."""
+        column = self._columns[number]
+        return column.ids, column.numbers if self.by_appearance else column.ids
+
     def _check_reduced(self, max_ind_range: int) -> None:
         """Refuse a vocabulary of ids that were not reduced modulo `max_ind_range`."""
         for number, column in enumerate(self._columns):

@@ -7,7 +7,7 @@ from robe_numba.dlrm.embeddings.kinds import NUMBERED, specs_from
 from robe_numba.kernels.coefficients import hash_spec
 from robe_numba.onnx.graph import Graph, Value
 from robe_numba.onnx.hashing import block_starts, row_keys, signs
-from robe_numba.onnx.known_ids import known_rows
+from robe_numba.onnx.known_ids import known_rows, row_type
 from robe_numba.onnx.stored_array import gather_rows, index_type, unit_of
 from robe_numba.spec import Spec
 
@@ -31,8 +31,8 @@ def embed(graph: Graph, ids: Value, embedding: Embedding, dtype: str) -> str:
     if embedding.kind not in NUMBERED:
         return robe_rows(graph, ids, arrays["array"], specs["array"], dtype)
     known, offsets = embedding.tables().values()
-    index = np.dtype(np.int32 if len(known) < 2**30 else np.int64)
-    rows = known_rows(graph, ids, known, offsets, index)
+    index = row_type(len(known))
+    rows = known_rows(graph, ids, known, offsets, index, "known")
     if embedding.kind == "full":
         return table_rows(graph, rows, arrays["array"], specs["array"], dtype, "array")
     sizes = np.array(specs["remainder"].num_embeddings, index)

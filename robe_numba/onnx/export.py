@@ -4,10 +4,14 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from data_tools import Dataset
+from data_tools.ingestion.vocabulary_files import checked_vocabulary
 from data_tools.storage.atomic import write_text
 from data_tools.storage.checksums import digest_of
+from data_tools.vocabulary.id_map import IdMap
 from robe_numba.onnx.model import Export, build_model
 from robe_numba.onnx.model_file import write_model
+from robe_numba.onnx.prepared_ids import is_mapped
 from robe_numba.onnx.stored_array import DTYPES
 from robe_numba.onnx.triton import CONFIG, MODEL, VERSION, check_name, config_text
 from robe_numba.training.run.folder import RunFolder
@@ -39,6 +43,7 @@ def export_run(
     run: str | os.PathLike[str] | RunFolder,
     path: str | os.PathLike[str],
     dtype: str = "float32",
+    data: str | os.PathLike[str] | None = None,
 ) -> Exported:
     """Write a trained model with the preparation of its inputs as an ONNX file.
 
@@ -58,6 +63,10 @@ def export_run(
     dtype : {"float32", "float16", "bfloat16", "int8"}
         Of the embedding's arrays in the file; int8 has a scale for each 128 elements. Rows are
         float32 once they are gathered, and so are all layers.
+    data : path or fsspec address, optional
+        The dataset that the run learned from, or one that was prepared as it was. Where it maps ids
+        by a vocabulary (`ids="appearance"` or `min_count`), the model does so too; without it the
+        model takes the ids of the dataset.
 
     Returns
     -------
@@ -66,9 +75,10 @@ def export_run(
     Raises
     ------
     ValueError, OSError
-        The dtype is unknown, or the run is damaged, or a file cannot be read or written.
+        The dtype is unknown, or the run is damaged, or the dataset is damaged, was prepared
+        otherwise or has no vocabulary, or a file cannot be read or written.
     """
-    folder, export = _built(run, dtype)
+    folder, export = _built(run, dtype, data)
     return _written(folder, export, Path(path))
 
 
@@ -77,6 +87,7 @@ def export_repository(
     repository: str | os.PathLike[str],
     name: str | None = None,
     dtype: str = "float32",
+    data: str | os.PathLike[str] | None = None,
 ) -> Exported:
     """Write a trained model into a model repository of Triton, as version 1 of a model.
 
@@ -86,7 +97,7 @@ def export_repository(
 
     Parameters
     ----------
-    run, dtype
+    run, dtype, data
         As for `export_run`.
     repository : path
         Folder of models; made if it is missing. What is there of this model is replaced.
@@ -102,7 +113,7 @@ def export_repository(
     ValueError, OSError
         As for `export_run`, or the name has other characters, or the run has no dense features.
     """
-    folder, export = _built(run, dtype)
+    folder, export = _built(run, dtype, data)
     name = model_name(folder.path, name)
     shape = folder.config["model"]
     text = config_text(name, shape["num_dense"], shape["num_tables"])
@@ -118,14 +129,25 @@ def model_name(run: str | os.PathLike[str], name: str | None = None) -> str:
     return check_name(Path(run).resolve().name if name is None else name)
 
 
-def _built(run: str | os.PathLike[str] | RunFolder, dtype: str) -> tuple[RunFolder, Export]:
+def _built(
+    run: str | os.PathLike[str] | RunFolder, dtype: str, data: str | os.PathLike[str] | None
+) -> tuple[RunFolder, Export]:
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}; use one of {', '.join(DTYPES)}")
     folder = run if isinstance(run, RunFolder) else RunFolder(run)
     model = folder.load_model()
     known = folder.config.get("digests", {}).get("models")
     digest = known[-1] if known else digest_of(folder.model_path)
-    return folder, build_model(model, folder.config["dataset"], digest, dtype)
+    vocabulary = None if data is None else _vocabulary(folder, data)
+    return folder, build_model(model, folder.config["dataset"], digest, dtype, vocabulary)
+
+
+def _vocabulary(folder: RunFolder, data: str | os.PathLike[str]) -> IdMap:
+    """The vocabulary of a dataset, which is that of the run."""
+    if not is_mapped(folder.config["dataset"]):
+        raise ValueError(f"{folder.path} learned from raw ids, which need no dataset; leave it out")
+    folder.check_dataset(Dataset(os.fspath(data)))
+    return checked_vocabulary(os.fspath(data))
 
 
 def _written(folder: RunFolder, export: Export, path: Path) -> Exported:

@@ -28,7 +28,7 @@ class _HashTable(NamedTuple):
 
 
 def known_rows(
-    graph: Graph, ids: Value, known: np.ndarray, offsets: np.ndarray, index: np.dtype
+    graph: Graph, ids: Value, known: np.ndarray, offsets: np.ndarray, index: np.dtype, name: str
 ) -> str:
     """The row of each id (batch, num_tables): i for the i-th smallest known id, 0 for others.
 
@@ -40,19 +40,27 @@ def known_rows(
         Those of a `Vocabulary`.
     index : dtype
         Of positions and rows: int32 or int64.
+    name : str
+        What names of constants begin with.
     """
     table, num_tables = _hash_table(known, offsets, index), len(offsets) - 1
     keys = mix(graph, ids)
     buckets = graph.op("BitShift", keys, table.shifts, direction="RIGHT")
     buckets = graph.op("Add", graph.cast(buckets, index), table.first_buckets)
-    first = graph.elements(graph.constant(table.buckets, "buckets"), buckets, -1, num_tables, 1)
+    begins = graph.constant(table.buckets, f"{name}.buckets")
+    first = graph.elements(begins, buckets, -1, num_tables, 1)
     places = graph.op("Add", first, np.arange(table.longest, dtype=index))
-    named = graph.constant(table.keys, "known_ids")
-    candidates = graph.elements(named, places, -1, num_tables, table.longest)
+    mixed = graph.constant(table.keys, f"{name}.keys")
+    candidates = graph.elements(mixed, places, -1, num_tables, table.longest)
     same = graph.op("Equal", candidates, graph.unsqueeze(keys, 2))
     found = graph.op("Where", same, places, np.asarray(0, index))
     place = graph.op("ReduceMax", found, np.array([2], np.int64), keepdims=0)
-    return graph.elements(graph.constant(table.rows, "known_rows"), place, -1, num_tables)
+    return graph.elements(graph.constant(table.rows, f"{name}.rows"), place, -1, num_tables)
+
+
+def row_type(num_ids: int) -> np.dtype:
+    """int32 where it holds every position in a hash table, else int64."""
+    return np.dtype(np.int32 if num_ids < 2**30 else np.int64)
 
 
 def _hash_table(known: np.ndarray, offsets: np.ndarray, index: np.dtype) -> _HashTable:

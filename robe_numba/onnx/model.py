@@ -8,10 +8,12 @@ import numpy as np
 from onnx import ModelProto, TensorProto, helper
 
 import robe_numba
+from data_tools.vocabulary.id_map import IdMap
 from robe_numba.dlrm import DLRM
 from robe_numba.onnx.embedding import embed, start_unit
 from robe_numba.onnx.graph import Graph
 from robe_numba.onnx.layers import interaction, mlp, transformed
+from robe_numba.onnx.prepared_ids import prepared_ids, what_is_outside
 
 OPSET, IR_VERSION = 18, 8  # the first with bitwise operators, and the format of its time
 BATCH = "batch"
@@ -25,7 +27,13 @@ class Export(NamedTuple):
     outside: list[str]  # sentences
 
 
-def build_model(model: DLRM, facts: Mapping[str, Any], digest: str, dtype: str) -> Export:
+def build_model(
+    model: DLRM,
+    facts: Mapping[str, Any],
+    digest: str,
+    dtype: str,
+    vocabulary: IdMap | None = None,
+) -> Export:
     """Everything from raw features and raw ids to the probability.
 
     Parameters
@@ -38,9 +46,11 @@ def build_model(model: DLRM, facts: Mapping[str, Any], digest: str, dtype: str) 
         Of the run's model.
     dtype : str
         Of the embedding's arrays in the model.
+    vocabulary : IdMap, optional
+        That of the dataset, if ids are to be mapped by the model.
     """
     graph = Graph()
-    ids = prepared_ids(graph, "ids", facts)
+    ids = prepared_ids(graph, "ids", facts, vocabulary)
     dense = transformed(graph, "dense", facts["dense_transform"])
     x = mlp(graph, dense, _layers(model, "bottom"), "bottom", final_relu=True)
     rows = embed(graph, ids, model.embedding, dtype)
@@ -48,7 +58,7 @@ def build_model(model: DLRM, facts: Mapping[str, Any], digest: str, dtype: str) 
     logits = mlp(graph, joined, _layers(model, "top"), "top", final_relu=False)
     column = graph.op("Sigmoid", logits)
     graph.op("Squeeze", column, np.array([1], np.int64), name="probability")
-    outside = what_is_outside(facts)
+    outside = what_is_outside(facts, vocabulary)
     inputs = [
         _tensor("dense", TensorProto.FLOAT, model.config.num_dense),
         _tensor("ids", TensorProto.INT64, model.config.num_tables),
@@ -76,38 +86,6 @@ def build_model(model: DLRM, facts: Mapping[str, Any], digest: str, dtype: str) 
         },
     )
     return Export(proto, graph.constants, outside)
-
-
-def prepared_ids(graph: Graph, ids: str, facts: Mapping[str, Any]) -> str:
-    """Ids as `robe ingest` writes them, uint64, from raw ones, int64."""
-    words, modulus = graph.cast(ids, np.uint64), facts.get("max_ind_range")
-    if modulus is None or numbered(facts):
-        return words
-    return graph.op("Mod", words, np.uint64(modulus))
-
-
-def numbered(facts: Mapping[str, Any]) -> bool:
-    """Whether ids come from the vocabulary of the dataset."""
-    return bool(facts.get("vocabulary"))
-
-
-def what_is_outside(facts: Mapping[str, Any]) -> list[str]:
-    """What has to be done before the model, in sentences."""
-    if facts["index_dtype"] == "uint32":
-        sentences = ["Hexadecimal ids of Criteo's text are given as numbers, missing ids as 0."]
-    else:
-        sentences = [
-            "Ids that are texts are given as the first 8 bytes of their BLAKE2b hash, "
-            "little-endian, missing ids as 0."
-        ]
-    if numbered(facts):
-        reduced = facts.get("max_ind_range")
-        first = f"reduced modulo {reduced}, then " if reduced else ""
-        sentences.append(
-            f"Ids are {first}mapped by the vocabulary of the dataset (ids {facts['ids']!r}, "
-            f"min_count {facts['min_count']}), as robe ingest writes them."
-        )
-    return sentences
 
 
 def _layers(model: DLRM, part: str) -> dict[str, np.ndarray]:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import onnx
@@ -150,6 +151,54 @@ def test_numbers_of_ids_stay_outside(dataset, predicted, tmp_path):
     found = probabilities(exported.path, {**raw_rows(dataset), "ids": ids})
     wanted = predicted(run.path, tmp_path / "data")
     np.testing.assert_allclose(found, wanted, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"ids": "appearance"},
+        {"min_count": 3},
+        {"ids": "appearance", "min_count": 2, "max_ind_range": 40},
+        {"min_count": 2, "max_ind_range": 40},
+    ],
+)
+@pytest.mark.parametrize("kind", ["robe", "full"])
+def test_a_vocabulary_in_the_model(options, kind, dataset, robe, predicted, tmp_path):
+    """Then it takes raw ids, of which some are not known."""
+    ingest(dataset.path.parent / "clicks.tsv", tmp_path / "data", **options)
+    run = train(Dataset(tmp_path / "data"), small_config(kind), tmp_path / "run")
+    path = tmp_path / "model.onnx"
+    status, text = robe("export", run.path, "-o", path, "--data", tmp_path / "data")
+    assert status == 0, text
+    assert "mapped by the vocabulary" not in text
+    wanted = predicted(run.path, tmp_path / "data")
+    found = probabilities(path, raw_rows(dataset))
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=TOLERANCE)
+
+
+def test_vocabularies_that_are_refused(runs, dataset, robe, tmp_path):
+    output = ("-o", tmp_path / "model.onnx")
+    log = dataset.path.parent / "clicks.tsv"
+    refused = robe("export", runs["robe"], *output, "--data", dataset.path)
+    assert_refused(refused, "raw ids", "leave it out")
+    ingest(log, tmp_path / "data", min_count=3)
+    run = train(Dataset(tmp_path / "data"), small_config(), tmp_path / "run").path
+    ingest(log, tmp_path / "other", min_count=2)
+    refused = robe("export", run, *output, "--data", tmp_path / "other")
+    assert_refused(refused, "min_count = 3", "this dataset has 2")
+    file = next((tmp_path / "data").glob("*/vocabulary-003.arrow"))
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    assert_refused(robe("export", run, *output, "--data", tmp_path / "data"), file)
+    assert not (tmp_path / "model.onnx").exists()
+
+
+def test_the_extra_is_named(runs, robe, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "onnx", None)  # as if it were not installed
+    monkeypatch.delitem(sys.modules, "robe_numba.onnx")
+    refused = robe("export", runs["robe"], "-o", tmp_path / "model.onnx")
+    assert_refused(refused, "robe-numba[onnx]")
 
 
 def test_large_arrays_are_in_a_second_file(runs, dataset, monkeypatch, tmp_path):

@@ -81,7 +81,7 @@ def test_known_ids(sizes, index, seed):
     ids = any_ids(seed, 50, len(sizes)).view(np.uint64)
     for t, column in enumerate(columns):  # half of the ids are known
         ids[::2, t] = generator.choice(column, 25) if len(column) else 0
-    output = known_rows(graph, graph.cast("ids", np.uint64), known, offsets, index)
+    output = known_rows(graph, graph.cast("ids", np.uint64), known, offsets, index, "known")
     (found,) = run_graph(graph, [output], ids=ids.view(np.int64))
     wanted = [
         [([*columns[t]].index(x) + 1 if x in columns[t] else 0) for t, x in enumerate(row)]

@@ -34,6 +34,13 @@ def export(
             "scale for each 128 elements."
         ),
     ] = "float32",
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="The dataset of the run, where its ids were numbered by --ids appearance or "
+            "chosen by --min-count: then the model maps raw ids, too."
+        ),
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write a trained model as an ONNX file, from raw features and raw ids to the probability.
@@ -63,11 +70,11 @@ def export(
             raise ValueError("--name is of a model in a repository; give --triton, or leave it out")
         for file in (output, data_path(output)):
             check_output_file(file, overwrite)
-        exported = export_run(opened_run(run), output, dtype)
+        exported = export_run(opened_run(run), output, dtype, data)
     elif triton is not None:
         name = model_name(run, name)
         _check_place(triton / name, overwrite)
-        exported = export_repository(opened_run(run), triton, name, dtype)
+        exported = export_repository(opened_run(run), triton, name, dtype, data)
     console.print(
         f"{exported.path}: {format_bytes(exported.num_bytes)}, dense float32 (rows, "
         f"{exported.num_dense}) and ids int64 (rows, {exported.num_tables}) to probability"
