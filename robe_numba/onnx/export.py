@@ -50,8 +50,8 @@ def export_run(
     The model has the inputs `dense`, float32 (batch, num_dense), raw features where NaN is missing,
     and `ids`, int64 (batch, num_tables), raw ids that are read as unsigned; and the output
     `probability`, float32 (batch,), that of `robe predict`. It uses standard operators of opset 18.
-    The tensor `starts`, int64 (batch, num_tables, blocks), has the starts of `block_starts` where
-    ids are hashed.
+    Where ids are hashed, its tensor `starts`, int32 or int64 (batch, num_tables, blocks), has what
+    `block_starts` returns, divided by the `start_unit` of the model's metadata.
 
     Parameters
     ----------

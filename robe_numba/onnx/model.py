@@ -58,7 +58,7 @@ def build_model(
     logits = mlp(graph, joined, _layers(model, "top"), "top", final_relu=False)
     column = graph.op("Sigmoid", logits)
     graph.op("Squeeze", column, np.array([1], np.int64), name="probability")
-    outside = what_is_outside(facts, vocabulary)
+    outside, embedding = what_is_outside(facts, vocabulary), model.embedding.describe()
     inputs = [
         _tensor("dense", TensorProto.FLOAT, model.config.num_dense),
         _tensor("ids", TensorProto.INT64, model.config.num_tables),
@@ -79,7 +79,7 @@ def build_model(
             "ids": json.dumps(facts["categorical"]),
             "dense_transform": facts["dense_transform"],
             "max_ind_range": json.dumps(facts.get("max_ind_range")),
-            "embedding": json.dumps(model.embedding.describe()),
+            "embedding": json.dumps({"kind": embedding["kind"], "specs": embedding["specs"]}),
             "dtype": dtype,
             "start_unit": json.dumps(start_unit(model.embedding, dtype)),
             "outside": " ".join(outside),
