@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         sgd_update,
     )
     from robe_numba.ops.arrays import init_array
+    from robe_numba.quantization.quantized import QuantizedArray, quantize
     from robe_numba.spec import RobeSpec, TableSpec
 
 limit_spinning()
@@ -31,6 +32,7 @@ limit_spinning()
 __version__ = "0.1.0"
 
 __all__ = [
+    "QuantizedArray",
     "RobeSpec",
     "TableSpec",
     "adagrad_update",
@@ -44,12 +46,15 @@ __all__ = [
     "lookup",
     "lookup_backward",
     "lookup_dot_interaction",
+    "quantize",
     "sgd_update",
 ]
 
 _ELSEWHERE = {
+    "QuantizedArray": "robe_numba.quantization.quantized",
     "RobeSpec": "robe_numba.spec",
     "TableSpec": "robe_numba.spec",
     "init_array": "robe_numba.ops.arrays",
+    "quantize": "robe_numba.quantization.quantized",
 }
 __getattr__, __dir__ = attributes(__name__, dict.fromkeys(__all__, "robe_numba.ops") | _ELSEWHERE)

@@ -12,6 +12,7 @@ import numpy as np
 from robe_numba.checks.scalars import type_name
 from robe_numba.device_arrays import is_on_device
 from robe_numba.memory import aligned_empty
+from robe_numba.quantization.quantized import QuantizedArray, check_block
 from robe_numba.spec import Spec
 
 NUMPY_ARRAYS = (np.ndarray, np.memmap)
@@ -20,6 +21,7 @@ ARRAY_DTYPES = tuple(np.dtype(name) for name in ("float32", "float64"))
 # bfloat16, a dtype of the package ml_dtypes that NumPy does not know.
 STORED_DTYPES = (*ARRAY_DTYPES, np.dtype("float16"))
 BFLOAT16_BITS = np.dtype("int16")  # what kernels take bfloat16 as
+StoredArray = np.ndarray | QuantizedArray  # what embeddings are read from
 
 
 class ArrayLayout(NamedTuple):
@@ -89,6 +91,8 @@ def _conversion(array: Any) -> str:
     """What turns an array of another kind into NumPy's."""
     if is_on_device(array):
         return "cupy.asnumpy"
+    if isinstance(array, QuantizedArray):  # where it would be written, or have a gradient
+        return "its dequantize()"
     return "filled()" if isinstance(array, np.ma.MaskedArray) else "numpy.asarray"
 
 
@@ -103,15 +107,32 @@ def check_shared_array(array: Any, spec: Spec) -> np.ndarray:
     return check_array("array", array, (spec.array_size,), ARRAY_DTYPES)
 
 
-def check_stored_array(array: Any, spec: Spec) -> np.ndarray:
+def check_stored_array(array: Any, spec: Spec) -> StoredArray:
     """Require the array (array_size,) that embeddings are read from; returned as kernels take it.
 
     They take halves by their bits: float16 as uint16, bfloat16 as int16.
     """
+    if isinstance(array, QuantizedArray):
+        return _check_quantized(array, spec.array_size)
     if is_bfloat16(array) and type(array) in NUMPY_ARRAYS:
         return check_array("array", array.view(BFLOAT16_BITS), (spec.array_size,), (BFLOAT16_BITS,))
     check_array("array", array, (spec.array_size,), STORED_DTYPES)
     return array.view(np.uint16) if array.dtype == np.float16 else array
+
+
+def _check_quantized(array: QuantizedArray, size: int) -> QuantizedArray:
+    """Require as many values and scales as kernels read; neither is read here."""
+    block = check_block(array.block, "array.block")
+    check_array("array.values", array.values, (size,), (np.dtype(np.int8),))
+    check_array("array.scales", array.scales, (-(-size // block),), (np.dtype(np.float32),))
+    return QuantizedArray(array.values, array.scales, block)
+
+
+def parts_of(name: str, array: StoredArray) -> dict[str, np.ndarray]:
+    """The NumPy arrays that a checked array consists of, by their names for messages."""
+    if isinstance(array, QuantizedArray):
+        return {f"{name}.values": array.values, f"{name}.scales": array.scales}
+    return {name: array}
 
 
 def is_bfloat16(array: Any) -> bool:
@@ -124,8 +145,10 @@ def is_bfloat16(array: Any) -> bool:
 
 
 def real_dtype(stored: Any) -> np.dtype:
-    """The dtype of arithmetic on a stored array: float32 for halves, else its own."""
-    return np.dtype(np.float32) if stored.dtype.itemsize == 2 else stored.dtype
+    """The dtype of arithmetic on a stored array: float32 for halves and int8, else its own."""
+    if isinstance(stored, QuantizedArray) or stored.dtype.itemsize == 2:
+        return np.dtype(np.float32)
+    return stored.dtype
 
 
 def check_out(

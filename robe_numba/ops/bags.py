@@ -8,11 +8,13 @@ import numpy as np
 
 from robe_numba.checks.arrays import (
     ARRAY_DTYPES,
+    StoredArray,
     check_array,
     check_kept_starts,
     check_out,
     check_shared_array,
     check_stored_array,
+    parts_of,
     real_dtype,
 )
 from robe_numba.checks.bags import MAX_NEEDS_ARRAY, BagArguments, check_bags, check_mode
@@ -38,7 +40,7 @@ from robe_numba.spec import Spec
 
 @on_any_device("bags")
 def embedding_bag(
-    array: np.ndarray,
+    array: StoredArray,
     indices: np.ndarray,
     offsets: np.ndarray,
     spec: Spec,
@@ -53,7 +55,7 @@ def embedding_bag(
     Parameters
     ----------
     array : ndarray, (array_size,) float32, float64, float16 or ml_dtypes' bfloat16
-        The shared array.
+        The shared array; or a `QuantizedArray` of as many elements.
     indices : ndarray, (n,) int32, int64, uint32 or uint64
         Ids of all bags.
     offsets : ndarray, (num_tables * batch + 1,) int32, int64, uint32 or uint64
@@ -76,7 +78,7 @@ def embedding_bag(
 
     Returns
     -------
-    ndarray, (batch, num_tables, d) of the dtype of `array`, or float32 for halves
+    ndarray, (batch, num_tables, d) of the dtype of `array`, or float32 for halves and int8
         Empty bags are 0. Each element is added up in the order of the bag, in the result's dtype.
 
     Raises
@@ -90,7 +92,7 @@ def embedding_bag(
     real = real_dtype(stored)
     given = BagArguments(indices, offsets, mode, per_sample_weights, padding_idx)
     bags = check_bags(given, spec, real)
-    read = {"array": array, **given.arrays()}
+    read = parts_of("array", array) | given.arrays()
     shape = (bags.batch, spec.num_tables, spec.embedding_dim)
     out = check_out("out", out, shape, real, read)
     places = (bags.indices.size, spec.num_blocks)
@@ -100,7 +102,7 @@ def embedding_bag(
 
 
 def pool_bags(
-    stored: np.ndarray, bags: Bags, spec: Spec, starts: np.ndarray, out: np.ndarray
+    stored: StoredArray, bags: Bags, spec: Spec, starts: np.ndarray, out: np.ndarray
 ) -> None:
     """As `embedding_bag`, of checked arguments; starts are flat uint64, (0,) if not kept."""
     if not starts.size:

@@ -6,10 +6,12 @@ Source: Naumov et al., Deep Learning Recommendation Model, 2019, arXiv 1906.0009
 import numpy as np
 
 from robe_numba.checks.arrays import (
+    StoredArray,
     check_array,
     check_kept_starts,
     check_out,
     check_stored_array,
+    parts_of,
     real_dtype,
 )
 from robe_numba.checks.ids import check_indices
@@ -30,7 +32,7 @@ from robe_numba.spec import Spec
 
 @on_any_device("interaction")
 def lookup_dot_interaction(
-    array: np.ndarray,
+    array: StoredArray,
     indices: np.ndarray,
     dense: np.ndarray,
     spec: Spec,
@@ -46,7 +48,7 @@ def lookup_dot_interaction(
     Parameters
     ----------
     array : ndarray, (array_size,) float32, float64, float16 or ml_dtypes' bfloat16
-        The shared array.
+        The shared array; or a `QuantizedArray` of as many elements.
     indices : ndarray, (batch, num_tables) int32, int64, uint32 or uint64
         The row of each table.
     dense : ndarray, (batch, d) of the result's dtype
@@ -61,7 +63,7 @@ def lookup_dot_interaction(
     Returns
     -------
     ndarray, (batch, d + (num_tables + 1) num_tables / 2) of the dtype of `array`, or float32
-        Float32 for halves.
+        Float32 for halves and int8.
 
     Raises
     ------
@@ -75,7 +77,7 @@ def lookup_dot_interaction(
     batch, tables, dim = len(indices), spec.num_tables, spec.embedding_dim
     real = real_dtype(stored)
     check_array("dense", dense, (batch, dim), (real,))
-    read = {"array": array, "indices": indices, "dense": dense}
+    read = parts_of("array", array) | {"indices": indices, "dense": dense}
     out = check_out("out", out, (batch, dim + (tables + 1) * tables // 2), real, read)
     flat, keep = check_kept_starts(starts, (batch, tables, spec.num_blocks), read | {"out": out})
     width = padded_width(dim)

@@ -8,9 +8,11 @@ import numpy as np
 
 from robe_numba.checks.arrays import (
     ARRAY_DTYPES,
+    StoredArray,
     check_kept_starts,
     check_out,
     check_stored_array,
+    parts_of,
     real_dtype,
 )
 from robe_numba.checks.ids import check_indices
@@ -65,7 +67,7 @@ def block_starts(indices: np.ndarray, spec: Spec) -> np.ndarray:
 
 @on_any_device("rows")
 def lookup(
-    array: np.ndarray,
+    array: StoredArray,
     indices: np.ndarray,
     spec: Spec,
     out: np.ndarray | None = None,
@@ -76,7 +78,7 @@ def lookup(
     Parameters
     ----------
     array : ndarray, (array_size,) float32, float64, float16 or ml_dtypes' bfloat16
-        The shared array.
+        The shared array; or a `QuantizedArray` of as many elements.
     indices : ndarray, (batch, num_tables) int32, int64, uint32 or uint64
         The row of each table.
     spec : RobeSpec or TableSpec
@@ -89,7 +91,7 @@ def lookup(
 
     Returns
     -------
-    ndarray, (batch, num_tables, d) of the dtype of `array`, or float32 for halves
+    ndarray, (batch, num_tables, d) of the dtype of `array`, or float32 for halves and int8
         The embeddings.
 
     Raises
@@ -105,7 +107,7 @@ def lookup(
     check_spec(spec)
     stored = check_stored_array(array, spec)
     ids = check_indices(indices, spec)
-    read = {"array": array, "indices": indices}
+    read = parts_of("array", array) | {"indices": indices}
     shape = (len(indices), spec.num_tables, spec.embedding_dim)
     out = check_out("out", out, shape, real_dtype(stored), read)
     shape = (len(indices), spec.num_tables, spec.num_blocks)
@@ -115,7 +117,7 @@ def lookup(
 
 
 def read_rows(
-    stored: np.ndarray, ids: np.ndarray, spec: Spec, starts: np.ndarray, out: np.ndarray
+    stored: StoredArray, ids: np.ndarray, spec: Spec, starts: np.ndarray, out: np.ndarray
 ) -> None:
     """As `lookup`, of checked arguments; starts are flat uint64, (0,) where they are not kept."""
     keep = starts.size > 0

@@ -1,6 +1,6 @@
 """Arrays of int8 with a scale for each block of neighbouring elements."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -9,10 +9,14 @@ from robe_numba.spec import check_int
 BLOCK = 128  # elements that share a scale
 LEAST_BLOCK, MOST_BLOCK = 16, 4096
 LEVELS = 127  # on each side of 0, so that x and -x are stored alike
+CHUNK = 1 << 20  # elements that are rounded together, which bounds the memory; whole blocks
 
 
 class QuantizedArray(NamedTuple):
     """An array in about a byte per element: element i is values[i] * scales[i // block].
+
+    Functions that read it check dtypes and lengths, not the numbers: those are multiplied as they
+    are. A scale of NaN makes all elements of its block NaN.
 
     Attributes
     ----------
@@ -39,16 +43,31 @@ class QuantizedArray(NamedTuple):
         return self.values.astype(np.float32) * scales
 
 
+def check_block(block: Any, name: str = "block") -> int:
+    """Require a number of elements that can share a scale.
+
+    Raises
+    ------
+    TypeError, ValueError
+        It is not an integer, out of range or not a power of two.
+    """
+    block = check_int(name, block, LEAST_BLOCK, MOST_BLOCK)
+    if block & (block - 1):
+        raise ValueError(f"{name} is {block}; it must be a power of two")
+    return block
+
+
 def quantize(array: np.ndarray, block: int = BLOCK) -> QuantizedArray:
     """Store an array in int8: each element is rounded to the nearest of 255 levels of its block.
 
     The levels of a block reach from -a to a, where a is its largest absolute value, so an element
-    changes by at most a / 254.
+    changes by at most a / 254, but for rounding. Where a / 127 is no normal float32, below 1.2e-38,
+    the elements become 0.
 
     Parameters
     ----------
     array : ndarray, (array_size,) float32 or float64
-        Finite values.
+        Finite values, also as float32.
     block : int
         Neighbouring elements that share a scale: a power of two from 16 to 4096.
 
@@ -62,19 +81,27 @@ def quantize(array: np.ndarray, block: int = BLOCK) -> QuantizedArray:
         The block is no such number, or the array has another dtype or shape or a value that is
         not finite.
     """
-    block = check_int("block", block, LEAST_BLOCK, MOST_BLOCK)
-    if block & (block - 1):
-        raise ValueError(f"block is {block}; it must be a power of two")
+    block = check_block(block)
     if array.dtype not in (np.float32, np.float64):
         raise TypeError(f"array has dtype {array.dtype}; it must be float32 or float64")
     if array.ndim != 1:
         raise ValueError(f"array has shape {array.shape}; it must have one dimension")
-    firsts = np.arange(0, array.size, block)
-    largest = np.maximum.reduceat(np.abs(array), firsts) if array.size else np.empty(0)
-    if not np.isfinite(largest).all():
+    values = np.empty(array.size, np.int8)
+    scales = np.empty(-(-array.size // block), np.float32)
+    for first in range(0, array.size, CHUNK):
+        part, begin = array[first : first + CHUNK], first // block
+        _quantize(part, block, values[first:], scales[begin:])
+    return QuantizedArray(values, scales, block)
+
+
+def _quantize(part: np.ndarray, block: int, values: np.ndarray, scales: np.ndarray) -> None:
+    """Fill in the values and scales of the first elements of a rest of the array."""
+    firsts = np.arange(0, part.size, block)
+    largest = np.maximum.reduceat(np.abs(part), firsts)
+    if not (largest <= np.finfo(np.float32).max).all():
         raise ValueError("array has a value that is not finite; only finite ones can be quantized")
-    scales = (largest / LEVELS).astype(np.float32)
-    # Blocks of zeros, or of numbers so small that their scale is 0, are stored as zeros.
-    inverse = np.divide(1, scales, out=np.zeros_like(scales), where=scales > 0)
-    levels = np.rint(array * np.repeat(inverse, block)[: array.size])
-    return QuantizedArray(np.clip(levels, -LEVELS, LEVELS).astype(np.int8), scales, block)
+    own = (largest / LEVELS).astype(np.float32)
+    own[own < np.finfo(np.float32).tiny] = 0
+    divisors = np.repeat(np.where(own > 0, own, np.float32(np.inf)), block)[: part.size]
+    values[: part.size] = np.clip(np.rint(part / divisors), -LEVELS, LEVELS)
+    scales[: own.size] = own

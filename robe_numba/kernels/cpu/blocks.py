@@ -16,6 +16,7 @@ from robe_numba.kernels.cpu.simd.types import (
     load_x16,
     negate_lanes,
     prefetch,
+    prefetch_step,
     prefetch_write,
     store,
     stream,
@@ -56,7 +57,7 @@ def sign_bits(key, table, element, spec):
 @inlined
 def prefetch_block(array, start, length):
     """Ask for the cache lines of array[start:start + length]."""
-    for j in range(ZERO, length, U16):
+    for j in range(ZERO, length, prefetch_step(array)):
         prefetch(array, start + j)
     prefetch(array, start + length - ONE)
 

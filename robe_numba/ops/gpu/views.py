@@ -24,6 +24,7 @@ from robe_numba.kernels.gpu import arrays
 from robe_numba.kernels.gpu.arrays import DeviceArray, Rate, array_library
 from robe_numba.kernels.gpu.compiler import SIMULATED
 from robe_numba.ops.gpu.device import current_device
+from robe_numba.quantization.quantized import QuantizedArray
 from robe_numba.spec import Spec
 from robe_numba.state_blocks import check_state_block, check_state_shape
 
@@ -63,6 +64,11 @@ def view(
     ValueError
         Where it has another shape, or kernels cannot use its memory.
     """
+    if isinstance(array, QuantizedArray):
+        raise TypeError(
+            f"{name} is a QuantizedArray, which only the CPU reads; use "
+            f"cupy.asarray({name}.dequantize())"
+        )
     if not is_on_device(array):
         kind = type(array)
         raise TypeError(

@@ -21,7 +21,9 @@ from numba.extending import (
     type_callable,
 )
 
+from robe_numba.kernels.cpu.simd.elements import load_stored, pointer_to, splat_of
 from robe_numba.kernels.cpu.simd.halves import widen_bfloat16, widen_float16
+from robe_numba.kernels.cpu.simd.int8 import is_quantized, load_quantized, quantized_pointers
 
 CACHE_LINE = 64  # bytes
 WIDEN = {types.uint16: widen_float16, types.int16: widen_bfloat16}  # halves, by their bits
@@ -42,14 +44,9 @@ class _VectorModel(models.PrimitiveModel):
         super().__init__(manager, fe_type, ir.VectorType(element, fe_type.lanes))
 
 
-def real_type(array: types.Array) -> Any:
-    """The type of a loaded element; halves are widened."""
-    return types.float32 if array.dtype in WIDEN else array.dtype
-
-
-def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
-    data = context.make_array(array_type)(context, builder, array).data
-    return builder.gep(data, [index])
+def real_type(array: Any) -> Any:
+    """The type of a loaded element; halves and int8 are widened."""
+    return types.float32 if is_quantized(array) or array.dtype in WIDEN else array.dtype
 
 
 def _load(lanes: int) -> Any:
@@ -58,11 +55,9 @@ def _load(lanes: int) -> Any:
         real = real_type(array)
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            pointer = _pointer(context, builder, array, *arguments)
-            element = context.get_data_type(array.dtype)
-            size = context.get_abi_sizeof(element)
-            stored = ir.VectorType(element, lanes) if lanes > 1 else element
-            value = builder.load(builder.bitcast(pointer, stored.as_pointer()), align=size)
+            if is_quantized(array):
+                return load_quantized(context, builder, array, *arguments, lanes=lanes)
+            value = load_stored(context, builder, array, *arguments, lanes=lanes)
             widen = WIDEN.get(array.dtype)
             return widen(builder, value, lanes) if widen else value
 
@@ -79,7 +74,7 @@ def _store(streaming: bool) -> Any:
     @intrinsic
     def store(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            pointer = _pointer(context, builder, array, *arguments[:2])
+            pointer = pointer_to(context, builder, array, *arguments[:2])
             target = builder.bitcast(pointer, arguments[2].type.as_pointer())
             size = context.get_abi_sizeof(context.get_data_type(array.dtype))
             if streaming:
@@ -100,11 +95,15 @@ store = _store(streaming=False)
 stream = _store(streaming=True)
 
 
+def _only_pointer(*place: Any) -> list[Any]:
+    return [pointer_to(*place)]
+
+
 def _prefetch(to_write: int, level: int) -> Any:
     @intrinsic
     def prefetch(typing_context: Any, array: Any, index: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            pointer = _pointer(context, builder, array, *arguments)
+            pointers = quantized_pointers if is_quantized(array) else _only_pointer
             word, byte = ir.IntType(32), ir.IntType(8).as_pointer()
             function = cgutils.get_or_insert_function(
                 builder.module,
@@ -112,7 +111,8 @@ def _prefetch(to_write: int, level: int) -> Any:
                 "llvm.prefetch.p0i8",
             )
             hints = [word(to_write), word(4 - level), word(1)]  # 1 for data
-            builder.call(function, [builder.bitcast(pointer, byte), *hints])
+            for pointer in pointers(context, builder, array, *arguments):
+                builder.call(function, [builder.bitcast(pointer, byte), *hints])
             return context.get_dummy_value()
 
         return types.void(array, index), generate
@@ -128,20 +128,25 @@ prefetch_write = _prefetch(to_write=1, level=1)
 
 
 @intrinsic
+def prefetch_step(typing_context: Any, array: Any) -> Any:
+    """Elements from one prefetch of a block to the next: no more than a cache line has."""
+    stored = array.types[0] if is_quantized(array) else array
+    step = max(16, CACHE_LINE * 8 // stored.dtype.bitwidth)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return ir.IntType(64)(step)
+
+    return types.uint64(array), generate
+
+
+@intrinsic
 def splat(typing_context: Any, value: Any) -> Any:
     """A vector of 16 equal elements."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return _splat(builder, arguments[0], 16)
+        return splat_of(builder, arguments[0], 16)
 
     return Vector(value, 16)(value), generate
-
-
-def _splat(builder: Any, value: Any, lanes: int) -> Any:
-    undefined = ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined)
-    first = builder.insert_element(undefined, value, ir.IntType(32)(0))
-    zeros = ir.Constant(ir.VectorType(ir.IntType(32), lanes), None)
-    return builder.shuffle_vector(first, undefined, zeros)
 
 
 def _arithmetic(function: Callable, real: str, integer: str) -> None:
@@ -165,7 +170,7 @@ def _arithmetic(function: Callable, real: str, integer: str) -> None:
     def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kind = signature.return_type
         operands = [
-            value if isinstance(operand, Vector) else _splat(builder, value, kind.lanes)
+            value if isinstance(operand, Vector) else splat_of(builder, value, kind.lanes)
             for operand, value in zip(signature.args, arguments, strict=True)
         ]
         instruction = real if isinstance(kind.dtype, types.Float) else integer
