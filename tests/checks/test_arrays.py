@@ -69,6 +69,84 @@ def test_every_function_checks_the_array(bad, error, words):
             call()
 
 
+def quantized(**changes):
+    return rn.quantize(array(), 32)._replace(**changes)
+
+
+BAD_QUANTIZED = [
+    ({"values": array()}, TypeError, "array.values has dtype float32; it must be int8"),
+    ({"values": np.zeros(99, np.int8)}, ValueError, r"values has shape \(99,\); expected \(100,\)"),
+    ({"values": strided(np.zeros(100, np.int8))}, ValueError, "values is not C-contiguous"),
+    ({"values": [0] * 100}, TypeError, "array.values must be a NumPy array, got list"),
+    ({"values": Device()}, TypeError, "array.values must be a NumPy array"),
+    ({"scales": np.ones(4)}, TypeError, "array.scales has dtype float64; it must be float32"),
+    ({"scales": np.ones(3, np.float32)}, ValueError, r"scales has shape \(3,\); expected \(4,\)"),
+    ({"scales": unaligned(np.ones(4, np.float32))}, ValueError, "array.scales is not aligned"),
+    ({"scales": masked(np.ones(4, np.float32))}, TypeError, "array.scales must be a NumPy array"),
+    ({"block": 16}, ValueError, r"scales has shape \(4,\); expected \(7,\)"),
+    ({"block": 48}, ValueError, "array.block is 48; it must be a power of two"),
+    ({"block": 8}, ValueError, r"array.block is 8; it must be in \[16, 4096\]"),
+    ({"block": 32.0}, TypeError, "array.block must be an integer"),
+]
+
+
+@pytest.mark.parametrize(("changes", "error", "words"), BAD_QUANTIZED)
+def test_every_reading_function_checks_a_quantized_array(changes, error, words):
+    bad, dense = quantized(**changes), np.ones((3, 8), np.float32)
+    for call in (
+        lambda: rn.lookup(bad, INDICES, SPEC),
+        lambda: rn.lookup_dot_interaction(bad, INDICES, dense, SPEC),
+        lambda: rn.embedding_bag(bad, BAG_INDICES, OFFSETS, SPEC),
+    ):
+        with pytest.raises(error, match=words):
+            call()
+
+
+def test_quantized_arrays_are_for_reading_alone():
+    stored, ones = quantized(), np.ones(100, np.float32)
+    calls = [
+        lambda: rn.sgd_update(stored, GRAD, INDICES, SPEC),
+        lambda: rn.adagrad_update(stored, ones, GRAD, INDICES, SPEC),
+        lambda: rn.adagrad_update(ones, stored, GRAD, INDICES, SPEC),
+        lambda: rn.apply_gradient(stored, None, ones, 0.1),
+        lambda: rn.embedding_bag_sgd_update(stored, BAG_GRAD, BAG_INDICES, OFFSETS, SPEC),
+        lambda: rn.embedding_bag_adagrad_update(stored, ones, BAG_GRAD, BAG_INDICES, OFFSETS, SPEC),
+        lambda: rn.embedding_bag_backward(
+            BAG_GRAD, BAG_INDICES, OFFSETS, SPEC, "max", array=stored
+        ),
+    ]
+    for call in calls:
+        with pytest.raises(
+            TypeError, match=r"must be a NumPy array, got .*QuantizedArray; use its deq"
+        ):
+            call()
+
+
+def test_a_quantized_array_may_be_mapped_and_its_block_any_integer(tmp_path):
+    stored = quantized(block=np.uint8(32))
+    for name in ("values", "scales"):
+        getattr(stored, name).tofile(tmp_path / name)
+    mapped = rn.QuantizedArray(
+        np.memmap(tmp_path / "values", np.int8, "r"),
+        np.memmap(tmp_path / "scales", np.float32, "r"),
+        32,
+    )
+    expected = rn.lookup(quantized().dequantize(), INDICES, SPEC)
+    np.testing.assert_array_equal(rn.lookup(stored, INDICES, SPEC), expected)
+    np.testing.assert_array_equal(rn.lookup(mapped, INDICES, SPEC), expected)
+
+
+def test_what_is_filled_is_apart_from_values_and_scales():
+    scales = np.ones(64, np.float32)
+    stored = rn.QuantizedArray(np.ones(100, np.int8), scales[:4], 32)
+    with pytest.raises(ValueError, match=r"out and array.scales share memory"):
+        rn.lookup(stored, INDICES, SPEC, out=scales[:48].reshape(3, 2, 8))
+    raw = np.zeros(256, np.uint8)
+    stored = stored._replace(values=raw[:100].view(np.int8))
+    with pytest.raises(ValueError, match=r"starts and array.values share memory"):
+        rn.lookup(stored, INDICES, SPEC, starts=raw[96:192].view(np.int64).reshape(3, 2, 2))
+
+
 @pytest.mark.parametrize("dtype", HALF_DTYPES)
 def test_halves_are_for_reading_alone(dtype):
     half = array().astype(dtype_of(dtype))

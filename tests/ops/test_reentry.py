@@ -50,8 +50,10 @@ def calls(seed, rows):
         _, found = model.loss_and_gradients(dense, ids_of_model, labels)
         return b"".join(gradient.tobytes() for gradient in found.values())
 
+    quantized = rn.quantize(array, 16)
     return {
         "lookup": lambda: rn.lookup(array, ids, spec).tobytes(),
+        "lookup of int8": lambda: rn.lookup(quantized, ids, spec).tobytes(),
         "lookup_backward": lambda: rn.lookup_backward(grad_out, ids, spec).tobytes(),
         "sgd_update": lambda: updated(rn.sgd_update, grad_out, ids, spec),
         "adagrad_update": lambda: updated(rn.adagrad_update, grad_out, ids, spec),

@@ -32,10 +32,14 @@ def results():
     bag_ids = generator.integers(0, 400, sizes.sum())
     bags = (bag_ids, np.concatenate([[0], np.cumsum(sizes)]), SPEC)
     found = [rn.block_starts(ids, SPEC), rn.lookup(array, ids, SPEC)]
+    quantized, dense = rn.quantize(array, 16), grad_out[:, 0].copy()
+    found += [rn.lookup(quantized, ids, SPEC)]
+    found += [rn.lookup_dot_interaction(quantized, ids, dense, SPEC)]
     found += [rn.lookup_backward(grad_out, ids, SPEC)]
     for mode in ("sum", "mean", "max"):
         found.append(rn.embedding_bag(array, *bags, mode))
         found.append(rn.embedding_bag_backward(grad_out, *bags, mode, array=array))
+        found.append(rn.embedding_bag(quantized, *bags, mode))
     moved, state = array.copy(), np.zeros_like(array)
     rn.sgd_update(moved, grad_out, ids, SPEC)
     rn.adagrad_update(moved, state, grad_out, ids, SPEC)

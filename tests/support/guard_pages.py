@@ -78,7 +78,10 @@ def calls(spec, batch, copy, empty):
     bag_ids = copy(generator.integers(0, 9, sizes.sum()))
     weights = copy(generator.standard_normal(sizes.sum()).astype(np.float32))
     shape = (batch, tables, blocks)
-    for values in (copy(array.astype(dtype_of(name))) for name in ("float32", *HALF_DTYPES)):
+    stored = [copy(array.astype(dtype_of(name))) for name in ("float32", *HALF_DTYPES)]
+    quantized = rn.quantize(array, 16)
+    stored.append(quantized._replace(values=copy(quantized.values), scales=copy(quantized.scales)))
+    for values in stored:
         starts, out = empty(shape, np.int64), empty((batch, tables, dim), np.float32)
         yield rn.lookup(values, ids, spec, out, starts)
         yield starts

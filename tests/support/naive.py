@@ -91,6 +91,12 @@ def places(spec, t, x):
     ]
 
 
+def dequantized(values, scales, block):
+    """float32 (m,): each int8 times the scale of its block."""
+    return np.array([np.float32(x) * scales[i // block] for i, x in enumerate(values.tolist())],
+                    np.float32)  # fmt: skip
+
+
 def block_starts(indices, spec):
     """int64 (batch, num_tables, blocks)."""
     blocks = -(-spec.embedding_dim // spec.block_size)

@@ -6,11 +6,12 @@ import ml_dtypes
 import numpy as np
 from hypothesis import strategies as st
 
-from robe_numba import RobeSpec, TableSpec
+from robe_numba import QuantizedArray, RobeSpec, TableSpec
 
 INDEX_DTYPES = ("int32", "int64", "uint32", "uint64")
 REAL_DTYPES = ("float32", "float64")
 HALF_DTYPES = ("float16", "bfloat16")
+SCALE_BLOCKS = (16, 32, 128, 4096)
 # Ids at which integer arithmetic goes wrong, beside small ones that collide and repeat.
 EDGES = (0, 1, 2, 3, 2**31 - 2, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**63 - 1, 2**63, 2**64 - 1)
 
@@ -72,6 +73,15 @@ def array_for(spec, dtype, seed, whole=False):
     if whole:
         return generator.integers(-50, 50, spec.array_size).astype(dtype)
     return generator.standard_normal(spec.array_size).astype(dtype_of(dtype))
+
+
+def quantized_for(spec, block, seed):
+    """Any int8, and scales of any sign and size, zeros and subnormals among them."""
+    generator = np.random.default_rng(seed)
+    values = generator.integers(-128, 128, spec.array_size, np.int8)
+    scales = generator.standard_normal(-(-spec.array_size // block)).astype(np.float32)
+    scales *= generator.choice(np.array([1, 1, 1, 0, 1e-42], np.float32), scales.size)
+    return QuantizedArray(values, scales, block)
 
 
 def dtype_of(name):

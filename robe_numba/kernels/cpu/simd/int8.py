@@ -3,14 +3,14 @@
 from typing import Any
 
 from llvmlite import ir
-from numba.core import types
+from numba.core.types.containers import NamedTuple
 
 from robe_numba.kernels.cpu.simd.elements import load_stored, pointer_to, splat_of
 
 
 def is_quantized(array_type: Any) -> bool:
     """Whether what a kernel reads is a `QuantizedArray`, the one named tuple among arrays."""
-    return isinstance(array_type, types.BaseNamedTuple)
+    return isinstance(array_type, NamedTuple)
 
 
 def _scales_at(builder: Any, array: Any, index: Any) -> tuple[Any, Any, Any]:

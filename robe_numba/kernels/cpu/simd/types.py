@@ -55,9 +55,10 @@ def _load(lanes: int) -> Any:
         real = real_type(array)
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            stored, place = arguments
             if is_quantized(array):
-                return load_quantized(context, builder, array, *arguments, lanes=lanes)
-            value = load_stored(context, builder, array, *arguments, lanes=lanes)
+                return load_quantized(context, builder, array, stored, place, lanes)
+            value = load_stored(context, builder, array, stored, place, lanes)
             widen = WIDEN.get(array.dtype)
             return widen(builder, value, lanes) if widen else value
 
