@@ -9,6 +9,7 @@ from robe_numba.spec import check_int
 BLOCK = 128  # elements that share a scale
 LEAST_BLOCK, MOST_BLOCK = 16, 4096
 LEVELS = 127  # on each side of 0, so that x and -x are stored alike
+MOST = 2.0**127  # of an element: its scale times 127 may be rounded up, and stays finite
 CHUNK = 1 << 20  # elements that are rounded together, which bounds the memory; whole blocks
 
 
@@ -67,7 +68,7 @@ def quantize(array: np.ndarray, block: int = BLOCK) -> QuantizedArray:
     Parameters
     ----------
     array : ndarray, (array_size,) float32 or float64
-        Finite values, also as float32.
+        Finite values, from -2**127 to 2**127.
     block : int
         Neighbouring elements that share a scale: a power of two from 16 to 4096.
 
@@ -79,7 +80,7 @@ def quantize(array: np.ndarray, block: int = BLOCK) -> QuantizedArray:
     ------
     TypeError, ValueError
         The block is no such number, or the array has another dtype or shape or a value that is
-        not finite.
+        not finite or out of range.
     """
     block = check_block(block)
     if array.dtype not in (np.float32, np.float64):
@@ -98,8 +99,10 @@ def _quantize(part: np.ndarray, block: int, values: np.ndarray, scales: np.ndarr
     """Fill in the values and scales of the first elements of a rest of the array."""
     firsts = np.arange(0, part.size, block)
     largest = np.maximum.reduceat(np.abs(part), firsts)
-    if not (largest <= np.finfo(np.float32).max).all():
-        raise ValueError("array has a value that is not finite; only finite ones can be quantized")
+    if not (largest <= MOST).all():
+        raise ValueError(
+            f"array has a value that is not finite or beyond {MOST:.3g}, which cannot be quantized"
+        )
     own = (largest / LEVELS).astype(np.float32)
     own[own < np.finfo(np.float32).tiny] = 0
     divisors = np.repeat(np.where(own > 0, own, np.float32(np.inf)), block)[: part.size]
