@@ -34,7 +34,7 @@ class DLRM:
         Widths of the MLPs, interaction.
     embedding : Embedding
         With its own optimizer; see `make_embedding`. One that `Embedding.to("cuda")` moved makes a
-        model on the GPU.
+        model on the GPU, and one of `Embedding.stored_as` a model that can only score.
     seed : int
         Seed of the dense parameters.
     dtype : dtype
@@ -277,6 +277,7 @@ class DLRM:
         TypeError, ValueError
             Shapes, dtypes or labels do not fit.
         """
+        self.embedding.check_trainable()
         dense, indices = self._checked(dense, indices)
         self.backend.check("labels", labels, (len(dense),), (self.dtype,))
         self.backend.check_labels(labels)

@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 
 RunPath = Annotated[Path, typer.Argument(help="Folder of a run, made by robe train.")]
 Device = Annotated[str, typer.Option(help="cpu, or cuda: one GPU per process.")]
+Storage = Annotated[
+    str,
+    typer.Option(
+        help="How embeddings are kept in memory: float32, float16, bfloat16 or int8. A GPU takes "
+        "float32 and float16."
+    ),
+]
 
 
 def evaluate(
@@ -32,6 +39,7 @@ def evaluate(
     ] = None,
     threads: Threads = None,
     device: Device = "cpu",
+    storage: Storage = "float32",
     quiet: Quiet = False,
 ) -> None:
     """Measure a trained model on labelled rows: AUC, log loss, normalised entropy, calibration.
@@ -43,6 +51,8 @@ def evaluate(
         robe evaluate run next_day
 
         robe evaluate run data --part validation
+
+        robe evaluate run data --storage int8
     """
     with loading():
         from data_tools import Dataset
@@ -65,7 +75,7 @@ def evaluate(
     settings = folder.config["training"]
     split = dataset.split(part, settings["fractions"], settings["split_by"], settings["seed"])
     with tracking("scoring", quiet) as progress, computing(device, threads, group) as number:
-        model = folder.load_model(number, device, group)
+        model = folder.load_model(number, device, group, storage)
         result = measure(model, split, progress, group)
     show_metrics(result, part)
 
@@ -76,6 +86,7 @@ def predict(
     output: Annotated[Path, typer.Option("--output", "-o", help="Parquet file to write.")],
     threads: Threads = None,
     device: Device = "cpu",
+    storage: Storage = "float32",
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
@@ -98,7 +109,8 @@ def predict(
     folder, dataset = opened_run(run), Dataset(data)
     folder.check_dataset(dataset)
     with tracking("scoring", quiet) as progress, computing(device, threads):
-        rows = write_scores(folder.load_model(threads, device), dataset, output, progress)
+        model = folder.load_model(threads, device, storage=storage)
+        rows = write_scores(model, dataset, output, progress)
     console.print(f"{output}: {rows:,} scores")
 
 

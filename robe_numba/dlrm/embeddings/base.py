@@ -8,10 +8,12 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from robe_numba.dlrm.backends import device_of
-from robe_numba.dlrm.embeddings.trained_array import Read, TrainedArray
+from robe_numba.dlrm.embeddings.read_array import Read, ReadArray
+from robe_numba.dlrm.embeddings.trained_array import TrainedArray
 from robe_numba.dlrm.embeddings.vocabulary import Vocabulary
 from robe_numba.dlrm.layers.interaction import dot_interaction
 from robe_numba.ops.devices import check_any_device
+from robe_numba.quantization.storages import check_storage
 
 
 class Embedding(ABC):
@@ -21,8 +23,8 @@ class Embedding(ABC):
     ----------
     kind : str
         "robe", "full", "hashed" or "qr".
-    parts : dict of str to TrainedArray
-        The trained arrays by name.
+    parts : mapping of str to ReadArray
+        The arrays by name; to be trained, each a TrainedArray.
     vocabulary : Vocabulary, optional
         The known ids, for the kinds that number them.
 
@@ -31,19 +33,19 @@ class Embedding(ABC):
     num_tables, embedding_dim : int
         T and d.
     dtype : dtype
-        float32 or float64.
+        Of the embeddings: float32 or float64.
     device : str
         "cpu" or "cuda", where the arrays are that every method takes and returns.
     """
 
-    names: ClassVar[tuple[str, ...]]  # of the trained arrays, in order
+    names: ClassVar[tuple[str, ...]]  # of the arrays, in order
 
-    def __init__(self, kind: str, parts: dict[str, TrainedArray], vocabulary: Vocabulary | None):
+    def __init__(self, kind: str, parts: Mapping[str, ReadArray], vocabulary: Vocabulary | None):
         self.kind, self._parts, self._vocabulary = kind, parts, vocabulary
         first = parts[self.names[0]]
         self.num_tables: int = first.spec.num_tables
         self.embedding_dim: int = first.spec.embedding_dim
-        self.dtype: np.dtype = first.array.dtype
+        self.dtype: np.dtype = first.dtype
         self.device: str = device_of(first.array)
 
     def to(self, device: str) -> Self:
@@ -68,6 +70,51 @@ class Embedding(ABC):
         parts = {name: part.to(device) for name, part in self._parts.items()}
         known = None if self._vocabulary is None else self._vocabulary.to(device)
         return type(self)(self.kind, parts, known)
+
+    def stored_as(self, storage: str) -> Self:
+        """The same embedding in fewer bytes, for scoring alone.
+
+        Parameters
+        ----------
+        storage : {"float32", "float16", "bfloat16", "int8"}
+            As `robe_numba.quantization.storages.store` takes it.
+
+        Returns
+        -------
+        Embedding
+            On the CPU; one of float16 can be moved to a GPU. It shares nothing with this one but
+            the known ids, and it is this one for float32.
+
+        Raises
+        ------
+        TypeError
+            This one is not float32, or not on the CPU.
+        ValueError
+            The storage is unknown, or a weight is one that it cannot hold.
+        ModuleNotFoundError
+            bfloat16 without ml_dtypes.
+        """
+        check_storage(storage)
+        if self.device != "cpu":
+            raise TypeError(f"the embedding is on a GPU; use to('cpu').stored_as({storage!r})")
+        if storage == "float32" and self.dtype == np.float32:
+            return self
+        parts = {name: part.stored_as(storage) for name, part in self._parts.items()}
+        return type(self)(self.kind, parts, self._vocabulary)
+
+    def check_trainable(self) -> None:
+        """Raise TypeError for an embedding of `stored_as`, which cannot learn."""
+        self._trained()
+
+    def _trained(self) -> dict[str, TrainedArray]:
+        """The arrays of an embedding that can learn."""
+        parts = {n: part for n, part in self._parts.items() if isinstance(part, TrainedArray)}
+        if len(parts) < len(self._parts):
+            raise TypeError(
+                "the embedding is stored for scoring alone, so it cannot be trained or described; "
+                "use the one that stored_as was called on"
+            )
+        return parts
 
     @abstractmethod
     def lookup(
@@ -149,16 +196,17 @@ class Embedding(ABC):
         TypeError, ValueError
             The gradient is not of this batch, or has another dtype.
         """
-        outs = outs or {}
+        outs, parts = outs or {}, self._trained()
         return {
-            name: self._parts[name].gradient(grad, read, outs.get(name))
+            name: parts[name].gradient(grad, read, outs.get(name))
             for name, (grad, read) in self._gradients_by_part(grad_out, context).items()
         }
 
     def update(self, grad_out: np.ndarray, context: Any, lr: float) -> None:
         """Make one optimizer step in place; arguments as for `gradients`, and a learning rate."""
+        parts = self._trained()
         for name, (grad, read) in self._gradients_by_part(grad_out, context).items():
-            self._parts[name].update(grad, read, lr)
+            parts[name].update(grad, read, lr)
 
     def apply(self, gradients: Mapping[str, np.ndarray], lr: float) -> None:
         """Make one optimizer step in place, from dense gradients.
@@ -177,12 +225,15 @@ class Embedding(ABC):
         KeyError, TypeError, ValueError
             A gradient is missing or does not fit.
         """
-        for name, part in self._parts.items():
+        for name, part in self._trained().items():
             part.apply(gradients[name], lr)
 
     def parameters(self) -> dict[str, np.ndarray]:
-        """The weights by name, live."""
-        return {name: part.array for name, part in self._parts.items()}
+        """The weights by name, live; those of int8 are "<name>.values" and "<name>.scales"."""
+        weights: dict[str, np.ndarray] = {}
+        for name, part in self._parts.items():
+            weights |= part.arrays(name)
+        return weights
 
     def state(self) -> dict[str, np.ndarray]:
         """The optimizer's sums by "<name>.state_sum", live; empty for SGD."""
@@ -203,10 +254,11 @@ class Embedding(ABC):
 
     def describe(self) -> dict[str, Any]:
         """A description for JSON, from which `embedding_from` makes the embedding again."""
-        first = self._parts[self.names[0]]
+        parts = self._trained()
+        first = parts[self.names[0]]
         return {
             "kind": self.kind,
-            "specs": {name: json.loads(part.spec.to_json()) for name, part in self._parts.items()},
+            "specs": {name: json.loads(part.spec.to_json()) for name, part in parts.items()},
             "optimizer": first.optimizer,
             "eps": first.eps,
             "state_block": first.state_block,

@@ -16,7 +16,8 @@ import numpy as np
 from robe_numba.checks.arrays import check_stored_array
 from robe_numba.dlrm.backends import backend_for
 from robe_numba.dlrm.embeddings.base import Embedding
-from robe_numba.dlrm.embeddings.trained_array import Read, TrainedArray
+from robe_numba.dlrm.embeddings.read_array import Read, ReadArray
+from robe_numba.dlrm.embeddings.trained_array import TrainedArray
 from robe_numba.dlrm.embeddings.vocabulary import Vocabulary
 from robe_numba.ops import lookup_dot_interaction
 from robe_numba.spec import RobeSpec, Spec, TableSpec
@@ -65,7 +66,7 @@ class QuotientRemainderEmbedding(Embedding):
 
     names = ("quotient", "remainder")
 
-    def __init__(self, kind: str, parts: dict[str, TrainedArray], vocabulary: Vocabulary | None):
+    def __init__(self, kind: str, parts: Mapping[str, ReadArray], vocabulary: Vocabulary | None):
         super().__init__(kind, parts, vocabulary)
         sizes = np.array(parts["remainder"].spec.num_embeddings, dtype=np.int64)
         self._sizes = backend_for(self.device).asarray(sizes)  # K of each table

@@ -1,29 +1,21 @@
 """An array that embeddings are read from, with the optimizer that updates it."""
 
-from typing import NamedTuple
-
 import numpy as np
 
 from robe_numba.checks.arrays import ARRAY_DTYPES, check_apart
 from robe_numba.checks.scalars import check_scalar
 from robe_numba.device_arrays import is_on_device
 from robe_numba.dlrm.backends import backend_for
+from robe_numba.dlrm.embeddings.read_array import Read, ReadArray
 from robe_numba.dlrm.optimizers import check_optimizer
-from robe_numba.ops import adagrad_update, lookup, lookup_backward, sgd_update
+from robe_numba.ops import adagrad_update, lookup_backward, sgd_update
 from robe_numba.ops.dense import apply_gradient
 from robe_numba.ops.devices import check_any_device
 from robe_numba.spec import Spec
 from robe_numba.state_blocks import check_state_block, check_state_shape, num_sums
 
 
-class Read(NamedTuple):
-    """What a lookup read, as its backward pass needs it."""
-
-    rows: np.ndarray  # (batch, num_tables)
-    starts: np.ndarray | None  # int64 (batch, num_tables, blocks); None hashes again
-
-
-class TrainedArray:
+class TrainedArray(ReadArray):
     """An array that embeddings are read from, with the optimizer that updates it in place.
 
     Parameters
@@ -41,6 +33,8 @@ class TrainedArray:
     state_block : int
         Neighbouring elements that share a sum (see `adagrad_update`); 1 for SGD.
     """
+
+    array: np.ndarray
 
     def __init__(
         self,
@@ -69,20 +63,9 @@ class TrainedArray:
             check_state_shape(state_sum, spec.array_size, state_block)
             if not is_on_device(array):
                 check_apart("array", array, "state_sum", state_sum)
-        self.spec, self.array, self.state_sum = spec, array, state_sum
-        self.optimizer, self.eps = optimizer, check_scalar("eps", eps, 0)
+        super().__init__(spec, array)
+        self.state_sum, self.optimizer, self.eps = state_sum, optimizer, check_scalar("eps", eps, 0)
         self.state_block = state_block
-
-    def lookup(
-        self, rows: np.ndarray, keep: bool, out: np.ndarray | None = None
-    ) -> tuple[np.ndarray, Read]:
-        """Embeddings of rows (batch, num_tables); `keep` keeps the starts for the backward pass."""
-        starts = None
-        if keep:
-            shape = (*rows.shape, self.spec.num_blocks)
-            starts = np.empty_like(rows, dtype=np.int64, shape=shape)  # on the device of `rows`
-        embeddings = lookup(self.array, rows, self.spec, out=out, starts=starts)
-        return embeddings, Read(rows, starts)
 
     def to(self, device: str) -> "TrainedArray":
         """The same on a device, "cpu" or "cuda"; arrays that are there already are shared."""

@@ -19,6 +19,7 @@ from data_tools.storage.own_files import check_no_link
 from data_tools.storage.paths import check_folder, check_room_for_folder
 from robe_numba.dlrm import DLRM
 from robe_numba.parallel.group import Alone, Group
+from robe_numba.quantization.storages import check_storage
 from robe_numba.training.config import ResolvedConfig
 from robe_numba.training.run.checkpoints import Checkpoints
 from robe_numba.training.run.config_file import (
@@ -238,7 +239,11 @@ class RunFolder:
             check_model(self.model_path, self.path / CONFIG)
 
     def load_model(
-        self, threads: int | None = None, device: str = "cpu", group: Group | None = None
+        self,
+        threads: int | None = None,
+        device: str = "cpu",
+        group: Group | None = None,
+        storage: str = "float32",
     ) -> DLRM:
         """Load the model of the run, ready to score but without optimizer state.
 
@@ -250,6 +255,8 @@ class RunFolder:
             "cpu" or "cuda".
         group : Group, optional
             Processes that all call this and get the model; rank 0 alone reads it.
+        storage : {"float32", "float16", "bfloat16", "int8"}
+            How the embedding is kept in memory (see `Embedding.stored_as`).
 
         Returns
         -------
@@ -258,16 +265,18 @@ class RunFolder:
         Raises
         ------
         ValueError, OSError
-            The model is damaged, missing or not of this run, or cannot be read.
+            The model is damaged, missing or not of this run, or cannot be read; or the storage is
+            unknown, not for the device, or cannot hold a weight.
         """
+        check_storage(storage)
 
         def read() -> dict[str, np.ndarray]:
             self.check_model()
             return read_weights(self.model_path)
 
         arrays = (group or Alone()).arrays_at_root(read)
-        shape, embedding = self.config["model"], self.config["embedding"]
-        return model_from_weights(self.model_path, arrays, shape, embedding, threads, device)
+        model = (self.config["model"], self.config["embedding"])
+        return model_from_weights(self.model_path, arrays, *model, threads, device, storage)
 
     def check_dataset(self, dataset: Dataset) -> None:
         """Require a dataset that was prepared as the training data was.

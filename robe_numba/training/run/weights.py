@@ -1,6 +1,7 @@
 """The weights of a model as a safetensors file, with the known ids of kinds that number them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,7 @@ def model_from_weights(
     embedding: Mapping[str, Any],
     threads: int | None,
     device: str,
+    storage: str = "float32",
 ) -> DLRM:
     """Make a model that is ready to score, without optimizer state.
 
@@ -81,8 +83,8 @@ def model_from_weights(
         What `DLRMConfig.to_dict` returned.
     embedding : mapping
         What `Embedding.describe` returned.
-    threads, device
-        As for `DLRM` and `Embedding.to`.
+    threads, device, storage
+        As for `DLRM`, `Embedding.to` and `Embedding.stored_as`.
 
     Returns
     -------
@@ -91,19 +93,28 @@ def model_from_weights(
     Raises
     ------
     ValueError
-        The arrays are of another model.
+        The arrays are of another model, or have a value that the storage cannot hold.
     """
-    try:
+    with _of_this_run(path):
         config = DLRMConfig.from_dict(shape)
         _check_shapes(config, arrays)  # before a model of any size is made
         inner = {n.removeprefix(PREFIX): a for n, a in arrays.items() if n.startswith(PREFIX)}
         without_sums = {"optimizer": "sgd", "state_block": 1}
-        moved = embedding_from({**embedding, **without_sums}, inner).to(device)
-        model = DLRM(config, moved, threads=threads)
-        model.load(arrays)
+        read = embedding_from({**embedding, **without_sums}, inner)
+    stored = read.stored_as(storage).to(device)
+    with _of_this_run(path):
+        model = DLRM(config, stored, threads=threads)
+        model.load({**arrays, **{n: a for n, a in model.parameters().items() if PREFIX in n}})
+    return model
+
+
+@contextmanager
+def _of_this_run(path: Path) -> Iterator[None]:
+    """Report what does not fit together within the block as a file of another model."""
+    try:
+        yield
     except (KeyError, TypeError, ValueError) as error:
         raise _unusable(path, error) from error
-    return model
 
 
 def _check_shapes(config: DLRMConfig, arrays: Mapping[str, np.ndarray]) -> None:
