@@ -1,5 +1,6 @@
 """The command line as a person uses it; test_processes.py has what needs a process."""
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -91,6 +92,24 @@ def test_predict_scores_unlabelled_rows(work):
     assert "no labels" in robe("evaluate", work / "run", work / "new", code=1)
     assert "--overwrite" in robe("predict", work / "run", work / "new", "-o",
                                  work / "scores.parquet", code=1)  # fmt: skip
+
+
+def test_embeddings_are_kept_in_memory_as_asked(work, tmp_path):
+    whole = robe("evaluate", work / "run", work / "data")
+    assert robe("evaluate", work / "run", work / "data", "--storage", "float32") == whole
+    for storage in ("float16", "bfloat16", "int8"):
+        text = robe("evaluate", work / "run", work / "data", "--storage", storage)
+        assert text.startswith("test rows 500, AUC ")
+    for storage in ("float32", "int8"):
+        robe("predict", work / "run", work / "data", "-o", tmp_path / f"{storage}.parquet",
+             "--storage", storage)  # fmt: skip
+    exact, close = (
+        pq.read_table(tmp_path / f"{storage}.parquet")["probability"].to_numpy()
+        for storage in ("float32", "int8")
+    )
+    assert 0 < np.abs(exact - close).max() < 0.02
+    text = robe("evaluate", work / "run", work / "data", "--storage", "int4", code=1)
+    assert "storage is 'int4'; choose one of float32, float16, bfloat16, int8" in text
 
 
 def test_evaluate_knows_the_data_of_the_run(work):

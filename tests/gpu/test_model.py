@@ -179,3 +179,31 @@ def test_rows_of_known_ids():
     with pytest.raises(ValueError, match=r"indices has shape \(4, 3\)"):
         vocabulary.rows(to_gpu(np.zeros((4, 3), np.int64)))
     assert TINY.num_tables == len(VOCABULARY)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("interaction", ["dot", "cat"])
+def test_scores_of_a_stored_embedding(kind, interaction):
+    config = DLRMConfig(3, 3, 4, (5,), (6,), interaction)
+    host = tiny_model(kind, config=config).embedding
+    model = DLRM(config, host.stored_as("float16").to("cuda"))
+    dense, indices, labels = batch_of(5, config=config)
+    stored = to_host(model.parameters())
+    assert {a.dtype for n, a in stored.items() if n.startswith("embedding")} == {np.dtype("f2")}
+    parameters = {name: array.astype(np.float64) for name, array in stored.items()}
+    embeddings = rows_of(model.embedding, parameters, indices)
+    expected = naive.dlrm_logits(parameters, embeddings, dense.astype(np.float64), interaction)
+    batch = [to_gpu(array) for array in (dense, indices, labels)]
+    np.testing.assert_allclose(to_cpu(model.logits(*batch[:2])), expected, rtol=1e-5, atol=1e-5)
+    with pytest.raises(TypeError, match="stored for scoring alone"):
+        model.train_step(*batch, 0.1)
+
+
+def test_storages_that_are_for_the_cpu():
+    host = tiny_model().embedding
+    with pytest.raises(TypeError, match=r"is on a GPU; use to\('cpu'\).stored_as\('int8'\)"):
+        host.to("cuda").stored_as("int8")
+    for storage in ("bfloat16", "int8"):
+        with pytest.raises(ValueError, match="int8 and bfloat16 are for the CPU; use float16"):
+            host.stored_as(storage).to("cuda")
+        assert host.stored_as(storage).to("cpu").num_bytes < host.num_bytes

@@ -258,3 +258,23 @@ def test_arrays_with_gaps_are_refused():
     ids = to_gpu(np.zeros((3, 4), np.int64))[:, ::2]
     with pytest.raises(ValueError, match="indices is not C-contiguous"):
         rn.lookup(to_gpu(np.zeros(100, np.float32)), ids, spec)
+
+
+def test_quantized_arrays_are_for_the_cpu():
+    spec = rn.RobeSpec(40, 4, 8, 2)
+    stored = rn.quantize(np.ones(40, np.float32), 16)
+    there = rn.QuantizedArray(to_gpu(stored.values), to_gpu(stored.scales), 16)
+    ids, dense = to_gpu(np.zeros((3, 2), np.int64)), to_gpu(np.ones((3, 8), np.float32))
+    bags = to_gpu(np.zeros(4, np.int64)), to_gpu(np.arange(5))
+    grads = to_gpu(np.ones((3, 2, 8), np.float32))
+    for array in (stored, there):
+        for call in (
+            lambda a: rn.lookup(a, ids, spec),
+            lambda a: rn.lookup_dot_interaction(a, ids, dense, spec),
+            lambda a: rn.embedding_bag(a, *bags, spec),
+            lambda a: rn.sgd_update(a, grads, ids, spec),
+        ):
+            with pytest.raises(TypeError, match=r"array is a QuantizedArray, which only the CPU"):
+                call(array)
+    with pytest.raises(TypeError, match=r"array.values must be a NumPy array, got .*cupy.asnumpy"):
+        rn.lookup(there, np.zeros((3, 2), np.int64), spec)

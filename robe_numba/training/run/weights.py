@@ -104,7 +104,9 @@ def model_from_weights(
     stored = read.stored_as(storage).to(device)
     with _of_this_run(path):
         model = DLRM(config, stored, threads=threads)
-        model.load({**arrays, **{n: a for n, a in model.parameters().items() if PREFIX in n}})
+        model.load(
+            {**arrays, **{n: a for n, a in model.parameters().items() if n.startswith(PREFIX)}}
+        )
     return model
 
 
