@@ -38,11 +38,12 @@ def measure(shape: BenchShape, options: Any) -> list[Row]:
 
 
 def ours(batch: BenchBatch) -> Iterator[Contender]:
-    """Every block size: plain, aligned, and from a float16 array."""
+    """Every block size: plain, aligned, from a float16 array, and on the CPU from int8."""
     shape = batch.shape
     array = here().put(rn.init_array(shape.spec(shape.block_sizes[0])))
     half = here().empty(array.shape, np.float16)
     half[...] = array
+    quantized = rn.quantize(array) if here().device == "cpu" else None
     for block_size in shape.block_sizes:
         spec = shape.spec(block_size)
         yield contender("robe", array, batch, spec)
@@ -55,6 +56,9 @@ def ours(batch: BenchBatch) -> Iterator[Contender]:
         except TypeError as error:
             note = f"absent: {error}"
             yield Contender("robe, float16", None, block_size=block_size, note=note)
+        if quantized is not None:
+            moved = shape.output_bytes * 5 // 4  # reads int8, writes float32
+            yield replace(contender("robe, int8", quantized, batch, spec), bytes=moved)
 
 
 def contender(name: str, array: Any, batch: BenchBatch, spec: rn.RobeSpec) -> Contender:
@@ -62,7 +66,9 @@ def contender(name: str, array: Any, batch: BenchBatch, spec: rn.RobeSpec) -> Co
     indices, out = here().put(batch.indices), here().empty(batch.shape.output_shape, np.float32)
     run = partial(rn.lookup, array, indices, spec, out=out)
     run()
-    checks.check_forward(out, here().fetch(array), batch, spec)
+    quantized = isinstance(array, rn.QuantizedArray)
+    values = array.dequantize() if quantized else here().fetch(array)
+    checks.check_forward(out, values, batch, spec)
     return Contender(name, run, block_size=spec.block_size)
 
 

@@ -20,7 +20,10 @@ TABLES = {"torch", "torch, huge pages", "FBGEMM"}
 COPY = {"copy (Numba)"}
 CONTENDERS = {
     "bench_hash": {"robe", "NumPy"},
-    "bench_lookup": {"robe", "robe, aligned", "robe, float16"} | TABLES | PUBLISHED | COPY,
+    "bench_lookup": {"robe", "robe, aligned", "robe, float16", "robe, int8"}
+    | TABLES
+    | PUBLISHED
+    | COPY,
     "bench_bag": {"robe"} | TABLES | COPY,
     "bench_update": {"robe"} | TABLES | PUBLISHED,
     "bench_interaction": {"robe, fused", "robe, two passes", "torch"},
