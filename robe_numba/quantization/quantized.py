@@ -79,10 +79,16 @@ def quantize(array: np.ndarray, block: int = BLOCK) -> QuantizedArray:
     Raises
     ------
     TypeError, ValueError
-        The block is no such number, or the array has another dtype or shape or a value that is
-        not finite or out of range.
+        The block is no such number, or the array is not NumPy's or has another dtype or shape or a
+        value that is not finite or out of range.
     """
     block = check_block(block)
+    if type(array) not in (np.ndarray, np.memmap):
+        kind = type(array)
+        raise TypeError(
+            f"array must be a NumPy array, got {kind.__module__}.{kind.__name__}; use "
+            f"numpy.asarray, or cupy.asnumpy for one on a GPU"
+        )
     if array.dtype not in (np.float32, np.float64):
         raise TypeError(f"array has dtype {array.dtype}; it must be float32 or float64")
     if array.ndim != 1:

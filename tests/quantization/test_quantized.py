@@ -80,6 +80,9 @@ def test_the_smallest_and_the_largest_numbers():
 @pytest.mark.parametrize(
     ("array", "block", "error", "words"),
     [
+        ([1.0, 2.0], 16, TypeError, "array must be a NumPy array, got builtins.list"),
+        (np.ma.ones(9), 16, TypeError, "array must be a NumPy array, got numpy.ma"),
+        (np.ones(9, ">f4"), 16, TypeError, "array has dtype >f4"),
         (np.ones(9, np.float16), 16, TypeError, "array has dtype float16"),
         (np.ones((3, 3), np.float32), 16, ValueError, r"array has shape \(3, 3\)"),
         (np.array([1, np.nan], np.float32), 16, ValueError, "a value that is not finite"),
