@@ -104,9 +104,8 @@ def model_from_weights(
     stored = read.stored_as(storage).to(device)
     with _of_this_run(path):
         model = DLRM(config, stored, threads=threads)
-        model.load(
-            {**arrays, **{n: a for n, a in model.parameters().items() if n.startswith(PREFIX)}}
-        )
+        layers = {n: a for n, a in arrays.items() if not n.startswith(PREFIX)}
+        model.load(model.parameters() | layers)  # the embedding has its arrays already
     return model
 
 
