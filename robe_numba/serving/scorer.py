@@ -42,6 +42,8 @@ class Scorer:
         Folder of a run, made by `robe train`.
     threads : int, optional
         Most threads of a call, used only where there are many rows; by default Numba's.
+    storage : {"float32", "float16", "bfloat16", "int8"}
+        How the embedding is kept in memory (see `Embedding.stored_as`). The layers are float32.
 
     Attributes
     ----------
@@ -57,15 +59,23 @@ class Scorer:
     Raises
     ------
     ValueError, OSError
-        The folder is not a run, its files are damaged or cannot be read, or `threads` is not
-        positive.
+        The folder is not a run, its files are damaged or cannot be read, `threads` is not positive,
+        or the storage is unknown or cannot hold a weight.
+    ModuleNotFoundError
+        bfloat16 without ml_dtypes.
     """
 
-    def __init__(self, run: str | os.PathLike[str], *, threads: int | None = None):
+    def __init__(
+        self,
+        run: str | os.PathLike[str],
+        *,
+        threads: int | None = None,
+        storage: str = "float32",
+    ):
         if threads is not None and threads < 1:
             raise ValueError(f"threads is {threads}; it must be at least 1")
         folder = RunFolder(run)
-        model = folder.load_model(threads)
+        model = folder.load_model(threads, storage=storage)
         facts = folder.config["dataset"]
         self.dense_names, self.id_names = list(facts["dense"]), list(facts["categorical"])
         self.num_dense, self.num_tables = len(self.dense_names), len(self.id_names)

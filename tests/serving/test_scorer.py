@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_tools import Dataset, Schema, ingest
+from robe_numba.quantization.storages import STORAGES
 from robe_numba.serving import Scorer
 from robe_numba.training import RunFolder, train
 from tests.training.runs import small_config
@@ -47,6 +48,18 @@ def test_scores_are_those_of_predict(run, scorer, dataset):
     np.testing.assert_allclose(found, expected, rtol=0, atol=CLOSE)
     assert found.dtype == np.float32
     assert np.ptp(found) > 0.01
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_embeddings_in_fewer_bytes(run, scorer, storage):
+    stored, model = Scorer(run, storage=storage), RunFolder(run).load_model(storage=storage)
+    dense, ids = raw_rows(100, scorer)
+    ready = np.log1p(np.maximum(np.nan_to_num(dense.astype(np.float64)), 0)).astype(np.float32)
+    found = stored(dense, ids)
+    np.testing.assert_allclose(found, model.predict(ready, ids), rtol=0, atol=CLOSE)
+    assert (stored.num_bytes < scorer.num_bytes) == (storage != "float32")
+    one_by_one = [stored(dense[row : row + 1], ids[row : row + 1]) for row in range(20)]
+    assert np.concatenate(one_by_one).tobytes() == found[:20].tobytes()
 
 
 @settings(max_examples=20)

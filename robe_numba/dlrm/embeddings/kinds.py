@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from robe_numba.checks.arrays import check_stored_array
+from robe_numba.checks.arrays import StoredArray, check_stored_array
 from robe_numba.dlrm.backends import backend_for
 from robe_numba.dlrm.embeddings.base import Embedding
 from robe_numba.dlrm.embeddings.read_array import Read, ReadArray
@@ -45,7 +45,7 @@ class ArrayEmbedding(Embedding):
         return lookup_dot_interaction(part.array, self.rows(indices), dense, part.spec, out)
 
     @property
-    def source(self) -> tuple[np.ndarray, Spec]:
+    def source(self) -> tuple[StoredArray, Spec]:
         """The array as kernels take it, and how rows are read from it."""
         part = self._parts["array"]
         return check_stored_array(part.array, part.spec), part.spec
