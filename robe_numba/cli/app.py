@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 
 import robe_numba
 from robe_numba.cli import needs
-from robe_numba.cli.commands import data, demo, export, plan, score, sweep, train
+from robe_numba.cli.commands import data, demo, export, plan, score, serve, sweep, train
 from robe_numba.cli.console import make_console, print_anything
 from robe_numba.parallel.group import Group
 from robe_numba.parallel.launch import KNOWN, processes, reason
@@ -50,6 +50,7 @@ app.command("sweep")(sweep.sweep)
 app.command("evaluate")(score.evaluate)
 app.command("predict")(score.predict)
 app.command("export")(export.export)
+app.command("serve")(serve.serve)
 
 
 def _show_version(wanted: bool) -> None:

@@ -1,0 +1,393 @@
+"""The server as an ASGI application: routes, authorization, and answers.
+
+`…/infer` is the hot path: one look-up in a dict leads to it, and what follows runs in the task that
+uvicorn makes for each request.
+"""
+
+import asyncio
+import hmac
+import time
+import traceback
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+import robe_numba
+from robe_numba.serving.server import page
+from robe_numba.serving.server.batching import Arrivals, Batcher
+from robe_numba.serving.server.bodies import (
+    Receive,
+    coding_for,
+    compress,
+    decompress,
+    read_body,
+    too_long,
+)
+from robe_numba.serving.server.metrics import Counters, ModelCounters, exposition
+from robe_numba.serving.server.models import Model
+from robe_numba.serving.server.protocol import DENSE, IDS, PROBABILITY, encode, parse
+from robe_numba.serving.server.refusals import DisconnectedError, RefusedError, invalid
+
+Send = Callable[[Any], Awaitable[None]]
+Headers = tuple[tuple[bytes, bytes], ...]
+JSON, BINARY = b"application/json", b"application/octet-stream"
+TEXT = b"text/plain; version=1.0.0; charset=utf-8"
+LARGE = 1 << 18  # bytes of a body that is parsed in a thread, so that others need not wait
+BODIES_IN_MEMORY = 32  # of the largest size, in all
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds on what a server takes on.
+
+    Attributes
+    ----------
+    max_batch : int
+        Rows that are scored together.
+    max_delay : float
+        Seconds that a request waits for others while nothing is scored.
+    queue : int
+        Requests that wait for a model.
+    max_body : int
+        Bytes of a body, also decompressed.
+    """
+
+    max_batch: int = 4096
+    max_delay: float = 0.001
+    queue: int = 1024
+    max_body: int = 8 << 20
+
+
+class _Served:
+    """A model, its batcher, and what is counted of it."""
+
+    def __init__(self, model: Model, batcher: Batcher, counters: ModelCounters):
+        self.model, self.batcher, self.counters = model, batcher, counters
+
+
+class App:
+    """An ASGI application that serves models; it is made while the event loop runs.
+
+    Parameters
+    ----------
+    models : iterable of Model
+        What to serve.
+    limits : Limits
+        What is refused.
+    counters : Counters
+        What is counted, for all of them.
+    token : str, optional
+        What every request but those for health must bring.
+    log : callable
+        Gets the text of an error that is a bug.
+    """
+
+    def __init__(
+        self,
+        models: Iterable[Model],
+        limits: Limits,
+        counters: Counters,
+        token: str | None = None,
+        log: Callable[[str], None] = print,
+    ):
+        self._limits, self._counters, self._log = limits, counters, log
+        self._authorization = None if token is None else f"Bearer {token}".encode()
+        self._arrivals, self._no_model = Arrivals(), counters.of("")
+        self._body_bytes = 0  # of all bodies that are in memory
+        self.draining = False  # whether new work is refused
+        self._served: dict[str, _Served] = {}
+        for model in models:
+            own = counters.of(model.name)
+            batcher = Batcher(
+                model.name, limits.max_batch, limits.max_delay, limits.queue, self._arrivals, own
+            )
+            self._served[model.name] = _Served(model, batcher, own)
+        self._infer = {f"/v2/models/{name}/infer": served for name, served in self._served.items()}
+
+    def close(self) -> None:
+        """End the threads that score."""
+        for served in self._served.values():
+            served.batcher.close()
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        start = time.perf_counter()
+        served = self._infer.get(scope["path"])
+        hot = served is not None and scope["method"] == "POST"
+        if served is None:
+            served = self._named(scope["path"])
+        try:
+            headers = dict(scope["headers"])
+            if self._authorization is not None:
+                self._authorize(scope["path"], headers)
+            if served is None:
+                body, answer_headers = self._server_answer(scope["path"], scope["method"])
+            elif hot or self._is_inference(served, scope["path"], scope["method"]):
+                body, answer_headers = await self._scores(served, headers, receive)
+            else:
+                body, answer_headers = self._model_answer(served, scope["path"], scope["method"])
+            status = 200
+        except RefusedError as error:
+            status, body, answer_headers = self._refusal(error, scope)
+        except DisconnectedError:
+            return
+        except Exception:
+            self._log(f"error in {scope['method']} {scope['path']!r}: {traceback.format_exc()}")
+            status, body, answer_headers = self._refusal(
+                RefusedError(500, "the server failed; its log says why"), scope
+            )
+        counters = self._no_model if served is None else served.counters
+        counters.request(status, time.perf_counter() - start)
+        await send({"type": "http.response.start", "status": status, "headers": answer_headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _scores(
+        self, served: _Served, headers: Mapping[bytes, bytes], receive: Receive
+    ) -> tuple[bytes, Headers]:
+        """Score the rows of a request."""
+        size = self._admit(headers)
+        try:
+            scorer = served.model.scorer  # also of the answer, whatever is loaded meanwhile
+            self._arrivals.count += 1
+            try:
+                body = await read_body(receive, self._limits.max_body)
+                arguments = (headers, body, scorer.num_dense, scorer.num_tables)
+                if size <= LARGE:
+                    rows = self._parsed(*arguments)
+                else:
+                    rows = await asyncio.to_thread(self._parsed, *arguments)
+            finally:
+                self._arrivals.count -= 1
+            scores = await served.batcher.submit(scorer, rows.dense, rows.ids)
+        finally:
+            self._body_bytes -= size
+        content, length = encode(served.model.name, scorer.version, scores, rows)
+        return _with_headers(content, length, headers.get(b"accept-encoding"))
+
+    def _admit(self, headers: Mapping[bytes, bytes]) -> int:
+        """Refuse what can be refused by the headers alone.
+
+        Returns
+        -------
+        int
+            The bytes that the body may take, which count as being in memory from now on.
+        """
+        if self.draining:
+            raise _ending()
+        kind = headers.get(b"content-type")
+        if kind is not None and kind.partition(b";")[0].strip().lower() not in (JSON, BINARY):
+            raise RefusedError(
+                415,
+                f"Content-Type is {kind.decode('latin-1')!r}; use {JSON.decode()}, or "
+                f"{BINARY.decode()} with binary tensors",
+            )
+        limit, length = self._limits.max_body, headers.get(b"content-length")
+        if length is None and b"transfer-encoding" not in headers:
+            raise RefusedError(411, "the request has no body; send one, with Content-Length")
+        size = limit
+        if length is not None and int(length) > limit:
+            raise too_long(limit)
+        if length is not None and b"content-encoding" not in headers:
+            size = int(length)
+        if self._body_bytes + size > BODIES_IN_MEMORY * limit:
+            raise RefusedError(
+                503, "too many bytes are in memory; try again later", (b"retry-after", b"1")
+            )
+        self._body_bytes += size
+        return size
+
+    def _parsed(
+        self, headers: Mapping[bytes, bytes], body: bytes, num_dense: int, num_tables: int
+    ) -> Any:
+        coding = headers.get(b"content-encoding")
+        if coding is not None:
+            body = decompress(body, coding, self._limits.max_body)
+        text = headers.get(b"inference-header-content-length")
+        length = None if text is None else _whole_number(text)
+        return parse(body, length, num_dense, num_tables)
+
+    def _authorize(self, path: str, headers: Mapping[bytes, bytes]) -> None:
+        """Require the token, except for health.
+
+        Raises
+        ------
+        RefusedError
+            Status 401. A browser that asks for the page gets it with that status: it has no data,
+            asks for the token, and sends it along when it asks for data.
+        """
+        if path in ("/v2/health/live", "/v2/health/ready"):
+            return
+        given = headers.get(b"authorization", b"")
+        if not hmac.compare_digest(given, self._authorization or b""):
+            words = "is wrong" if given else "is missing"
+            raise RefusedError(
+                401,
+                f"the token {words}; send the header Authorization: Bearer TOKEN",
+                (b"www-authenticate", b"Bearer"),
+            )
+
+    def _refusal(self, error: RefusedError, scope: Any) -> tuple[int, bytes, Headers]:
+        if error.status == 401 and scope["path"] == "/" and scope["method"] == "GET":
+            return error.status, page.HTML, (*page.HEADERS, *error.headers)
+        body = msgspec.json.encode({"error": str(error)})
+        return error.status, body, (*_headers(JSON, body), *error.headers)
+
+    def _named(self, path: str) -> _Served | None:
+        """The model that a path is about."""
+        parts = path.split("/", 4)
+        return self._served.get(parts[3]) if parts[1:3] == ["v2", "models"] and parts[3:] else None
+
+    def _is_inference(self, served: _Served, path: str, method: str) -> bool:
+        """Whether this asks for scores by a path with a version."""
+        if _below_version(served.model, path) != ["infer"]:
+            return False
+        if method != "POST":
+            raise _wrong_method(method, "POST")
+        return True
+
+    def _model_answer(self, served: _Served, path: str, method: str) -> tuple[bytes, Headers]:
+        """What is below `/v2/models/NAME`, but for scores."""
+        match _below_version(served.model, path):
+            case []:
+                fact = _metadata(served.model)
+            case ["ready"]:
+                if self.draining:
+                    raise _ending()
+                fact = {"name": served.model.name, "ready": True}
+            case _:
+                raise _no_path(path)
+        _require_get(method)
+        body = msgspec.json.encode(fact)
+        return body, _headers(JSON, body)
+
+    def _server_answer(self, path: str, method: str) -> tuple[bytes, Headers]:
+        """What is not about one model."""
+        match path.split("/")[1:]:
+            case [""]:
+                kind, body = b"", page.HTML
+            case ["metrics"]:
+                kind, body = TEXT, exposition(self._counters, self._loaded())
+            case ["status"]:
+                kind, body = JSON, msgspec.json.encode(self._status())
+            case ["v2", *rest] if (fact := self._server_fact(rest)) is not None:
+                kind, body = JSON, msgspec.json.encode(fact)
+            case ["v2", "models", name, *_]:
+                models = ", ".join(self._served)
+                raise RefusedError(404, f"there is no model {name!r}; the models are {models}")
+            case _:
+                raise _no_path(path)
+        _require_get(method)
+        return body, _headers(kind, body) if kind else page.HEADERS
+
+    def _server_fact(self, rest: list[str]) -> dict[str, Any] | None:
+        """What the protocol says of the server; None where it says nothing."""
+        match rest:
+            case []:
+                version, extensions = robe_numba.__version__, ["binary_tensor_data"]
+                return {"name": "robe_numba", "version": version, "extensions": extensions}
+            case ["health", "live"]:
+                return {"live": True}
+            case ["health", "ready"]:
+                if self.draining:
+                    raise _ending()
+                return {"ready": True}
+        return None
+
+    def _loaded(self) -> dict[str, tuple[str, int]]:
+        """Version and bytes of each model."""
+        scorers = {name: served.model.scorer for name, served in self._served.items()}
+        return {name: (scorer.version, scorer.num_bytes) for name, scorer in scorers.items()}
+
+    def _status(self) -> list[dict[str, Any]]:
+        """What the page shows."""
+        return [
+            {
+                "name": name,
+                "version": served.model.scorer.version,
+                "bytes": served.model.scorer.num_bytes,
+                "dense": served.model.scorer.dense_names,
+                "ids": served.model.scorer.id_names,
+                **self._counters.total(name),
+            }
+            for name, served in self._served.items()
+        ]
+
+
+def _below_version(model: Model, path: str) -> list[str]:
+    """The parts of a path after the model, and after its version if one is given.
+
+    Raises
+    ------
+    RefusedError
+        Status 404: the version is not the one that is served.
+    """
+    match path.split("/")[4:]:
+        case ["versions", version, *rest]:
+            current = model.scorer.version
+            if version != current:
+                raise RefusedError(
+                    404, f"{model.name} has no version {version!r}; it has {current}"
+                )
+            return rest
+        case rest:
+            return rest
+
+
+def _metadata(model: Model) -> dict[str, Any]:
+    scorer = model.scorer
+    return {
+        "name": model.name,
+        "versions": [scorer.version],
+        "platform": "robe_numba",
+        "inputs": [
+            {"name": DENSE, "datatype": "FP32", "shape": [-1, scorer.num_dense]},
+            {"name": IDS, "datatype": "INT64", "shape": [-1, scorer.num_tables]},
+        ],
+        "outputs": [{"name": PROBABILITY, "datatype": "FP32", "shape": [-1]}],
+    }
+
+
+def _headers(kind: bytes, body: bytes) -> Headers:
+    return (b"content-type", kind), (b"content-length", b"%d" % len(body))
+
+
+def _with_headers(content: bytes, length: int | None, accepted: bytes | None) -> tuple[bytes, Headers]:
+    """An answer to an inference, compressed if the client accepts that, and its headers."""
+    extra: Headers = ()
+    if accepted is not None and (coding := coding_for(accepted, len(content))) is not None:
+        content, extra = compress(content, coding), ((b"content-encoding", coding),)
+    if length is None:
+        return content, (*_headers(JSON, content), *extra)
+    extra = (*extra, (b"inference-header-content-length", b"%d" % length))
+    return content, (*_headers(BINARY, content), *extra)
+
+
+def _whole_number(text: bytes) -> int:
+    """The value of Inference-Header-Content-Length."""
+    if not text.isdigit() or len(text) > 18:
+        raise invalid(
+            f"Inference-Header-Content-Length is {text[:40].decode('latin-1')!r}; it must be a "
+            f"whole number of bytes"
+        )
+    return int(text)
+
+
+def _require_get(method: str) -> None:
+    if method not in ("GET", "HEAD"):
+        raise _wrong_method(method, "GET")
+
+
+def _wrong_method(method: str, right: str) -> RefusedError:
+    return RefusedError(405, f"the method is {method}; use {right}", (b"allow", right.encode()))
+
+
+def _no_path(path: str) -> RefusedError:
+    return RefusedError(404, f"there is no path {path!r}; the protocol begins at /v2")
+
+
+def _ending() -> RefusedError:
+    return RefusedError(
+        503, "the server is ending", (b"retry-after", b"1"), (b"connection", b"close")
+    )

@@ -1,0 +1,64 @@
+"""Connections: uvicorn's, with bounds on the time that a client may take, and errors as JSON."""
+
+import asyncio
+from typing import Any
+
+import msgspec
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+SWEEP_SECONDS = 0.5
+
+
+class Connection(HttpToolsProtocol):
+    """A connection that is closed if a request does not arrive, or an answer does not leave."""
+
+    begun: float | None = None  # when the client began what it has not finished: a request
+    stuck: float | None = None  # since when it has read nothing of what waits for it
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)  # type: ignore[arg-type]
+        self.begun = self.loop.time()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.begun = self.loop.time()
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self.begun = None
+
+    def check(self, now: float, seconds: float) -> None:
+        """Close the connection if the client has kept it waiting for so long."""
+        if self.transport.get_write_buffer_size() == 0:
+            self.stuck = None
+        elif self.stuck is None:
+            self.stuck = now
+        if self.stuck is not None and now - self.stuck > seconds:
+            self.transport.abort()
+        elif self.begun is not None and now - self.begun > seconds:
+            self.begun = None
+            if self.transport.is_closing():
+                return
+            if self.cycle is not None and self.cycle.response_started and self.cycle.more_body:
+                self.transport.close()  # refused long ago
+            else:
+                self._refuse(408, f"the request was not whole after {seconds:g} seconds")
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is not HTTP."""
+        self._refuse(400, msg)
+
+    def _refuse(self, status: int, message: str) -> None:
+        body = msgspec.json.encode({"error": message})
+        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+        self.transport.write(STATUS_LINE[status] + head % len(body) + body)
+        self.transport.close()
+
+
+async def sweep(connections: Any, seconds: float) -> None:
+    """Check all connections twice a second, for ever."""
+    loop = asyncio.get_running_loop()
+    while True:
+        await asyncio.sleep(SWEEP_SECONDS)
+        for connection in list(connections):
+            connection.check(loop.time(), seconds)
