@@ -6,7 +6,6 @@ import logging
 import signal
 import socket
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import uvicorn
 
+from robe_numba.dlrm.thread_pool import single_threaded_blas
 from robe_numba.serving.server.app import App, Limits
 from robe_numba.serving.server.connections import Connection, sweep
 from robe_numba.serving.server.metrics import Counters
@@ -113,8 +113,11 @@ def run(
     sys.setswitchinterval(SWITCH_SECONDS)
     # Uvicorn's own lines say nothing that ours do not, except for its bugs.
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL if service.quiet else logging.ERROR)
-    models = [Model(name, run, service.threads) for name, run in service.runs.items()]
-    uvloop.run(_serve(service, models, listener, counters, ready))
+    # Held all the time: setting BLAS back to several threads after each batch wakes them up, to spin
+    # on cores that others need.
+    with single_threaded_blas():
+        models = [Model(name, run, service.threads) for name, run in service.runs.items()]
+        uvloop.run(_serve(service, models, listener, counters, ready))
 
 
 async def _serve(
