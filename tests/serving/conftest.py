@@ -33,7 +33,7 @@ def run_of_ids(tmp_path_factory):
     (folder / "log.csv").write_text("\n".join(["clicked,user,item", *lines]) + "\n")
     schema = Schema("clicked", (), ("user", "item"))
     ingest(folder / "log.csv", folder / "data", schema=schema, max_ind_range=1000)
-    settings = small_config(batch_size=64, compression=None, memory=4096)
+    settings = small_config(batch_size=64, compression=None, num_parameters=4096)
     return train(Dataset(folder / "data"), settings, folder / "run").path
 
 

@@ -39,8 +39,9 @@ class Connection(HttpToolsProtocol):
             self.begun = None
             if self.transport.is_closing():
                 return
-            if self.cycle is not None and self.cycle.response_started and self.cycle.more_body:
-                self.transport.close()  # refused long ago
+            refused = self.cycle is not None and self.cycle.response_started and self.cycle.more_body
+            if self.headers is None or refused:  # nothing has come, or it was answered long ago
+                self.transport.close()
             else:
                 self._refuse(408, f"the request was not whole after {seconds:g} seconds")
 

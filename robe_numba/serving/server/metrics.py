@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
-CODES = (200, 400, 401, 404, 405, 408, 411, 413, 415, 500, 503)
+CODES = (200, 400, 401, 404, 405, 411, 413, 415, 500, 503)
 SECONDS = tuple(0.00025 * 2**k for k in range(14))  # 250 µs to 2 s
 ROWS = tuple(float(2**k) for k in range(14))  # 1 to 8192
 

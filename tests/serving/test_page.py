@@ -1,0 +1,126 @@
+"""The page of a server in a real browser."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from tests.serving.servers import request, rows, serving
+from tests.support.needs import SERVE, need
+
+need(*SERVE, "selenium")
+
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import Select, WebDriverWait
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+TOKEN = "a-token-of-24-characters"
+
+pytestmark = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver on the PATH"
+)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1200,1000"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER, log_output=os.devnull))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def page(browser):
+    """The browser; what its console complained about is an error."""
+    yield browser
+    complaints = [line["message"] for line in browser.get_log("browser")]
+    assert [line for line in complaints if "401" not in line] == []
+
+
+def until(browser, condition):
+    return WebDriverWait(browser, 30, 0.05).until(lambda _: condition())
+
+
+def shown(browser, name):
+    """Cells of the model's line; read at once, since the page renews its lines."""
+    lines = browser.execute_script(
+        "return [...document.querySelectorAll('#models tr')].map((line) =>"
+        " [...line.cells].map((cell) => cell.textContent))"
+    )
+    return next((cells for cells in lines if cells[0] == name), None)
+
+
+def test_models_are_shown_and_a_row_is_scored(page, run, run_of_ids, scorer):
+    dense, ids = rows(scorer, 1, seed=4)
+    with serving(f"first={run}", f"second={run_of_ids}") as server:
+        page.get(f"http://{server.host}:{server.port}/")
+        cells = until(page, lambda: shown(page, "first"))
+        assert cells[1] == scorer.version
+        assert cells[2].endswith(" kB")
+        assert shown(page, "second")
+        assert not page.find_element(By.ID, "login").is_displayed()
+        # Live: a request of another client appears.
+        body = request(*rows(scorer, 5))
+        until(
+            page,
+            lambda: server.ask("POST", "/v2/models/first/infer", body)
+            and shown(page, "first")[5] == "5"  # rows per batch
+            and shown(page, "first")[7].endswith("ms"),
+        )
+        fields = page.find_elements(By.CSS_SELECTOR, "fieldset label")
+        assert [field.text for field in fields] == [*scorer.dense_names, *scorer.id_names]
+        values = ["" if np.isnan(x) else f"{x:g}" for x in dense[0]] + [str(x) for x in ids[0]]
+        for field, value in zip(fields, values, strict=True):
+            field.find_element(By.TAG_NAME, "input").send_keys(value)
+        page.find_element(By.ID, "go").click()
+        result = page.find_element(By.ID, "result")
+        until(page, lambda: result.text)
+        assert f"probability {scorer(dense, ids)[0]:.6f} in " in result.text
+        # A refusal is shown as text.
+        fields[-1].find_element(By.TAG_NAME, "input").send_keys("9" * 30)
+        page.find_element(By.ID, "go").click()
+        until(page, lambda: "data of ids is not" in result.text)
+        Select(page.find_element(By.ID, "model")).select_by_value("second")
+        visible = [f for f in page.find_elements(By.CSS_SELECTOR, "fieldset") if f.is_displayed()]
+        assert [f.text for f in visible[0].find_elements(By.TAG_NAME, "label")] == ["user", "item"]
+        assert len(visible) == 1
+        # Refusals are complaints of the console, too.
+        assert "400" in page.get_log("browser")[0]["message"]
+
+
+def test_the_page_asks_for_the_token(page, run, tmp_path):
+    (tmp_path / "token").write_text(TOKEN)
+    with serving(f"m={run}", "--token-file", tmp_path / "token") as server:
+        page.get(f"http://{server.host}:{server.port}/")
+        field = page.find_element(By.ID, "token")
+        until(page, field.is_displayed)
+        assert not page.find_element(By.ID, "content").is_displayed()
+        field.send_keys("wrong\n")
+        state = page.find_element(By.ID, "state")
+        until(page, lambda: "the token is wrong" in state.text)
+        field.send_keys(TOKEN + "\n")
+        until(page, lambda: shown(page, "m"))
+        assert not field.is_displayed()
+
+
+def test_names_are_text_and_nothing_foreign_runs(page, run):
+    """What another origin or an injected element could do is forbidden by the policy."""
+    with serving(f"m={run}") as server:
+        page.get(f"http://{server.host}:{server.port}/")
+        until(page, lambda: shown(page, "m"))
+        page.execute_script(
+            "document.body.insertAdjacentHTML('beforeend',"
+            " '<img src=\"data:,\" onerror=\"window.hacked = true\">');"
+            "const script = document.createElement('script');"
+            "script.textContent = 'window.hacked = true'; document.body.append(script);"
+        )
+        assert page.execute_script("return window.hacked") is None
+        complaints = [line["message"] for line in page.get_log("browser")]
+        assert len([line for line in complaints if "Content Security Policy" in line]) == 2
