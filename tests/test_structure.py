@@ -162,7 +162,7 @@ def train(number: int = 1) -> None:
 app()
 """
 COMMANDS = ("demo", "synth", "ingest", "data", "data info", "data verify", "plan", "train")
-COMMANDS += ("sweep", "evaluate", "predict", "")
+COMMANDS += ("sweep", "evaluate", "predict", "serve", "")
 
 
 def imported_by(code, *arguments):

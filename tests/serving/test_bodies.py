@@ -52,7 +52,7 @@ def test_damaged_compression_is_refused(coding, damage, words):
 
 def test_other_codings_are_refused():
     assert decompress(b"text", b"identity", 100) == b"text"
-    with pytest.raises(RefusedError, match="Content-Encoding is 'br'; use gzip or deflate") as caught:
+    with pytest.raises(RefusedError, match="is 'br'; use gzip or deflate") as caught:
         decompress(b"text", b"br", 100)
     assert caught.value.status == 415
 

@@ -53,7 +53,7 @@ class Load:
                 while not self._ended.is_set():
                     row = (row + 8) % len(self.bodies)
                     try:
-                        status, headers, body = ask(connection, "POST", INFER, self.bodies[row])
+                        status, _, body = ask(connection, "POST", INFER, self.bodies[row])
                     except (OSError, http.client.HTTPException) as error:
                         self.lost.append(error)
                         return
@@ -98,8 +98,9 @@ def test_a_run_is_replaced_while_requests_flow(run, other_run, scorers, tmp_path
         assert server.end() == 0
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("workers", "number"), [(1, signal.SIGTERM), (1, signal.SIGINT), (2, signal.SIGTERM)]
+)
 def test_a_signal_under_load_loses_no_request(run, scorers, workers, number):
     with serving(f"m={run}", "--workers", workers) as server:
         with Load(server, scorers[0]) as load:

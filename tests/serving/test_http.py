@@ -83,6 +83,7 @@ def test_answers_of_thousands_of_requests_are_their_own(server, scorer):
 
 
 NUMBERS = b'{"inputs": [{"name": "ids", "shape": [1, 26], "datatype": "INT64", "data": []}]}'
+BOMB = gzip.compress(bytes(10**7), mtime=0)
 REFUSED = [
     ("GET", "/v3", None, {}, 404, "there is no path '/v3'"),
     ("GET", "/v2/", None, {}, 404, "there is no path"),
@@ -99,8 +100,7 @@ REFUSED = [
     ("POST", "/v2/models/m/infer", b"{}", {"Content_Type": "text/xml"}, 415, "'text/xml'"),
     ("POST", "/v2/models/m/infer", b"{}", {"Content_Encoding": "br"}, 415, "is 'br'"),
     ("POST", "/v2/models/m/infer", bytes(20_001), {}, 413, "longer than 20000 bytes"),
-    ("POST", "/v2/models/m/infer", gzip.compress(bytes(10**7), mtime=0), {"Content_Encoding": "gzip"}, 413,
-     "longer than 20000 bytes"),
+    ("POST", "/v2/models/m/infer", BOMB, {"Content_Encoding": "gzip"}, 413, "longer than 20000"),
     ("POST", "/v2/models/m/infer", b"text", {"Content_Encoding": "gzip"}, 400, "is not gzip"),
     ("POST", "/v2/models/m/infer", b"{}", {}, 400, "missing required field `inputs`"),
     ("POST", "/v2/models/m/infer", NUMBERS, {}, 400, "its data has 0 numbers"),
@@ -149,7 +149,7 @@ def test_bodies_may_come_in_chunks(server, scorer):
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(50), 400),  # TLS
         (b"POST /v2/models/m/infer HTTP/1.1\r\nContent-Length: x\r\n\r\n", 400),
         (b"POST /v2/models/m/infer HTTP/1.1\r\nContent-Length: -5\r\n\r\n", 400),
-        (b"POST /v2/models/m/infer HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n", 400),
+        (b"POST /v2 HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n", 400),
         (b"GET /\xff HTTP/1.1\r\n\r\n", 400),
         (chunked(b"{}") + b"zz\r\n", 400),
     ],
@@ -226,7 +226,7 @@ def test_metrics_count_what_happens(server, scorer):
 
 
 def test_a_full_queue_answers_503_at_once(run, scorer):
-    dense, ids = rows(scorer, 6000)
+    dense, ids = rows(scorer, 3000)
     large, small = request(dense, ids), request(dense[:1], ids[:1])
     with serving(f"m={run}", "--queue", 1, "--max-batch", 1, "--threads", 1) as running:
         done, codes = threading.Event(), []
@@ -239,7 +239,7 @@ def test_a_full_queue_answers_503_at_once(run, scorer):
         threads = [threading.Thread(target=keep_busy) for _ in range(4)]
         for thread in threads:
             thread.start()
-        answers = [running.ask("POST", "/v2/models/m/infer", small) for _ in range(100)]
+        answers = [running.ask("POST", "/v2/models/m/infer", small) for _ in range(30)]
         done.set()
         for thread in threads:
             thread.join()

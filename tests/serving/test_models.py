@@ -62,7 +62,7 @@ def test_a_replaced_run_takes_the_place_of_the_old(folder, other_run):
     shutil.copytree(other_run, folder)
     done, line = reloaded(model)
     assert done
-    assert line == f"m is reloaded: version {model.scorer.version} takes the place of {old.version}"
+    assert line == f"m is reloaded: version {old.version} is now {model.scorer.version}"
     assert model.scorer.version != old.version
     dense, ids = rows(old, 9)
     assert np.abs(model.scorer(dense, ids) - old(dense, ids)).max() > 1e-4

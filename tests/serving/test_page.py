@@ -1,5 +1,6 @@
 """The page of a server in a real browser."""
 
+import contextlib
 import os
 import shutil
 
@@ -44,6 +45,15 @@ def page(browser):
     assert [line for line in complaints if "401" not in line] == []
 
 
+@contextlib.contextmanager
+def opened(browser, *arguments):
+    """A server whose page is shown; the browser leaves it before the server ends."""
+    with serving(*arguments) as server:
+        browser.get(f"http://{server.host}:{server.port}/")
+        yield server
+        browser.get("about:blank")
+
+
 def until(browser, condition):
     return WebDriverWait(browser, 30, 0.05).until(lambda _: condition())
 
@@ -59,8 +69,7 @@ def shown(browser, name):
 
 def test_models_are_shown_and_a_row_is_scored(page, run, run_of_ids, scorer):
     dense, ids = rows(scorer, 1, seed=4)
-    with serving(f"first={run}", f"second={run_of_ids}") as server:
-        page.get(f"http://{server.host}:{server.port}/")
+    with opened(page, f"first={run}", f"second={run_of_ids}") as server:
         cells = until(page, lambda: shown(page, "first"))
         assert cells[1] == scorer.version
         assert cells[2].endswith(" kB")
@@ -70,9 +79,11 @@ def test_models_are_shown_and_a_row_is_scored(page, run, run_of_ids, scorer):
         body = request(*rows(scorer, 5))
         until(
             page,
-            lambda: server.ask("POST", "/v2/models/first/infer", body)
-            and shown(page, "first")[5] == "5"  # rows per batch
-            and shown(page, "first")[7].endswith("ms"),
+            lambda: (
+                server.ask("POST", "/v2/models/first/infer", body)
+                and shown(page, "first")[5] == "5"  # rows per batch
+                and shown(page, "first")[7].endswith("ms")
+            ),
         )
         fields = page.find_elements(By.CSS_SELECTOR, "fieldset label")
         assert [field.text for field in fields] == [*scorer.dense_names, *scorer.id_names]
@@ -97,8 +108,7 @@ def test_models_are_shown_and_a_row_is_scored(page, run, run_of_ids, scorer):
 
 def test_the_page_asks_for_the_token(page, run, tmp_path):
     (tmp_path / "token").write_text(TOKEN)
-    with serving(f"m={run}", "--token-file", tmp_path / "token") as server:
-        page.get(f"http://{server.host}:{server.port}/")
+    with opened(page, f"m={run}", "--token-file", tmp_path / "token"):
         field = page.find_element(By.ID, "token")
         until(page, field.is_displayed)
         assert not page.find_element(By.ID, "content").is_displayed()
@@ -112,12 +122,11 @@ def test_the_page_asks_for_the_token(page, run, tmp_path):
 
 def test_names_are_text_and_nothing_foreign_runs(page, run):
     """What another origin or an injected element could do is forbidden by the policy."""
-    with serving(f"m={run}") as server:
-        page.get(f"http://{server.host}:{server.port}/")
+    with opened(page, f"m={run}"):
         until(page, lambda: shown(page, "m"))
         page.execute_script(
             "document.body.insertAdjacentHTML('beforeend',"
-            " '<img src=\"data:,\" onerror=\"window.hacked = true\">');"
+            ' \'<img src="data:," onerror="window.hacked = true">\');'
             "const script = document.createElement('script');"
             "script.textContent = 'window.hacked = true'; document.body.append(script);"
         )

@@ -83,8 +83,12 @@ def test_damaged_requests_are_read_or_refused(case, data):
     try:
         rows = parse(bytes(damaged), length, dense.shape[1], ids.shape[1])
     except RefusedError as error:
-        assert error.status == 400
-        assert 0 < len(str(error)) <= LONGEST + 1
+        refusal = error
+    else:
+        refusal = None
+    if refusal is not None:
+        assert refusal.status == 400
+        assert 0 < len(str(refusal)) <= LONGEST + 1
         return
     assert rows.dense.shape == (len(rows.ids), dense.shape[1])
     assert rows.ids.shape[1] == ids.shape[1]
@@ -95,6 +99,7 @@ NASTY = [b"9" * 30, b"[" * 2000, b"1e999", b"null", b"-", b'"', b"\\ud800", b"\x
 
 ID = {"name": "ids", "datatype": "INT64", "shape": [1, 2], "data": [1, 2]}
 DENSE = {"name": "dense", "datatype": "FP32", "shape": [1, 1], "data": [0.5]}
+CLASSES = {"name": "probability", "parameters": {"classification": 1}}
 WRONG = [
     ({"inputs": [DENSE]}, "input ids is missing"),
     ({"inputs": [ID]}, "input dense is missing"),
@@ -121,15 +126,12 @@ WRONG = [
     ({"inputs": [DENSE, {**ID, "datatype": "INT32", "data": [1, 2**31]}]}, "of int32"),
     ({"inputs": [{**DENSE, "data": [1e39]}, ID]}, "dense has 1e+39, which is beyond float32"),
     ({"inputs": [{**DENSE, "data": ["1"]}, ID]}, "Expected `float | null`, got `str`"),
-    ({"inputs": [{**DENSE, "shape": [2, 1], "data": [1, 2]}, ID]}, "dense has 2 rows but ids has 1"),
+    ({"inputs": [{**DENSE, "shape": [2, 1], "data": [1, 2]}, ID]}, "dense has 2 rows but"),
     ({"inputs": [DENSE, {n: v for n, v in ID.items() if n != "data"}]}, "neither data nor binary"),
     ({"inputs": [DENSE, {**ID, "parameters": {"binary_data_size": 16}}]}, "both data and binary"),
     ({"inputs": [DENSE, {**ID, "parameters": {"shared_memory_region": "x"}}]}, "is not served"),
     ({"inputs": [DENSE, ID], "outputs": [{"name": "score"}]}, "the output is probability"),
-    (
-        {"inputs": [DENSE, ID], "outputs": [{"name": "probability", "parameters": {"classification": 1}}]},
-        "classification",
-    ),
+    ({"inputs": [DENSE, ID], "outputs": [CLASSES]}, "classification, which is not served"),
     ({"inputs": [DENSE, ID], "id": 5}, "Expected `str | null`, got `int` - at `$.id`"),
     ({"inputs": {}}, "Expected `array`, got `object`"),
     ({}, "missing required field `inputs`"),
@@ -145,7 +147,10 @@ def test_what_breaks_a_rule_is_refused_with_the_rule_and_the_value(request_, wor
     assert words in str(caught.value)
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"\xff", b"[" * 10**5, b'{"inputs":' + b"[" * 10**5, b"NaN"])
+DEEP = b"[" * 10**5
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"\xff", DEEP, b'{"inputs":' + DEEP, b"NaN"])
 def test_what_is_not_json_is_refused(text):
     with pytest.raises(RefusedError, match="is not valid JSON of the protocol"):
         parse(text, None, 1, 2)

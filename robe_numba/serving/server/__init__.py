@@ -5,7 +5,8 @@ bodies.py       reading and decompressing bodies within bounds
 batching.py     micro-batches
 models.py       runs that are replaced while they serve
 metrics.py      what is counted, over all processes
-app.py          the ASGI application
+app.py          the ASGI application: authorization, scores
+facts.py        all its other answers
 connections.py  slow clients
 running.py      one process
 workers.py      several

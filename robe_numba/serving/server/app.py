@@ -14,7 +14,6 @@ from typing import Any
 
 import msgspec
 
-import robe_numba
 from robe_numba.serving.server import page
 from robe_numba.serving.server.batching import Arrivals, Batcher
 from robe_numba.serving.server.bodies import (
@@ -25,17 +24,25 @@ from robe_numba.serving.server.bodies import (
     read_body,
     too_long,
 )
-from robe_numba.serving.server.metrics import Counters, ModelCounters, exposition
+from robe_numba.serving.server.facts import (
+    JSON,
+    Headers,
+    about_model,
+    about_server,
+    below_version,
+    ending,
+    headers_of,
+)
+from robe_numba.serving.server.metrics import Counters, ModelCounters
 from robe_numba.serving.server.models import Model
-from robe_numba.serving.server.protocol import DENSE, IDS, PROBABILITY, encode, parse
+from robe_numba.serving.server.protocol import encode, parse
 from robe_numba.serving.server.refusals import DisconnectedError, RefusedError, invalid
 
 Send = Callable[[Any], Awaitable[None]]
-Headers = tuple[tuple[bytes, bytes], ...]
-JSON, BINARY = b"application/json", b"application/octet-stream"
-TEXT = b"text/plain; version=1.0.0; charset=utf-8"
+CLOSE = (b"connection", b"close")
+BINARY = b"application/octet-stream"
 LARGE = 1 << 18  # bytes of a body that is parsed in a thread, so that others need not wait
-BODIES_IN_MEMORY = 32  # of the largest size, in all
+MOST_HELD = 64  # bodies of the largest size that may be in memory, or arrays of as many bytes
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,7 @@ class App:
         self._limits, self._counters, self._log = limits, counters, log
         self._authorization = None if token is None else f"Bearer {token}".encode()
         self._arrivals, self._no_model = Arrivals(), counters.of("")
-        self._body_bytes = 0  # of all bodies that are in memory
+        self._held = 0  # bytes of the requests in memory: bodies, later their arrays
         self.draining = False  # whether new work is refused
         self._served: dict[str, _Served] = {}
         for model in models:
@@ -122,12 +129,10 @@ class App:
             headers = dict(scope["headers"])
             if self._authorization is not None:
                 self._authorize(scope["path"], headers)
-            if served is None:
-                body, answer_headers = self._server_answer(scope["path"], scope["method"])
-            elif hot or self._is_inference(served, scope["path"], scope["method"]):
+            if served is not None and (hot or _is_inference(served.model, scope)):
                 body, answer_headers = await self._scores(served, headers, receive)
             else:
-                body, answer_headers = self._model_answer(served, scope["path"], scope["method"])
+                body, answer_headers = self._fact(served, scope["path"], scope["method"])
             status = 200
         except RefusedError as error:
             status, body, answer_headers = self._refusal(error, scope)
@@ -140,6 +145,8 @@ class App:
             )
         counters = self._no_model if served is None else served.counters
         counters.request(status, time.perf_counter() - start)
+        if self.draining:
+            answer_headers += (CLOSE,)
         await send({"type": "http.response.start", "status": status, "headers": answer_headers})
         await send({"type": "http.response.body", "body": body})
 
@@ -154,15 +161,16 @@ class App:
             try:
                 body = await read_body(receive, self._limits.max_body)
                 arguments = (headers, body, scorer.num_dense, scorer.num_tables)
-                if size <= LARGE:
+                if size <= LARGE and b"content-encoding" not in headers:
                     rows = self._parsed(*arguments)
                 else:
                     rows = await asyncio.to_thread(self._parsed, *arguments)
             finally:
                 self._arrivals.count -= 1
+            size = self._hold(rows.dense.nbytes + rows.ids.nbytes, instead_of=size)
             scores = await served.batcher.submit(scorer, rows.dense, rows.ids)
         finally:
-            self._body_bytes -= size
+            self._held -= size
         content, length = encode(served.model.name, scorer.version, scores, rows)
         return _with_headers(content, length, headers.get(b"accept-encoding"))
 
@@ -172,10 +180,10 @@ class App:
         Returns
         -------
         int
-            The bytes that the body may take, which count as being in memory from now on.
+            The bytes that the body may take; they are held, see `_hold`.
         """
         if self.draining:
-            raise _ending()
+            raise ending()
         kind = headers.get(b"content-type")
         if kind is not None and kind.partition(b";")[0].strip().lower() not in (JSON, BINARY):
             raise RefusedError(
@@ -186,16 +194,17 @@ class App:
         limit, length = self._limits.max_body, headers.get(b"content-length")
         if length is None and b"transfer-encoding" not in headers:
             raise RefusedError(411, "the request has no body; send one, with Content-Length")
-        size = limit
         if length is not None and int(length) > limit:
             raise too_long(limit)
-        if length is not None and b"content-encoding" not in headers:
-            size = int(length)
-        if self._body_bytes + size > BODIES_IN_MEMORY * limit:
+        return self._hold(limit if length is None else int(length))
+
+    def _hold(self, size: int, instead_of: int = 0) -> int:
+        """Count bytes of a request as being in memory; refuse it where they are too many."""
+        if self._held + size - instead_of > MOST_HELD * self._limits.max_body:
             raise RefusedError(
                 503, "too many bytes are in memory; try again later", (b"retry-after", b"1")
             )
-        self._body_bytes += size
+        self._held += size - instead_of
         return size
 
     def _parsed(
@@ -232,136 +241,45 @@ class App:
         if error.status == 401 and scope["path"] == "/" and scope["method"] == "GET":
             return error.status, page.HTML, (*page.HEADERS, *error.headers)
         body = msgspec.json.encode({"error": str(error)})
-        return error.status, body, (*_headers(JSON, body), *error.headers)
+        return error.status, body, (*headers_of(JSON, body), *error.headers)
 
     def _named(self, path: str) -> _Served | None:
         """The model that a path is about."""
         parts = path.split("/", 4)
         return self._served.get(parts[3]) if parts[1:3] == ["v2", "models"] and parts[3:] else None
 
-    def _is_inference(self, served: _Served, path: str, method: str) -> bool:
-        """Whether this asks for scores by a path with a version."""
-        if _below_version(served.model, path) != ["infer"]:
-            return False
-        if method != "POST":
-            raise _wrong_method(method, "POST")
-        return True
-
-    def _model_answer(self, served: _Served, path: str, method: str) -> tuple[bytes, Headers]:
-        """What is below `/v2/models/NAME`, but for scores."""
-        match _below_version(served.model, path):
-            case []:
-                fact = _metadata(served.model)
-            case ["ready"]:
-                if self.draining:
-                    raise _ending()
-                fact = {"name": served.model.name, "ready": True}
-            case _:
-                raise _no_path(path)
-        _require_get(method)
-        body = msgspec.json.encode(fact)
-        return body, _headers(JSON, body)
-
-    def _server_answer(self, path: str, method: str) -> tuple[bytes, Headers]:
-        """What is not about one model."""
-        match path.split("/")[1:]:
-            case [""]:
-                kind, body = b"", page.HTML
-            case ["metrics"]:
-                kind, body = TEXT, exposition(self._counters, self._loaded())
-            case ["status"]:
-                kind, body = JSON, msgspec.json.encode(self._status())
-            case ["v2", *rest] if (fact := self._server_fact(rest)) is not None:
-                kind, body = JSON, msgspec.json.encode(fact)
-            case ["v2", "models", name, *_]:
-                models = ", ".join(self._served)
-                raise RefusedError(404, f"there is no model {name!r}; the models are {models}")
-            case _:
-                raise _no_path(path)
-        _require_get(method)
-        return body, _headers(kind, body) if kind else page.HEADERS
-
-    def _server_fact(self, rest: list[str]) -> dict[str, Any] | None:
-        """What the protocol says of the server; None where it says nothing."""
-        match rest:
-            case []:
-                version, extensions = robe_numba.__version__, ["binary_tensor_data"]
-                return {"name": "robe_numba", "version": version, "extensions": extensions}
-            case ["health", "live"]:
-                return {"live": True}
-            case ["health", "ready"]:
-                if self.draining:
-                    raise _ending()
-                return {"ready": True}
-        return None
-
-    def _loaded(self) -> dict[str, tuple[str, int]]:
-        """Version and bytes of each model."""
-        scorers = {name: served.model.scorer for name, served in self._served.items()}
-        return {name: (scorer.version, scorer.num_bytes) for name, scorer in scorers.items()}
-
-    def _status(self) -> list[dict[str, Any]]:
-        """What the page shows."""
-        return [
-            {
-                "name": name,
-                "version": served.model.scorer.version,
-                "bytes": served.model.scorer.num_bytes,
-                "dense": served.model.scorer.dense_names,
-                "ids": served.model.scorer.id_names,
-                **self._counters.total(name),
-            }
-            for name, served in self._served.items()
-        ]
+    def _fact(self, served: _Served | None, path: str, method: str) -> tuple[bytes, Headers]:
+        """The answer to anything but a request for scores."""
+        if served is not None:
+            answer = about_model(served.model, path, self.draining)
+        else:
+            models = {name: other.model for name, other in self._served.items()}
+            answer = about_server(models, self._counters, path, self.draining)
+        if method not in ("GET", "HEAD"):
+            raise _wrong_method(method, "GET")
+        return answer
 
 
-def _below_version(model: Model, path: str) -> list[str]:
-    """The parts of a path after the model, and after its version if one is given.
-
-    Raises
-    ------
-    RefusedError
-        Status 404: the version is not the one that is served.
-    """
-    match path.split("/")[4:]:
-        case ["versions", version, *rest]:
-            current = model.scorer.version
-            if version != current:
-                raise RefusedError(
-                    404, f"{model.name} has no version {version!r}; it has {current}"
-                )
-            return rest
-        case rest:
-            return rest
+def _is_inference(model: Model, scope: Any) -> bool:
+    """Whether this asks for scores by a path with a version."""
+    if below_version(model, scope["path"]) != ["infer"]:
+        return False
+    if scope["method"] != "POST":
+        raise _wrong_method(scope["method"], "POST")
+    return True
 
 
-def _metadata(model: Model) -> dict[str, Any]:
-    scorer = model.scorer
-    return {
-        "name": model.name,
-        "versions": [scorer.version],
-        "platform": "robe_numba",
-        "inputs": [
-            {"name": DENSE, "datatype": "FP32", "shape": [-1, scorer.num_dense]},
-            {"name": IDS, "datatype": "INT64", "shape": [-1, scorer.num_tables]},
-        ],
-        "outputs": [{"name": PROBABILITY, "datatype": "FP32", "shape": [-1]}],
-    }
-
-
-def _headers(kind: bytes, body: bytes) -> Headers:
-    return (b"content-type", kind), (b"content-length", b"%d" % len(body))
-
-
-def _with_headers(content: bytes, length: int | None, accepted: bytes | None) -> tuple[bytes, Headers]:
+def _with_headers(
+    content: bytes, length: int | None, accepted: bytes | None
+) -> tuple[bytes, Headers]:
     """An answer to an inference, compressed if the client accepts that, and its headers."""
     extra: Headers = ()
     if accepted is not None and (coding := coding_for(accepted, len(content))) is not None:
         content, extra = compress(content, coding), ((b"content-encoding", coding),)
     if length is None:
-        return content, (*_headers(JSON, content), *extra)
+        return content, (*headers_of(JSON, content), *extra)
     extra = (*extra, (b"inference-header-content-length", b"%d" % length))
-    return content, (*_headers(BINARY, content), *extra)
+    return content, (*headers_of(BINARY, content), *extra)
 
 
 def _whole_number(text: bytes) -> int:
@@ -374,20 +292,5 @@ def _whole_number(text: bytes) -> int:
     return int(text)
 
 
-def _require_get(method: str) -> None:
-    if method not in ("GET", "HEAD"):
-        raise _wrong_method(method, "GET")
-
-
 def _wrong_method(method: str, right: str) -> RefusedError:
     return RefusedError(405, f"the method is {method}; use {right}", (b"allow", right.encode()))
-
-
-def _no_path(path: str) -> RefusedError:
-    return RefusedError(404, f"there is no path {path!r}; the protocol begins at /v2")
-
-
-def _ending() -> RefusedError:
-    return RefusedError(
-        503, "the server is ending", (b"retry-after", b"1"), (b"connection", b"close")
-    )

@@ -9,7 +9,8 @@ wait, and under load batches are as large as they can be.
 import asyncio
 import threading
 from collections import deque
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -125,11 +126,11 @@ class Batcher:
                 scores = jobs[0].scorer(*_joined(jobs))
                 # Counted first, so that whoever has an answer finds it counted.
                 self._counters.batch(len(scores))
-                deliver, result = self._deliver, scores
+                deliver: Any = partial(_deliver, jobs, scores)
             except Exception as error:  # a bug, or no memory: the requests fail, the thread lives
-                deliver, result = _fail, error
+                deliver = partial(_fail, jobs, error)
             try:
-                self._loop.call_soon_threadsafe(deliver, jobs, result)
+                self._loop.call_soon_threadsafe(deliver)
             except RuntimeError:  # the loop is closed
                 return
 
@@ -152,20 +153,20 @@ class Batcher:
             self._counters.queue(len(self._waiting))
             return jobs
 
-    @staticmethod
-    def _deliver(jobs: list[_Job], scores: np.ndarray) -> None:
-        start = 0
-        for job in jobs:
-            stop = start + len(job.ids)
-            if not job.answer.done():  # it may have been cancelled
-                job.answer.set_result(scores[start:stop])
-            start = stop
-
 
 def _joined(jobs: list[_Job]) -> tuple[np.ndarray, np.ndarray]:
     if len(jobs) == 1:
         return jobs[0].dense, jobs[0].ids
     return np.concatenate([job.dense for job in jobs]), np.concatenate([job.ids for job in jobs])
+
+
+def _deliver(jobs: list[_Job], scores: np.ndarray) -> None:
+    start = 0
+    for job in jobs:
+        stop = start + len(job.ids)
+        if not job.answer.done():  # it may have been cancelled
+            job.answer.set_result(scores[start:stop])
+        start = stop
 
 
 def _fail(jobs: list[_Job], error: Exception) -> None:

@@ -26,11 +26,11 @@ class ModelCounters:
 
     Parameters
     ----------
-    numbers : memoryview of float64, (_SIZE,)
+    numbers : memoryview, (_SIZE,) float64
         Zeros, or what was counted before.
     """
 
-    def __init__(self, numbers: memoryview):
+    def __init__(self, numbers: Any):
         self._numbers = numbers
 
     def request(self, code: int, seconds: float) -> None:
@@ -89,7 +89,7 @@ class Counters:
         """What this process counts of a model."""
         return ModelCounters(self._part(name, self._process))
 
-    def _part(self, name: str, process: int) -> memoryview:
+    def _part(self, name: str, process: int) -> Any:
         start = (process * len(self._places) + self._places[name]) * _SIZE
         return self._all[start : start + _SIZE]
 
@@ -139,7 +139,7 @@ def exposition(counters: Counters, loaded: Mapping[str, tuple[str, int]]) -> byt
             return _families(counters, loaded)
 
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(Source())  # type: ignore[arg-type]
+    registry.register(Source())
     return generate_latest(registry)
 
 

@@ -86,7 +86,7 @@ class Model:
                 f"{self.name} is not reloaded: {error}; version {self.scorer.version} serves on"
             )
         before, self.scorer, self._tried = self.scorer.version, scorer, state
-        return True, f"{self.name} is reloaded: version {scorer.version} takes the place of {before}"
+        return True, f"{self.name} is reloaded: version {before} is now {scorer.version}"
 
 
 def _state(run: Path) -> _State:

@@ -12,8 +12,10 @@ import numpy as np
 from robe_numba.serving.server.refusals import RefusedError, invalid
 
 DENSE, IDS, PROBABILITY = "dense", "ids", "probability"
-DENSE_TYPES = {"FP32": np.dtype(np.float32), "FP64": np.dtype(np.float64)}
-ID_TYPES = {name: np.dtype(name.lower()) for name in ("INT64", "UINT64", "INT32", "UINT32")}
+DENSE_TYPES: dict[str, np.dtype] = {"FP32": np.dtype(np.float32), "FP64": np.dtype(np.float64)}
+ID_TYPES: dict[str, np.dtype] = {
+    name: np.dtype(name.lower()) for name in ("INT64", "UINT64", "INT32", "UINT32")
+}
 _REFUSED = ("shared_memory_region", "classification")  # extensions that change what a tensor means
 
 _Parameters = dict[str, bool | int | float | str]
@@ -66,11 +68,11 @@ class Rows(NamedTuple):
 _request = msgspec.json.Decoder(_Request)
 _encode = msgspec.json.Encoder().encode
 # Numbers, flat or as a list per row; null is a missing dense value.
-_flat = {
+_flat: dict[str, msgspec.json.Decoder[Any]] = {
     DENSE: msgspec.json.Decoder(list[float | None]),
     IDS: msgspec.json.Decoder(list[int]),
 }
-_nested = {
+_nested: dict[str, msgspec.json.Decoder[Any]] = {
     DENSE: msgspec.json.Decoder(list[list[float | None]]),
     IDS: msgspec.json.Decoder(list[list[int]]),
 }
@@ -100,7 +102,8 @@ def parse(body: bytes, header_length: int | None, num_dense: int, num_tables: in
     """
     if header_length is not None and not 0 <= header_length <= len(body):
         raise invalid(
-            f"Inference-Header-Content-Length is {header_length}, but the body has {len(body)} bytes"
+            f"Inference-Header-Content-Length is {header_length}, but the body has {len(body)} "
+            f"bytes"
         )
     try:
         request = _request.decode(body if header_length is None else body[:header_length])
@@ -138,7 +141,7 @@ def _both(arrays: dict[str, np.ndarray], num_dense: int) -> tuple[np.ndarray, np
 def _array(tensor: _Input, columns: int, tail: "_Tail") -> np.ndarray:
     """The rows of one input; ids become int64 without a change of their value modulo 2**64."""
     name, shape, parameters = tensor.name, tensor.shape, tensor.parameters
-    types = DENSE_TYPES if name == DENSE else ID_TYPES
+    types: dict[str, np.dtype] = DENSE_TYPES if name == DENSE else ID_TYPES
     dtype = types.get(tensor.datatype)
     if dtype is None:
         raise invalid(f"datatype of {name} is {tensor.datatype!r}; use {' or '.join(types)}")
@@ -164,8 +167,8 @@ def _numbers(name: str, data: msgspec.Raw, shape: list[int], dtype: np.dtype) ->
     """The numbers of a JSON list, flat or nested."""
     if not data:
         raise invalid(f"{name} has neither data nor binary_data_size")
-    text = bytes(data[:64]) if isinstance(data, bytes) else bytes(memoryview(data)[:64])
-    is_nested = text[1:].lstrip(b" \t\r\n").startswith(b"[")
+    start = bytes(memoryview(data)[1:64]).lstrip(b" \t\r\n")
+    is_nested = start.startswith(b"[")
     try:
         values: Any = (_nested if is_nested else _flat)[name].decode(data)
         # Dense ones are compared before they are narrowed, where they might become infinite.

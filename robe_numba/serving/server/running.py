@@ -113,8 +113,8 @@ def run(
     sys.setswitchinterval(SWITCH_SECONDS)
     # Uvicorn's own lines say nothing that ours do not, except for its bugs.
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL if service.quiet else logging.ERROR)
-    # Held all the time: setting BLAS back to several threads after each batch wakes them up, to spin
-    # on cores that others need.
+    # Held all the time: setting BLAS back to several threads after each batch wakes them up, and
+    # they spin on cores that others need.
     with single_threaded_blas():
         models = [Model(name, run, service.threads) for name, run in service.runs.items()]
         uvloop.run(_serve(service, models, listener, counters, ready))

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from robe_numba.formatting import format_bytes
 from robe_numba.serving.server.metrics import Counters
 from robe_numba.serving.server.running import GRACE_SECONDS, Service, run
 
@@ -49,10 +48,13 @@ def serve(service: Service, host: str, port: int, workers: int = 1) -> None:
         seconds = time.perf_counter() - start
         service.log(f"{url} serves {', '.join(service.runs)}: ready after {seconds:.2f} s")
 
-    if workers == 1:
-        run(service, listeners[0], Counters(list(service.runs)), ready)
-    else:
-        _serve_together(service, listeners, ready)
+    with contextlib.ExitStack() as stack:
+        for listener in listeners:
+            stack.enter_context(listener)
+        if workers == 1:
+            run(service, listeners[0], Counters(list(service.runs)), ready)
+        else:
+            _serve_together(service, listeners, ready)
 
 
 def _bound(host: str, port: int, workers: int) -> list[socket.socket]:
@@ -113,7 +115,7 @@ def _serve_together(service: Service, listeners: list[socket.socket], ready: Any
             processes.append(process)
         sentinels = [process.sentinel for process in processes]
         missing = set(lines)
-        while not asked and not (ended := set(wait([*missing, *sentinels, noted])) & {*sentinels}):
+        while not asked and not {*sentinels}.intersection(wait([*missing, *sentinels, noted])):
             for line in [line for line in missing if line.poll()]:
                 with contextlib.suppress(EOFError):  # it has ended
                     line.recv()
