@@ -44,6 +44,7 @@ def guided(name: str) -> AbstractContextManager:
     return atheris.instrument_imports(
         include=[
             "data_tools",
+            "robe_numba.serving.server",
             "robe_numba.training",
             "robe_numba.spec",
             "tests.support.slow_parser",

@@ -14,6 +14,7 @@ need(*SERVE)
 
 from robe_numba.serving.server.protocol import Rows, encode, parse
 from robe_numba.serving.server.refusals import LONGEST, RefusedError
+from tests.fuzz import serving
 
 FLOATS = {"FP32": np.float32, "FP64": np.float64}
 INTEGERS = {"INT64": np.int64, "UINT64": np.uint64, "INT32": np.int32, "UINT32": np.uint32}
@@ -229,6 +230,11 @@ def test_an_answer_is_binary_where_that_is_asked_for(whole, output, binary):
         assert length is None
         result["data"] = [float(scores[0])]
     assert json.loads(body[:length]) == {**head, "outputs": [result]}
+
+
+@pytest.mark.parametrize("number", range(len(serving.SEEDS)))
+def test_the_seeds_of_the_fuzzer(number):
+    serving.check(serving.SEEDS[number])
 
 
 def test_a_score_that_is_no_number_is_null():
