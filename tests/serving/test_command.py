@@ -74,6 +74,16 @@ def test_a_worker_that_cannot_start_ends_all(run, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("missing", ["uvicorn", "httptools", "uvloop"])
+def test_a_missing_package_is_named_with_its_extra(run, missing):
+    code = f"import sys\nsys.modules[{missing!r}] = None\nfrom robe_numba.cli import main\nmain()"
+    command = [sys.executable, "-c", code, "serve", run]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "pip install 'robe-numba[serve]'" in line
+
+
 def test_a_host_that_others_reach_without_a_token_is_warned_of(run, token):
     with serving(f"m={run}", "--host", "0.0.0.0") as server:
         assert server.wait_for("warning: anyone who reaches 0.0.0.0 can use this server")

@@ -131,7 +131,7 @@ def _serve_together(service: Service, listeners: list[socket.socket], ready: Any
             process.kill()  # if it has not ended
             process.join()
     codes = [process.exitcode for process in processes]
-    if not asked or any(codes):
+    if not asked or not {*codes} <= {0, -signal.SIGTERM}:  # the latter while it was loading
         raise RuntimeError(f"a worker ended; exit statuses {codes}")
 
 
