@@ -88,7 +88,10 @@ class _Client(asyncio.Protocol):
         if len(body) < length:
             return
         if not head.startswith(b"HTTP/1.1 200 "):
-            self._shared.fail(ValueError(f"the server answered {head[:20]!r}: {body[:200]!r}"))
+            status = head.partition(b"\r\n")[0].decode()
+            self._shared.fail(ValueError(f"the server answered {status}: {body[:200].decode()}"))
+            self.transport.close()
+            return
         self._shared.latencies.append(time.perf_counter() - self._start)
         self._received = b""
         self._send()
