@@ -106,7 +106,7 @@ def test_the_load_generator_counts_answers(server, scorer, binary):
     assert (found.requests, found.rows, len(found.latencies)) == (200, 600, 200)
     assert 0 < found.quantile(0) <= found.quantile(0.5) <= found.quantile(1) <= found.seconds
     wrong = request_bytes("n", dense, ids, binary=True)
-    with pytest.raises(ValueError, match="404 Not Found: .*there is no model 'n'"):
+    with pytest.raises(ValueError, match=r"404 Not Found: .*there is no model 'n'"):
         asyncio.run(load(server.host, server.port, wrong, 3, 20, 2))
 
 

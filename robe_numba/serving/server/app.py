@@ -88,7 +88,7 @@ class App:
     token : str, optional
         What every request but those for health must bring.
     log : callable
-        Gets the text of an error that is a bug.
+        Gets the text of an error that is a bug, and that this is important.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class App:
         limits: Limits,
         counters: Counters,
         token: str | None = None,
-        log: Callable[[str], None] = print,
+        log: Callable[[str, bool], None] = print,
     ):
         self._limits, self._counters, self._log = limits, counters, log
         self._authorization = None if token is None else f"Bearer {token}".encode()
@@ -139,7 +139,9 @@ class App:
         except DisconnectedError:
             return
         except Exception:
-            self._log(f"error in {scope['method']} {scope['path']!r}: {traceback.format_exc()}")
+            self._log(
+                f"error in {scope['method']} {scope['path']!r}: {traceback.format_exc()}", True
+            )
             status, body, answer_headers = self._refusal(
                 RefusedError(500, "the server failed; its log says why"), scope
             )

@@ -34,7 +34,7 @@ class _Cycle(RequestResponseCycle):
             return
         parts = [STATUS_LINE[self._start["status"]]]
         headers = self._start["headers"]
-        for name, value in headers:
+        for name, value in (*self.default_headers, *headers):  # the default is the date
             parts += (name, b": ", value, b"\r\n")
         if CLOSE in headers:
             self.keep_alive = False

@@ -109,11 +109,11 @@ class Watcher:
     models : iterable of (Model, ModelCounters)
         What to watch, and where reloads are counted.
     log : callable
-        Gets a sentence about each reload.
+        Gets a sentence about each reload, and whether it is important: it was refused.
     """
 
     def __init__(
-        self, models: Iterable[tuple[Model, ModelCounters]], log: Callable[[str], None]
+        self, models: Iterable[tuple[Model, ModelCounters]], log: Callable[[str, bool], None]
     ) -> None:
         self._models, self._log = list(models), log
         self._closed = threading.Event()
@@ -124,8 +124,9 @@ class Watcher:
         while not self._closed.wait(POLL_SECONDS):
             for model, counters in self._models:
                 if (result := model.reload()) is not None:
-                    counters.reload(result[0])
-                    self._log(result[1])
+                    done, line = result
+                    counters.reload(done)
+                    self._log(line, not done)
 
     def close(self) -> None:
         """End the thread, after a reload that it may be at."""

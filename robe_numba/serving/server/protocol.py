@@ -4,6 +4,7 @@ Source: https://github.com/kserve/open-inference-protocol, and the extension "bi
 Triton Inference Server.
 """
 
+import re
 from typing import Any, NamedTuple
 
 import msgspec
@@ -16,6 +17,8 @@ DENSE_TYPES: dict[str, np.dtype] = {"FP32": np.dtype(np.float32), "FP64": np.dty
 ID_TYPES: dict[str, np.dtype] = {
     name: np.dtype(name.lower()) for name in ("INT64", "UINT64", "INT32", "UINT32")
 }
+_LARGEST = {dtype: float(np.finfo(dtype).max) for dtype in DENSE_TYPES.values()}
+_TWO_BRACKETS = re.compile(rb"\s*\[\s*\[")
 _REFUSED = ("shared_memory_region", "classification")  # extensions that change what a tensor means
 
 _Parameters = dict[str, bool | int | float | str]
@@ -109,7 +112,7 @@ def parse(body: bytes, header_length: int | None, num_dense: int, num_tables: in
         request = _request.decode(body if header_length is None else body[:header_length])
     except (ValueError, RecursionError) as error:
         raise invalid(f"the request is not valid JSON of the protocol: {error}") from None
-    tail = _Tail(body, len(body) if header_length is None else header_length)
+    tail = None if header_length is None else _Tail(body, header_length)
     arrays: dict[str, np.ndarray] = {}
     for tensor in request.inputs:
         if tensor.name not in _flat:
@@ -118,7 +121,8 @@ def parse(body: bytes, header_length: int | None, num_dense: int, num_tables: in
             raise invalid(f"the input {tensor.name} is given twice")
         columns = num_dense if tensor.name == DENSE else num_tables
         arrays[tensor.name] = _array(tensor, columns, tail)
-    tail.check_end()
+    if tail is not None:
+        tail.check_end()
     dense, ids = _both(arrays, num_dense)
     return Rows(dense, ids, request.id, _wants_binary(request))
 
@@ -138,7 +142,7 @@ def _both(arrays: dict[str, np.ndarray], num_dense: int) -> tuple[np.ndarray, np
     return dense, ids
 
 
-def _array(tensor: _Input, columns: int, tail: "_Tail") -> np.ndarray:
+def _array(tensor: _Input, columns: int, tail: "_Tail | None") -> np.ndarray:
     """The rows of one input; ids become int64 without a change of their value modulo 2**64."""
     name, shape, parameters = tensor.name, tensor.shape, tensor.parameters
     types: dict[str, np.dtype] = DENSE_TYPES if name == DENSE else ID_TYPES
@@ -150,6 +154,11 @@ def _array(tensor: _Input, columns: int, tail: "_Tail") -> np.ndarray:
     if parameters and (size := parameters.get("binary_data_size")) is not None:
         if tensor.data:
             raise invalid(f"{name} has both data and binary_data_size; give one of them")
+        if tail is None:
+            raise invalid(
+                f"{name} has binary_data_size, so the request needs the header "
+                f"Inference-Header-Content-Length"
+            )
         array = tail.take(name, size, shape, dtype)
         if name == DENSE and np.isinf(array).any():
             raise _infinite(array[np.isinf(array)][0])
@@ -167,8 +176,7 @@ def _numbers(name: str, data: msgspec.Raw, shape: list[int], dtype: np.dtype) ->
     """The numbers of a JSON list, flat or nested."""
     if not data:
         raise invalid(f"{name} has neither data nor binary_data_size")
-    start = bytes(memoryview(data)[1:64]).lstrip(b" \t\r\n")
-    is_nested = start.startswith(b"[")
+    is_nested = _TWO_BRACKETS.match(data) is not None
     try:
         values: Any = (_nested if is_nested else _flat)[name].decode(data)
         # Dense ones are compared before they are narrowed, where they might become infinite.
@@ -179,11 +187,11 @@ def _numbers(name: str, data: msgspec.Raw, shape: list[int], dtype: np.dtype) ->
         found = list(array.shape) if is_nested else f"{array.size} numbers"
         raise invalid(f"shape of {name} is {shape}, but its data has {found}")
     if name == DENSE:
-        too_large = np.abs(array) > np.finfo(dtype).max
-        if too_large.any():
+        too_large = np.abs(array) > _LARGEST[dtype]
+        if np.count_nonzero(too_large):  # four times as fast as any() for a row
             raise _infinite(array[too_large][0], dtype)
         array = array.astype(dtype, copy=False)
-    return array.reshape(shape)
+    return array if is_nested else array.reshape(shape)
 
 
 def _infinite(value: float, dtype: Any = None) -> RefusedError:

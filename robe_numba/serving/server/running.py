@@ -127,10 +127,7 @@ async def _serve(
     counters: Counters,
     ready: Callable[[], Any],
 ) -> None:
-    def log_bug(text: str) -> None:
-        service.log(text, important=True)
-
-    app = App(models, service.limits, counters, service.token, log_bug)
+    app = App(models, service.limits, counters, service.token, service.log)
     config = uvicorn.Config(
         app,
         http=Connection,
@@ -141,15 +138,11 @@ async def _serve(
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        date_header=False,
         timeout_keep_alive=max(1, round(service.timeout)),
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
     server = _Server(config, app)
-    watcher = Watcher(
-        [(model, counters.of(model.name)) for model in models],
-        lambda line: service.log(line, important=" not " in line),
-    )
+    watcher = Watcher([(model, counters.of(model.name)) for model in models], service.log)
 
     async def announce() -> None:
         while not server.started:

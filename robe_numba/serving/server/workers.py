@@ -15,8 +15,6 @@ from typing import Any
 from robe_numba.serving.server.metrics import Counters
 from robe_numba.serving.server.running import GRACE_SECONDS, Service, run
 
-BACKLOG = 2048  # connections that may wait to be accepted
-
 
 def serve(service: Service, host: str, port: int, workers: int = 1) -> None:
     """Serve until SIGTERM or SIGINT; what is in flight then is finished.
@@ -66,9 +64,8 @@ def _bound(host: str, port: int, workers: int) -> list[socket.socket]:
         The host is unknown, or the port is in use.
     """
     try:
-        family, _, _, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
         # Without SO_REUSEPORT first: with it, two servers could share a port unawares.
         first = _socket(family, address, shared=False)
         if workers == 1:
