@@ -139,9 +139,8 @@ class App:
         except DisconnectedError:
             return
         except Exception:
-            self._log(
-                f"error in {scope['method']} {scope['path']!r}: {traceback.format_exc()}", True
-            )
+            request = f"{scope['method']} {scope['path']!r}"
+            self._log(f"error in {request}: {traceback.format_exc()}", True)
             status, body, answer_headers = self._refusal(
                 RefusedError(500, "the server failed; its log says why"), scope
             )

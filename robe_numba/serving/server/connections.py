@@ -25,12 +25,13 @@ class _Cycle(RequestResponseCycle):
     _start: Any = None
 
     async def send(self, message: Any) -> None:
-        if self._start is None:
+        if message["type"] == "http.response.start":
             self._start = message
             return
         if self.flow.write_paused and not self.disconnected:
             await self.flow.drain()
-        if self.disconnected:
+        if self.disconnected or self.transport.is_closing():
+            self.disconnected = True  # which uvicorn says of the latest of several requests only
             return
         parts = [STATUS_LINE[self._start["status"]]]
         headers = self._start["headers"]
