@@ -1,11 +1,9 @@
 """NVIDIA's own client of the protocol against a running server."""
 
-import asyncio
 
 import numpy as np
 import pytest
 
-from perf.serving.client import load, request_bytes
 from tests.serving.servers import rows, serving
 from tests.support.needs import SERVE, need
 
@@ -96,18 +94,6 @@ def test_errors_arrive(client, scorer):
         client.infer("n", inputs(dense, ids))
     with pytest.raises(InferenceServerException, match="has no version '1'"):
         client.infer("m", inputs(dense, ids), model_version="1")
-
-
-@pytest.mark.parametrize("binary", [True, False], ids=["binary", "json"])
-def test_the_load_generator_counts_answers(server, scorer, binary):
-    dense, ids = rows(scorer, 3)
-    request = request_bytes("m", np.nan_to_num(dense), ids, binary)
-    found = asyncio.run(load(server.host, server.port, request, 3, 200, 8))
-    assert (found.requests, found.rows, len(found.latencies)) == (200, 600, 200)
-    assert 0 < found.quantile(0) <= found.quantile(0.5) <= found.quantile(1) <= found.seconds
-    wrong = request_bytes("n", dense, ids, binary=True)
-    with pytest.raises(ValueError, match=r"404 Not Found: .*there is no model 'n'"):
-        asyncio.run(load(server.host, server.port, wrong, 3, 20, 2))
 
 
 def test_many_requests_at_a_time(server, scorer):
