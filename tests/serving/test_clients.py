@@ -1,6 +1,5 @@
 """NVIDIA's own client of the protocol against a running server."""
 
-
 import numpy as np
 import pytest
 

@@ -6,6 +6,7 @@ import pytest
 
 GPU = ("numba-cuda", "nvidia-cuda-nvcc")  # which compile and simulate kernels without a GPU
 MPI = ("mpi4py", "mpich")
+ONNX = ("onnx", "onnxruntime")
 SERVE = ("httptools", "prometheus_client", "uvicorn", "uvloop")
 
 
