@@ -53,7 +53,7 @@ class Load:
                 while not self._ended.is_set():
                     row = (row + 8) % len(self.bodies)
                     try:
-                        status, _, body = ask(connection, "POST", INFER, self.bodies[row])
+                        status, headers, body = ask(connection, "POST", INFER, self.bodies[row])
                     except (OSError, http.client.HTTPException) as error:
                         self.lost.append(error)
                         return
@@ -61,6 +61,8 @@ class Load:
                         self.refused.append((status, json.loads(body)["error"]))
                         return
                     self._check(row, json.loads(body)["model_version"], probability(body))
+                    if headers["connection"] == "close":
+                        break  # the next one on a new connection, if it still listens
 
     def _check(self, row, version, scores):
         self.versions.append(version)

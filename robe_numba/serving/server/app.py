@@ -185,8 +185,8 @@ class App:
         """
         if self.draining:
             raise ending()
-        kind = headers.get(b"content-type")
-        if kind is not None and kind.partition(b";")[0].strip().lower() not in (JSON, BINARY):
+        kind = headers.get(b"content-type", JSON)
+        if kind not in (JSON, BINARY) and not kind.lower().startswith((JSON + b";", BINARY + b";")):
             raise RefusedError(
                 415,
                 f"Content-Type is {kind.decode('latin-1')!r}; use {JSON.decode()}, or "
