@@ -3,6 +3,7 @@
 import asyncio
 import random
 import threading
+import weakref
 from array import array
 
 import numpy as np
@@ -160,6 +161,21 @@ def test_an_error_is_that_of_its_batch_alone():
         )
         assert [type(result) for result in results[:2]] == [MemoryError] * 2
         assert results[2].tolist() == [3]
+
+    batching(test)
+
+
+def test_an_idle_thread_keeps_no_scorer_that_was_replaced():
+    async def test(batcher, arrivals, counters):
+        echo = Echo()
+        alive = weakref.ref(echo)
+        assert (await batcher.submit(echo, *job(1))).tolist() == [1]
+        del echo
+        for _ in range(1000):  # until the thread is idle
+            if alive() is None:
+                return
+            await asyncio.sleep(0.01)
+        pytest.fail("the scorer is kept")
 
     batching(test)
 

@@ -121,18 +121,26 @@ class Batcher:
         self._thread.join()
 
     def _run(self) -> None:
-        while jobs := self._take():
-            try:
-                scores = jobs[0].scorer(*_joined(jobs))
-                # Counted first, so that whoever has an answer finds it counted.
-                self._counters.batch(len(scores))
-                deliver: Any = partial(_deliver, jobs, scores)
-            except Exception as error:  # a bug, or no memory: the requests fail, the thread lives
-                deliver = partial(_fail, jobs, error)
-            try:
-                self._loop.call_soon_threadsafe(deliver)
-            except RuntimeError:  # the loop is closed
-                return
+        while self._score_next():
+            pass  # and keep nothing of the batch, such as a scorer that was replaced
+
+    def _score_next(self) -> bool:
+        """Wait for a batch and score it; False once closed."""
+        jobs = self._take()
+        if not jobs:
+            return False
+        try:
+            scores = jobs[0].scorer(*_joined(jobs))
+            # Counted first, so that whoever has an answer finds it counted.
+            self._counters.batch(len(scores))
+            deliver: Any = partial(_deliver, jobs, scores)
+        except Exception as error:  # a bug, or no memory: the requests fail, the thread lives
+            deliver = partial(_fail, jobs, error)
+        try:
+            self._loop.call_soon_threadsafe(deliver)
+        except RuntimeError:  # the loop is closed
+            return False
+        return True
 
     def _take(self) -> list[_Job]:
         """The next batch; empty once closed."""
