@@ -49,11 +49,13 @@ def serve(
         str, typer.Option(help="Largest request, as 8MiB; also once it is decompressed.")
     ] = "8MiB",
     timeout: Annotated[
-        float,
+        int,
         typer.Option(
-            min=0.1, help="Seconds for a client to send a request, and of idle connections."
+            min=1,
+            max=86_400,
+            help="Seconds for a client to send a request, and of idle connections.",
         ),
-    ] = 30.0,
+    ] = 30,
     token_file: Annotated[
         Path | None,
         typer.Option(help="File with the bearer token that all requests but health need."),
@@ -128,7 +130,8 @@ def _is_loopback(host: str) -> bool:
 def _threads(threads: int | None, workers: int) -> int | None:
     """Threads of one process; the machine's cores are shared equally."""
     if threads is None and workers > 1:
-        from robe_numba.kernels.cpu.launch import num_threads
+        with loading():
+            from robe_numba.kernels.cpu.launch import num_threads
 
         return max(1, num_threads() // workers)
     return threads

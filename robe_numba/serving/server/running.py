@@ -39,7 +39,7 @@ class Service:
         What is refused.
     token : str, optional
         What clients must bring.
-    timeout : float
+    timeout : int
         Seconds for a client to send a request or to read an answer, and of an idle connection.
     threads : int, optional
         Of scoring, per process.
@@ -50,7 +50,7 @@ class Service:
     runs: Mapping[str, Path]
     limits: Limits = field(default_factory=Limits)
     token: str | None = None
-    timeout: float = 30.0
+    timeout: int = 30
     threads: int | None = None
     quiet: bool = False
 
@@ -138,7 +138,7 @@ async def _serve(
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        timeout_keep_alive=max(1, round(service.timeout)),
+        timeout_keep_alive=service.timeout,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
     server = _Server(config, app)
