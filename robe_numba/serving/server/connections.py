@@ -18,8 +18,8 @@ SWEEP_SECONDS = 0.5
 class _Cycle(RequestResponseCycle):
     """A request and its answer, which the application sends whole: it is one write.
 
-    Uvicorn's own `send` checks each header by regular expressions and writes twice: with it a server
-    that does nothing else answers two thirds as many requests. Our headers are our own.
+    Uvicorn's own `send` checks each header by regular expressions and writes twice: a server that
+    does nothing else answers two thirds as many requests with it. Our headers are our own.
     """
 
     _start: Any = None
