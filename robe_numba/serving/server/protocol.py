@@ -17,7 +17,9 @@ DENSE_TYPES: dict[str, np.dtype] = {"FP32": np.dtype(np.float32), "FP64": np.dty
 ID_TYPES: dict[str, np.dtype] = {
     name: np.dtype(name.lower()) for name in ("INT64", "UINT64", "INT32", "UINT32")
 }
-_LARGEST = {dtype: float(np.finfo(dtype).max) for dtype in DENSE_TYPES.values()}
+# By what can be compared and hashed fast; a dtype cannot.
+_INT64, _UINT64 = ID_TYPES["INT64"], ID_TYPES["UINT64"]
+_LARGEST = {dtype.char: float(np.finfo(dtype).max) for dtype in DENSE_TYPES.values()}
 _TWO_BRACKETS = re.compile(rb"\s*\[\s*\[")
 _REFUSED = ("shared_memory_region", "classification")  # extensions that change what a tensor means
 
@@ -167,8 +169,8 @@ def _array(tensor: _Input, columns: int, tail: "_Tail | None") -> np.ndarray:
     for key in _REFUSED if parameters else ():
         if key in parameters:  # type: ignore[operator]
             raise invalid(f"{name} has the parameter {key}, an extension that is not served")
-    if name == IDS and dtype != np.int64:
-        array = array.view(np.int64) if dtype == np.uint64 else array.astype(np.int64)
+    if name == IDS and dtype is not _INT64:
+        array = array.view(_INT64) if dtype is _UINT64 else array.astype(_INT64)
     return array
 
 
@@ -187,7 +189,7 @@ def _numbers(name: str, data: msgspec.Raw, shape: list[int], dtype: np.dtype) ->
         found = list(array.shape) if is_nested else f"{array.size} numbers"
         raise invalid(f"shape of {name} is {shape}, but its data has {found}")
     if name == DENSE:
-        too_large = np.abs(array) > _LARGEST[dtype]
+        too_large = np.abs(array) > _LARGEST[dtype.char]
         if np.count_nonzero(too_large):  # four times as fast as any() for a row
             raise _infinite(array[too_large][0], dtype)
         array = array.astype(dtype, copy=False)
