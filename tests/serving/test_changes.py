@@ -11,12 +11,13 @@ import time
 
 import numpy as np
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from tests.serving.servers import WAIT, ask, probability, request, rows, serving
 from tests.support.needs import SERVE, need
 
 need(*SERVE)
+
+from prometheus_client.parser import text_string_to_metric_families
 
 INFER = "/v2/models/m/infer"
 
