@@ -16,6 +16,13 @@ from robe_numba.training.settings import SETTINGS
 
 DataPath = Annotated[str, typer.Argument(help="Dataset made by robe ingest.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+Storage = Annotated[
+    str,
+    typer.Option(
+        help="How embeddings are kept in memory: float32, float16, bfloat16 or int8. A GPU takes "
+        "float32 and float16."
+    ),
+]
 Threads = Annotated[
     int | None,
     typer.Option(min=1, help="Threads per process. Default: all cores, shared equally."),

@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import Context
 from functools import cache
 from typing import Any, TypeVar
@@ -137,10 +137,13 @@ class ThreadPool:
         self._pool: ThreadPoolExecutor | None = None
         self._process: int | None = None  # which started the pool: a fork has none of its threads
 
-    def run(self, task: Callable[[int], Result], count: int) -> list[Result]:
+    def run(
+        self, task: Callable[[int], Result], count: int, uses_blas: bool = True
+    ) -> list[Result]:
         """[task(0), ..., task(count - 1)], with BLAS and kernels on one thread per task.
 
-        The kernels of a single task run on all threads.
+        The kernels of a single task run on all threads. A task that does not use BLAS leaves it
+        alone: threads of BLAS that are set free again spin for a while, on cores that others need.
         """
 
         def quiet(part: int) -> Result:
@@ -149,7 +152,7 @@ class ThreadPool:
         def in_order() -> list[Result]:
             return [quiet(part) for part in range(count)]
 
-        with single_threaded_blas():
+        with single_threaded_blas() if uses_blas else nullcontext():
             if self.threads == 1 or _pool_thread.working:
                 return on_threads(1, in_order)
             if count == 1:

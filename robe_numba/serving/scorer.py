@@ -163,7 +163,7 @@ class _Fused:
             score_rows(dense, ids, first, last, self._model, memory, out)
 
         if parts > 1:
-            self._pool.run(score, parts)
+            self._pool.run(score, parts, uses_blas=False)
         else:
             score(0, 1)
 

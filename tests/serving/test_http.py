@@ -18,6 +18,8 @@ need(*SERVE)
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from robe_numba.serving import Scorer
+
 TIGHT = ("--max-body", "20kB", "--timeout", "1")
 
 
@@ -62,7 +64,7 @@ def test_scores_are_those_of_the_scorer(server, scorer, path):
     body = json.dumps({**tensors(dense, ids), "id": "seven"}).encode()
     status, _, answer = server.ask("POST", path.format(scorer.version), body)
     assert status == 200
-    np.testing.assert_allclose(probability(answer), scorer(dense, ids), rtol=1e-5)
+    np.testing.assert_array_equal(probability(answer), scorer(dense, ids))
     assert json.loads(answer)["id"] == "seven"
     assert json.loads(answer)["model_version"] == scorer.version
 
@@ -78,7 +80,7 @@ def test_answers_of_thousands_of_requests_are_their_own(server, scorer):
                 body = request(dense[row : row + 1], ids[row : row + 1])
                 status, _, answer = ask(connection, "POST", "/v2/models/m/infer", body)
                 assert status == 200
-                np.testing.assert_allclose(probability(answer), wanted[row], rtol=1e-5)
+                np.testing.assert_array_equal(probability(answer), wanted[row])
 
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(client, range(16)))
@@ -136,9 +138,7 @@ def test_bodies_may_come_in_chunks(server, scorer):
     body = request(dense, ids)
     answer = received(server.send(chunked(body[:9], body[9:], b"")))
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
-    np.testing.assert_allclose(
-        probability(answer.partition(b"\r\n\r\n")[2]), scorer(dense, ids), rtol=1e-5
-    )
+    np.testing.assert_array_equal(probability(answer.partition(b"\r\n\r\n")[2]), scorer(dense, ids))
     answer = received(server.send(chunked(*[bytes(4000)] * 6, b"")))
     assert answer.startswith(b"HTTP/1.1 413 ")
 
@@ -283,7 +283,7 @@ def test_two_models_at_a_time(run, other_run, scorer):
                     body = request(dense[row : row + 1], ids[row : row + 1])
                     status, _, answer = ask(connection, "POST", f"/v2/models/{name}/infer", body)
                     assert status == 200
-                    np.testing.assert_allclose(probability(answer), wanted[name][row], rtol=1e-5)
+                    np.testing.assert_array_equal(probability(answer), wanted[name][row])
 
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(client, range(8)))
@@ -300,7 +300,7 @@ def test_a_run_of_ids_alone(run_of_ids):
             status, _, answer = running.ask("POST", "/v2/models/m/infer", body)
             assert status == 200, answer
             wanted = Scorer(run_of_ids)(np.empty((2, 0), np.float32), ids)
-            np.testing.assert_allclose(probability(answer), wanted, rtol=1e-5)
+            np.testing.assert_array_equal(probability(answer), wanted)
 
 
 def test_a_token_is_asked_for(run, scorer, tmp_path):
@@ -324,3 +324,13 @@ def test_a_token_is_asked_for(run, scorer, tmp_path):
         assert (status, headers["content-type"]) == (401, "text/html; charset=utf-8")
         assert b"<script>" in body
         assert running.end() == 0
+
+
+def test_embeddings_in_fewer_bytes(run, scorer):
+    stored = Scorer(run, storage="int8")
+    dense, ids = rows(scorer, 20)
+    with serving(run, "--storage", "int8") as server:
+        _, _, answer = server.ask("POST", f"/v2/models/{run.name}/infer", request(dense, ids))
+        _, _, metrics = server.ask("GET", "/metrics")
+    np.testing.assert_array_equal(probability(answer), stored(dense, ids))
+    assert f'robe_model_bytes{{model="{run.name}"}} {float(stored.num_bytes)}' in metrics.decode()

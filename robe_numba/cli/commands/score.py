@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from robe_numba.cli import loading
-from robe_numba.cli.arguments import DataPath, Overwrite, Threads, check_output_file
+from robe_numba.cli.arguments import DataPath, Overwrite, Storage, Threads, check_output_file
 from robe_numba.cli.commands.train import show_metrics
 from robe_numba.cli.console import console
 from robe_numba.cli.progress import Quiet, tracking
@@ -17,13 +17,6 @@ if TYPE_CHECKING:
 
 RunPath = Annotated[Path, typer.Argument(help="Folder of a run, made by robe train.")]
 Device = Annotated[str, typer.Option(help="cpu, or cuda: one GPU per process.")]
-Storage = Annotated[
-    str,
-    typer.Option(
-        help="How embeddings are kept in memory: float32, float16, bfloat16 or int8. A GPU takes "
-        "float32 and float16."
-    ),
-]
 
 
 def evaluate(

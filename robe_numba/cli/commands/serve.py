@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from robe_numba.cli import loading
-from robe_numba.cli.arguments import parse_memory
+from robe_numba.cli.arguments import Storage, parse_memory
 
 Runs = Annotated[
     list[str],
@@ -29,6 +29,7 @@ def serve(
         int | None,
         typer.Option(min=1, help="Threads of scoring per process. Default: all cores, shared."),
     ] = None,
+    storage: Storage = "float32",
     max_batch: Annotated[
         int,
         typer.Option(min=1, help="Most rows scored together; 1 scores each request alone."),
@@ -88,6 +89,7 @@ def serve(
         token=token,
         timeout=timeout,
         threads=_threads(threads, workers),
+        storage=storage,
         quiet=quiet,
     )
     if token is None and not _is_loopback(host):

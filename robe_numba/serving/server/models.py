@@ -5,6 +5,7 @@ import re
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,8 +28,8 @@ class Model:
         In URLs.
     run : Path
         Folder of the run.
-    threads : int, optional
-        Of scoring, as for `Scorer`.
+    **options
+        As for `Scorer`.
 
     Attributes
     ----------
@@ -41,8 +42,8 @@ class Model:
         The run cannot be served.
     """
 
-    def __init__(self, name: str, run: Path, threads: int | None = None):
-        self.name, self.run, self._threads = name, run, threads
+    def __init__(self, name: str, run: Path, **options: Any):
+        self.name, self.run, self._options = name, run, options
         self._tried = self._seen = _state(run)
         self.scorer = self._load()
 
@@ -54,7 +55,7 @@ class Model:
         ValueError, OSError
             It is no run, damaged, or its score is not a number.
         """
-        scorer = Scorer(self.run, threads=self._threads)
+        scorer = Scorer(self.run, **self._options)
         dense = np.full((1, scorer.num_dense), np.nan, np.float32)
         score = scorer(dense, np.zeros((1, scorer.num_tables), np.int64))
         if not np.isfinite(score).all():

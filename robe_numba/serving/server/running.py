@@ -44,6 +44,8 @@ class Service:
         Seconds for a client to send a request or to read an answer, and of an idle connection.
     threads : int, optional
         Of scoring, per process.
+    storage : str
+        How embeddings are kept in memory, as for `Scorer`.
     quiet : bool
         Whether to write errors only.
     """
@@ -53,6 +55,7 @@ class Service:
     token: str | None = None
     timeout: int = 30
     threads: int | None = None
+    storage: str = "float32"
     quiet: bool = False
 
     def log(self, line: str, important: bool = False) -> None:
@@ -117,7 +120,8 @@ def run(
     # Held all the time: setting BLAS back to several threads after each batch wakes them up, and
     # they spin on cores that others need.
     with single_threaded_blas():
-        models = [Model(name, run, service.threads) for name, run in service.runs.items()]
+        options = {"threads": service.threads, "storage": service.storage}
+        models = [Model(name, run, **options) for name, run in service.runs.items()]
         # What has been imported is never garbage, and looking through it takes 60 ms, in which no
         # request is answered.
         gc.freeze()
