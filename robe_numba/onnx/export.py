@@ -7,7 +7,6 @@ from typing import NamedTuple
 from data_tools import Dataset
 from data_tools.ingestion.vocabulary_files import checked_vocabulary
 from data_tools.storage.atomic import write_text
-from data_tools.storage.checksums import digest_of
 from data_tools.vocabulary.id_map import IdMap
 from robe_numba.onnx.model import Export, build_model
 from robe_numba.onnx.model_file import write_model
@@ -15,6 +14,7 @@ from robe_numba.onnx.prepared_ids import is_mapped
 from robe_numba.onnx.stored_array import DTYPES
 from robe_numba.onnx.triton import CONFIG, MODEL, VERSION, check_name, config_text
 from robe_numba.training.run.folder import RunFolder
+from robe_numba.training.run.model_file import digest_of_model
 
 
 class Exported(NamedTuple):
@@ -136,9 +136,8 @@ def _built(
         raise ValueError(f"dtype is {dtype!r}; use one of {', '.join(DTYPES)}")
     folder = run if isinstance(run, RunFolder) else RunFolder(run)
     model = folder.load_model()
-    known = folder.config.get("digests", {}).get("models")
-    digest = known[-1] if known else digest_of(folder.model_path)
     vocabulary = None if data is None else _vocabulary(folder, data)
+    digest = digest_of_model(folder.model_path, folder.config)
     return folder, build_model(model, folder.config["dataset"], digest, dtype, vocabulary)
 
 

@@ -24,6 +24,7 @@ from robe_numba.serving.kernel import (
     score_rows,
 )
 from robe_numba.training.run.folder import RunFolder
+from robe_numba.training.run.model_file import digest_of_model
 
 MOST_ROWS = 8192  # that are scored at once, which bounds the memory of a call
 # Waking a thread of a pool and waiting for it takes Python about 100 us.
@@ -54,13 +55,13 @@ class Scorer:
     num_bytes : int
         Bytes of everything that scoring reads: embeddings, known ids and layers.
     version : str
-        The first 16 hexadecimal digits of the model's digest; "" for runs of before digests.
+        The first 16 hexadecimal digits of the model's digest.
 
     Raises
     ------
     ValueError, OSError
-        The folder is not a run, its files are damaged or cannot be read, `threads` is not positive,
-        or the storage is unknown or cannot hold a weight.
+        The folder is not a run, its files are damaged or cannot be read, a weight is not finite,
+        `threads` is not positive, or the storage is unknown or cannot hold a weight.
     ModuleNotFoundError
         bfloat16 without ml_dtypes.
     """
@@ -84,8 +85,7 @@ class Scorer:
         self._range = None if modulus is None else np.uint64(modulus)
         arrays = [*model.parameters().values(), *model.embedding.tables().values()]
         self.num_bytes = sum(array.nbytes for array in arrays)
-        digests = folder.config.get("digests", {"models": [""]})["models"]
-        self.version = str(digests[-1])[:16]
+        self.version = digest_of_model(folder.model_path, folder.config)[:16]
         self._score = _scoring(model, facts["dense_transform"], threads)
         # Kernels compile at their first call.
         self(np.zeros((1, self.num_dense)), np.zeros((1, self.num_tables), np.int64))

@@ -1,8 +1,11 @@
 """A run in memory: the scores of `robe predict` from rows as they are in a log."""
 
 import gc
+import hashlib
+import shutil
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -13,7 +16,7 @@ from data_tools import Dataset, Schema, ingest
 from robe_numba.quantization.storages import STORAGES
 from robe_numba.serving import Scorer
 from robe_numba.training import RunFolder, train
-from tests.training.runs import small_config
+from tests.training.runs import as_earlier_version, die_at_call, small_config
 
 CLOSE = 1e-6  # what sums that are rounded in another order may change
 
@@ -103,6 +106,23 @@ def test_memory_and_names(run, scorer, dataset):
     assert RunFolder(run).config["digests"]["models"][-1].startswith(scorer.version)
 
 
+@pytest.mark.parametrize("calls", [0, 1, 2, 3])
+def test_the_version_is_that_of_the_file(run, tmp_path, monkeypatch, calls):
+    """Also where a process was killed while it replaced the model, and without digests."""
+    shutil.copytree(run, tmp_path / "run")
+    folder, model = RunFolder(tmp_path / "run"), RunFolder(run).load_model()
+    model.parameters()["top.0.bias"][:] += 1
+    with monkeypatch.context() as patch, suppress(SystemExit):
+        die_at_call(patch, calls, ["replace"])
+        folder.save_model(model)
+    digest = hashlib.blake2b(folder.model_path.read_bytes()).hexdigest()
+    version = Scorer(folder.path).version
+    assert len(version) == 16
+    assert digest.startswith(version)
+    as_earlier_version(folder.path)
+    assert Scorer(folder.path).version == version
+
+
 def test_wrong_rows_are_refused(scorer):
     dense, ids = raw_rows(4, scorer)
     with pytest.raises(ValueError, match="dense has shape"):
@@ -114,6 +134,22 @@ def test_wrong_rows_are_refused(scorer):
     dense[2, 1] = -np.inf
     with pytest.raises(ValueError, match=r"dense\[2, 1\] is -inf; it must be finite"):
         scorer(dense, ids)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_model_that_diverged_is_refused(run, dataset, robe, tmp_path, value):
+    """Where a rectifier gives 0, a weight that is not finite would not be seen."""
+    shutil.copytree(run, tmp_path / "run")
+    damaged = RunFolder(tmp_path / "run")
+    for name in damaged.load_model().parameters():
+        model = RunFolder(run).load_model()
+        model.parameters()[name].flat[-1] = value
+        damaged.save_model(model)
+        with pytest.raises(ValueError, match=rf"{name} has values that are not finite"):
+            Scorer(damaged.path)
+    status, text = robe("predict", damaged.path, dataset.path, "-o", tmp_path / "out.parquet")
+    assert status != 0
+    assert "training has diverged" in text
 
 
 def test_threads_must_be_positive(run):

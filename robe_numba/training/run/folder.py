@@ -265,8 +265,8 @@ class RunFolder:
         Raises
         ------
         ValueError, OSError
-            The model is damaged, missing or not of this run, or cannot be read; or the storage is
-            unknown, not for the device, or cannot hold a weight.
+            The model is damaged, missing or not of this run, or cannot be read; or a weight is not
+            finite; or the storage is unknown, not for the device, or cannot hold a weight.
         """
         check_storage(storage)
 

@@ -59,3 +59,13 @@ def check_model(path: Path, config_path: Path) -> None:
             f"{path} does not hold the model of {config_path.name}: its digest differs, so it is "
             f"damaged, truncated or of another run; {REMEDY}"
         )
+
+
+def digest_of_model(path: Path, config: dict[str, Any]) -> str:
+    """The digest of a model that was checked.
+
+    config.json has none in earlier versions, and two if a process was killed while one model
+    replaced the other; then it is computed.
+    """
+    known = config["digests"]["models"] if "digests" in config else []
+    return str(known[0]) if len(known) == 1 else digest_of(path)

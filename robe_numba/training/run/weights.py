@@ -93,8 +93,10 @@ def model_from_weights(
     Raises
     ------
     ValueError
-        The arrays are of another model, or have a value that the storage cannot hold.
+        The arrays are of another model, or have a value that is not finite or that the storage
+        cannot hold.
     """
+    _check_finite(path, arrays)
     with _of_this_run(path):
         config = DLRMConfig.from_dict(shape)
         _check_shapes(config, arrays)  # before a model of any size is made
@@ -123,6 +125,17 @@ def _check_shapes(config: DLRMConfig, arrays: Mapping[str, np.ndarray]) -> None:
         if name not in arrays or arrays[name].shape != shape:
             found = f"has shape {arrays[name].shape}" if name in arrays else "is missing"
             raise ValueError(f"{name} {found}; it must be {shape}")
+
+
+def _check_finite(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Refuse the weights of a model that diverged: they are in the scores of some rows alone."""
+    for name, array in arrays.items():
+        # NaN is the least and the greatest of any array, so no array of booleans is needed.
+        if not all(np.isfinite(find(array, initial=0)) for find in (np.min, np.max)):
+            raise ValueError(
+                f"{path}: {name} has values that are not finite, so training has diverged; train "
+                f"again with a lower lr"
+            )
 
 
 def _unusable(path: Path, error: Exception) -> ValueError:
