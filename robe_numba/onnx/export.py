@@ -11,8 +11,8 @@ from data_tools.vocabulary.id_map import IdMap
 from robe_numba.onnx.model import Export, build_model
 from robe_numba.onnx.model_file import write_model
 from robe_numba.onnx.prepared_ids import is_mapped
-from robe_numba.onnx.stored_array import DTYPES
 from robe_numba.onnx.triton import CONFIG, MODEL, VERSION, check_name, config_text
+from robe_numba.quantization.storages import STORAGES
 from robe_numba.training.run.folder import RunFolder
 from robe_numba.training.run.model_file import digest_of_model
 
@@ -132,8 +132,8 @@ def model_name(run: str | os.PathLike[str], name: str | None = None) -> str:
 def _built(
     run: str | os.PathLike[str] | RunFolder, dtype: str, data: str | os.PathLike[str] | None
 ) -> tuple[RunFolder, Export]:
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype is {dtype!r}; use one of {', '.join(DTYPES)}")
+    if dtype not in STORAGES:
+        raise ValueError(f"dtype is {dtype!r}; use one of {', '.join(STORAGES)}")
     folder = run if isinstance(run, RunFolder) else RunFolder(run)
     model = folder.load_model()
     vocabulary = None if data is None else _vocabulary(folder, data)

@@ -6,10 +6,10 @@ import numpy as np
 
 from robe_numba.kernels.coefficients import hash_spec
 from robe_numba.onnx.graph import Graph, Value
-from robe_numba.quantization.quantized import BLOCK, quantize
+from robe_numba.quantization.quantized import BLOCK, QuantizedArray
+from robe_numba.quantization.storages import store
 from robe_numba.spec import Spec, TableSpec
 
-DTYPES = ("float32", "float16", "bfloat16", "int8")
 LEAST_UNIT = 8  # shorter pieces of rows are gathered faster element by element
 
 
@@ -54,7 +54,7 @@ def gather_rows(
     starts : str
         Of `index_type`, (batch, num_tables, blocks), in units of `unit_of`.
     dtype : str
-        One of DTYPES, of the array in the model.
+        One of STORAGES, of the array in the model.
     name : str
         Of the array in the model.
     """
@@ -66,13 +66,14 @@ def gather_rows(
         steps = np.arange(length // unit, dtype=index_type(spec, dtype))
         positions = graph.op("Add", positions, steps)
     shape = spec.num_tables, spec.num_blocks * length
-    if dtype == "int8":
-        rows = _gather_int8(graph, array, positions, spec, name)
+    stored = store(array, dtype)
+    if isinstance(stored, QuantizedArray):
+        rows = _gather_int8(graph, stored, positions, spec, name)
     else:
         # What is read after the end is repeated there, so that no position needs to be wrapped.
-        repeated = array[: max(_end(spec) - array.size, 0)]
-        stored = np.concatenate([array, repeated]) if repeated.size else array[: _end(spec)]
-        rows = _units(graph, narrowed(stored, dtype), positions, unit, name, shape)
+        repeated = stored[: max(_end(spec) - stored.size, 0)]
+        stored = np.concatenate([stored, repeated]) if repeated.size else stored[: _end(spec)]
+        rows = _units(graph, stored, positions, unit, name, shape)
         rows = rows if dtype == "float32" else graph.cast(rows, np.float32)
     return rows if shape[1] == spec.embedding_dim else graph.first(rows, spec.embedding_dim, 2)
 
@@ -87,45 +88,24 @@ def _units(
     return graph.reshape(graph.op("Gather", table, positions), 0, *shape)
 
 
-def _gather_int8(graph: Graph, array: np.ndarray, positions: Value, spec: Spec, name: str) -> str:
+def _gather_int8(
+    graph: Graph, array: QuantizedArray, positions: Value, spec: Spec, name: str
+) -> str:
     """Values times the scales of their blocks; here positions are wrapped."""
     unit, index = unit_of(spec, "int8"), index_type(spec, "int8")
-    quantized = quantize(array)
-    if _end(spec) > array.size:
-        size = np.asarray(array.size // unit, index)
+    if _end(spec) > spec.array_size:
+        size = np.asarray(spec.array_size // unit, index)
         beyond = graph.op("GreaterOrEqual", positions, size)
         positions = graph.op("Where", beyond, graph.op("Sub", positions, size), positions)
     columns = spec.num_blocks * _length(spec) // unit
-    values = quantized.values[: array.size // unit * unit]
+    values = array.values[: spec.array_size // unit * unit]
     levels = _units(graph, values, positions, unit, name, (spec.num_tables, columns * unit))
     levels = graph.cast(levels, np.float32)
     blocks = graph.op("Div", positions, np.asarray(BLOCK // unit, index))
-    table = graph.constant(quantized.scales, f"{name}.scales")
+    table = graph.constant(array.scales, f"{name}.scales")
     scales = graph.elements(table, blocks, -1, spec.num_tables, columns)
     if unit == 1:
         return graph.op("Mul", levels, scales)
     levels = graph.reshape(levels, 0, spec.num_tables, columns, unit)
     product = graph.op("Mul", levels, graph.unsqueeze(scales, 3))
     return graph.reshape(product, 0, spec.num_tables, columns * unit)
-
-
-def narrowed(array: np.ndarray, dtype: str) -> np.ndarray:
-    """A float32 array as another dtype of floats.
-
-    Raises
-    ------
-    ValueError
-        An element is too large for it.
-    """
-    if dtype == "bfloat16":
-        from ml_dtypes import bfloat16 as kind
-    else:
-        kind = np.dtype(dtype)
-    with np.errstate(over="ignore"):
-        stored = array.astype(kind, copy=False)
-    if not np.isfinite(stored).all():
-        raise ValueError(
-            f"the embedding has an element of {np.abs(array).max():.3g}, too large for {dtype}; "
-            f"use float32 or int8"
-        )
-    return stored

@@ -1,5 +1,7 @@
 """Rows of embeddings in ONNX Runtime, beside the oracle: every spec, every storage."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,8 +11,9 @@ from robe_numba import RobeSpec, TableSpec
 from robe_numba.onnx.embedding import STARTS, robe_rows, table_rows
 from robe_numba.onnx.graph import Graph
 from robe_numba.onnx.known_ids import known_rows
-from robe_numba.onnx.stored_array import DTYPES, index_type, narrowed, unit_of
+from robe_numba.onnx.stored_array import index_type, unit_of
 from robe_numba.quantization.quantized import quantize
+from robe_numba.quantization.storages import STORAGES, store
 from tests.onnx.sessions import any_ids, run_graph
 from tests.support import naive
 from tests.support.strategies import array_for, dtype_of, robe_specs, table_specs, widened
@@ -23,7 +26,7 @@ def as_stored(array, dtype):
     return widened(array.astype(dtype_of(dtype)))
 
 
-@given(robe_specs(max_size=200), st.sampled_from(DTYPES), st.integers(0, 99), st.integers(0, 4))
+@given(robe_specs(max_size=200), st.sampled_from(STORAGES), st.integers(0, 99), st.integers(0, 4))
 def test_rows_of_a_shared_array(spec, dtype, seed, rows):
     array, ids, graph = (
         array_for(spec, "float32", seed),
@@ -36,7 +39,7 @@ def test_rows_of_a_shared_array(spec, dtype, seed, rows):
     np.testing.assert_array_equal(found, naive.lookup(as_stored(array, dtype), ids, spec))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", STORAGES)
 @pytest.mark.parametrize(
     ("size", "block_size", "dim", "alignment"),
     [
@@ -56,7 +59,7 @@ def test_whole_stretches_at_the_circular_end(size, block_size, dim, alignment, d
     np.testing.assert_array_equal(found, naive.lookup(as_stored(array, dtype), ids, spec))
 
 
-@given(table_specs(), st.sampled_from(DTYPES), st.integers(0, 99), st.integers(0, 4))
+@given(table_specs(), st.sampled_from(STORAGES), st.integers(0, 99), st.integers(0, 4))
 def test_rows_of_plain_tables(spec, dtype, seed, rows):
     generator, graph = np.random.default_rng(seed), Graph()
     numbers = generator.integers(0, spec.num_embeddings, (rows, spec.num_tables))
@@ -90,11 +93,20 @@ def test_known_ids(sizes, index, seed):
     np.testing.assert_array_equal(found, np.array(wanted).reshape(found.shape))
 
 
-@pytest.mark.parametrize(("dtype", "largest"), [("float16", 65504), ("bfloat16", 3.38e38)])
-def test_elements_that_halves_cannot_hold(dtype, largest):
-    assert np.isfinite(narrowed(np.float32([0, -largest]), dtype)).all()
-    with pytest.raises(ValueError, match=f"too large for {dtype}; use float32"):
-        narrowed(np.float32([0, -1.005 * largest]), dtype)
+@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("value", [65504, 65510, 7e4, 2.0**127, 3.395e38])
+def test_models_hold_what_storages_hold(storage, value):
+    """Of the largest numbers, some would be rounded to one that a half does hold."""
+    spec = RobeSpec(16, 16, 16, 1)
+    array = np.zeros(16, np.float32)
+    array[7] = -value
+    try:
+        store(array, storage)
+    except ValueError as error:
+        with pytest.raises(ValueError, match=re.escape(str(error))):
+            robe_rows(Graph(), "ids", array, spec, storage)
+    else:
+        robe_rows(Graph(), "ids", array, spec, storage)
 
 
 def test_positions_beyond_32_bits_are_64_bits():
