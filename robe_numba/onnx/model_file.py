@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto, TensorProto, helper
 
-from data_tools.storage.atomic import remove, replacing
+from data_tools.storage.atomic import replacing
 from robe_numba.onnx.graph import tensor_type
 
 MOST_BYTES = 2_000_000_000  # of constants in the model's file; Protobuf reads less than 2**31 bytes
@@ -17,7 +17,7 @@ PAGE = 4096  # where constants begin there, so that a runtime can map them
 
 def data_path(path: str | os.PathLike[str]) -> Path:
     """The second file of a model."""
-    return Path(path).with_name(f"{Path(path).name}.data")
+    return Path(f"{os.fspath(path)}.data")
 
 
 def write_model(
@@ -32,13 +32,22 @@ def write_model(
     constants : mapping of str to ndarray
         By the names that nodes use.
     path : path
-        What is there is replaced.
+        What is there is replaced, and so is a file at `data_path`, or removed.
 
     Returns
     -------
     list of Path
         The one or two files that were written.
+
+    Raises
+    ------
+    OSError
+        A file cannot be written, or a folder is at one of the two paths.
     """
+    path, data = Path(path), data_path(path)
+    for place in (path, data):
+        if place.is_dir():
+            raise IsADirectoryError(f"{place} is a folder; name a file")
     total = sum(array.nbytes for array in constants.values())
     least = LARGE_BYTES if total > MOST_BYTES else total + 1
     outside = {name: array for name, array in constants.items() if array.nbytes >= least}
@@ -46,12 +55,15 @@ def write_model(
     model.graph.initializer.extend(inside)
     if outside:
         # First the model, so that none is ever there with the constants of another.
-        remove(Path(path))
-        with replacing(data_path(path)) as temporary:
-            model.graph.initializer.extend(_moved(outside, temporary, data_path(path).name))
+        path.unlink(missing_ok=True)
+        with replacing(data) as temporary:
+            model.graph.initializer.extend(_moved(outside, temporary, data.name))
     with replacing(path) as temporary:
         temporary.write_bytes(model.SerializeToString())
-    return [Path(path), data_path(path)] if outside else [Path(path)]
+    if outside:
+        return [path, data]
+    data.unlink(missing_ok=True)  # of a model that was there
+    return [path]
 
 
 def _tensor(name: str, array: np.ndarray) -> TensorProto:

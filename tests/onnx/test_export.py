@@ -202,9 +202,15 @@ def test_the_extra_is_named(runs, robe, monkeypatch, tmp_path):
     assert_refused(refused, "robe-numba[onnx]")
 
 
-def test_large_arrays_are_in_a_second_file(runs, dataset, monkeypatch, tmp_path):
+@pytest.fixture
+def two_files(monkeypatch):
+    """Large arrays are those of a small model."""
     monkeypatch.setattr("robe_numba.onnx.model_file.MOST_BYTES", 100_000)
     monkeypatch.setattr("robe_numba.onnx.model_file.LARGE_BYTES", 2_000)
+
+
+@pytest.mark.usefixtures("two_files")
+def test_large_arrays_are_in_a_second_file(runs, dataset, tmp_path):
     whole = export_run(runs["robe"], tmp_path / "whole.onnx")
     exported = export_run(runs["full"], tmp_path / "model.onnx")
     assert not (tmp_path / "whole.onnx.data").exists()
@@ -212,18 +218,33 @@ def test_large_arrays_are_in_a_second_file(runs, dataset, monkeypatch, tmp_path)
     assert exported.num_bytes == sum(file.stat().st_size for file in files)
     assert files[0].stat().st_size < whole.path.stat().st_size < files[1].stat().st_size
     onnx.checker.check_model(exported.path, full_check=True)
-    monkeypatch.undo()
     inputs = raw_rows(dataset)
     found = probabilities(exported.path, inputs)
-    one = export_run(runs["full"], tmp_path / "one.onnx")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("robe_numba.onnx.model_file.MOST_BYTES", 10**9)
+        one = export_run(runs["full"], exported.path)
     np.testing.assert_array_equal(found, probabilities(one.path, inputs))
+    assert not files[1].exists()
 
 
+@pytest.mark.usefixtures("two_files")
+@pytest.mark.parametrize("folder", ["model.onnx", "model.onnx.data"])
+@pytest.mark.parametrize("kind", ["robe", "full"])
+def test_folders_are_never_replaced(kind, folder, runs, robe, tmp_path):
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / "mine").touch()
+    with pytest.raises(IsADirectoryError, match=rf"{folder} is a folder; name a file"):
+        export_run(runs[kind], tmp_path / "model.onnx")
+    refused = robe("export", runs[kind], "-o", tmp_path / "model.onnx", "--overwrite")
+    assert_refused(refused, "is a folder; name a file")
+    assert (tmp_path / folder / "mine").exists()
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.usefixtures("two_files")
 @pytest.mark.parametrize("calls", [0, 1])
 def test_no_model_is_left_with_the_constants_of_another(calls, runs, monkeypatch, tmp_path):
     """If an export is killed before either of its files has its name."""
-    monkeypatch.setattr("robe_numba.onnx.model_file.MOST_BYTES", 100_000)
-    monkeypatch.setattr("robe_numba.onnx.model_file.LARGE_BYTES", 2_000)
     export_run(runs["full"], tmp_path / "model.onnx")
     die_at_call(monkeypatch, calls, ["replace"])
     with pytest.raises(SystemExit):
@@ -270,6 +291,7 @@ def test_refused(runs, robe, tmp_path):
     assert_refused(robe("export", runs["robe"], *output, "--name", "a"), "--triton")
     assert_refused(robe("export", runs["robe"], *output, "--dtype", "int4"), "int4", "float16")
     assert_refused(robe("export", tmp_path, *output), tmp_path, "not the folder of a run")
+    assert_refused(robe("export", runs["robe"], "-o", "."), "is a folder; name a file")
     assert_refused(robe("export", runs["robe"], "-o", tmp_path / "no" / "model.onnx"), "no")
     with pytest.raises(ValueError, match="use one of float32"):
         export_repository(runs["robe"], tmp_path, dtype="float64")
