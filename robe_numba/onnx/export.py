@@ -11,7 +11,7 @@ from data_tools.vocabulary.id_map import IdMap
 from robe_numba.onnx.model import Export, build_model
 from robe_numba.onnx.model_file import write_model
 from robe_numba.onnx.prepared_ids import is_mapped
-from robe_numba.onnx.triton import CONFIG, MODEL, VERSION, check_name, config_text
+from robe_numba.onnx.triton import CONFIG, MODEL, VERSION, check_name, check_versions, config_text
 from robe_numba.quantization.storages import STORAGES
 from robe_numba.training.run.folder import RunFolder
 from robe_numba.training.run.model_file import digest_of_model
@@ -100,7 +100,7 @@ def export_repository(
     run, dtype, data
         As for `export_run`.
     repository : path
-        Folder of models; made if it is missing. What is there of this model is replaced.
+        Folder of models; made if it is missing. A version 1 of this model is replaced.
     name : str, optional
         Of the model: letters, digits, "_", "-" and ".". By default that of the run's folder.
 
@@ -111,13 +111,15 @@ def export_repository(
     Raises
     ------
     ValueError, OSError
-        As for `export_run`, or the name has other characters, or the run has no dense features.
+        As for `export_run`, or the name has other characters, or the run has no dense features, or
+        the model has a later version there.
     """
     folder, export = _built(run, dtype, data)
     name = model_name(folder.path, name)
     shape = folder.config["model"]
     text = config_text(name, shape["num_dense"], shape["num_tables"])
     place = Path(repository) / name
+    check_versions(place)
     (place / VERSION).mkdir(parents=True, exist_ok=True)
     exported = _written(folder, export, place / VERSION / MODEL)
     write_text(place / CONFIG, text)  # last, as Triton loads a model by it

@@ -1,6 +1,7 @@
 """The configuration of a model in a repository of NVIDIA's Triton Inference Server."""
 
 import re
+from pathlib import Path
 
 CONFIG, VERSION, MODEL = "config.pbtxt", "1", "model.onnx"
 MOST_ROWS = 4096  # of a batch
@@ -70,3 +71,19 @@ def check_name(name: str) -> str:
             f"begin with '.': give another by --name"
         )
     return name
+
+
+def check_versions(place: Path) -> None:
+    """Require that a model's folder has no version that Triton would serve in place of ours.
+
+    Raises
+    ------
+    FileExistsError
+        It has a later one: Triton serves the latest alone.
+    """
+    for folder in sorted(place.glob("[1-9]*")):
+        if folder.name.isdecimal() and int(folder.name) > int(VERSION):
+            raise FileExistsError(
+                f"{folder} is a later version than {VERSION}, so Triton would serve it alone; "
+                f"remove it, or give another name"
+            )

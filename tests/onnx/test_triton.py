@@ -81,6 +81,18 @@ def test_what_is_there_is_replaced_only_if_told(runs, robe, tmp_path):
     onnx.checker.check_model(place / "1" / "model.onnx")
 
 
+def test_a_later_version_is_refused(runs, robe, tmp_path):
+    """Triton would serve it, and not what was exported."""
+    place, command = tmp_path / "robe", ("export", runs["robe"], "--triton", tmp_path)
+    for name in ("0", "01", "old", "2old", "1"):  # none is a later version
+        (place / name).mkdir(parents=True)
+    assert robe(*command, "--overwrite")[0] == 0
+    (place / "1" / "model.onnx").write_text("mine")
+    (place / "12").mkdir()
+    assert_refused(robe(*command, "--overwrite"), place / "12", "remove it")
+    assert (place / "1" / "model.onnx").read_text() == "mine"
+
+
 @pytest.mark.parametrize("name", ["", ".hidden", "a/b", "..", 'a"b', "a b", "ä"])
 def test_names_that_are_refused(name, runs, robe, tmp_path):
     assert_refused(robe("export", runs["robe"], "--triton", tmp_path, "--name", name), "--name")
