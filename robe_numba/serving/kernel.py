@@ -23,6 +23,8 @@ from robe_numba.kernels.cpu.mlp import CHUNK, PackedLayers, mlp_rows
 from robe_numba.kernels.scalar.hashing import HashSpec
 from robe_numba.kernels.scalar.unsigned import ONE, U15, ZERO
 
+MOST = float(np.finfo(np.float32).max)
+
 
 class KernelModel(NamedTuple):
     """A model as the kernel reads it.
@@ -84,10 +86,11 @@ def kernel_model(
 
 
 @jit
-def find_infinite(dense):
-    """The position of the first infinite value, or -1."""
+def find_infinite(dense, transform):
+    """The position of the first value that is infinite or becomes so in float32, or -1."""
     for i in range(dense.size):
-        if math.isinf(dense[i]):
+        value = dense[i]
+        if abs(value) > MOST and math.isinf(value + transform_value(value, transform)):
             return i
     return -1
 

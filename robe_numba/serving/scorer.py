@@ -86,6 +86,7 @@ class Scorer:
         arrays = [*model.parameters().values(), *model.embedding.tables().values()]
         self.num_bytes = sum(array.nbytes for array in arrays)
         self.version = digest_of_model(folder.model_path, folder.config)[:16]
+        self._transform = DENSE_TRANSFORMS.index(facts["dense_transform"])
         self._score = _scoring(model, facts["dense_transform"], threads)
         # Kernels compile at their first call.
         self(np.zeros((1, self.num_dense)), np.zeros((1, self.num_tables), np.int64))
@@ -108,17 +109,18 @@ class Scorer:
         Raises
         ------
         TypeError, ValueError
-            Another dtype, shape or order, an infinite dense value, or an id outside its table.
+            Another dtype, shape or order; a dense value that is infinite, or too large for float32
+            once it is transformed; or an id outside its table.
         """
         check_array("dense", dense, (len(dense), self.num_dense), ARRAY_DTYPES)
         check_array("ids", ids, (len(dense), self.num_tables), INDEX_DTYPES)
         values = dense.astype(np.float64).reshape(-1)
-        infinite = find_infinite(values)
+        infinite = find_infinite(values, self._transform)
         if infinite >= 0:
             row, column = divmod(infinite, self.num_dense)
             raise ValueError(
-                f"dense[{row}, {column}] is {values[infinite]}; it must be finite, or NaN where it "
-                f"is missing"
+                f"dense[{row}, {column}] is {values[infinite]}; it must be finite, in float32 too, "
+                f"or NaN where it is missing"
             )
         ids = as_uint64(ids)
         if self._range is not None:

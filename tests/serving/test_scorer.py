@@ -174,6 +174,17 @@ def test_logs_of_other_columns_and_transforms(tmp_path, transform):
     found = scorer(raw[:, 1:2].astype(np.float32), raw[:, 2:].astype(np.int64))
     expected = run.load_model().predict(batch.dense, batch.indices)
     np.testing.assert_allclose(found, expected, rtol=0, atol=CLOSE)
+    options["overwrite"] = True
+    for value in (3.4e38, -3.4e38, 3.5e38, -3.5e38, 1e300, -1e300, np.inf, -np.inf):
+        (tmp_path / "huge.csv").write_text(f"clicked,price,item\n0,{value},1\n")
+        dense, ids = np.array([[value]]), np.ones((1, 1), np.int64)
+        try:
+            ingest(tmp_path / "huge.csv", tmp_path / "huge", schema=schema, **options)
+        except ValueError:
+            with pytest.raises(ValueError, match=r"dense\[0, 0\] is .* must be finite, in float32"):
+                scorer(dense, ids)
+        else:
+            assert scorer(dense, ids).shape == (1,)
 
 
 def test_calls_keep_no_memory(scorer):
