@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 from msgspec import Meta
 
 from data_tools import Dataset
+from data_tools.options import Options
 from data_tools.storage.atomic import write_text
 from data_tools.storage.checksums import digest
 from data_tools.storage.json_files import convert, parse
@@ -82,7 +83,7 @@ class _DatasetFacts:
     dense: list[str]
     categorical: list[str]
     dense_transform: str
-    index_dtype: str
+    index_dtype: Literal["uint32", "uint64"]
     rows: int
     sources: list[str]
     max_ind_range: int | None = None
@@ -90,6 +91,9 @@ class _DatasetFacts:
     min_count: int | None = None
     vocabulary: list[str] = field(default_factory=list)
     shards: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        Options(dense_transform=self.dense_transform, max_ind_range=self.max_ind_range)
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,17 @@ class _RunConfig:
     dataset: _DatasetFacts
     changes: list[Change] = field(default_factory=list)
     digests: _RunDigests | None = None
+
+    def __post_init__(self) -> None:
+        """Kernels count on as many features as the model has."""
+        for columns, number in (
+            (self.dataset.dense, self.model.num_dense),
+            (self.dataset.categorical, self.model.num_tables),
+        ):
+            if len(columns) != number:
+                raise ValueError(
+                    f"the dataset has {len(columns)} columns where the model has {number}"
+                )
 
 
 def new_config(training: ResolvedConfig, dataset: Dataset, model: DLRM) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from robe_numba.serving import Scorer
 from robe_numba.training import RunFolder, build_model, train, training_vocabulary, write_report
 from robe_numba.training.run import checkpoints
 from robe_numba.training.run.resume import restore_records
@@ -52,7 +53,7 @@ def damages(value):
 def use(folder):
     """Everything that reads a run."""
     run = RunFolder(folder)
-    run.load_model()
+    Scorer(run.path)
     write_report(run)
     compare(folder.parent.parent)
     return run
@@ -98,6 +99,20 @@ def test_a_damaged_config_is_an_error_that_names_it(in_sweep, no_drawing, part):
         assert message is None or "config.json" in message
         refused += message is not None
     assert refused > 10
+
+
+@pytest.mark.parametrize("columns", ["dense", "categorical"])
+@pytest.mark.parametrize("change", [-1, 1])
+def test_a_model_of_other_columns_is_refused(in_sweep, columns, change):
+    """Kernels would read past the features that they are given."""
+
+    def another(config):
+        names = config["dataset"][columns]
+        config["dataset"][columns] = [*names, "more"][: len(names) + change]
+
+    edited(in_sweep / "config.json", another)
+    with pytest.raises(ValueError, match="columns where the model has"):
+        Scorer(in_sweep)
 
 
 def test_damaged_changes_are_an_error_that_names_the_config(unfinished, dataset, tmp_path):
