@@ -9,6 +9,7 @@ from data_tools.sources.criteo.parser import transform_dense
 from robe_numba.checks.arrays import ARRAY_DTYPES, check_array
 from robe_numba.checks.ids import INDEX_DTYPES, as_uint64, check_indices
 from robe_numba.dlrm import DLRM
+from robe_numba.dlrm.embeddings.base import Embedding
 from robe_numba.dlrm.embeddings.kinds import ArrayEmbedding
 from robe_numba.dlrm.gradient_buffer import layers_of
 from robe_numba.dlrm.layers.interaction import INTERACTIONS
@@ -18,11 +19,8 @@ from robe_numba.kernels.coefficients import hash_spec
 from robe_numba.kernels.cpu.launch import ELEMENTS_PER_THREAD, num_threads, on_threads
 from robe_numba.kernels.cpu.mlp import sigmoids
 from robe_numba.memory import scratch
-from robe_numba.serving.kernel import (
-    find_infinite,
-    kernel_model,
-    score_rows,
-)
+from robe_numba.serving.kernel import find_infinite, kernel_model, score_rows
+from robe_numba.spec import RobeSpec
 from robe_numba.training.run.folder import RunFolder
 from robe_numba.training.run.model_file import digest_of_model
 
@@ -87,6 +85,7 @@ class Scorer:
         self.num_bytes = sum(array.nbytes for array in arrays)
         self.version = digest_of_model(folder.model_path, folder.config)[:16]
         self._transform = DENSE_TRANSFORMS.index(facts["dense_transform"])
+        self._limited = _spec_with_limits(model.embedding)
         self._score = _scoring(model, facts["dense_transform"], threads)
         # Kernels compile at their first call.
         self(np.zeros((1, self.num_dense)), np.zeros((1, self.num_tables), np.int64))
@@ -112,6 +111,26 @@ class Scorer:
             Another dtype, shape or order; a dense value that is infinite, or too large for float32
             once it is transformed; or an id outside its table.
         """
+        values, ids = self._checked(dense, ids)
+        out = np.empty(len(dense), np.float32)
+        if len(out) <= MOST_ROWS:
+            self._score(values, ids, out)
+            return out
+        for first in range(0, len(out), MOST_ROWS):
+            rows = slice(first, first + MOST_ROWS)
+            part = values[first * self.num_dense : (first + MOST_ROWS) * self.num_dense]
+            self._score(part, ids[rows], out[rows])
+        return out
+
+    def check(self, dense: np.ndarray, ids: np.ndarray) -> None:
+        """Raise the error of a call with these rows, without scoring them.
+
+        Rows of several callers, each of which was checked, can be scored together.
+        """
+        self._checked(dense, ids)
+
+    def _checked(self, dense: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Dense features, flat, and ids, uint64, of which all are legal."""
         check_array("dense", dense, (len(dense), self.num_dense), ARRAY_DTYPES)
         check_array("ids", ids, (len(dense), self.num_tables), INDEX_DTYPES)
         values = dense.astype(np.float64).reshape(-1)
@@ -125,15 +144,15 @@ class Scorer:
         ids = as_uint64(ids)
         if self._range is not None:
             ids = ids % self._range
-        out = np.empty(len(dense), np.float32)
-        if len(out) <= MOST_ROWS:
-            self._score(values, ids, out)
-            return out
-        for first in range(0, len(out), MOST_ROWS):
-            rows = slice(first, first + MOST_ROWS)
-            part = values[first * self.num_dense : (first + MOST_ROWS) * self.num_dense]
-            self._score(part, ids[rows], out[rows])
-        return out
+        if self._limited is not None:
+            check_indices(ids, self._limited)
+        return values, ids
+
+
+def _spec_with_limits(embedding: Embedding) -> RobeSpec | None:
+    """The spec whose hash takes only numbers below a limit, as "uma" does; known ids have none."""
+    spec = embedding.source[1] if isinstance(embedding, ArrayEmbedding) else None
+    return spec if isinstance(spec, RobeSpec) and spec.num_embeddings is not None else None
 
 
 class _Fused:
@@ -144,10 +163,8 @@ class _Fused:
         bottom = PackedMLP(layers_of(parameters, "bottom"), final_relu=True).layers
         top = PackedMLP(layers_of(parameters, "top"), final_relu=False).layers
         stored, self._spec = embedding.source
-        number, self._num_dense = DENSE_TRANSFORMS.index(transform), model.config.num_dense
-        self._model = kernel_model(
-            number, self._num_dense, stored, hash_spec(self._spec), bottom, top
-        )
+        number, constants = DENSE_TRANSFORMS.index(transform), hash_spec(self._spec)
+        self._model = kernel_model(number, model.config.num_dense, stored, constants, bottom, top)
         self._work = elements_worth(bottom) + elements_worth(top)
         self._pool = ThreadPool(threads)
 

@@ -152,6 +152,22 @@ def test_a_model_that_diverged_is_refused(run, dataset, robe, tmp_path, value):
     assert "training has diverged" in text
 
 
+@pytest.mark.parametrize("preset", ["kaggle", "default"])
+def test_an_illegal_row_is_found_before_it_is_scored(preset, dataset, tmp_path):
+    """Wherever it is in a large batch; ids of uma are numbers of 32 bits."""
+    settings = small_config(hash="uma", preset=preset, sign=False)
+    scorer = Scorer(train(dataset, settings, tmp_path / "run").path)
+    dense, ids = np.zeros((9000, scorer.num_dense)), np.full((9000, scorer.num_tables), 2**32 - 1)
+    scorer.check(dense, ids)
+    for value in (2**32, -1):
+        ids[8900, 2] = value
+        for call in (scorer, scorer.check):
+            with pytest.raises(ValueError, match=rf"\[8900, 2\] is {value % 2**64}, .* legal ids"):
+                call(dense, ids)
+    with pytest.raises(ValueError, match="ids has shape"):
+        scorer.check(dense, ids[1:])
+
+
 def test_threads_must_be_positive(run):
     with pytest.raises(ValueError, match="threads is 0; it must be at least 1"):
         Scorer(run, threads=0)
