@@ -12,6 +12,7 @@ from types import ModuleType
 import numpy as np
 
 import robe_numba as rn
+from robe_numba.checks.arrays import check_stored_array
 from robe_numba.dlrm.layers import packed
 from robe_numba.kernels import coefficients
 from robe_numba.kernels.cpu.update import driver
@@ -105,21 +106,27 @@ def calls(spec, batch, copy, empty):
         rn.embedding_bag_adagrad_update(values, state, grad_out, *arguments)
     yield from (values, state, blocks)
     yield from mlps(batch, copy, empty)
-    yield scores(spec, batch, copy, empty)
+    for values in stored:
+        for num_dense in (3, 0):
+            yield scores(spec, values, num_dense, 3 * batch, copy, empty)
 
 
-def scores(spec, batch, copy, empty):
+def scores(spec, stored, num_dense, batch, copy, empty):
     """Probabilities of a small model with this embedding."""
     generator, tables, dim = np.random.default_rng(batch), spec.num_tables, spec.embedding_dim
     columns = dim + tables * (tables + 1) // 2
     bottom, top = (
         packed.PackedMLP(random_layers(widths, generator), final_relu=final).layers
-        for widths, final in (((3, 20, dim), True), ((columns, 9, 1), False))
+        for widths, final in (((num_dense, 20, dim), True), ((columns, 9, 1), False))
     )
-    array = copy(generator.standard_normal(spec.array_size).astype(np.float32))
-    dense = copy(generator.integers(-2, 99, 3 * batch).astype(np.float32))
+    bottom, top = (
+        layers._replace(**{name: copy(getattr(layers, name)) for name in layers._fields})
+        for layers in (bottom, top)
+    )
+    array = check_stored_array(stored, spec)
+    dense = copy(generator.integers(-2, 99, num_dense * batch).astype(np.float64))
     ids = copy(generator.integers(0, 2**62, batch * tables).astype(np.uint64))
-    model = kernel_model(0, 3, array, rows.hash_spec(spec), bottom, top)
+    model = kernel_model(0, num_dense, array, rows.hash_spec(spec), bottom, top)
     out, last = empty((batch,), np.float32), np.uint64(batch)
     score_rows(dense, ids, np.uint64(0), last, model, empty((model.memory,), np.float32), out)
     return out
@@ -161,7 +168,7 @@ def main():
     expected = [
         [part.tobytes() for part in calls(spec, batch, np.copy, np.empty)]
         for spec in SPECS
-        for batch in (0, 1, 9, 33)
+        for batch in (0, 1, 9, 35)
     ]
     for at_end in (True, False):
         guard = Guard(at_end)
@@ -177,7 +184,7 @@ def main():
             found = [
                 [part.tobytes() for part in calls(spec, batch, guard.copy, guard.empty)]
                 for spec in SPECS
-                for batch in (0, 1, 9, 33)
+                for batch in (0, 1, 9, 35)
             ]
             assert found == expected
     print("done")
