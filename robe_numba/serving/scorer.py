@@ -33,7 +33,9 @@ class Scorer:
     """The model of a run, loaded once. Any number of threads may call it at a time.
 
     The score of a row has the same bits whatever rows are scored with it, for any number of
-    threads. It may differ from that of `robe predict`, which rounds other sums, by 1e-6.
+    threads. It differs from that of `robe predict` by rounding, as sums are in another order: by
+    less than 1e-6 for most models, and by up to 1e-5 where their logits are sums of large numbers,
+    as without a dense transform.
 
     Parameters
     ----------
