@@ -58,7 +58,6 @@ def build_model(
     logits = mlp(graph, joined, _layers(model, "top"), "top", final_relu=False)
     column = graph.op("Sigmoid", logits)
     graph.op("Squeeze", column, np.array([1], np.int64), name="probability")
-    outside, embedding = what_is_outside(facts, vocabulary), model.embedding.describe()
     inputs = [
         _tensor("dense", TensorProto.FLOAT, model.config.num_dense),
         _tensor("ids", TensorProto.INT64, model.config.num_tables),
@@ -71,21 +70,23 @@ def build_model(
         producer_name="robe_numba",
         producer_version=robe_numba.__version__,
     )
-    helper.set_model_props(
-        proto,
-        {
-            "digest": digest,
-            "dense": json.dumps(facts["dense"]),
-            "ids": json.dumps(facts["categorical"]),
-            "dense_transform": facts["dense_transform"],
-            "max_ind_range": json.dumps(facts.get("max_ind_range")),
-            "embedding": json.dumps({"kind": embedding["kind"], "specs": embedding["specs"]}),
-            "dtype": dtype,
-            "start_unit": json.dumps(start_unit(model.embedding, dtype)),
-            "outside": " ".join(outside),
-        },
-    )
+    outside = what_is_outside(facts, vocabulary)
+    origin = {"digest": digest, "dtype": dtype, "outside": " ".join(outside)}
+    helper.set_model_props(proto, _metadata(model, facts, dtype) | origin)
     return Export(proto, graph.constants, outside)
+
+
+def _metadata(model: DLRM, facts: Mapping[str, Any], dtype: str) -> dict[str, str]:
+    """What inputs mean and how ids are hashed."""
+    embedding = model.embedding.describe()
+    return {
+        "dense": json.dumps(facts["dense"]),
+        "ids": json.dumps(facts["categorical"]),
+        "dense_transform": facts["dense_transform"],
+        "max_ind_range": json.dumps(facts.get("max_ind_range")),
+        "embedding": json.dumps({"kind": embedding["kind"], "specs": embedding["specs"]}),
+        "start_unit": json.dumps(start_unit(model.embedding, dtype)),
+    }
 
 
 def _layers(model: DLRM, part: str) -> dict[str, np.ndarray]:
