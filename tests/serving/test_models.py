@@ -119,5 +119,5 @@ def test_weights_that_are_not_finite_are_refused(run, tmp_path):
     for array in model.parameters().values():
         array[...] = np.nan
     opened.save_model(model)
-    with pytest.raises(ValueError, match="the score of a row is nan"):
+    with pytest.raises(ValueError, match="has values that are not finite"):
         Model("m", folder)
