@@ -171,11 +171,12 @@ class _Fused:
         self._pool = ThreadPool(threads)
 
     def __call__(self, dense: np.ndarray, ids: np.ndarray, out: np.ndarray) -> None:
-        rows, ids = len(out), self._embedding.rows(ids)
+        rows = len(out)
         if self._spec.num_embeddings is None:
             ids = ids.reshape(-1)
         else:
-            ids = check_indices(ids, self._spec)
+            numbers = on_threads(self._pool.threads, self._embedding.rows, ids)
+            ids = check_indices(numbers, self._spec)
         parts = min(self._pool.threads, rows * self._work // WORK_PER_THREAD)
 
         def score(part: int, parts: int = parts) -> None:

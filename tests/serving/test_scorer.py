@@ -13,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_tools import Dataset, Schema, ingest
+from robe_numba.dlrm.embeddings.kinds import NUMBERED
+from robe_numba.kernels.cpu.launch import num_threads
 from robe_numba.quantization.storages import STORAGES
 from robe_numba.serving import Scorer
 from robe_numba.training import RunFolder, train
@@ -86,6 +88,24 @@ def test_threads_do_not_disturb_each_other(scorer):
     with ThreadPoolExecutor(8) as pool:
         found = [scores.tobytes() for scores in pool.map(lambda each: scorer(*each), rows * 10)]
     assert found == expected * 10
+
+
+@pytest.mark.usefixtures("threads_for_everything")
+def test_a_call_keeps_to_its_threads(run, scorer, monkeypatch):
+    """Also where it looks ids up; elsewhere kernels may have several workers on a thread."""
+    used = []
+
+    def launched(num_workers, kernel, *arguments):
+        used.append(min(num_workers, num_threads()))
+        return kernel(*arguments)
+
+    monkeypatch.setattr("robe_numba.dlrm.embeddings.vocabulary.launch", launched)
+    single = Scorer(run, threads=1)
+    rows = raw_rows(60, scorer)
+    used.clear()
+    assert single(*rows).tobytes() == scorer(*rows).tobytes()
+    numbered = RunFolder(run).config["embedding"]["kind"] in NUMBERED
+    assert used == ([1, num_threads()] if numbered else [])
 
 
 @pytest.mark.parametrize("dtype", ["int32", "int64", "uint32", "uint64"])
