@@ -34,7 +34,7 @@ def prepared_ids(
 
 
 def _mapped(graph: Graph, ids: str, vocabulary: IdMap) -> str:
-    """What known ids become, and in their place what unknown ones do."""
+    """What ids become: that of a known id, or that of all unknown ids of its table."""
     columns = [vocabulary.known(number) for number in range(vocabulary.num_columns)]
     sizes = [len(known) for known, _ in columns]
     known = np.concatenate([known for known, _ in columns]).astype(np.uint64)

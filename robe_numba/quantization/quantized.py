@@ -102,7 +102,7 @@ def quantize(array: np.ndarray, block: int = BLOCK) -> QuantizedArray:
 
 
 def _quantize(part: np.ndarray, block: int, values: np.ndarray, scales: np.ndarray) -> None:
-    """Fill in the values and scales of the first elements of a rest of the array."""
+    """Fill in the values and scales of `part`; both arrays begin where it does."""
     firsts = np.arange(0, part.size, block)
     largest = np.maximum.reduceat(np.abs(part), firsts)
     if not (largest <= MOST).all():

@@ -46,8 +46,8 @@ def export(
     """Write a trained model as an ONNX file, from raw features and raw ids to the probability.
 
     Its inputs are dense, float32 (rows, columns), where NaN is missing, and ids, int64 (rows,
-    columns); its output is probability, float32 (rows). What is left to be done before it is
-    printed.
+    columns); its output is probability, float32 (rows). The command prints what has to be done to
+    features before they are given to the model.
 
     Examples:
 

@@ -84,7 +84,7 @@ class PackedMLP:
 
 
 def elements_worth(layers: PackedLayers) -> int:
-    """How many copied elements the work of a row takes as long as; see `threads_for`."""
+    """The work of a row, in elements that are copied in the same time; see `threads_for`."""
     return layers.weights.size // 64
 
 
