@@ -76,7 +76,7 @@ def _check_bag_indices(
             outside &= ids != padding
         position = int(np.argmax(outside))
         table = int(np.searchsorted(np.cumsum(table_sizes), position, side="right"))
-        raise_outside(indices[position], f"[{position}]", table, spec)
+        raise_outside(indices[position], f"indices[{position}]", table, spec)
     return ids
 
 

@@ -12,15 +12,18 @@ from robe_numba.spec import RobeSpec, Spec
 INDEX_DTYPES = tuple(np.dtype(name) for name in ("int32", "int64", "uint32", "uint64"))
 
 
-def check_indices(indices: Any, spec: Spec) -> np.ndarray:
-    """Require ids (batch, num_tables) within their tables; flat, as uint64, for kernels."""
-    check_array("indices", indices, None, INDEX_DTYPES)
+def check_indices(indices: Any, spec: Spec, name: str = "indices") -> np.ndarray:
+    """Require ids (batch, num_tables) within their tables; flat, as uint64, for kernels.
+
+    `name` is what a message calls them.
+    """
+    check_array(name, indices, None, INDEX_DTYPES)
     check_indices_shape(indices, spec.num_tables)
     ids = as_uint64(indices).reshape(-1)
     if spec.num_embeddings is not None and not rows_inside(ids, id_limits(spec)):
         outside = ids.reshape(indices.shape) >= id_limits(spec)
         sample, table = (int(i) for i in np.argwhere(outside)[0])
-        raise_outside(indices[sample, table], f"[{sample}, {table}]", table, spec)
+        raise_outside(indices[sample, table], f"{name}[{sample}, {table}]", table, spec)
     return ids
 
 
@@ -39,13 +42,13 @@ def id_limits(spec: Spec) -> np.ndarray:
     return np.array(spec.num_embeddings, dtype=np.uint64)
 
 
-def raise_outside(value: Any, position: str, table: int, spec: Spec) -> None:
-    """Raise the error of an id outside its table."""
+def raise_outside(value: Any, place: str, table: int, spec: Spec) -> None:
+    """Raise the error of an id outside its table; `place` is what the id is called."""
     assert spec.num_embeddings is not None
     may_be_free = isinstance(spec, RobeSpec) and (spec.hash != "uma" or spec.num_tables == 1)
     free = ", or use num_embeddings=None, which takes every id" if may_be_free else ""
     raise ValueError(
-        f"indices{position} is {value}, but table {table} has num_embeddings = "
+        f"{place} is {value}, but table {table} has num_embeddings = "
         f"{spec.num_embeddings[table]}: legal ids are 0 to {spec.num_embeddings[table] - 1}. "
         f"Map the id into the table{free}"
     )

@@ -110,7 +110,7 @@ def _raise_first(
     if outside.any():
         place = tuple(int(i) for i in np.argwhere(outside)[0])
         value = values[place] if isinstance(indices, tuple) else indices[place]
-        raise_outside(value, str(list(place)), int(tables[place[-1]]), spec)
+        raise_outside(value, f"indices{list(place)}", int(tables[place[-1]]), spec)
 
 
 def _are_known(*values: Any) -> bool:

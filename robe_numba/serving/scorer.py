@@ -147,7 +147,7 @@ class Scorer:
         if self._range is not None:
             ids = ids % self._range
         if self._limited is not None:
-            check_indices(ids, self._limited)
+            check_indices(ids, self._limited, "ids")
         return values, ids
 
 

@@ -182,7 +182,9 @@ def test_an_illegal_row_is_found_before_it_is_scored(preset, dataset, tmp_path):
     for value in (2**32, -1):
         ids[8900, 2] = value
         for call in (scorer, scorer.check):
-            with pytest.raises(ValueError, match=rf"\[8900, 2\] is {value % 2**64}, .* legal ids"):
+            with pytest.raises(
+                ValueError, match=rf"^ids\[8900, 2\] is {value % 2**64}, .* legal ids"
+            ):
                 call(dense, ids)
     with pytest.raises(ValueError, match="ids has shape"):
         scorer.check(dense, ids[1:])
