@@ -161,7 +161,7 @@ class App:
             self._arrivals.count += 1
             try:
                 body = await read_body(receive, self._limits.max_body)
-                arguments = (headers, body, scorer.num_dense, scorer.num_tables)
+                arguments = (headers, body, scorer)
                 if size <= LARGE and b"content-encoding" not in headers:
                     rows = self._parsed(*arguments)
                 else:
@@ -208,15 +208,18 @@ class App:
         self._held += size - instead_of
         return size
 
-    def _parsed(
-        self, headers: Mapping[bytes, bytes], body: bytes, num_dense: int, num_tables: int
-    ) -> Any:
+    def _parsed(self, headers: Mapping[bytes, bytes], body: bytes, scorer: Any) -> Any:
         coding = headers.get(b"content-encoding")
         if coding is not None:
             body = decompress(body, coding, self._limits.max_body)
         text = headers.get(b"inference-header-content-length")
         length = None if text is None else _whole_number(text)
-        return parse(body, length, num_dense, num_tables)
+        rows = parse(body, length, scorer.num_dense, scorer.num_tables)
+        try:
+            scorer.check(rows.dense, rows.ids)
+        except ValueError as error:  # in a batch it would fail the requests of others, too
+            raise invalid(str(error)) from None
+        return rows
 
     def _authorize(self, path: str, headers: Mapping[bytes, bytes]) -> None:
         """Require the token, except for health.
