@@ -198,6 +198,49 @@ def test_a_client_that_reads_nothing_is_cut_off(server):
     assert server.ask("GET", "/v2/health/ready")[0] == 200
 
 
+HEADER = b"X: %s\r\n" % (b"a" * 995)  # 1000 bytes
+INFER = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: h\r\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"GET /v2 HTTP/1.1\r\n" + HEADER * 400,
+        b"GET /v2 HTTP/1.1\r\nX: " + bytes([97]) * 400_000,
+        b"GET /" + bytes([97]) * 400_000,
+        chunked(b"{}") + b"0\r\n" + HEADER * 400,
+        chunked(b"{}") + b"1;" + bytes([97]) * 400_000,
+    ],
+    ids=["many", "long", "address", "trailers", "chunk"],
+)
+def test_headers_without_end_are_cut_off(server, content):
+    raw = server.send(b"")
+    with contextlib.suppress(ConnectionError):  # the server may have closed already
+        raw.sendall(content)
+        assert received(raw).startswith((b"HTTP/1.1 431 ", b"HTTP/1.1 400 "))
+    assert server.ask("GET", "/v2/health/ready")[0] == 200
+
+
+def test_long_headers_and_many_chunks_are_no_error(server):
+    answer = received(server.send(b"GET /v2 HTTP/1.0\r\n" + HEADER * 60 + b"\r\n"))
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    body = chunked(*[b" "] * 19_000, b"{}", b"").replace(b"Host: h", b"Connection: close")
+    assert b"missing required field `inputs`" in received(server.send(body))
+
+
+def test_a_client_that_has_sent_all_still_gets_its_answers(server, scorer):
+    dense, ids = rows(scorer, 1)
+    body = request(dense, ids)
+    whole = INFER + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    for count in (1, 5):
+        raw = server.send(whole * count)
+        raw.shutdown(socket.SHUT_WR)
+        assert received(raw).count(b"HTTP/1.1 200 OK") == count
+    raw = server.send(whole[:-1])
+    raw.shutdown(socket.SHUT_WR)
+    assert received(raw) == b""
+
+
 def test_pipelined_requests_are_answered_in_order(server):
     asked = b"GET /v2/health/live HTTP/1.1\r\n\r\nGET /nowhere HTTP/1.1\r\n\r\n"
     answer = received(server.send(asked + b"GET /v2 HTTP/1.1\r\nConnection: close\r\n\r\n"))

@@ -7,7 +7,7 @@ models.py       runs that are replaced while they serve
 metrics.py      what is counted, over all processes
 app.py          the ASGI application: authorization, scores
 facts.py        all its other answers
-connections.py  slow clients
+connections.py  slow clients, long headers
 running.py      one process
 workers.py      several
 page.html       the page at /

@@ -1,4 +1,4 @@
-"""Connections: uvicorn's, with bounds on the time that a client may take, and errors as JSON."""
+"""Connections: uvicorn's, with bounds on time and on headers, and errors as JSON."""
 
 import asyncio
 from typing import Any
@@ -13,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import (
 from robe_numba.serving.server.app import CLOSE
 
 SWEEP_SECONDS = 0.5
+MOST_HEAD = 1 << 16  # bytes of a request line and headers, of trailers, or between two chunks
 
 
 class _Cycle(RequestResponseCycle):
@@ -58,10 +59,28 @@ class Connection(HttpToolsProtocol):
 
     begun: float | None = None  # when the client began what it has not finished: a request
     stuck: float | None = None  # since when it has read nothing of what waits for it
+    head: int = 0  # bytes since then that were not of a body, about
+    half_closed: bool = False  # whether the client will send nothing more
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
         self.begun = self.loop.time()
+
+    def data_received(self, data: bytes) -> None:
+        self.head += len(data)
+        super().data_received(data)
+        if self.head > MOST_HEAD and self.begun is not None and not self.transport.is_closing():
+            self._refuse(431, f"the headers are longer than {MOST_HEAD} bytes; send fewer")
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Answer what is whole, then close."""
+        self.half_closed = True
+        return self.begun is None and not self.cycle.response_complete
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.half_closed and self.cycle.response_complete:
+            self.transport.close()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -70,6 +89,11 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
         self.cycle.__class__ = _Cycle
+        self.head = 0
+
+    def on_body(self, body: bytes) -> None:
+        super().on_body(body)
+        self.head = 0
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
@@ -96,7 +120,7 @@ class Connection(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP."""
-        self._refuse(400, msg)
+        self._refuse(400, "the request is not valid HTTP/1.1")
 
     def _refuse(self, status: int, message: str) -> None:
         body = msgspec.json.encode({"error": message})
