@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from data_tools.loader.peers import Peers
     from data_tools.loader.split import Split
     from data_tools.schema import CRITEO, Schema
+    from data_tools.sources.text_ids import text_ids
     from data_tools.synthetic.presets import cardinalities
     from robe_numba._share_of import share_of
 
@@ -32,6 +33,7 @@ __all__ = [
     "cardinalities",
     "ingest",
     "share_of",
+    "text_ids",
     "verify",
 ]
 
@@ -51,6 +53,7 @@ __getattr__, __dir__ = attributes(
         "cardinalities": "data_tools.synthetic.presets",
         "ingest": "data_tools.ingestion.coordinator",
         "share_of": "robe_numba._share_of",
+        "text_ids": "data_tools.sources.text_ids",
         "verify": "data_tools.format.verification",
     },
 )

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
+from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -21,6 +22,41 @@ _INTEGER = re.compile(rb"0|-?[1-9][0-9]{,19}")
 _FLOAT = re.compile(rb"-?(0|[1-9][0-9]*)(\.[0-9]+([eE][+-]?[0-9]{1,4})?|[eE][+-][0-9]{1,4})|-?inf")
 # To Arrow: what is neither an integer nor hashed.
 _ODD = "^(" + b"|".join([_FLOAT.pattern, *map(re.escape, MISSING)]).decode() + ")$"
+
+
+def text_ids(texts: Any) -> np.ndarray:
+    """Ids of texts, as `robe ingest` makes them from a CSV: what a client sends to a server.
+
+    Parameters
+    ----------
+    texts : array_like of str, int or None, any shape
+        Fields of categorical columns as they are in the log. None and NaN are missing ones.
+
+    Returns
+    -------
+    ndarray, of the shape of `texts`, int64
+        The bits of the 64-bit ids: a whole number is its value, another text is hashed, missing
+        is 0 (docs/logs.md). They are not yet taken modulo `max_ind_range`, which a `Scorer`, a
+        server and an exported model do.
+
+    Raises
+    ------
+    TypeError
+        A value is neither a text nor an integer nor None.
+    """
+    fields = np.array(texts, object)
+    ids = np.array([_field_id(field) for field in fields.flat], np.uint64)
+    return ids.view(np.int64).reshape(fields.shape)
+
+
+def _field_id(field: Any) -> int:
+    if field is None or field != field:
+        return 0
+    if isinstance(field, int | np.integer) and not isinstance(field, bool):
+        field = str(field)
+    if not isinstance(field, str):
+        raise TypeError(f"{field!r} is neither a text nor an integer nor None; give it as a text")
+    return text_id(field.encode())
 
 
 def text_id(text: bytes) -> int:

@@ -8,6 +8,7 @@ import pytest
 
 from tests.serving.servers import rows
 from tests.support.needs import SERVE, need
+from tests.training.runs import small_config
 
 need(*SERVE)
 
@@ -108,6 +109,24 @@ def test_a_model_file_that_is_just_being_replaced_is_waited_for(folder):
     config["digests"]["models"] = [digest]
     write_config(folder / "config.json", config)
     assert reloaded(model)[0]
+
+
+def test_a_run_that_is_trained_anew_is_waited_for(folder, dataset):
+    from robe_numba.training import Watcher, train
+
+    model = Model("m", folder)
+    old, seen = model.scorer, []
+
+    class Look(Watcher):
+        def step(self, step, loss):
+            if step == 1:
+                seen.append(((folder / "model.safetensors").exists(), reloaded(model)))
+
+    train(dataset, small_config(seed=2), folder, overwrite=True, watcher=Look())
+    assert seen == [(False, None)]
+    assert model.scorer is old
+    assert reloaded(model)[0]
+    assert model.scorer.version != old.version
 
 
 def test_weights_that_are_not_finite_are_refused(run, tmp_path):

@@ -75,8 +75,9 @@ class Model:
         if state == self._tried or not settled:  # files may still be written: look again
             return None
         try:
-            # Two digests: the model file is being replaced right now.
-            if len(RunFolder(self.run).config.get("digests", {}).get("models", "1")) > 1:
+            # No digest: it is trained anew, and has no model yet. Two: one replaces the other.
+            digests = RunFolder(self.run).config.get("digests")
+            if digests is not None and len(digests["models"]) != 1:
                 return None
             scorer = self._load()
             if _state(self.run) != state:  # it may be half old and half new

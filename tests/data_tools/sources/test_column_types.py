@@ -73,6 +73,24 @@ def test_other_texts_keep_their_hash(tmp_path):
     assert parquet_ids(tmp_path, pa.array(["2.5", "1.10"])) == [text_id("2.5"), text_id("1.10")]
 
 
+@pytest.mark.parametrize("texts", [[*WHOLE], TEXTS, [*WHOLE, *TEXTS, "Zürich", "a b", "7", "-1"]])
+def test_text_ids_are_those_of_a_csv(tmp_path, texts):
+    ids = data_tools.text_ids(texts)
+    assert ids.dtype == np.int64
+    assert ids.view(np.uint64).tolist() == csv_ids(tmp_path, texts)
+
+
+def test_text_ids_have_the_shape_and_bits_of_the_documentation():
+    ids = data_tools.text_ids([["news", "phone", None], [7, -1, float("nan")]])
+    expected = [[text_id("news"), text_id("phone"), 0], [7, 2**64 - 1, 0]]
+    np.testing.assert_array_equal(ids.view(np.uint64), np.array(expected, np.uint64))
+    assert data_tools.text_ids(np.array([["a"], ["b"]])).shape == (2, 1)
+    assert data_tools.text_ids([]).shape == (0,)
+    for other in (2.5, True, b"news", ["news"]):
+        with pytest.raises(TypeError, match="neither a text nor an integer nor None"):
+            data_tools.text_ids(["news", other])
+
+
 ROUNDED = ("9007199254740992.0", "1.0710025208886284e+19")
 
 
