@@ -73,7 +73,7 @@ def ingest(
         spaces count. The id of a Criteo field is its hexadecimal value. In CSV and Parquet, the id
         of an integer is its value modulo 2**64, also if it is text in plain form (`7`, `-1`; not
         `007`, not `+7`) that fits 64 bits. A whole float has the id of the integer, also as text
-        (`12.0` is 12). Other text has the first eight bytes of its BLAKE2b hash, little-endian, a
+        (`12.0` is 12). Other text has its 8-byte BLAKE2b hash, little-endian, a
         missing field (empty, `NULL`, `\N`, `NaN`) has 0, and a value of another type has the id of
         its text. A float that is not whole, or that was rounded, is an error in a column of
         numbers: in Parquet a column of floats, in a CSV one whose fields in the first 64 KiB are

@@ -64,8 +64,8 @@ def text_id(text: bytes) -> int:
 
     A whole number fits 64 bits, signed (two's complement) or unsigned. An integer is written as
     `str` writes it, so `007` is not one. A float counts as its float64: `12.0` is 12. The hash is
-    the first eight bytes of BLAKE2b, little-endian. So an id is the same whether a log holds it as
-    a number, as a text, or in a CSV without types.
+    BLAKE2b with a digest of eight bytes, little-endian. So an id is the same whether a log holds it
+    as a number, as a text, or in a CSV without types.
     """
     if text in MISSING:
         return 0

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 from contextlib import chdir
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ def folder(tmp_path_factory):
 
 
 def test_python_scores_alike_everywhere(folder, capsys):
-    first, over_http, by_onnx = blocks("python")
+    first, _, over_http, by_onnx = blocks("python")
     names = {"__name__": "guide"}
     with chdir(folder), serving("run") as server:
         for block in (first, over_http.replace(ADDRESS, f"{server.host}:{server.port}")):
@@ -52,6 +53,16 @@ def test_python_scores_alike_everywhere(folder, capsys):
         assert capsys.readouterr().out == f"{wanted}\n"
         exec(compile(by_onnx, str(GUIDE), "exec"), names)
     np.testing.assert_allclose(names["probability"], wanted, rtol=0, atol=1e-6)
+
+
+def test_the_ids_of_texts():
+    names = {}
+    exec(compile(blocks("python")[1], str(GUIDE), "exec"), names)
+    hashed = [
+        int.from_bytes(blake2b(text, digest_size=8).digest(), "little", signed=True)
+        for text in (b"news", b"phone", b"shop")
+    ]
+    np.testing.assert_array_equal(names["ids"], [[*hashed[:2], 17], [hashed[2], 0, 4]])
 
 
 def test_the_request_of_curl(folder):
