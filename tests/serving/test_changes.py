@@ -111,7 +111,7 @@ def test_a_signal_under_load_loses_no_request(run, scorers, workers, number):
             assert server.end(number) == 0
         assert (load.lost, load.wrong) == ([], [])
         assert len(load.versions) > 8
-        assert {*load.refused} <= {(503, "the server is ending")}
+        assert {*load.refused} <= {(503, "the server is shutting down")}
         assert [line for line in server.lines if "ready after" not in line] == []
 
 

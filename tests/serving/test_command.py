@@ -34,7 +34,8 @@ def test_what_cannot_be_served_is_one_sentence(robe, run, tmp_path, token):
     assert_refused(robe(*serve, run, "--max-body", "much"), "'much'")
     unknown = ("--host", "no.such.host.invalid", "--token-file", token)
     assert_refused(robe(*serve, run, *unknown), "choose another --host")
-    assert_refused(robe(*serve, run, "--token-file", tmp_path / "none"), "none")
+    for path in (tmp_path / "none", tmp_path):
+        assert_refused(robe(*serve, run, "--token-file", path), f"cannot read the token in {path}")
     for text in ("", "short", "two words of 16 letters", "é" * 20):
         token.write_text(text)
         assert_refused(robe(*serve, run, "--token-file", token), "has no token", "openssl rand")
@@ -84,13 +85,9 @@ def test_a_missing_package_is_named_with_its_extra(run, missing):
     assert "pip install 'robe-numba[serve]'" in line
 
 
-def test_a_host_that_others_reach_without_a_token_is_warned_of(run, token):
+def test_a_host_that_others_reach_without_a_token_is_warned_of(run):
     with serving(f"m={run}", "--host", "0.0.0.0") as server:
         assert server.wait_for("warning: anyone who reaches 0.0.0.0 can use this server")
-        assert server.end() == 0
-    with serving(f"m={run}", "--host", "0.0.0.0", "--token-file", token) as server:
-        assert server.end() == 0
-        assert not [line for line in server.lines if "warning" in line]
 
 
 def test_quiet_is_quiet_and_threads_score_alike(run, scorer, tmp_path):

@@ -89,7 +89,7 @@ def test_a_broken_run_is_refused_once_and_the_old_one_stays(folder, run, name, c
     done, line = reloaded(model)
     assert not done
     assert line.startswith("m is not reloaded: ")
-    assert line.endswith(f"version {old.version} serves on")
+    assert line.endswith(f"version {old.version} stays")
     assert model.scorer is old
     assert reloaded(model) is None  # said once
     shutil.copytree(run, folder, dirs_exist_ok=True)

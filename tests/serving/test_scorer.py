@@ -231,9 +231,9 @@ def test_calls_keep_no_memory(scorer):
     def call():
         for each in rows * 50:
             scorer(*each)
-        gc.collect()
 
     call()
+    gc.collect()
     tracemalloc.start()
     try:
         for _ in range(4):  # Python keeps some freed memory for later, up to a bound
@@ -241,6 +241,7 @@ def test_calls_keep_no_memory(scorer):
         before, _ = tracemalloc.get_traced_memory()
         for _ in range(8):  # 1,200 calls; an object that each of them keeps has 24 bytes or more
             call()
+        gc.collect()
         after, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -37,8 +37,8 @@ def export(
     data: Annotated[
         str | None,
         typer.Option(
-            help="The dataset of the run, where its ids were numbered by --ids appearance or "
-            "chosen by --min-count: then the model maps raw ids, too."
+            help="Dataset of the run, if its ids were numbered by --ids appearance or chosen by "
+            "--min-count; the model then maps raw ids itself."
         ),
     ] = None,
     overwrite: Overwrite = False,

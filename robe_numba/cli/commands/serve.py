@@ -12,22 +12,22 @@ Runs = Annotated[
     list[str],
     typer.Argument(
         metavar="RUN...",
-        help="Folders of runs, made by robe train. A model has the name of its folder; NAME=RUN "
-        "gives it another.",
+        help="Folders of runs, made by robe train. Each is served under the name of its folder, or "
+        "under another as NAME=RUN.",
     ),
 ]
 
 
 def serve(
     runs: Runs,
-    host: Annotated[str, typer.Option(help="Name or address to listen at.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Name or address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
     workers: Annotated[
-        int, typer.Option(min=1, help="Processes, each with the models in its memory.")
+        int, typer.Option(min=1, help="Processes, each with its own copy of the models.")
     ] = 1,
     threads: Annotated[
         int | None,
-        typer.Option(min=1, help="Threads of scoring per process. Default: all cores, shared."),
+        typer.Option(min=1, help="Threads per process for scoring. Default: all cores, shared."),
     ] = None,
     storage: Storage = "float32",
     max_batch: Annotated[
@@ -39,35 +39,36 @@ def serve(
         typer.Option(
             min=0,
             max=1000,
-            help="Most milliseconds that a request waits, while nothing is being scored, for "
-            "others that are arriving.",
+            help="Milliseconds that a request waits at most for others that are arriving, while "
+            "nothing is being scored.",
         ),
     ] = 1,
     queue: Annotated[
-        int, typer.Option(min=1, help="Requests that may wait; further ones are answered 503.")
+        int, typer.Option(min=1, help="Requests that may wait for a model; the next one gets 503.")
     ] = 1024,
     max_body: Annotated[
-        str, typer.Option(help="Largest request, as 8MiB; also once it is decompressed.")
+        str, typer.Option(help="Largest body, such as 8MiB, before and after decompression.")
     ] = "8MiB",
     timeout: Annotated[
         int,
         typer.Option(
             min=1,
             max=86_400,
-            help="Seconds for a client to send a request, and of idle connections.",
+            help="Seconds to send a request, to read from an answer, or to be idle; then the "
+            "connection is closed.",
         ),
     ] = 30,
     token_file: Annotated[
         Path | None,
-        typer.Option(help="File with the bearer token that all requests but health need."),
+        typer.Option(help="File with the bearer token that requests need, except for health."),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Report errors only.")] = False,
 ) -> None:
     """Serve models over HTTP, by the Open Inference Protocol v2 of KServe and Triton.
 
-    / is a page to look at and to try rows; /metrics is for Prometheus. Requests that are in flight
-    together are scored together. A run that is replaced or trained on is reloaded without a lost
-    request. Ctrl-C or SIGTERM finishes what is in flight, then ends.
+    The page at / shows the models and scores a row; /metrics is for Prometheus. Requests that are
+    in flight together are scored together. A run that is replaced or trained further is reloaded
+    without losing a request. Ctrl-C or SIGTERM finishes what is in flight, then exits.
 
     Examples:
 
@@ -111,7 +112,12 @@ def _token(path: Path) -> str:
     OSError
         The file cannot be read.
     """
-    token = path.read_bytes().strip().decode("latin-1")
+    try:
+        token = path.read_bytes().strip().decode("latin-1")
+    except OSError as error:
+        raise OSError(
+            f"cannot read the token in {path}: {error.strerror}; give --token-file a file"
+        ) from None
     if len(token) < 16 or not (token.isascii() and token.isprintable()) or " " in token:
         raise ValueError(
             f"{path} has no token: it must be one line of 16 or more printable ASCII characters "

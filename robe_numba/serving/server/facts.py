@@ -28,7 +28,7 @@ def about_model(model: Model, path: str, draining: bool) -> tuple[bytes, Headers
     Raises
     ------
     RefusedError
-        404: there is no such version or path; 503: the server is ending.
+        404: there is no such version or path; 503: the server is shutting down.
     """
     match below_version(model, path):
         case []:
@@ -51,7 +51,7 @@ def about_server(
     Raises
     ------
     RefusedError
-        404: there is no such model or path; 503: the server is ending.
+        404: there is no such model or path; 503: the server is shutting down.
     """
     match path.split("/")[1:]:
         case [""]:
@@ -140,5 +140,5 @@ def _no_path(path: str) -> RefusedError:
 
 
 def ending() -> RefusedError:
-    """The refusal of new work by a server that is ending: status 503."""
-    return RefusedError(503, "the server is ending", (b"retry-after", b"1"))
+    """The refusal of new work by a server that is shutting down: status 503."""
+    return RefusedError(503, "the server is shutting down", (b"retry-after", b"1"))

@@ -85,7 +85,7 @@ class Model:
         except Exception as error:  # whatever a damaged folder causes, the old one serves on
             self._tried = state
             return False, (
-                f"{self.name} is not reloaded: {error}; version {self.scorer.version} serves on"
+                f"{self.name} is not reloaded: {error}; version {self.scorer.version} stays"
             )
         before, self.scorer, self._tried = self.scorer.version, scorer, state
         return True, f"{self.name} is reloaded: version {before} is now {scorer.version}"
