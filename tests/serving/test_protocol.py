@@ -123,6 +123,8 @@ WRONG = [
     ({"inputs": [DENSE, {**ID, "data": 1}]}, "Expected `array`, got `int`"),
     ({"inputs": [DENSE, {**ID, "data": [1, 2**63]}]}, "data of ids is not [1, 2] of int64"),
     ({"inputs": [DENSE, {**ID, "datatype": "UINT64", "data": [1, 2**64]}]}, "of uint64"),
+    ({"inputs": [DENSE, {**ID, "data": [1, 2**63]}]}, "of int64: a number is outside its range"),
+    ({"inputs": [DENSE, {**ID, "datatype": "BYTES", "data": ["a", "b"]}]}, "data_tools.text_ids"),
     ({"inputs": [DENSE, {**ID, "datatype": "UINT64", "data": [1, -1]}]}, "of uint64"),
     ({"inputs": [DENSE, {**ID, "datatype": "INT32", "data": [1, 2**31]}]}, "of int32"),
     ({"inputs": [{**DENSE, "data": [1e39]}, ID]}, "dense has 1e+39, which is beyond float32"),

@@ -150,7 +150,10 @@ def _array(tensor: _Input, columns: int, tail: "_Tail | None") -> np.ndarray:
     types: dict[str, np.dtype] = DENSE_TYPES if name == DENSE else ID_TYPES
     dtype = types.get(tensor.datatype)
     if dtype is None:
-        raise invalid(f"datatype of {name} is {tensor.datatype!r}; use {' or '.join(types)}")
+        texts = (
+            "; send the ids of texts (data_tools.text_ids)" if tensor.datatype == "BYTES" else ""
+        )
+        raise invalid(f"datatype of {name} is {tensor.datatype!r}; use {' or '.join(types)}{texts}")
     if len(shape) != 2 or shape[0] < 0 or shape[1] != columns:
         raise invalid(f"shape of {name} is {shape}; it must be [rows, {columns}]")
     if parameters and (size := parameters.get("binary_data_size")) is not None:
@@ -183,7 +186,12 @@ def _numbers(name: str, data: msgspec.Raw, shape: list[int], dtype: np.dtype) ->
         values: Any = (_nested if is_nested else _flat)[name].decode(data)
         # Dense ones are compared before they are narrowed, where they might become infinite.
         array = np.array(values, np.float64 if name == DENSE else dtype)
-    except (ValueError, OverflowError, RecursionError) as error:
+    except OverflowError:
+        raise invalid(
+            f"data of {name} is not {shape} of {dtype}: a number is outside its range; use INT64 "
+            f"for negative ids, UINT64 for the largest"
+        ) from None
+    except (ValueError, RecursionError) as error:
         raise invalid(f"data of {name} is not {shape} of {dtype}: {error}") from None
     if array.size != shape[0] * shape[1] or (is_nested and list(array.shape) != shape):
         found = list(array.shape) if is_nested else f"{array.size} numbers"
