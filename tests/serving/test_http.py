@@ -354,13 +354,20 @@ def test_a_token_is_asked_for(run, scorer, tmp_path):
         for path in ("/v2/health/live", "/v2/health/ready"):
             assert running.ask("GET", path)[0] == 200
         right = {"Authorization": f"Bearer {token}"}
-        wrong = [{}, *({"Authorization": text} for text in (token, "Bearer", f"Bearer {token}x"))]
+        wrong = [
+            {},
+            *(
+                {"Authorization": text}
+                for text in (token, "Bearer", "Bearer ", f"Bearer {token}x", f"Basic {token}")
+            ),
+        ]
         for path in ("/v2", "/metrics", "/status", "/v2/models/m", "/nowhere"):
             for headers in wrong:
                 answer = running.ask("GET", path, **headers)
                 assert "send the header Authorization: Bearer TOKEN" in error_of(answer, 401)
                 assert answer[1]["www-authenticate"] == "Bearer"
             assert running.ask("GET", path, **right)[0] in (200, 404)
+        assert running.ask("GET", "/v2", Authorization=f"bearer {token}")[0] == 200
         body = request(*rows(scorer, 1))
         assert running.ask("POST", "/v2/models/m/infer", body)[0] == 401
         assert running.ask("POST", "/v2/models/m/infer", body, **right)[0] == 200

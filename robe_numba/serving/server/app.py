@@ -100,7 +100,7 @@ class App:
         log: Callable[[str, bool], None] = print,
     ):
         self._limits, self._counters, self._log = limits, counters, log
-        self._authorization = None if token is None else f"Bearer {token}".encode()
+        self._token = None if token is None else token.encode()
         self._arrivals, self._no_model = Arrivals(), counters.of("")
         self._held = 0  # bytes of the requests in memory: bodies, later their arrays
         self.draining = False  # whether new work is refused
@@ -127,7 +127,7 @@ class App:
             served = self._named(scope["path"])
         try:
             headers = dict(scope["headers"])
-            if self._authorization is not None:
+            if self._token is not None:
                 self._authorize(scope["path"], headers)
             if served is not None and (hot or _is_inference(served.model, scope)):
                 body, answer_headers = await self._scores(served, headers, receive)
@@ -233,7 +233,8 @@ class App:
         if path in ("/v2/health/live", "/v2/health/ready"):
             return
         given = headers.get(b"authorization", b"")
-        if not hmac.compare_digest(given, self._authorization or b""):
+        scheme, _, token = given.partition(b" ")
+        if scheme.lower() != b"bearer" or not hmac.compare_digest(token, self._token or b""):
             words = "is wrong" if given else "is missing"
             raise RefusedError(
                 401,
