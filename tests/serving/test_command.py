@@ -1,5 +1,6 @@
 """The command `robe serve`: what it refuses, and what it says."""
 
+import gc
 import http.client
 import os
 import signal
@@ -65,6 +66,32 @@ def test_a_port_that_is_taken_is_refused(robe, run, workers):
         port = taken.getsockname()[1]
         result = robe("serve", run, "--port", port, "--workers", workers)
     assert_refused(result, f"cannot listen at 127.0.0.1 port {port}", "already in use")
+
+
+@pytest.fixture
+def as_before():
+    """Sets back what a server sets of its process."""
+    interval = sys.getswitchinterval()
+    yield
+    sys.setswitchinterval(interval)
+    gc.unfreeze()
+
+
+def test_a_port_that_another_server_takes_meanwhile_is_refused(run, as_before):
+    from robe_numba.serving.server.metrics import Counters
+    from robe_numba.serving.server.running import Service
+    from robe_numba.serving.server.running import run as serve
+
+    with socket.socket() as first, socket.socket() as second:
+        for listener in (first, second):  # both are bound before one of them listens
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        first.bind(("127.0.0.1", 0))
+        second.bind(first.getsockname())
+        first.listen()
+        said = []
+        with pytest.raises(OSError, match=r"cannot listen at 127\.0\.0\.1 port \d+: .* in use"):
+            serve(Service({"m": run}), second, Counters(["m"]), lambda: said.append("ready"))
+        assert said == []
 
 
 def test_a_worker_that_cannot_start_ends_all(run, tmp_path):

@@ -26,6 +26,7 @@ DRAIN_SECONDS = 0.3
 GRACE_SECONDS = 30
 # Python's default of 5 ms is what a scored batch could wait for the event loop to let go.
 SWITCH_SECONDS = 0.0005
+BACKLOG = 2048  # connections that the kernel holds for us, as uvicorn asks
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def run(
     Raises
     ------
     ValueError, OSError
-        A run cannot be served.
+        A run cannot be served, or the port is in use.
     """
     import uvloop
 
@@ -125,7 +126,21 @@ def run(
         # What has been imported is never garbage, and looking through it takes 60 ms, in which no
         # request is answered.
         gc.freeze()
+        # Two servers may bind a port before one of them listens. Uvloop would ignore the error.
+        try:
+            listener.listen(BACKLOG)
+        except OSError as error:
+            host, port, *_ = listener.getsockname()
+            raise cannot_listen(host, port, error) from None
         uvloop.run(_serve(service, models, listener, counters, ready))
+
+
+def cannot_listen(host: str, port: int, error: OSError) -> OSError:
+    """The error of a host that is unknown or a port that is in use, with its remedy."""
+    return OSError(
+        f"cannot listen at {host} port {port}: {error.strerror or error}; choose another --host or "
+        f"--port"
+    )
 
 
 async def _serve(
@@ -146,6 +161,7 @@ async def _serve(
         access_log=False,
         proxy_headers=False,
         server_header=False,
+        backlog=BACKLOG,
         timeout_keep_alive=service.timeout,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )

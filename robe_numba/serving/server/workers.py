@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from robe_numba.serving.server.metrics import Counters
-from robe_numba.serving.server.running import GRACE_SECONDS, Service, run
+from robe_numba.serving.server.running import GRACE_SECONDS, Service, cannot_listen, run
 
 
 def serve(service: Service, host: str, port: int, workers: int = 1) -> None:
@@ -74,10 +74,7 @@ def _bound(host: str, port: int, workers: int) -> list[socket.socket]:
         first.close()
         return [_socket(family, address, shared=True) for _ in range(workers)]
     except OSError as error:
-        raise OSError(
-            f"cannot listen at {host} port {port}: {error.strerror or error}; choose another "
-            f"--host or --port"
-        ) from None
+        raise cannot_listen(host, port, error) from None
 
 
 def _socket(family: int, address: Any, shared: bool) -> socket.socket:
