@@ -147,7 +147,7 @@ def test_bodies_may_come_in_chunks(server, scorer):
 @pytest.mark.parametrize(
     ("content", "status"),
     [
-        (b"POST /v2/models/m/infer HTTP/1.1\r\nHost: h\r\n\r\n", 411),
+        (b"POST /v2/models/m/infer HTTP/1.1\r\nConnection: close\r\n\r\n", 411),
         (b"GET /v2 HTTP/9.9\r\n\r\n", 400),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(50), 400),  # TLS
         (b"POST /v2/models/m/infer HTTP/1.1\r\nContent-Length: x\r\n\r\n", 400),
@@ -163,24 +163,20 @@ def test_other_http_is_answered_too(server, content, status):
     assert b'{"error":' in answer
 
 
-@pytest.mark.parametrize(
-    ("content", "answered"),
-    [
-        (b"", False),
-        (b"POST /v2/mod", True),
-        (b"POST /v2/models/m/infer HTTP/1.1\r\nHost:", True),
-        (b"POST /v2/models/m/infer HTTP/1.1\r\nContent-Length: 9\r\n\r\n", True),
-        (b"POST /v2/models/m/infer HTTP/1.1\r\nContent-Length: 9\r\n\r\n{", True),
-        (b"GET /v2 HTTP/1.1\r\n\r\n", True),  # an idle connection
-    ],
-)
-def test_slow_clients_are_not_waited_for(server, content, answered):
-    answer = received(server.send(content))  # ends, as the server closes the connection
-    if b"GET" in content:
-        assert answer.startswith(b"HTTP/1.1 200 ")
-    else:
-        assert answer.startswith(b"HTTP/1.1 408 ") == answered
-        assert answered or answer == b""
+def test_slow_clients_are_not_waited_for(server):
+    infer = b"POST /v2/models/m/infer HTTP/1.1\r\n"
+    begun = [
+        (b"", b""),
+        (b"POST /v2/mod", b"HTTP/1.1 408 "),
+        (infer + b"Host:", b"HTTP/1.1 408 "),
+        (infer + b"Content-Length: 9\r\n\r\n", b"HTTP/1.1 408 "),
+        (infer + b"Content-Length: 9\r\n\r\n{", b"HTTP/1.1 408 "),
+        (b"GET /v2 HTTP/1.1\r\n\r\n", b"HTTP/1.1 200 "),  # an idle connection
+    ]
+    for raw, wanted in [(server.send(content), wanted) for content, wanted in begun]:
+        answer = received(raw)  # ends, as the server closes the connection
+        assert answer.startswith(wanted)
+        assert wanted or answer == b""
 
 
 def test_a_client_that_reads_nothing_is_cut_off(server):
@@ -291,22 +287,22 @@ def test_a_full_queue_answers_503_at_once(run, scorer):
     dense, ids = rows(scorer, 3000)
     large, small = request(dense, ids), request(dense[:1], ids[:1])
     with serving(f"m={run}", "--queue", 1, "--max-batch", 1, "--threads", 1) as running:
-        done, codes = threading.Event(), []
+        done, answers = threading.Event(), []
 
         def keep_busy():
             with contextlib.closing(running.connection()) as connection:
                 while not done.is_set():
-                    codes.append(ask(connection, "POST", "/v2/models/m/infer", large)[0])
+                    answers.append(ask(connection, "POST", "/v2/models/m/infer", large))
 
         threads = [threading.Thread(target=keep_busy) for _ in range(4)]
         for thread in threads:
             thread.start()
-        answers = [running.ask("POST", "/v2/models/m/infer", small) for _ in range(30)]
+        answers += [running.ask("POST", "/v2/models/m/infer", small) for _ in range(30)]
         done.set()
         for thread in threads:
             thread.join()
         refused = [answer for answer in answers if answer[0] != 200]
-        assert {*codes, *(answer[0] for answer in answers)} == {200, 503}
+        assert 0 < len(refused) < len(answers)
         for answer in refused:
             assert "requests are waiting already (--queue)" in error_of(answer, 503)
             assert answer[1]["retry-after"] == "1"
