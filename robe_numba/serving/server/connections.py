@@ -60,7 +60,6 @@ class Connection(HttpToolsProtocol):
     begun: float | None = None  # when the client began what it has not finished: a request
     stuck: float | None = None  # since when it has read nothing of what waits for it
     head: int = 0  # bytes since then that were not of a body, about
-    half_closed: bool = False  # whether the client will send nothing more
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
@@ -73,14 +72,11 @@ class Connection(HttpToolsProtocol):
             self._refuse(431, f"the headers are longer than {MOST_HEAD} bytes; send fewer")
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """Answer what is whole, then close."""
-        self.half_closed = True
-        return self.begun is None and not self.cycle.response_complete
-
-    def on_response_complete(self) -> None:
-        super().on_response_complete()
-        if self.half_closed and self.cycle.response_complete:
-            self.transport.close()
+        """The client will send nothing more: answer what is whole, then close."""
+        if self.begun is not None or self.cycle.response_complete:
+            return False  # close now
+        self.cycle.keep_alive = False  # it is the latest request; those before it are answered
+        return True
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
