@@ -59,7 +59,7 @@ class Connection(HttpToolsProtocol):
 
     begun: float | None = None  # when the client began what it has not finished: a request
     stuck: float | None = None  # since when it has read nothing of what waits for it
-    head: int = 0  # bytes since then that were not of a body, about
+    head: int = 0  # bytes that came since the headers were whole or a part of the body came
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
@@ -73,7 +73,7 @@ class Connection(HttpToolsProtocol):
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """The client will send nothing more: answer what is whole, then close."""
-        if self.begun is not None or self.cycle.response_complete:
+        if self.begun is not None or self.cycle is None or self.cycle.response_complete:
             return False  # close now
         self.cycle.keep_alive = False  # it is the latest request; those before it are answered
         return True
