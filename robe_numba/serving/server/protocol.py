@@ -207,7 +207,7 @@ def _numbers(name: str, data: msgspec.Raw, shape: list[int], dtype: np.dtype) ->
 def _infinite(value: float, dtype: Any = None) -> RefusedError:
     beyond = f"is beyond {dtype}" if dtype else "is not finite"
     return invalid(
-        f"{DENSE} has {value}, which {beyond}; give finite numbers, and where one is missing null in "
+        f"{DENSE} has {value}, which {beyond}; give finite numbers; a missing one is null in "
         f"JSON, NaN in binary tensors"
     )
 
