@@ -60,11 +60,11 @@ def is_mapped(facts: Mapping[str, Any]) -> bool:
 def what_is_outside(facts: Mapping[str, Any], vocabulary: IdMap | None = None) -> list[str]:
     """What has to be done before a model, in sentences; arguments are those of `prepared_ids`."""
     if facts["index_dtype"] == "uint32":
-        sentences = ["Hexadecimal ids of Criteo's text are given as numbers, missing ids as 0."]
+        sentences = ["Hexadecimal ids of Criteo's text are given as numbers, and missing ids as 0."]
     else:
         sentences = [
-            "Ids that are texts are given as the first 8 bytes of their BLAKE2b hash, "
-            "little-endian, missing ids as 0."
+            "Ids that are texts are given as their BLAKE2b hash with a digest of 8 bytes, "
+            "little-endian, as data_tools.text_ids makes them, and missing ids as 0."
         ]
     if is_mapped(facts) and vocabulary is None:
         reduced = facts.get("max_ind_range")

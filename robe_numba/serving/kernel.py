@@ -24,6 +24,8 @@ from robe_numba.kernels.scalar.hashing import HashSpec
 from robe_numba.kernels.scalar.unsigned import ONE, U15, ZERO
 
 MOST = float(np.finfo(np.float32).max)
+# Where `KernelModel.numbers` has what; it begins with the numbers of the spec.
+SIGN, TRANSFORM, NUM_DENSE, ENDS = 8, 9, 10, 11
 
 
 class KernelModel(NamedTuple):
@@ -99,7 +101,7 @@ def find_infinite(dense, transform):
 def spec_of(model):
     """The spec of a model."""
     n = model.numbers
-    scalars = (n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8] != ZERO)
+    scalars = (n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[SIGN] != ZERO)
     return HashSpec(*scalars, model.coefficients, model.sign_keys)
 
 
@@ -122,8 +124,8 @@ def transform_rows(dense, first, count, transform, x):
 def score_rows(dense, ids, first, last, model, memory, out):
     """Score rows [first, last) with the memory of one worker; all arrays are flat."""
     spec, n = spec_of(model), model.numbers
-    transform, num_dense = n[9], n[10]
-    end = Ends(n[11], n[12], n[13], n[14], n[15], n[16], n[17])
+    transform, num_dense, e = n[TRANSFORM], n[NUM_DENSE], ENDS
+    end = Ends(n[e], n[e + 1], n[e + 2], n[e + 3], n[e + 4], n[e + 5], n[e + 6])
     x, layers = memory[: end.dense], memory[end.dense : end.layers]
     features, joined = memory[end.layers : end.features], memory[end.features : end.joined]
     vectors, products = memory[end.joined : end.vectors], memory[end.vectors : end.products]
