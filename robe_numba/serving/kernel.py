@@ -123,6 +123,7 @@ def transform_rows(dense, first, count, transform, x):
 @jit
 def score_rows(dense, ids, first, last, model, memory, out):
     """Score rows [first, last) with the memory of one worker; all arrays are flat."""
+    first, last = np.uint64(first), np.uint64(last)
     spec, n = spec_of(model), model.numbers
     transform, num_dense, e = n[TRANSFORM], n[NUM_DENSE], ENDS
     end = Ends(n[e], n[e + 1], n[e + 2], n[e + 3], n[e + 4], n[e + 5], n[e + 6])

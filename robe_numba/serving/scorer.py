@@ -1,6 +1,7 @@
 """A trained run in memory, which scores rows for any number of threads."""
 
 import os
+import threading
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from robe_numba.dlrm.thread_pool import ThreadPool
 from robe_numba.kernels.coefficients import hash_spec
 from robe_numba.kernels.cpu.launch import ELEMENTS_PER_THREAD, num_threads, on_threads
 from robe_numba.kernels.cpu.mlp import sigmoids
-from robe_numba.memory import scratch
+from robe_numba.memory import aligned_empty, scratch
 from robe_numba.serving.kernel import find_infinite, kernel_model, score_rows
 from robe_numba.spec import RobeSpec
 from robe_numba.training.run.folder import RunFolder
@@ -157,6 +158,16 @@ def _spec_with_limits(embedding: Embedding) -> RobeSpec | None:
     return spec if isinstance(spec, RobeSpec) and spec.num_embeddings is not None else None
 
 
+class _Memory(threading.local):
+    """What the kernel needs besides its arguments, for each thread that calls it.
+
+    Its content means nothing between two calls, so whatever comes between them may use it too.
+    """
+
+    def __init__(self, size: int):
+        self.floats = aligned_empty((size,), np.float32)
+
+
 class _Fused:
     """A model of one array and dot products, as one kernel."""
 
@@ -168,7 +179,7 @@ class _Fused:
         number, constants = DENSE_TRANSFORMS.index(transform), hash_spec(self._spec)
         self._model = kernel_model(number, model.config.num_dense, stored, constants, bottom, top)
         self._work = elements_worth(bottom) + elements_worth(top)
-        self._pool = ThreadPool(threads)
+        self._pool, self._memory = ThreadPool(threads), _Memory(self._model.memory)
 
     def __call__(self, dense: np.ndarray, ids: np.ndarray, out: np.ndarray) -> None:
         rows = len(out)
@@ -178,16 +189,19 @@ class _Fused:
             numbers = on_threads(self._pool.threads, self._embedding.rows, ids)
             ids = check_indices(numbers, self._spec)
         parts = min(self._pool.threads, rows * self._work // WORK_PER_THREAD)
+        if parts <= 1:
+            self._score(dense, ids, 0, rows, out)
+            return
 
-        def score(part: int, parts: int = parts) -> None:
-            first, last = (np.uint64(rows * end // parts) for end in (part, part + 1))
-            memory = scratch("scorer", (self._model.memory,), np.float32)
-            score_rows(dense, ids, first, last, self._model, memory, out)
+        def score(part: int) -> None:
+            self._score(dense, ids, rows * part // parts, rows * (part + 1) // parts, out)
 
-        if parts > 1:
-            self._pool.run(score, parts, uses_blas=False)
-        else:
-            score(0, 1)
+        self._pool.run(score, parts, uses_blas=False)
+
+    def _score(
+        self, dense: np.ndarray, ids: np.ndarray, first: int, last: int, out: np.ndarray
+    ) -> None:
+        score_rows(dense, ids, first, last, self._model, self._memory.floats, out)
 
 
 class _Staged:

@@ -127,8 +127,8 @@ def scores(spec, stored, num_dense, batch, copy, empty):
     dense = copy(generator.integers(-2, 99, num_dense * batch).astype(np.float64))
     ids = copy(generator.integers(0, 2**62, batch * tables).astype(np.uint64))
     model = kernel_model(0, num_dense, array, rows.hash_spec(spec), bottom, top)
-    out, last = empty((batch,), np.float32), np.uint64(batch)
-    score_rows(dense, ids, np.uint64(0), last, model, empty((model.memory,), np.float32), out)
+    out = empty((batch,), np.float32)
+    score_rows(dense, ids, 0, batch, model, empty((model.memory,), np.float32), out)
     return out
 
 
