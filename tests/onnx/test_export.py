@@ -287,7 +287,6 @@ def test_runs_without_digests(runs, dataset, robe, tmp_path):
 def test_refused(runs, robe, tmp_path):
     output = ("-o", tmp_path / "model.onnx")
     assert_refused(robe("export", runs["robe"]), "--output", "--triton")
-    assert_refused(robe("export", runs["robe"], *output, "--triton", tmp_path), "either")
     assert_refused(robe("export", runs["robe"], *output, "--name", "a"), "--triton")
     assert_refused(robe("export", runs["robe"], *output, "--dtype", "int4"), "int4", "float16")
     assert_refused(robe("export", tmp_path, *output), tmp_path, "not the folder of a run")

@@ -103,3 +103,14 @@ def test_no_dense_features():
     with pytest.raises(ValueError, match="no dense features"):
         config_text("clicks", 0, 3)
     assert "dims: [ 1 ]" in config_text("clicks", 1, np.int64(3))
+
+
+def test_a_file_and_a_repository_at_once(robe, runs, tmp_path):
+    alone = tmp_path / "alone.onnx"
+    status, text = robe("export", runs["robe"], "-o", alone, "--triton", tmp_path / "models")
+    assert status == 0, text
+    placed = tmp_path / "models" / runs["robe"].name / "1" / "model.onnx"
+    assert placed.read_bytes() == alone.read_bytes()
+    again = robe("export", runs["robe"], "-o", tmp_path / "b.onnx", "--triton", tmp_path / "models")
+    assert_refused(again, "already exists")
+    assert not (tmp_path / "b.onnx").exists()

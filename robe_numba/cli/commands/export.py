@@ -19,7 +19,7 @@ def export(
     ] = None,
     triton: Annotated[
         Path | None,
-        typer.Option(help="Model repository of Triton to write into, instead of --output."),
+        typer.Option(help="Model repository of Triton to write into."),
     ] = None,
     name: Annotated[
         str | None,
@@ -63,23 +63,27 @@ def export(
         from robe_numba.onnx.export import model_name
         from robe_numba.onnx.model_file import data_path
 
-    if (output is None) == (triton is None):
-        raise ValueError("give either --output, a file, or --triton, a model repository")
+    if output is None and triton is None:
+        raise ValueError("give --output, a file, or --triton, a model repository, or both")
+    if triton is None and name is not None:
+        raise ValueError("--name is of a model in a repository; give --triton, or leave it out")
     if output is not None:
-        if name is not None:
-            raise ValueError("--name is of a model in a repository; give --triton, or leave it out")
         for file in (output, data_path(output)):
             check_output_file(file, overwrite)
-        exported = export_run(opened_run(run), output, dtype, data)
-    elif triton is not None:
+    if triton is not None:
         name = model_name(run, name)
         _check_place(triton / name, overwrite)
-        exported = export_repository(opened_run(run), triton, name, dtype, data)
-    console.print(
-        f"{exported.path}: {format_bytes(exported.num_bytes)}, dense float32 (rows, "
-        f"{exported.num_dense}) and ids int64 (rows, {exported.num_tables}) to probability"
-    )
-    for sentence in exported.outside:
+    folder, written = opened_run(run), []
+    if output is not None:
+        written.append(export_run(folder, output, dtype, data))
+    if triton is not None:
+        written.append(export_repository(folder, triton, name, dtype, data))
+    for model in written:
+        console.print(
+            f"{model.path}: {format_bytes(model.num_bytes)}, dense float32 (rows, "
+            f"{model.num_dense}) and ids int64 (rows, {model.num_tables}) to probability"
+        )
+    for sentence in written[0].outside:
         console.print(f"before the model: {sentence}")
 
 
