@@ -19,7 +19,7 @@ from robe_numba.kernels.cpu.interaction import (
     padded_width,
     products_size,
 )
-from robe_numba.kernels.cpu.mlp import CHUNK, PackedLayers, mlp_rows
+from robe_numba.kernels.cpu.mlp import CHUNK, PackedLayers, mlp_rows, sigmoid
 from robe_numba.kernels.scalar.hashing import HashSpec
 from robe_numba.kernels.scalar.unsigned import ONE, U15, ZERO
 
@@ -106,13 +106,6 @@ def spec_of(model):
 
 
 @inlined
-def probability(logit):
-    """1 / (1 + exp(-logit)) in float32, without overflow."""
-    one, small = np.float32(1), np.float32(math.exp(-abs(logit)))
-    return (one if logit >= 0 else small) / (one + small)
-
-
-@inlined
 def transform_rows(dense, first, count, transform, x):
     """x = dense features from `first` on as `robe ingest` writes them; NaN is a missing value."""
     for i in range(count):
@@ -149,4 +142,4 @@ def score_rows(dense, ids, first, last, model, memory, out):
         gather_dot(source, own, features, ZERO, count, ZERO, False, buffers, joined)
         place = mlp_rows(joined, ZERO, count, model.top, False, layers, ZERO, half, words)
         for r in range(count):
-            out[row + r] = probability(layers[place + r * top_width])
+            out[row + r] = sigmoid(layers[place + r * top_width])

@@ -140,9 +140,15 @@ def mlp(x, rows, layers, final_relu, buffers, numbers, out):
                     out[row + r, column] = own[place + r * width + column]
 
 
+@inlined
+def sigmoid(logit):
+    """1 / (1 + exp(-logit)) in float32, without overflow."""
+    one, small = np.float32(1), np.float32(math.exp(-abs(logit)))
+    return (one if logit >= 0 else small) / (one + small)
+
+
 @jit
 def sigmoids(logits, out):
-    """out (n,) = 1 / (1 + exp(-logits)), without overflow."""
+    """out (n,) = the sigmoid of logits (n,)."""
     for i in range(logits.size):
-        small = np.float32(math.exp(-abs(logits[i])))
-        out[i] = (np.float32(1) if logits[i] >= 0 else small) / (np.float32(1) + small)
+        out[i] = sigmoid(logits[i])

@@ -1,8 +1,16 @@
-"""Elements of arrays in memory and in registers, in terms of LLVM."""
+"""Elements of arrays in memory and in registers, in terms of LLVM; what the machine can do."""
 
 from typing import Any
 
+import numba
+from llvmlite import binding as llvm
 from llvmlite import ir
+
+
+def machine_features() -> str:
+    """The features of the machine that kernels are compiled for, as LLVM writes them."""
+    features = numba.config.CPU_FEATURES  # what the user chose; "" with NUMBA_CPU_NAME=generic
+    return llvm.get_host_cpu_features().flatten() if features is None else features
 
 
 def pointer_to(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:

@@ -2,17 +2,15 @@
 
 from typing import Any
 
-import numba
 from llvmlite import binding as llvm
 from llvmlite import ir
+
+from robe_numba.kernels.cpu.simd.elements import machine_features
 
 
 def _converts_halves() -> bool:
     """Whether the target machine has an instruction for it, as x86 has since 2012."""
-    features = numba.config.CPU_FEATURES  # what the user chose; "" with NUMBA_CPU_NAME=generic
-    if features is None:
-        features = llvm.get_host_cpu_features().flatten()
-    return not llvm.get_process_triple().startswith("x86") or "+f16c" in features
+    return not llvm.get_process_triple().startswith("x86") or "+f16c" in machine_features()
 
 
 def _kind(element: Any, lanes: int) -> Any:

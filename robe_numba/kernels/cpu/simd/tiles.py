@@ -2,27 +2,20 @@
 
 from typing import Any, NamedTuple
 
-import numba
-from llvmlite import binding as llvm
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
+
+from robe_numba.kernels.cpu.simd.elements import machine_features, splat_of
 
 LANES = 16  # elements of a vector
 TILE_ROWS = 6  # enough sums that an addition never waits for the one before it
 WORD, VECTOR = ir.IntType(64), ir.VectorType(ir.FloatType(), LANES)
 
 
-def _has_wide_registers() -> bool:
-    """Whether the machine has 32 registers of 16 floats each, as with AVX-512."""
-    features = numba.config.CPU_FEATURES  # what the user chose; "" with NUMBA_CPU_NAME=generic
-    if features is None:
-        features = llvm.get_host_cpu_features().flatten()
-    return "+avx512f" in features
-
-
-# Vectors side by side in a wide tile. Where registers are shorter or fewer, more would not fit.
-TILE_VECTORS = 4 if _has_wide_registers() else 1
+# Vectors side by side in a wide tile: AVX-512 has 32 registers of 16 floats. Where registers are
+# shorter or fewer, more would not fit.
+TILE_VECTORS = 4 if "+avx512f" in machine_features() else 1
 
 
 class Steps(NamedTuple):
@@ -30,14 +23,6 @@ class Steps(NamedTuple):
 
     count: Any
     chosen: Any = None  # a pointer
-
-
-def _splat(builder: Any, value: Any) -> Any:
-    undefined = ir.Constant(VECTOR, ir.Undefined)
-    first = builder.insert_element(undefined, value, ir.IntType(32)(0))
-    return builder.shuffle_vector(
-        first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), LANES), None)
-    )
 
 
 def _load(builder: Any, data: Any, index: Any, kind: Any) -> Any:
@@ -61,7 +46,8 @@ def _sums(builder: Any, x: Any, x_rows: list[Any], w: Any, w_first: Any, steps: 
     factors = [_load(builder, w, builder.add(first, offset), VECTOR) for first in w_first]
     new = []
     for row, x_first in enumerate(x_rows):
-        value = _splat(builder, _load(builder, x, builder.add(x_first, k), ir.FloatType()))
+        element = _load(builder, x, builder.add(x_first, k), ir.FloatType())
+        value = splat_of(builder, element, LANES)
         for v, factor in enumerate(factors):
             new.append(builder.call(fma, [value, factor, sums[row * vectors + v]]))
     following = builder.add(step, WORD(1))
