@@ -1,4 +1,4 @@
-"""Rows as NumPy arrays: a shard's blocks, a part of a table, a mini-batch."""
+"""Rows of a click log as NumPy arrays: as they are stored and shuffled, and as a mini-batch."""
 
 from typing import NamedTuple, Protocol
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 class Batch(NamedTuple):
-    """Some rows of a click log.
+    """A mini-batch of B rows.
 
     Attributes
     ----------
@@ -16,11 +16,63 @@ class Batch(NamedTuple):
         C-contiguous.
     indices : ndarray, (B, num_categorical) uint
         C-contiguous; uint32 for Criteo text, else uint64.
+    values : ndarray, (n,) of the dtype of `indices`
+        Ids of the multi-hot features; None where the log has none, as the next two.
+    offsets : ndarray, (num_multi_hot * B + 1,) int64
+        Table-major: the ids of feature t in row b are
+        values[offsets[t * B + b]:offsets[t * B + b + 1]].
+    weights : ndarray, (n,) float32
+        Of the ids, 1 for features without weights; None where no feature has weights.
     """
 
     labels: np.ndarray | None
     dense: np.ndarray
     indices: np.ndarray
+    values: np.ndarray | None = None
+    offsets: np.ndarray | None = None
+    weights: np.ndarray | None = None
+
+    @property
+    def multi_hot(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None] | None:
+        """(values, offsets, weights) as `DLRM` takes them; None for a log without lists."""
+        if self.values is None or self.offsets is None:
+            return None
+        return self.values, self.offsets, self.weights
+
+
+class Lists(NamedTuple):
+    """A list of ids for each of some rows: one multi-hot feature.
+
+    Attributes
+    ----------
+    values : ndarray, (n,) uint
+        Ids.
+    offsets : ndarray, (rows + 1,) int32 or int64
+        The ids of row i are values[offsets[i]:offsets[i + 1]]. The first offset may be above 0.
+    weights : ndarray, (n,) float32
+        Of the ids; None for a feature without weights.
+    """
+
+    values: np.ndarray
+    offsets: np.ndarray
+    weights: np.ndarray | None = None
+
+
+class Rows(NamedTuple):
+    """Some rows of a click log: a shard's block, or a part of a table.
+
+    Attributes
+    ----------
+    labels, dense, indices : ndarray
+        As of `Batch`.
+    lists : tuple of Lists
+        The multi-hot features.
+    """
+
+    labels: np.ndarray | None
+    dense: np.ndarray
+    indices: np.ndarray
+    lists: tuple[Lists, ...] = ()
 
 
 class ShardReader(Protocol):
@@ -36,30 +88,83 @@ class ShardReader(Protocol):
     def block_rows(self) -> np.ndarray:
         """Rows of each block."""
 
-    def read(self, block: int) -> Batch:
+    def read(self, block: int) -> Rows:
         """Read one block, counted from 0; several threads may read at a time.
 
         Returns
         -------
-        Batch
+        Rows
             Read-only views of a mapped file where its format allows, else new arrays.
         """
 
 
-def take(batch: Batch, selected: slice | np.ndarray) -> Batch:
-    """Select rows of `batch`: views where `selected` is a slice, else copies."""
-    labels = None if batch.labels is None else _take(batch.labels, selected)
-    return Batch(labels, _take(batch.dense, selected), _take(batch.indices, selected))
+def take(rows: Rows, selected: slice | np.ndarray) -> Rows:
+    """Select rows: views where `selected` is a slice, else copies."""
+    labels = None if rows.labels is None else _take(rows.labels, selected)
+    lists = tuple(_take_lists(each, selected) for each in rows.lists)
+    return Rows(labels, _take(rows.dense, selected), _take(rows.indices, selected), lists)
 
 
-def concatenate(parts: list[Batch], order: np.ndarray | None = None) -> Batch:
-    """Join one or more batches of one log, then select rows of the whole in the given order."""
+def concatenate(parts: list[Rows], order: np.ndarray | None = None) -> Rows:
+    """Join one or more parts of one log, then select rows of the whole in the given order."""
     labels = [part.labels for part in parts if part.labels is not None]
-    return Batch(
+    features = zip(*(part.lists for part in parts), strict=True)
+    return Rows(
         _join(labels, order) if labels else None,
         _join([part.dense for part in parts], order),
         _join([part.indices for part in parts], order),
+        tuple(_join_lists(list(feature), order) for feature in features),
     )
+
+
+def batch_of(rows: Rows) -> Batch:
+    """The rows as a mini-batch, with the lists of all features side by side."""
+    if not rows.lists:
+        return Batch(rows.labels, rows.dense, rows.indices)
+    joined = [_from_zero(each) for each in rows.lists]
+    values = np.concatenate([each.values for each in joined])
+    ends = np.cumsum([0, *(len(each.values) for each in joined)])
+    starts = [each.offsets[:-1] + end for each, end in zip(joined, ends[:-1], strict=True)]
+    offsets = np.concatenate([*starts, ends[-1:]]).astype(np.int64)
+    weights = None
+    if any(each.weights is not None for each in joined):
+        ones = np.ones(len(values), np.float32)
+        weights = np.concatenate(
+            [ones[: len(each.values)] if each.weights is None else each.weights for each in joined]
+        )
+    return Batch(rows.labels, rows.dense, rows.indices, values, offsets, weights)
+
+
+def _from_zero(lists: Lists) -> Lists:
+    """The same lists with offsets from 0, and no values besides theirs."""
+    first, last = int(lists.offsets[0]), int(lists.offsets[-1])
+    weights = None if lists.weights is None else lists.weights[first:last]
+    return Lists(lists.values[first:last], lists.offsets - lists.offsets[0], weights)
+
+
+def _take_lists(lists: Lists, selected: slice | np.ndarray) -> Lists:
+    if isinstance(selected, slice):
+        first, last, _ = selected.indices(len(lists.offsets) - 1)
+        return lists._replace(offsets=lists.offsets[first : max(first, last) + 1])
+    starts, lengths = lists.offsets[:-1][selected], np.diff(lists.offsets)[selected]
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    places = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
+    weights = None if lists.weights is None else lists.weights[places]
+    return Lists(lists.values[places], offsets, weights)
+
+
+def _join_lists(parts: list[Lists], order: np.ndarray | None) -> Lists:
+    parts = [_from_zero(part) for part in parts]
+    values = np.concatenate([part.values for part in parts])
+    ends = np.cumsum([0, *(len(part.values) for part in parts)])
+    starts = [part.offsets[:-1] + end for part, end in zip(parts, ends[:-1], strict=True)]
+    weights = [part.weights for part in parts if part.weights is not None]
+    joined = Lists(
+        values,
+        np.concatenate([*starts, ends[-1:]]),
+        np.concatenate(weights) if weights else None,
+    )
+    return joined if order is None else _take_lists(joined, order)
 
 
 def _take(array: np.ndarray, selected: slice | np.ndarray) -> np.ndarray:

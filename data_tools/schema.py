@@ -9,7 +9,7 @@ from data_tools.storage.json_files import convert
 
 @dataclass(frozen=True)
 class Schema:
-    """The columns of a click log, in order: one label, dense numbers, categorical ids.
+    """The columns of a click log, in order: a label, dense numbers, ids, lists of ids.
 
     Parameters
     ----------
@@ -19,25 +19,39 @@ class Schema:
         Numeric columns, possibly none.
     categorical : tuple of str
         Columns of ids, possibly none.
+    multi_hot : tuple of str
+        Columns of lists of ids, possibly none.
+    weights : tuple of (str or None)
+        For each multi-hot column the column of its ids' weights, or None; () for no weights.
 
     Raises
     ------
     TypeError
         A name is not a string.
     ValueError
-        A name is empty or occurs twice, or there is no column besides the label.
+        A name is empty or occurs twice, there is no column besides the label, or there are weights
+        for another number of multi-hot columns.
     """
 
     label: str
     dense: tuple[str, ...]
     categorical: tuple[str, ...]
+    multi_hot: tuple[str, ...] = ()
+    weights: tuple[str | None, ...] = ()
 
     def __post_init__(self) -> None:
-        for group in ("dense", "categorical"):
+        for group in ("dense", "categorical", "multi_hot", "weights"):
             if isinstance(getattr(self, group), str):
                 raise TypeError(f"{group} is the string {getattr(self, group)!r}; give a tuple")
             # Lists are accepted, but a frozen schema must be hashable.
             object.__setattr__(self, group, tuple(getattr(self, group)))
+        if not any(self.weights):
+            object.__setattr__(self, "weights", ())
+        elif len(self.weights) != len(self.multi_hot):
+            raise ValueError(
+                f"there are {len(self.weights)} weights for {len(self.multi_hot)} multi-hot "
+                f"columns; give one for each, None for a column without weights"
+            )
         names = self.names
         for name in names:
             if not isinstance(name, str):
@@ -52,12 +66,13 @@ class Schema:
         if twice:
             raise ValueError(f"column names must differ, but {', '.join(twice)} occurs twice")
         if len(names) == 1:
-            raise ValueError("a schema needs at least one dense or categorical column")
+            raise ValueError("a schema needs at least one column besides the label")
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All columns in the order of the text format: label, dense, categorical."""
-        return (self.label, *self.dense, *self.categorical)
+        """All columns, in order: label, dense, categorical, multi-hot, weights."""
+        weights = (name for name in self.weights if name is not None)
+        return (self.label, *self.dense, *self.categorical, *self.multi_hot, *weights)
 
     @property
     def num_dense(self) -> int:
@@ -69,13 +84,31 @@ class Schema:
         """Number of categorical columns."""
         return len(self.categorical)
 
+    @property
+    def num_multi_hot(self) -> int:
+        """Number of multi-hot columns."""
+        return len(self.multi_hot)
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The columns that are embedded, in the order of a model's tables."""
+        return (*self.categorical, *self.multi_hot)
+
     def to_json(self) -> dict[str, Any]:
-        """Return the schema as a dict of JSON types, which `from_json` reads."""
-        return {
+        """Return the schema as a dict of JSON types, which `from_json` reads.
+
+        Without lists of ids it is as it was before there were any.
+        """
+        record: dict[str, Any] = {
             "label": self.label,
             "dense": list(self.dense),
             "categorical": list(self.categorical),
         }
+        if self.multi_hot:
+            record["multi_hot"] = list(self.multi_hot)
+        if self.weights:
+            record["weights"] = list(self.weights)
+        return record
 
     @classmethod
     def from_json(cls, record: Any) -> "Schema":
@@ -86,7 +119,8 @@ class Schema:
         ValueError
             A key is missing or unknown, or a value breaks the rules of `Schema`.
         """
-        return convert(record, cls, "the schema", "its keys are label, dense and categorical")
+        keys = "its keys are label, dense, categorical, multi_hot and weights"
+        return convert(record, cls, "the schema", keys)
 
 
 CRITEO = Schema(

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from data_tools.batch import Batch
+from data_tools.batch import Rows
 from data_tools.errors import DatasetError
 from data_tools.format.manifest import Manifest, Shard
 from data_tools.format.shard_writer import arrow_fields, parquet_fields
@@ -95,7 +95,7 @@ class ArrowShard(_Shard):
         """Schema and number of blocks."""
         return self._reader.schema, self._reader.num_record_batches
 
-    def read(self, block: int) -> Batch:
+    def read(self, block: int) -> Rows:
         """Rows of a block: read-only views of the mapped file where it is not compressed."""
         try:
             with self._lock:
@@ -110,7 +110,7 @@ class ArrowShard(_Shard):
         rows = batch.num_rows
         self._check(block, rows)
         none = np.empty((rows, 0), np.float32)
-        return Batch(
+        return Rows(
             views.get("label"),
             views.get("dense", none).reshape(rows, self._schema.num_dense),
             views.get("indices", none.astype(self._index_dtype)).reshape(
@@ -132,7 +132,7 @@ class ParquetShard(_Shard):
         """Schema and number of blocks."""
         return self._file.schema_arrow, self._file.num_row_groups
 
-    def read(self, block: int) -> Batch:
+    def read(self, block: int) -> Rows:
         """Rows of a block, decoded."""
         self._check(
             block, self._file.metadata.row_group(block).num_rows
@@ -147,7 +147,7 @@ class ParquetShard(_Shard):
         labels = None
         if schema.label in table.schema.names:
             labels = table.column(schema.label).to_numpy()
-        return Batch(
+        return Rows(
             labels,
             _rows(table, schema.dense, np.float32),
             _rows(table, schema.categorical, self._index_dtype),
@@ -162,9 +162,9 @@ def _rows(table: pa.Table, names: tuple[str, ...], dtype: Any) -> np.ndarray:
     return out
 
 
-def no_rows(schema: Schema, labelled: bool, index_dtype: str) -> Batch:
+def no_rows(schema: Schema, labelled: bool, index_dtype: str) -> Rows:
     """Arrays of no rows, of the widths and types of a dataset."""
-    return Batch(
+    return Rows(
         np.empty(0, np.float32) if labelled else None,
         np.empty((0, schema.num_dense), np.float32),
         np.empty((0, schema.num_categorical), index_dtype),

@@ -15,7 +15,7 @@ from typing import IO, Any, Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from data_tools.batch import Batch
+from data_tools.batch import Rows
 from data_tools.format.manifest import BLOCK_ROWS
 from data_tools.schema import Schema
 from data_tools.storage.checksums import crc32
@@ -122,7 +122,7 @@ class _ArrowWriter:
         options = pa.ipc.IpcWriteOptions(compression=codec, use_threads=False)
         self._writer = pa.ipc.new_file(pa.PythonFile(sink, "w"), self._fields, options=options)
 
-    def write(self, rows: Batch) -> None:
+    def write(self, rows: Rows) -> None:
         """Write one block."""
         arrays = {"label": rows.labels, "dense": rows.dense, "indices": rows.indices}
         columns = []
@@ -154,7 +154,7 @@ class _ParquetWriter:
             write_statistics=False,
         )
 
-    def write(self, rows: Batch) -> None:
+    def write(self, rows: Rows) -> None:
         """Write one block, whose arrays are in the order of columns."""
         columns = [] if rows.labels is None else [rows.labels]
         columns += [*rows.dense.T, *rows.indices.T]

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
-from data_tools.batch import Batch
+from data_tools.batch import Rows
 from data_tools.format.names import shard_name
 from data_tools.format.shard_writer import ChecksummedFile, count_rows, shard_writer
 from data_tools.ingestion.plan import IngestPlan, ShardTask, damage
@@ -227,7 +227,7 @@ class ShardMaker:
             if counts:
                 counter = ShardCounter(layout.schema.num_categorical, layout.index_dtype)
 
-                def count(batch: Batch) -> None:
+                def count(batch: Rows) -> None:
                     counter.add(self._reduced(batch.indices))
 
                 yield self._buffer("C", count), sink
@@ -235,12 +235,12 @@ class ShardMaker:
                 return
             with shard_writer(sink, layout, name) as writer:
 
-                def write(batch: Batch) -> None:
+                def write(batch: Rows) -> None:
                     writer.write(batch._replace(indices=self._mapped(batch.indices)))
 
                 yield self._buffer(layout.order, write), sink
 
-    def _buffer(self, order: Literal["C", "F"], write: Callable[[Batch], None]) -> RowBuffer:
+    def _buffer(self, order: Literal["C", "F"], write: Callable[[Rows], None]) -> RowBuffer:
         layout, skip = self.plan.layout, self.plan.options.on_error == "skip"
         shape = layout.schema, layout.index_dtype, layout.labelled, layout.block_rows
         return RowBuffer(*shape, order, write, skip)

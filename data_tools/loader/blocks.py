@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_tools.batch import Batch, ShardReader, take
+from data_tools.batch import Rows, ShardReader, take
 
 # The parts of the four rows in each possible byte of labels.
 _PART_OF_ROWS = np.arange(256)[:, None] >> np.array([0, 2, 4, 6]) & 3
@@ -46,7 +46,7 @@ class Blocks:
         """Rows of the part."""
         return int(self.ends[-1]) if len(self.ends) else 0
 
-    def read(self, block: int, begin: int, end: int) -> Batch:
+    def read(self, block: int, begin: int, end: int) -> Rows:
         """Read rows `begin` to `end - 1` of those that the part has of a block, at least one."""
         reader = int(np.searchsorted(self._first_blocks, block, side="right")) - 1
         rows = self._readers[reader].read(block - int(self._first_blocks[reader]))

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from data_tools.batch import Batch, ShardReader
+from data_tools.batch import Batch, Rows, ShardReader
 from data_tools.format.manifest import Manifest
 from data_tools.format.shard_reader import no_rows, open_shard
 from data_tools.loader.blocks import Blocks
@@ -152,6 +152,6 @@ class Dataset:
             latest = self._random = (ends, seed), row_parts(self.num_rows, ends, seed)
         return latest[1]
 
-    def _no_rows(self) -> Batch:
+    def _no_rows(self) -> Rows:
         manifest = self.manifest
         return no_rows(manifest.schema, manifest.labelled, manifest.index_dtype)

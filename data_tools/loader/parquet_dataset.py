@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_tools.batch import Batch
+from data_tools.batch import Rows
 from data_tools.errors import DatasetError, ParseError
 from data_tools.format.manifest import Manifest, Shard, Source, created_by
 from data_tools.loader.dataset import Dataset
@@ -113,7 +113,7 @@ class _Reader:
         self._groups = np.flatnonzero(rows)
         self.block_rows = np.array(rows, np.int64)[self._groups]
 
-    def read(self, block: int) -> Batch:
+    def read(self, block: int) -> Rows:
         """Rows of a row group, converted."""
         try:
             with self._lock:

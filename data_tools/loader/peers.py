@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from data_tools.batch import Batch, concatenate, take
+from data_tools.batch import Rows, concatenate, take
 from data_tools.loader.shuffle import Shuffle
 from robe_numba._share_of import share_of
 
@@ -36,7 +36,7 @@ class Peers(Protocol):
     def size(self) -> int:
         """Number of processes."""
 
-    def exchange(self, parts: list[Batch]) -> list[Batch]:
+    def exchange(self, parts: list[Rows]) -> list[Rows]:
         """Send `parts[r]` to rank r, and return what each rank sent here, in the order of ranks.
 
         All ranks call this for the same windows in the same order, on the thread that reads ahead;
@@ -122,7 +122,7 @@ class SharedWindows:
         Of the windows, for this rank.
     stretch : callable(window, rows)
         Returns a range of a window's rows before they are mixed, as one or more batches.
-    empty : Batch
+    empty : Rows
         No rows, of the widths and types of the dataset.
     """
 
@@ -131,13 +131,13 @@ class SharedWindows:
         peers: Peers,
         shuffle: Shuffle,
         cuts: Cuts,
-        stretch: Callable[[int, range], list[Batch]],
-        empty: Batch,
+        stretch: Callable[[int, range], list[Rows]],
+        empty: Rows,
     ) -> None:
         self._peers, self._shuffle, self._cuts = peers, shuffle, cuts
         self._stretch, self._empty = stretch, empty
 
-    def read(self, window: int) -> Batch:
+    def read(self, window: int) -> Rows:
         """Return this rank's rows of all batches in a window; all ranks call it together.
 
         Raises
@@ -161,7 +161,7 @@ class SharedWindows:
         del parts
         return self._arranged(window, rows[owners == rank], received)
 
-    def _outgoing(self, window: int, rows: np.ndarray, owners: np.ndarray) -> list[Batch]:
+    def _outgoing(self, window: int, rows: np.ndarray, owners: np.ndarray) -> list[Rows]:
         """What this rank reads, for each rank its rows in the order of its batches."""
         count, size = int(self._shuffle.window_rows[window]), self._cuts.size
         mine = share_of(count, self._cuts.rank, size)
@@ -175,7 +175,7 @@ class SharedWindows:
             for begin, end in zip([0, *ends[:-1]], ends, strict=True)
         ]
 
-    def _arranged(self, window: int, rows: np.ndarray, received: list[Batch]) -> Batch:
+    def _arranged(self, window: int, rows: np.ndarray, received: list[Rows]) -> Rows:
         """Put what all ranks sent into the order of `rows`, numbers of rows of the window."""
         size = self._cuts.size
         edges = share_edges(int(self._shuffle.window_rows[window]), size)

@@ -8,13 +8,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from itertools import islice
 
-from data_tools.batch import Batch, concatenate, take
+from data_tools.batch import Batch, Rows, batch_of, concatenate, take
 from data_tools.loader.peers import Cuts
 
 THREAD_NAME = "read-ahead"
 
 
-def stream(read: Callable[[int], Batch], cuts: Cuts, threads: int) -> Generator[Batch, None, None]:
+def stream(read: Callable[[int], Rows], cuts: Cuts, threads: int) -> Generator[Batch, None, None]:
     """Cut the rows of consecutive parts into mini-batches, or a rank's share of each.
 
     Parameters
@@ -33,7 +33,7 @@ def stream(read: Callable[[int], Batch], cuts: Cuts, threads: int) -> Generator[
         which the whole batch ends, even if the rank's share ends earlier. So all ranks have read
         the same parts after the same number of batches.
     """
-    collected: list[Batch] = []  # of one batch
+    collected: list[Rows] = []  # of one batch
     with closing(read_ahead(read, cuts.parts, threads)) as parts:
         for number in cuts.parts:
             part, start = next(parts), 0
@@ -42,14 +42,15 @@ def stream(read: Callable[[int], Batch], cuts: Cuts, threads: int) -> Generator[
                 collected.append(take(part, slice(start, start + count)))
                 start += count
                 if batch < len(counts) or cuts.ends_batch(number):
-                    yield collected[0] if len(collected) == 1 else concatenate(collected)
+                    rows = collected[0] if len(collected) == 1 else concatenate(collected)
+                    yield batch_of(rows)
                     collected = []
             del part  # or its memory would be held until the next part is read
 
 
 def read_ahead(
-    read: Callable[[int], Batch], numbers: range, threads: int
-) -> Generator[Batch, None, None]:
+    read: Callable[[int], Rows], numbers: range, threads: int
+) -> Generator[Rows, None, None]:
     """Yield `read(number)` for each number, in order, while `threads` threads read what follows.
 
     At most `threads` + 1 results exist at a time: the yielded one, and one for each thread. An
@@ -62,7 +63,7 @@ def read_ahead(
     pool, process = ThreadPoolExecutor(threads, thread_name_prefix=THREAD_NAME), os.getpid()
     try:
         following = iter(numbers)
-        reading: deque[Future[Batch]] = deque(
+        reading: deque[Future[Rows]] = deque(
             pool.submit(read, number) for number in islice(following, threads)
         )
         for place in range(len(numbers)):

@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 
-from data_tools.batch import Batch, concatenate
+from data_tools.batch import Batch, Rows, concatenate
 from data_tools.loader.blocks import Blocks
 from data_tools.loader.peers import Cuts, Peers, SharedWindows
 from data_tools.loader.read_ahead import read_ahead, stream
@@ -26,11 +26,11 @@ class Split:
         The blocks of the dataset, and the part of it that these rows are of.
     rows : range
         Which rows of that part.
-    empty : Batch
+    empty : Rows
         No rows, of the widths and types of the dataset.
     """
 
-    def __init__(self, blocks: Blocks, rows: range, empty: Batch) -> None:
+    def __init__(self, blocks: Blocks, rows: range, empty: Rows) -> None:
         self._blocks, self._rows, self._empty = blocks, rows, empty
         ends = np.clip(blocks.ends, rows.start, rows.stop) - rows.start
         counts = np.diff(ends, prepend=0)
@@ -181,11 +181,11 @@ class Split:
                 waiting, limit = 0, max(UNSORTED_IDS, collected[0].size)
         return _distinct(collected)
 
-    def _parts(self) -> Iterator[Batch]:
+    def _parts(self) -> Iterator[Rows]:
         """The rows in order, block by block."""
         return read_ahead(self._read, range(len(self._numbers)), threads=1)
 
-    def _read(self, number: int, wanted: slice = slice(None)) -> Batch:
+    def _read(self, number: int, wanted: slice = slice(None)) -> Rows:
         """The split's rows of a block, or those `wanted` of them: consecutive, and at least one.
 
         `number` counts only the blocks that have any rows of the split.
@@ -194,14 +194,14 @@ class Split:
         skipped = 0 if number else self._skipped
         return self._blocks.read(int(self._numbers[number]), skipped + begin, skipped + end)
 
-    def _mixed(self, shuffle: Shuffle, cuts: Cuts) -> Callable[[int], Batch]:
+    def _mixed(self, shuffle: Shuffle, cuts: Cuts) -> Callable[[int], Rows]:
         """A function that reads a window of given number and mixes its rows."""
         return lambda window: concatenate(
             [self._read(number) for number in shuffle.windows[window].tolist()],
             shuffle.order(window)[cuts.wanted(window)],
         )
 
-    def _stretch(self, shuffle: Shuffle, window: int, rows: range) -> list[Batch]:
+    def _stretch(self, shuffle: Shuffle, window: int, rows: range) -> list[Rows]:
         """Consecutive rows of a window that is not mixed; only blocks that have any are read."""
         blocks = shuffle.windows[window]
         ends = np.cumsum(self._counts[blocks])

@@ -5,7 +5,7 @@ from typing import Literal, TypedDict
 
 import numpy as np
 
-from data_tools.batch import Batch
+from data_tools.batch import Rows
 from data_tools.schema import Schema
 
 MAX_KEPT = 100  # bad lines
@@ -48,7 +48,7 @@ class RowBuffer:
         Rows of a block.
     order : {"C", "F"}
         Memory order: by rows, or by columns.
-    write : callable(Batch)
+    write : callable(Rows)
         Receives each block. Its arrays are overwritten afterwards.
     skip : bool
         Whether bad lines are skipped; otherwise the first one is an error.
@@ -77,7 +77,7 @@ class RowBuffer:
         labelled: bool,
         block_rows: int,
         order: Literal["C", "F"],
-        write: Callable[[Batch], None],
+        write: Callable[[Rows], None],
         skip: bool = False,
     ) -> None:
         self.labels = np.zeros(block_rows, np.float32)
@@ -94,7 +94,7 @@ class RowBuffer:
         if self.filled == len(self.labels):
             self.flush()
 
-    def append(self, rows: Batch) -> None:
+    def append(self, rows: Rows) -> None:
         """Copy `rows` in."""
         start, total = 0, len(rows.dense)
         while start < total:
@@ -139,5 +139,5 @@ class RowBuffer:
             )
             if self._labelled:
                 self.positives += int(np.count_nonzero(labels))
-            self._write(Batch(labels if self._labelled else None, dense, indices))
+            self._write(Rows(labels if self._labelled else None, dense, indices))
             self.filled = 0

@@ -9,7 +9,7 @@ from types import MappingProxyType
 import numpy as np
 import pyarrow as pa
 
-from data_tools.batch import Batch, take
+from data_tools.batch import Rows, take
 from data_tools.errors import ParseError
 from data_tools.schema import Schema
 from data_tools.sources import table_columns
@@ -112,7 +112,7 @@ def convert(
     is_csv: bool,
     transform: str,
     holds: Mapping[str, str | None] = MappingProxyType({}),
-) -> tuple[Batch, dict[int, tuple[str | None, str]]]:
+) -> tuple[Rows, dict[int, tuple[str | None, str]]]:
     """Convert columns to rows; also, by row, the column and the rule that it breaks.
 
     `holds` says of columns of texts what the texts are, see `ids.content`.
@@ -141,7 +141,7 @@ def convert(
     for i, name in enumerate(schema.categorical):
         indices[:, i], faults = table_columns.ids(columns_read.column(name), holds.get(name))
         note(faults, name, table_columns.ID_RULE)
-    return Batch(labels, dense, indices), broken
+    return Rows(labels, dense, indices), broken
 
 
 def _explain(rows: pa.RecordBatch, row: int, name: str | None, rule: str) -> tuple[str, str]:

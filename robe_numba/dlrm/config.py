@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from robe_numba.checks.bags import check_mode
 from robe_numba.dlrm.layers.interaction import INTERACTIONS
 from robe_numba.spec import MAX_SIZE, check_int
 
@@ -20,7 +21,7 @@ class DLRMConfig:
     num_dense : int
         Dense features; with 0 the bottom MLP is a function of its biases alone.
     num_tables : int
-        T, categorical features.
+        T, categorical features, of which the last len(pooling) are multi-hot.
     embedding_dim : int
         d, elements of one embedding and of the bottom MLP's output.
     bottom : tuple of int
@@ -29,11 +30,14 @@ class DLRMConfig:
         Hidden widths of the top MLP, without its last width, 1.
     interaction : str
         "dot" or "cat".
+    pooling : tuple of str
+        "sum", "mean" or "max" for each multi-hot feature; () if every feature has a single id.
 
     Raises
     ------
     TypeError, ValueError
-        A width is not a positive integer, or the interaction is unknown.
+        A width is not a positive integer, the interaction or a pooling is unknown, or there are
+        more multi-hot features than tables.
     """
 
     num_dense: int = 13
@@ -42,9 +46,10 @@ class DLRMConfig:
     bottom: tuple[int, ...] = (512, 256, 64)
     top: tuple[int, ...] = (512, 256)
     interaction: str = "dot"
+    pooling: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("bottom", "top"):
+        for name in ("bottom", "top", "pooling"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         named = [("num_tables", self.num_tables), ("embedding_dim", self.embedding_dim)]
         named += [("bottom", width) for width in self.bottom]
@@ -55,6 +60,18 @@ class DLRMConfig:
             raise ValueError(
                 f"interaction is {self.interaction!r}; choose one of {', '.join(INTERACTIONS)}"
             )
+        for mode in self.pooling:
+            check_mode(mode)
+        if len(self.pooling) > self.num_tables:
+            raise ValueError(
+                f"pooling has {len(self.pooling)} modes for {self.num_tables} tables; give one for "
+                f"each multi-hot feature"
+            )
+
+    @property
+    def num_single(self) -> int:
+        """Features with a single id; those after them are multi-hot."""
+        return self.num_tables - len(self.pooling)
 
     @property
     def bottom_widths(self) -> tuple[int, ...]:
@@ -77,8 +94,9 @@ class DLRMConfig:
         return shapes
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields, ready for JSON."""
-        return asdict(self)
+        """The fields, ready for JSON; those that older runs lack only if they have a value."""
+        added = ("pooling",)
+        return {name: v for name, v in asdict(self).items() if name not in added or v}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:

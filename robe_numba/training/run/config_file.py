@@ -186,8 +186,8 @@ def read_config(path: Path) -> dict[str, Any]:
     settings: Any = convert(
         checked.training, _StoredSettings, f"training in {path}", REMEDY, DamagedRunError
     )
-    for name, value in (("training", settings), ("model", checked.model)):
-        config[name] = json.loads(json.dumps(asdict(value)))  # an integer that was 1.0 is 1
+    for name, value in (("training", asdict(settings)), ("model", checked.model.to_dict())):
+        config[name] = json.loads(json.dumps(value))  # an integer that was 1.0 is 1
     digests = config.get("digests")
     if digests is None:
         config.pop("digests", None)
