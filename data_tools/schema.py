@@ -90,6 +90,12 @@ class Schema:
         return len(self.multi_hot)
 
     @property
+    def lists(self) -> tuple[tuple[str, str | None], ...]:
+        """Each multi-hot column, with the column of its weights or None."""
+        weights = self.weights or (None,) * len(self.multi_hot)
+        return tuple(zip(self.multi_hot, weights, strict=True))
+
+    @property
     def features(self) -> tuple[str, ...]:
         """The columns that are embedded, in the order of a model's tables."""
         return (*self.categorical, *self.multi_hot)

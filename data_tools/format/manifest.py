@@ -46,6 +46,25 @@ class Shard(StoredFile):
 
 
 @dataclass(frozen=True)
+class ListFacts:
+    """How long the lists of a multi-hot column are.
+
+    Attributes
+    ----------
+    ids : int
+        In all rows.
+    longest : int or None
+        Ids of the longest list; None if not counted.
+    shortened : int or None
+        Lists of which only the last `max_length` ids were kept; None if not counted.
+    """
+
+    ids: Count
+    longest: Count | None
+    shortened: Count | None
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What a dataset holds and where it came from.
 
@@ -70,9 +89,11 @@ class Manifest:
     shards : tuple of Shard
         In the order of their rows.
     vocabulary : tuple of StoredFile
-        The known ids of each categorical column, if the options number or count ids.
+        The known ids of each of the schema's `features`, if the options number or count ids.
     created_by : str
         The program and its version.
+    lists : tuple of ListFacts
+        Of each multi-hot column.
     """
 
     schema: Schema
@@ -88,6 +109,12 @@ class Manifest:
     shards: tuple[Shard, ...]
     vocabulary: tuple[StoredFile, ...]
     created_by: str
+    lists: tuple[ListFacts, ...] = ()
+
+    @property
+    def ids_per_row(self) -> tuple[float, ...]:
+        """Mean number of ids per row of each multi-hot column; 0 where there are no rows."""
+        return tuple(facts.ids / max(self.rows, 1) for facts in self.lists)
 
     def rows_per_source(self) -> list[int]:
         """Rows that came from each source."""
@@ -97,8 +124,13 @@ class Manifest:
         return rows
 
     def to_json(self) -> dict[str, Any]:
-        """Return the manifest as a dict of JSON types, which `from_json` reads."""
+        """Return the manifest as a dict of JSON types, which `from_json` reads.
+
+        What older manifests lack is left out where it is not used.
+        """
         record = {"format_version": FORMAT_VERSION, **asdict(self)}
+        if not self.lists:
+            del record["lists"]
         if self.options.separator is None:
             del record["options"]["separator"]
         return {**record, "schema": self.schema.to_json()}
@@ -150,11 +182,21 @@ class Manifest:
             raise ValueError(f"it counts {self.rows} rows, but its shards hold {held}")
         if (self.positives or 0) > self.rows:
             raise ValueError(f"it counts {self.positives} clicks in {self.rows} rows")
-        if len(self.vocabulary) not in (0, self.schema.num_categorical):
+        if len(self.vocabulary) not in (0, len(self.schema.features)):
             raise ValueError(
                 f"it lists the known ids of {len(self.vocabulary)} columns, but has "
-                f"{self.schema.num_categorical}"
+                f"{len(self.schema.features)}"
             )
+        if len(self.lists) != self.schema.num_multi_hot:
+            raise ValueError(
+                f"it counts the ids of {len(self.lists)} multi-hot columns, but has "
+                f"{self.schema.num_multi_hot}"
+            )
+        if any(
+            (facts.longest or 0) > facts.ids or (facts.shortened or 0) > self.rows
+            for facts in self.lists
+        ):
+            raise ValueError("it counts more ids or lists of a multi-hot column than there are")
         if self.index_dtype not in ("uint32", "uint64"):
             raise ValueError(f"index_dtype is {self.index_dtype!r}; it is uint32 or uint64")
 

@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from data_tools.batch import Rows
+from data_tools.batch import Lists, Rows
 from data_tools.errors import DatasetError
+from data_tools.format import list_columns
 from data_tools.format.manifest import Manifest, Shard
 from data_tools.format.shard_writer import arrow_fields, parquet_fields
 from data_tools.schema import Schema
@@ -88,6 +89,7 @@ class ArrowShard(_Shard):
 
     def __init__(self, file: pa.NativeFile, manifest: Manifest, shard: Shard) -> None:
         super().__init__(manifest, shard)
+        self._lists = list_columns.arrow_names(manifest.schema)
         options = pa.ipc.IpcReadOptions(use_threads=False)
         self._reader = pa.ipc.open_file(file, options=options)
 
@@ -101,9 +103,12 @@ class ArrowShard(_Shard):
             with self._lock:
                 batch = self._reader.get_batch(block)
             batch.validate()
+            columns: dict[str, Any] = dict(zip(batch.schema.names, batch.columns, strict=True))
+            lists = list_columns.from_arrays(self._lists, columns)
             views = {
                 name: getattr(column, "values", column).to_numpy()
-                for name, column in zip(batch.schema.names, batch.columns, strict=True)
+                for name, column in columns.items()
+                if name in ("label", "dense", "indices")
             }
         except (pa.ArrowException, OSError) as error:
             raise DatasetError(f"{self._name} is damaged ({error}); {REMEDY}") from None
@@ -116,6 +121,7 @@ class ArrowShard(_Shard):
             views.get("indices", none.astype(self._index_dtype)).reshape(
                 rows, self._schema.num_categorical
             ),
+            lists,
         )
 
 
@@ -140,6 +146,7 @@ class ParquetShard(_Shard):
         try:
             with self._lock:
                 table = self._file.read_row_group(block, use_threads=False)
+            lists = list_columns.from_arrays(self._schema.lists, _lists_of(table))
         except (pa.ArrowException, OSError) as error:
             raise DatasetError(f"{self._name} is damaged ({error}); {REMEDY}") from None
         self._check(block, table.num_rows)
@@ -151,6 +158,7 @@ class ParquetShard(_Shard):
             labels,
             _rows(table, schema.dense, np.float32),
             _rows(table, schema.categorical, self._index_dtype),
+            lists,
         )
 
 
@@ -162,10 +170,24 @@ def _rows(table: pa.Table, names: tuple[str, ...], dtype: Any) -> np.ndarray:
     return out
 
 
+def _lists_of(table: pa.Table) -> dict[str, pa.Array]:
+    """The columns of lists, each in one piece."""
+    lists = [field.name for field in table.schema if pa.types.is_list(field.type)]
+    return {name: table.column(name).combine_chunks() for name in lists}
+
+
 def no_rows(schema: Schema, labelled: bool, index_dtype: str) -> Rows:
     """Arrays of no rows, of the widths and types of a dataset."""
     return Rows(
         np.empty(0, np.float32) if labelled else None,
         np.empty((0, schema.num_dense), np.float32),
         np.empty((0, schema.num_categorical), index_dtype),
+        tuple(
+            Lists(
+                np.empty(0, index_dtype),
+                np.zeros(1, np.int32),
+                None if weights is None else np.empty(0, np.float32),
+            )
+            for _, weights in schema.lists
+        ),
     )

@@ -2,8 +2,9 @@
 
 An Arrow shard has record batches of `BLOCK_ROWS["arrow"]` rows. Their columns are `label` float32
 (if labelled), and the lists `dense` of float32 and `indices` of unsigned integers. The lists have a
-fixed size, so that a mapped file holds rows as arrays in memory do. A Parquet shard has the columns
-of the log, and row groups of `BLOCK_ROWS["parquet"]` rows.
+fixed size, so that a mapped file holds rows as arrays in memory do. After them come the multi-hot
+columns, as `list_columns` has them. A Parquet shard has the columns of the log, and row groups of
+`BLOCK_ROWS["parquet"]` rows.
 """
 
 import io
@@ -16,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from data_tools.batch import Rows
+from data_tools.format import list_columns
 from data_tools.format.manifest import BLOCK_ROWS
 from data_tools.schema import Schema
 from data_tools.storage.checksums import crc32
@@ -90,14 +92,16 @@ def arrow_fields(schema: Schema, labelled: bool, index_dtype: str, name: str) ->
     Arrow has no lists of size 0, so a kind of column that the log lacks is left out.
     """
     fields = []
+    ids = pa.from_numpy_dtype(np.dtype(index_dtype))
     if labelled:
         fields.append(pa.field("label", pa.float32(), nullable=False))
     for kind, dtype, width in (
         ("dense", pa.float32(), schema.num_dense),
-        ("indices", pa.from_numpy_dtype(np.dtype(index_dtype)), schema.num_categorical),
+        ("indices", ids, schema.num_categorical),
     ):
         if width:
             fields.append(pa.field(kind, pa.list_(dtype, width), nullable=False))
+    fields += list_columns.fields(list_columns.arrow_names(schema), ids)
     return pa.schema(fields, {"schema": json.dumps(schema.to_json()), "shard": name})
 
 
@@ -108,6 +112,7 @@ def parquet_fields(schema: Schema, labelled: bool, index_dtype: str, name: str) 
     columns += [(column, pa.float32()) for column in schema.dense]
     columns += [(column, ids) for column in schema.categorical]
     fields = [pa.field(column, dtype, nullable=False) for column, dtype in columns]
+    fields += list_columns.fields(schema.lists, ids)
     return pa.schema(fields, {"schema": json.dumps(schema.to_json()), "shard": name})
 
 
@@ -116,6 +121,7 @@ class _ArrowWriter:
 
     def __init__(self, sink: ChecksummedFile, layout: Layout, name: str) -> None:
         self._fields = arrow_fields(layout.schema, layout.labelled, layout.index_dtype, name)
+        self._lists = list_columns.arrow_names(layout.schema)
         codec = None
         if layout.compression != "none":
             codec = pa.Codec(layout.compression, LEVELS[layout.compression])
@@ -125,12 +131,13 @@ class _ArrowWriter:
     def write(self, rows: Rows) -> None:
         """Write one block."""
         arrays = {"label": rows.labels, "dense": rows.dense, "indices": rows.indices}
-        columns = []
-        for field in self._fields:
-            values = pa.array(arrays[field.name].reshape(-1))  # type: ignore[union-attr]
-            if pa.types.is_fixed_size_list(field.type):
-                values = pa.FixedSizeListArray.from_arrays(values, type=field.type)
-            columns.append(values)
+        columns = list_columns.to_arrays(self._lists, rows.lists)
+        for name in arrays.keys() & set(self._fields.names):
+            values = pa.array(arrays[name].reshape(-1))  # type: ignore[union-attr]
+            if name != "label":
+                kind = self._fields.field(name).type
+                values = pa.FixedSizeListArray.from_arrays(values, type=kind)
+            columns[name] = values
         self._writer.write_batch(pa.record_batch(columns, schema=self._fields))
 
     def close(self) -> None:
@@ -144,6 +151,7 @@ class _ParquetWriter:
     def __init__(self, sink: ChecksummedFile, layout: Layout, name: str) -> None:
         import pyarrow.parquet as pq  # other datasets need not wait for it
 
+        self._lists = layout.schema.lists
         self._fields = parquet_fields(layout.schema, layout.labelled, layout.index_dtype, name)
         self._writer = pq.ParquetWriter(
             pa.PythonFile(sink, "w"),
@@ -158,7 +166,9 @@ class _ParquetWriter:
         """Write one block, whose arrays are in the order of columns."""
         columns = [] if rows.labels is None else [rows.labels]
         columns += [*rows.dense.T, *rows.indices.T]
-        batch = pa.record_batch([pa.array(column) for column in columns], schema=self._fields)
+        arrays = [pa.array(column) for column in columns]
+        arrays += list_columns.to_arrays(self._lists, rows.lists).values()
+        batch = pa.record_batch(arrays, schema=self._fields)
         self._writer.write_batch(batch)
 
     def close(self) -> None:

@@ -39,7 +39,8 @@ def sources(folder):
 
 
 def all_rows(dataset):
-    return [np.concatenate(parts) for parts in zip(*dataset.split("all").batches(7), strict=True)]
+    batches = [batch[:3] for batch in dataset.split("all").batches(7)]
+    return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
 
 
 @pytest.mark.parametrize("file_format", ["arrow", "parquet"])
@@ -73,7 +74,7 @@ def test_such_a_dataset_is_mapped_and_not_copied(folder):
     out = folder / "out"
     data_tools.ingest(write(folder / "log.tsv", make_lines(ROWS)), out, schema=SCHEMA)
     (batch,) = data_tools.Dataset(out).split("all").batches(ROWS)
-    assert not any(array.flags.owndata or array.flags.writeable for array in batch)
+    assert not any(array.flags.owndata or array.flags.writeable for array in batch[:3])
 
 
 def test_parquet_of_others_in_such_a_folder(folder):

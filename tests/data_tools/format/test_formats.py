@@ -36,10 +36,8 @@ def folder(tmp_path_factory):
 
 def everything(dataset, **options):
     """All rows as one batch, copied."""
-    return [
-        np.concatenate(parts)
-        for parts in zip(*dataset.split("all").batches(3000, **options), strict=True)
-    ]
+    batches = [batch[:3] for batch in dataset.split("all").batches(3000, **options)]
+    return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
 
 
 @pytest.mark.parametrize(("file_format", "compression"), FORMATS)
@@ -69,7 +67,7 @@ def test_compression_makes_files_smaller(folder):
 
 def test_only_mapped_arrow_is_not_copied(folder):
     first = next(data_tools.Dataset(folder / "arrow-none").split("all").batches(2048))
-    assert not any(array.flags.owndata or array.flags.writeable for array in first)
+    assert not any(array.flags.owndata or array.flags.writeable for array in first[:3])
     assert (first.dense.shape, first.indices.shape) == ((2048, 3), (2048, 5))
 
 
