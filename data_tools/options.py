@@ -1,7 +1,7 @@
 """The options of an ingest, which decide the bytes of a dataset, and their allowed values."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 DENSE_TRANSFORMS = ("log1p", "none", "log3", "log-squared")  # explained by `transform_dense`
@@ -14,6 +14,7 @@ CHOICES = {
     "file_format": FILE_FORMATS,
     "compression": ("none", "lz4", "zstd"),
 }
+LATER = ("separator", "list_separator", "max_length")  # older manifests lack them
 _SEPARATOR = re.compile(r'(?![\w"\r\n\0+\-.])[\0-\x7f]')
 
 
@@ -35,7 +36,9 @@ class Options:
     min_count: int = 1
     file_format: str = "arrow"
     compression: str = "none"
-    separator: str | None = None  # None is left out of manifests, as older ones lack it
+    separator: str | None = None
+    list_separator: str | None = None
+    max_length: int | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():
@@ -43,11 +46,20 @@ class Options:
                 raise ValueError(
                     f"{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}"
                 )
-        if self.separator is not None and not _SEPARATOR.fullmatch(self.separator):
+        for name in ("separator", "list_separator"):
+            character = getattr(self, name)
+            if character is not None and not _SEPARATOR.fullmatch(character):
+                raise ValueError(
+                    f"{name} is {character!r}; it must be one ASCII character, but no letter, "
+                    'digit, quote, line end, or one of "+-._"'
+                )
+        if self.separator is not None and self.separator == self.list_separator:
             raise ValueError(
-                f"separator is {self.separator!r}; it must be one ASCII character, but no letter, "
-                'digit, quote, line end, or one of "+-._"'
+                f"separator and list_separator are both {self.separator!r}; a field that holds a "
+                "list needs a separator of its own"
             )
+        if self.max_length is not None:
+            check_count("max_length", self.max_length, 2**31 - 1)
         if self.max_ind_range is not None:
             check_count("max_ind_range", self.max_ind_range, 2**32 - 1)
         check_count("min_count", self.min_count, 2**32 - 1)
@@ -58,9 +70,18 @@ class Options:
         return self.ids == "appearance" or self.min_count > 1
 
     def preparation(self) -> dict[str, Any]:
-        """The options that rows to be scored share with the rows that the model learned from."""
-        names = ("dense_transform", "max_ind_range", "ids", "min_count")
+        """The options that rows to be scored share with the rows that the model learned from.
+
+        `max_length` is among them only where it is set, as older records lack it.
+        """
+        names = ["dense_transform", "max_ind_range", "ids", "min_count"]
+        names += ["max_length"] * (self.max_length is not None)
         return {name: getattr(self, name) for name in names}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the options as a dict of JSON types, without those of `LATER` that are None."""
+        options = asdict(self)
+        return {n: value for n, value in options.items() if value is not None or n not in LATER}
 
 
 def check_count(name: str, value: Any, most: int) -> None:

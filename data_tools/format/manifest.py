@@ -57,11 +57,20 @@ class ListFacts:
         Ids of the longest list; None if not counted.
     shortened : int or None
         Lists of which only the last `max_length` ids were kept; None if not counted.
+
+    Raises
+    ------
+    ValueError
+        One list has more ids than all.
     """
 
     ids: Count
-    longest: Count | None
-    shortened: Count | None
+    longest: Count | None = None
+    shortened: Count | None = None
+
+    def __post_init__(self) -> None:
+        if (self.longest or 0) > self.ids:
+            raise ValueError(f"a list has {self.longest} ids, but all have {self.ids}")
 
 
 @dataclass(frozen=True)
@@ -131,9 +140,7 @@ class Manifest:
         record = {"format_version": FORMAT_VERSION, **asdict(self)}
         if not self.lists:
             del record["lists"]
-        if self.options.separator is None:
-            del record["options"]["separator"]
-        return {**record, "schema": self.schema.to_json()}
+        return {**record, "schema": self.schema.to_json(), "options": self.options.to_json()}
 
     @classmethod
     def from_json(cls, record: Any, path: str = "the manifest") -> "Manifest":
@@ -192,11 +199,8 @@ class Manifest:
                 f"it counts the ids of {len(self.lists)} multi-hot columns, but has "
                 f"{self.schema.num_multi_hot}"
             )
-        if any(
-            (facts.longest or 0) > facts.ids or (facts.shortened or 0) > self.rows
-            for facts in self.lists
-        ):
-            raise ValueError("it counts more ids or lists of a multi-hot column than there are")
+        if any((facts.shortened or 0) > self.rows for facts in self.lists):
+            raise ValueError(f"it counts more shortened lists of a column than {self.rows} rows")
         if self.index_dtype not in ("uint32", "uint64"):
             raise ValueError(f"index_dtype is {self.index_dtype!r}; it is uint32 or uint64")
 

@@ -34,6 +34,8 @@ def ingest(
     schema: Schema = CRITEO,
     format: str = "auto",
     separator: str | None = None,
+    list_separator: str | None = None,
+    max_length: int | None = None,
     on_error: str = "stop",
     dense_transform: str = "log1p",
     max_ind_range: int | None = None,
@@ -77,7 +79,9 @@ def ingest(
         missing field (empty, `NULL`, `\N`, `NaN`) has 0, and a value of another type has the id of
         its text. A float that is not whole, or that was rounded, is an error in a column of
         numbers: in Parquet a column of floats, in a CSV one whose fields in the first 64 KiB are
-        all numbers. Elsewhere it is a text. docs/logs.md has the rules for every type.
+        all numbers. Elsewhere it is a text. A list of a multi-hot column has any number of such
+        ids, none if it is null or empty; its weights are as many finite numbers. In Parquet, a
+        categorical column of lists is multi-hot. docs/logs.md has the rules for every type.
     format : {"auto", "criteo", "csv", "parquet"}
         "auto": Parquet by its first bytes or by the name `.parquet`, CSV by the name (`.csv`,
         `.csv.gz`, ...), if there is a `separator`, or if the first line names all columns of a
@@ -85,6 +89,11 @@ def ingest(
     separator : str, optional
         The character between the fields of a CSV. None: the one of comma, TAB, `;` and `|` that
         the header has; the comma if it has several or none.
+    list_separator : str, optional
+        The character between the ids, or the weights, of a multi-hot field, of a CSV or in texts of
+        Parquet. An empty or missing field is an empty list.
+    max_length : int, optional
+        Only the last ids of a longer list are kept, and such lists are counted.
     on_error : {"stop", "skip"}
         With "skip" bad lines are counted, and the first hundred are kept in `rejects.jsonl` beside
         the shards. A damaged file or an empty Criteo text is an error even then.
@@ -157,6 +166,8 @@ def ingest(
         file_format,
         compression,
         separator,
+        list_separator,
+        max_length,
     )
     if threads is not None and threads < 1:
         raise ValueError(f"threads is {threads}; it must be at least 1")
@@ -228,6 +239,7 @@ class _Coordinator:
             shards=tuple(shards),
             vocabulary=files,
             created_by=created_by(),
+            lists=records.lists(plan.schema.num_multi_hot),
         )
         manifest.save(folder)
         return manifest

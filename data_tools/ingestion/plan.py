@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from data_tools.errors import ParseError
 from data_tools.format.shard_writer import Layout
-from data_tools.options import Options
+from data_tools.options import LATER, Options
 from data_tools.schema import CRITEO, Schema
 from data_tools.sources.criteo.reader import is_labelled
 from data_tools.sources.file_types import (
@@ -25,7 +25,7 @@ from data_tools.sources.file_types import (
 )
 from data_tools.sources.lines import first_bytes, is_compressed
 from data_tools.sources.table_files import group_offsets, has_header, table_columns
-from data_tools.sources.table_rows import find_columns
+from data_tools.sources.table_rows import Columns, find_columns, with_lists
 from data_tools.storage.folders import input_facts, is_remote
 
 LEAST_SHARD_BYTES, MOST_SHARD_BYTES = 1 << 24, 1 << 27
@@ -104,7 +104,8 @@ class IngestPlan:
 
     def to_json(self) -> str:
         """The plan as text; equal plans give equal texts."""
-        return json.dumps({**asdict(self), "schema": self.schema.to_json()}, indent=1)
+        record = {**asdict(self), "schema": self.schema.to_json()}
+        return json.dumps({**record, "options": self.options.to_json()}, indent=1)
 
 
 def differences(old: dict[str, Any], new: IngestPlan) -> list[str]:
@@ -119,6 +120,9 @@ def differences(old: dict[str, Any], new: IngestPlan) -> list[str]:
     now |= now.pop("options")
     if before.get("on_error") == "stop":
         before["on_error"] = now["on_error"]
+    # Plans of older versions lack the options that they did not have, or have them as null.
+    absent = dict.fromkeys(LATER)
+    before, now = absent | before, absent | now
     return [name for name in now if name not in before or before[name] != now[name]]
 
 
@@ -159,6 +163,11 @@ def make_plan(
         raise ValueError(f"shard_bytes is {shard_bytes}; it must be at least 1")
     facts = [input_facts(address) for address in addresses]
     kinds = [_kind(address, options, schema) for address in addresses]
+    columns = [
+        _columns(address, kind, options) for address, kind in zip(addresses, kinds, strict=True)
+    ]
+    schema = with_lists(schema, columns)
+    _check_lists(schema, options, kinds)
     if len({kind == "criteo" for kind in kinds}) > 1:
         raise ValueError(
             "Criteo text and tables (CSV, Parquet) are mixed, but make different ids of a text; "
@@ -168,8 +177,8 @@ def make_plan(
         wanted = sum(size for size, _ in facts) // SHARDS
         shard_bytes = min(max(wanted, LEAST_SHARD_BYTES), MOST_SHARD_BYTES)
     sources = []
-    for address, kind, (size, stamp) in zip(addresses, kinds, facts, strict=True):
-        labelled = _agreed_label(address, kind, schema, labelled, options.separator)
+    for address, kind, (size, stamp), present in zip(addresses, kinds, facts, columns, strict=True):
+        labelled = _agreed_label(address, kind, schema, present, labelled, options)
         num_shards = _num_shards(address, kind, size, shard_bytes)
         sources.append(PlannedSource(address, kind, size, stamp, num_shards))
     planned = sum(source.num_shards or 1 for source in sources)
@@ -205,6 +214,31 @@ def _kind(address: str, options: Options, schema: Schema) -> str:
     return kind
 
 
+def _columns(address: str, kind: str, options: Options) -> Columns:
+    """Columns of a table; none of Criteo text."""
+    if kind == "criteo":
+        return []
+    try:
+        return table_columns(address, kind, options.separator, options.list_separator)
+    except DamagedFileError as error:
+        raise ParseError(address, 1, damage(kind, error)) from error
+
+
+def _check_lists(schema: Schema, options: Options, kinds: Sequence[str]) -> None:
+    """Refuse lists in Criteo text, and options of lists where there are none."""
+    if schema.multi_hot and "criteo" in kinds:
+        raise ValueError(
+            f"the columns {', '.join(schema.multi_hot)} are multi-hot, but Criteo text has no "
+            "lists; give the log as CSV or Parquet, or name the format"
+        )
+    for name in ("list_separator", "max_length"):
+        if getattr(options, name) is not None and not schema.multi_hot:
+            raise ValueError(
+                f"{name} is {getattr(options, name)!r}, but no column is multi-hot; name the "
+                "columns of lists (Schema.multi_hot, --multi-hot), or leave it out"
+            )
+
+
 def _num_shards(address: str, kind: str, size: int, shard_bytes: int) -> int | None:
     if kind == "parquet":
         try:
@@ -224,15 +258,21 @@ def damage(kind: str, error: DamagedFileError) -> str:
 
 
 def _agreed_label(
-    address: str, kind: str, schema: Schema, before: bool | None, separator: str | None
+    address: str,
+    kind: str,
+    schema: Schema,
+    columns: Columns,
+    before: bool | None,
+    options: Options,
 ) -> bool:
     """Whether a source is labelled; it must agree with the others, and with what was asked for."""
     try:
         if kind == "criteo":
             labelled = is_labelled(address, schema)
         else:
-            columns = table_columns(address, kind, separator)
-            labelled = schema.label in find_columns(address, schema, columns, bool(before))
+            separator = options.list_separator
+            found = find_columns(address, schema, columns, bool(before), separator)
+            labelled = schema.label in found
     except DamagedFileError as error:
         raise ParseError(address, 1, damage(kind, error)) from error
     if before is not None and before != labelled:

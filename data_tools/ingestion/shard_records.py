@@ -10,6 +10,7 @@ import re
 from dataclasses import asdict, dataclass, field
 
 from data_tools.errors import DatasetError
+from data_tools.format.manifest import ListFacts
 from data_tools.format.names import SHARD, check_name, shard_name
 from data_tools.ingestion.plan import IngestPlan
 from data_tools.options import FILE_FORMATS
@@ -46,6 +47,8 @@ class ShardRecord:
         Bytes of the source that the shard took.
     last : bool
         Whether the source ends with this shard.
+    lists : list of ListFacts
+        Of each multi-hot column; none where there are no rows.
 
     Raises
     ------
@@ -65,11 +68,14 @@ class ShardRecord:
     rejects: list[Reject]
     source_bytes: Count
     last: bool
+    lists: list[ListFacts] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         check_name(self.name, SHARD)
         if self.name not in {shard_name(self.source, self.number, f) for f in FILE_FORMATS}:
             raise ValueError(f"{self.name} is not shard {self.number} of source {self.source}")
+        if any((facts.shortened or 0) > self.rows for facts in self.lists):
+            raise ValueError(f"{self.name} has more shortened lists of a column than rows")
         # A header is a line, but no row and not bad.
         if self.lines - self.rows - self.rejected not in (0, 1) or self.positives > self.rows:
             raise ValueError(
@@ -113,6 +119,18 @@ class ShardRecords:
     def all(self) -> list[ShardRecord]:
         """All records in the order of the rows."""
         return [record for _, record in sorted(self.found.items())]
+
+    def lists(self, num_multi_hot: int) -> tuple[ListFacts, ...]:
+        """How long the lists of each multi-hot column are in all shards."""
+        columns = list(zip(*(record.lists for record in self.all() if record.rows), strict=True))
+        return tuple(
+            ListFacts(
+                sum(facts.ids for facts in column),
+                max((facts.longest or 0 for facts in column), default=0),
+                sum(facts.shortened or 0 for facts in column),
+            )
+            for column in columns or [()] * num_multi_hot
+        )
 
     def check_complete(self, plan: IngestPlan, shards: str) -> None:
         """Require a record and a file of every planned shard; drop records that were not planned.

@@ -16,7 +16,7 @@ from data_tools.sources.table_files import (
     parquet_rows,
     table_columns,
 )
-from data_tools.sources.table_rows import find_columns, read_rows
+from data_tools.sources.table_rows import Conversion, find_columns, read_rows
 
 Feed = Callable[[RowBuffer], None]  # appends some rows of a shard
 
@@ -42,6 +42,14 @@ class ShardSource:
         self._plan, self._task, self._block_bytes = plan, task, block_bytes
         self._source = plan.sources[task.source]
         self._reading = ExitStack()
+        options = plan.options
+        self._conversion = Conversion(
+            plan.schema,
+            plan.labelled,
+            options.dense_transform,
+            self._source.kind == "csv",
+            options.list_separator,
+        )
 
     def __enter__(self) -> "ShardSource":
         return self
@@ -58,12 +66,21 @@ class ShardSource:
             for number, blocks in self._text(first):
                 yield number, (_text_feed(parser, block) for block in blocks)
             return
-        columns = table_columns(source.address, source.kind, plan.options.separator)
-        wanted = find_columns(source.address, plan.schema, columns, plan.labelled)
+        options = plan.options
+        columns = table_columns(source.address, source.kind, options.separator)
+        wanted = find_columns(
+            source.address, plan.schema, columns, plan.labelled, options.list_separator
+        )
         if not plan.labelled:
             wanted = [name for name in wanted if name != plan.schema.label]
         if source.kind == "csv":
-            lines = CsvLines(source.address, wanted, plan.options.separator)
+            lines = CsvLines(
+                source.address,
+                wanted,
+                options.separator,
+                plan.schema.multi_hot,
+                options.list_separator,
+            )
             for number, blocks in self._text(first):
                 yield number, (self._csv_feed(lines, block) for block in blocks)
             return
@@ -102,21 +119,17 @@ class ShardSource:
 
     def _csv_feed(self, lines: CsvLines, block: TextBlock) -> Feed:
         def feed(rows: RowBuffer) -> None:
-            self._append(lines.read(block, rows.lines + 1), True, rows)
+            read_rows(lines.read(block, rows.lines + 1), self._conversion, rows)
             rows.lines += block.count_lines()
 
         return feed
 
     def _parquet_feed(self, table: TableRows) -> Feed:
         def feed(rows: RowBuffer) -> None:
-            self._append(table, False, rows)
+            read_rows(table, self._conversion, rows)
             rows.lines += table.rows.num_rows
 
         return feed
-
-    def _append(self, table: TableRows, is_csv: bool, rows: RowBuffer) -> None:
-        plan = self._plan
-        read_rows(table, plan.schema, plan.labelled, plan.options.dense_transform, is_csv, rows)
 
 
 def _text_feed(parser: Parser, block: TextBlock) -> Feed:

@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from data_tools.errors import DatasetError
 from data_tools.format.manifest import REMEDY, Manifest, StoredFile
@@ -14,6 +14,7 @@ from data_tools.format.names import vocabulary_name
 from data_tools.format.shard_writer import ChecksummedFile
 from data_tools.ingestion.plan import IngestPlan
 from data_tools.ingestion.shard_records import COUNTS, ShardRecords, file_path
+from data_tools.schema import Schema
 from data_tools.storage.checksums import crc32
 from data_tools.storage.folders import Folder, LocalFolder, folder_at, read_bytes
 from data_tools.vocabulary.build import build_vocabulary
@@ -60,17 +61,26 @@ def load(plan: IngestPlan, folder: Folder, shards: str, scratch: Path) -> tuple[
             f"{plan.vocabulary} has no vocabulary, because its ids are raw; leave it out"
         )
     theirs, ours = manifest.options.preparation(), plan.options.preparation()
-    theirs |= {"categorical": manifest.schema.categorical, "index_dtype": manifest.index_dtype}
-    ours |= {"categorical": plan.schema.categorical, "index_dtype": plan.index_dtype}
-    for name, value in theirs.items():
-        if ours[name] != value:
+    theirs |= _columns(manifest.schema, manifest.index_dtype)
+    ours |= _columns(plan.schema, plan.index_dtype)
+    for name in theirs | ours:
+        if ours.get(name) != theirs.get(name):
             raise ValueError(
-                f"the vocabulary of {plan.vocabulary} was made with {name} = {value}, but this "
-                f"ingest has {ours[name]}; use the same"
+                f"the vocabulary of {plan.vocabulary} was made with {name} = {theirs.get(name)}, "
+                f"but this ingest has {ours.get(name)}; use the same"
             )
     for name, content in _checked(other, manifest):
         (scratch / name).write_bytes(content)
     return _store([file.rows for file in manifest.vocabulary], folder, shards, scratch)
+
+
+def _columns(schema: Schema, index_dtype: str) -> dict[str, Any]:
+    """What a vocabulary is about."""
+    return {
+        "categorical": schema.categorical,
+        "multi_hot": schema.multi_hot,
+        "index_dtype": index_dtype,
+    }
 
 
 def _checked(folder: Folder, manifest: Manifest) -> Iterator[tuple[str, bytes]]:
@@ -96,23 +106,28 @@ def checked_vocabulary(address: str) -> IdMap:
     folder = folder_at(address)
     manifest = Manifest.load(folder)
     names = tuple(name for name, _ in _checked(folder, manifest))
-    return open_vocabulary(address, manifest.folder, names, manifest.options.max_ind_range)
+    modulus, num_multi_hot = manifest.options.max_ind_range, manifest.schema.num_multi_hot
+    return open_vocabulary(address, manifest.folder, names, modulus, num_multi_hot)
 
 
 @lru_cache(maxsize=2)
 def open_vocabulary(
-    address: str, shards: str, names: tuple[str, ...], max_ind_range: int | None
+    address: str,
+    shards: str,
+    names: tuple[str, ...],
+    max_ind_range: int | None,
+    num_multi_hot: int = 0,
 ) -> IdMap:
     """Open the known ids of a dataset, once per process; remote files are copied first."""
     folder = folder_at(address)
     if isinstance(folder, LocalFolder):
         files = [folder.folder / shards / name for name in names]
-        return IdMap(files, max_ind_range=max_ind_range)
+        return IdMap(files, max_ind_range=max_ind_range, num_multi_hot=num_multi_hot)
     copies = tempfile.TemporaryDirectory(prefix="robe-vocabulary-")
     files = [Path(copies.name) / name for name in names]
     for file in files:
         file.write_bytes(read_bytes(folder, f"{shards}/{file.name}"))
-    vocabulary = IdMap(files, max_ind_range=max_ind_range)
+    vocabulary = IdMap(files, max_ind_range=max_ind_range, num_multi_hot=num_multi_hot)
     weakref.finalize(vocabulary, copies.cleanup)
     return vocabulary
 

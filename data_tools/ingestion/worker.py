@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from data_tools.batch import Rows
+from data_tools.format.manifest import ListFacts
 from data_tools.format.names import shard_name
 from data_tools.format.shard_writer import ChecksummedFile, count_rows, shard_writer
 from data_tools.ingestion.plan import IngestPlan, ShardTask, damage
@@ -127,6 +128,8 @@ class ShardMaker:
         path = file_path(self.kind, self.shards, record)
         if path is None:
             return record
+        if record.rows and len(record.lists) != layout.schema.num_multi_hot:
+            return None
         if folder.size(path) != record.bytes:
             return None
         if self.kind == PARTS:
@@ -212,6 +215,7 @@ class ShardMaker:
             rows.rejects,
             source_bytes=0,
             last=False,
+            lists=[ListFacts(b.ids, b.longest, b.shortened) for b in rows.lists],
         )
 
     @contextmanager
@@ -225,10 +229,14 @@ class ShardMaker:
         with folder.writing(path) as file, slots:
             sink = ChecksummedFile(file)
             if counts:
-                counter = ShardCounter(layout.schema.num_categorical, layout.index_dtype)
+                schema = layout.schema
+                counter = ShardCounter(
+                    schema.num_categorical, layout.index_dtype, schema.num_multi_hot
+                )
 
                 def count(batch: Rows) -> None:
-                    counter.add(self._reduced(batch.indices))
+                    lists = [self._reduced(each.values) for each in batch.lists]
+                    counter.add(self._reduced(batch.indices), lists)
 
                 yield self._buffer("C", count), sink
                 write_counts(sink, counter)  # type: ignore[arg-type]
@@ -236,14 +244,14 @@ class ShardMaker:
             with shard_writer(sink, layout, name) as writer:
 
                 def write(batch: Rows) -> None:
-                    writer.write(batch._replace(indices=self._mapped(batch.indices)))
+                    writer.write(self._mapped(batch))
 
                 yield self._buffer(layout.order, write), sink
 
     def _buffer(self, order: Literal["C", "F"], write: Callable[[Rows], None]) -> RowBuffer:
         layout, skip = self.plan.layout, self.plan.options.on_error == "skip"
         shape = layout.schema, layout.index_dtype, layout.labelled, layout.block_rows
-        return RowBuffer(*shape, order, write, skip)
+        return RowBuffer(*shape, order, write, skip, self.plan.options.max_length)
 
     def _reduced(self, indices: np.ndarray) -> np.ndarray:
         """Ids modulo max_ind_range, in place."""
@@ -252,10 +260,16 @@ class ShardMaker:
             np.remainder(indices, indices.dtype.type(modulus), out=indices)
         return indices
 
-    def _mapped(self, indices: np.ndarray) -> np.ndarray:
-        """Ids as they are written."""
-        indices = self._reduced(indices)
+    def _mapped(self, rows: Rows) -> Rows:
+        """Rows with the ids that are written."""
+        indices = self._reduced(rows.indices)
+        values = [self._reduced(lists.values) for lists in rows.lists]
         if not self.vocabulary:
-            return indices
-        modulus = self.plan.options.max_ind_range
-        return open_vocabulary(self.address, self.shards, self.vocabulary, modulus).map(indices)
+            return rows
+        modulus, num_lists = self.plan.options.max_ind_range, len(values)
+        known = open_vocabulary(self.address, self.shards, self.vocabulary, modulus, num_lists)
+        lists = tuple(
+            lists._replace(values=known.map_list(number, lists.values))
+            for number, lists in enumerate(rows.lists)
+        )
+        return rows._replace(indices=known.map(indices), lists=lists)

@@ -8,11 +8,18 @@ import pyarrow.parquet as pq
 
 from data_tools.batch import Rows
 from data_tools.errors import DatasetError, ParseError
-from data_tools.format.manifest import Manifest, Shard, Source, created_by
+from data_tools.format.manifest import ListFacts, Manifest, Shard, Source, created_by
 from data_tools.loader.dataset import Dataset
 from data_tools.options import Options
 from data_tools.schema import CRITEO, Schema
-from data_tools.sources.table_rows import convert, find_columns
+from data_tools.sources.list_buffer import last_ids
+from data_tools.sources.table_rows import (
+    Columns,
+    Conversion,
+    convert,
+    find_columns,
+    with_lists,
+)
 from data_tools.storage.folders import map_file
 from robe_numba._locks import renewed_lock
 
@@ -24,8 +31,10 @@ class ParquetDataset(Dataset):
 
     As NVTabular and Spark write them: a folder whose files end in `.parquet`, in the order of their
     names; other files (`_SUCCESS`, `_metadata`) are ignored. Ids are those that
-    `ingest` makes of Parquet, uint64. A block is a row group, decoded when it is read, and a
-    shuffle holds whole row groups in memory.
+    `ingest` makes of Parquet, uint64, and categorical columns of lists are multi-hot, too. A block
+    is a row group, decoded when it is read, and a shuffle holds whole row groups in memory.
+    `Manifest.ids_per_row` is an estimate by the footers, which count an empty list as an id and a
+    text of several as one.
 
     Parameters
     ----------
@@ -35,6 +44,8 @@ class ParquetDataset(Dataset):
         The columns by name.
     dense_transform : str
         As of `ingest`; "none" where the files have it done.
+    list_separator, max_length : optional
+        As of `ingest`.
 
     Raises
     ------
@@ -42,20 +53,37 @@ class ParquetDataset(Dataset):
         There are no Parquet files.
     ParseError
         A file is not Parquet or is damaged, lacks a column, or has one of a wrong type.
+    ValueError
+        An option is not allowed.
     DatasetError
         When rows are read: a value breaks a rule.
     """
 
     def __init__(
-        self, path: str | Path, schema: Schema = CRITEO, dense_transform: str = "none"
+        self,
+        path: str | Path,
+        schema: Schema = CRITEO,
+        dense_transform: str = "none",
+        list_separator: str | None = None,
+        max_length: int | None = None,
     ) -> None:
         self.path = Path(path)
         files = sorted(self.path.glob("*.parquet")) if self.path.is_dir() else [self.path]
         files = [file for file in files if file.is_file()]
         if not files:
             raise FileNotFoundError(f"{path} has no files that end in .parquet")
-        options = Options(format="parquet", dense_transform=dense_transform, file_format="parquet")
-        readers = [_Reader(file, schema, options) for file in files]
+        options = Options(
+            format="parquet",
+            dense_transform=dense_transform,
+            file_format="parquet",
+            list_separator=list_separator,
+            max_length=max_length,
+        )
+        opened = [_opened(file) for file in files]
+        schema = with_lists(schema, [_columns(file) for file in opened])
+        readers = [
+            _Reader(path, file, schema, options) for path, file in zip(files, opened, strict=True)
+        ]
         labelled = readers[0].labelled
         for reader in readers:
             if reader.labelled != labelled:
@@ -64,6 +92,7 @@ class ParquetDataset(Dataset):
             Shard(file.name, int(reader.block_rows.sum()), file.stat().st_size, 0, number)
             for number, (file, reader) in enumerate(zip(files, readers, strict=True))
         )
+        ids = [reader.list_ids for reader in readers]
         manifest = Manifest(
             schema=schema,
             sources=tuple(Source(file.name, file.stat().st_size) for file in files),
@@ -78,8 +107,20 @@ class ParquetDataset(Dataset):
             shards=shards,
             vocabulary=(),
             created_by=created_by(),
+            lists=tuple(ListFacts(sum(ids)) for ids in zip(*ids, strict=True)),
         )
         self._open(manifest, readers)
+
+
+def _opened(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(map_file(path))
+    except (pa.ArrowException, OSError) as error:
+        raise ParseError(path, 1, f"the parquet file is not readable ({error})") from error
+
+
+def _columns(file: pq.ParquetFile) -> Columns:
+    return list(zip(file.schema_arrow.names, file.schema_arrow.types, strict=True))
 
 
 class _Reader:
@@ -90,20 +131,20 @@ class _Reader:
     block_rows : ndarray, (num_row_groups,) int64
         Row groups without rows are left out.
     labelled : bool
+    list_ids : list of int
+        Ids of each multi-hot column, as the footer has them.
     """
 
-    def __init__(self, path: Path, schema: Schema, options: Options) -> None:
-        self.path = path
-        self._schema, self._options = schema, options
+    def __init__(self, path: Path, file: pq.ParquetFile, schema: Schema, options: Options) -> None:
+        self.path, self._file = path, file
         self._lock = renewed_lock()
-        try:
-            self._file = pq.ParquetFile(map_file(path))
-        except (pa.ArrowException, OSError) as error:
-            raise ParseError(path, 1, f"the parquet file is not readable ({error})") from error
-        arrow = self._file.schema_arrow
-        present = list(zip(arrow.names, arrow.types, strict=True))
-        self._wanted = find_columns(str(path), schema, present, False)
+        separator = options.list_separator
+        self._wanted = find_columns(str(path), schema, _columns(file), False, separator)
         self.labelled = schema.label in self._wanted
+        self._conversion = Conversion(
+            schema, self.labelled, options.dense_transform, False, separator
+        )
+        self._max_length = options.max_length
         metadata = self._file.metadata
         rows = [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
         size = path.stat().st_size
@@ -112,6 +153,10 @@ class _Reader:
             raise ParseError(path, 1, f"the parquet file is damaged: {reason}")
         self._groups = np.flatnonzero(rows)
         self.block_rows = np.array(rows, np.int64)[self._groups]
+        self.list_ids = [_values(metadata, name) for name in schema.multi_hot]
+        if options.max_length is not None:
+            most = sum(rows) * options.max_length
+            self.list_ids = [min(ids, most) for ids in self.list_ids]
 
     def read(self, block: int) -> Rows:
         """Rows of a row group, converted."""
@@ -123,13 +168,22 @@ class _Reader:
         except (pa.ArrowException, OSError) as error:
             raise DatasetError(f"{self.path} is damaged ({error})") from None
         columns = pa.RecordBatch.from_struct_array(table.to_struct_array().combine_chunks())
-        rows, faults = convert(
-            columns, self._schema, self.labelled, False, self._options.dense_transform
-        )
+        rows, faults = convert(columns, self._conversion)
         if faults:
             row, (column, rule) = min(faults.items())
             raise DatasetError(
                 f"{self.path}, row {row + 1} of row group {self._groups[block]}: column {column}: "
                 f"{rule}; ingest it with on_error='skip'"
             )
-        return rows
+        if self._max_length is None:
+            return rows
+        lists = (last_ids(each, self._max_length)[0] for each in rows.lists)
+        return rows._replace(lists=tuple(lists))
+
+
+def _values(metadata: pq.FileMetaData, name: str) -> int:
+    """Values of a column that may be of lists, as the footer counts them."""
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    columns = [group.column(n) for group in groups for n in range(group.num_columns)]
+    ours = [c.num_values for c in columns if f"{c.path_in_schema}.".startswith(f"{name}.")]
+    return max(sum(ours), 0)

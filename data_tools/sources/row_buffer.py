@@ -7,6 +7,7 @@ import numpy as np
 
 from data_tools.batch import Rows
 from data_tools.schema import Schema
+from data_tools.sources.list_buffer import ListBuffer
 
 MAX_KEPT = 100  # bad lines
 MAX_TEXT = 4096  # characters of a kept line
@@ -52,12 +53,16 @@ class RowBuffer:
         Receives each block. Its arrays are overwritten afterwards.
     skip : bool
         Whether bad lines are skipped; otherwise the first one is an error.
+    max_length : int, optional
+        Only the last ids of a longer list are kept.
 
     Attributes
     ----------
     labels : ndarray, (block_rows,) float32
     dense : ndarray, (block_rows, num_dense) float32
     indices : ndarray, (block_rows, num_categorical) uint32 or uint64
+    lists : tuple of ListBuffer
+        Of the multi-hot columns.
     filled : int
         Rows in the current block; the next row goes there.
     rows, positives : int
@@ -79,10 +84,15 @@ class RowBuffer:
         order: Literal["C", "F"],
         write: Callable[[Rows], None],
         skip: bool = False,
+        max_length: int | None = None,
     ) -> None:
         self.labels = np.zeros(block_rows, np.float32)
         self.dense = np.zeros((block_rows, schema.num_dense), np.float32, order)
         self.indices = np.zeros((block_rows, schema.num_categorical), index_dtype, order)
+        self.lists = tuple(
+            ListBuffer(index_dtype, weights is not None, block_rows, max_length)
+            for _, weights in schema.lists
+        )
         self.filled = self.rows = self.positives = self.lines = self.rejected = 0
         self.rejects: list[Reject] = []
         self._labelled, self._write, self._skip = labelled, write, skip
@@ -104,6 +114,9 @@ class RowBuffer:
                 self.labels[target] = rows.labels[source]
             self.dense[target] = rows.dense[source]
             self.indices[target] = rows.indices[source]
+            for buffer, lists in zip(self.lists, rows.lists, strict=True):
+                offsets = lists.offsets[start : start + count + 1]
+                buffer.append(lists._replace(offsets=offsets), self.filled)
             self.advance(count)
             start += count
 
@@ -139,5 +152,6 @@ class RowBuffer:
             )
             if self._labelled:
                 self.positives += int(np.count_nonzero(labels))
-            self._write(Rows(labels if self._labelled else None, dense, indices))
+            lists = tuple(buffer.first(self.filled) for buffer in self.lists)
+            self._write(Rows(labels if self._labelled else None, dense, indices, lists))
             self.filled = 0

@@ -22,7 +22,8 @@ _NUMBER = r"^[+-]?(([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?|inf|infinity|nan(\(
 _TRUE, _FALSE = ((b"True", b"true", b"TRUE"), (b"False", b"false", b"FALSE"))
 
 
-def _is_text(dtype: pa.DataType) -> bool:
+def is_text(dtype: pa.DataType) -> bool:
+    """Whether a column of this type holds texts or bytes."""
     types = pa.types
     tests = (
         types.is_string, types.is_large_string, types.is_string_view,
@@ -33,41 +34,41 @@ def _is_text(dtype: pa.DataType) -> bool:
 
 def is_number(dtype: pa.DataType) -> bool:
     """Whether a column of this type can hold dense values or labels: numbers, or texts of them."""
-    types, dtype = pa.types, _plain_type(dtype)
+    types, dtype = pa.types, plain_type(dtype)
     tests = (types.is_integer, types.is_floating, types.is_decimal, types.is_boolean, types.is_null)
-    return _is_text(dtype) or any(test(dtype) for test in tests)
+    return is_text(dtype) or any(test(dtype) for test in tests)
 
 
 def is_categorical(dtype: pa.DataType) -> bool:
     """Whether a column of this type can hold ids."""
     types = pa.types
     tests = (types.is_date, types.is_time, types.is_timestamp)
-    dtype = _plain_type(dtype)
+    dtype = plain_type(dtype)
     return is_number(dtype) or dtype == pa.uuid() or any(test(dtype) for test in tests)
 
 
-def _plain_type(dtype: pa.DataType) -> pa.DataType:
+def plain_type(dtype: pa.DataType) -> pa.DataType:
     """Type of the values: of a dictionary or an extension type, what is behind it."""
     if pa.types.is_dictionary(dtype):
-        return _plain_type(dtype.value_type)
+        return plain_type(dtype.value_type)
     if isinstance(dtype, pa.BaseExtensionType) and dtype != pa.uuid():
-        return _plain_type(dtype.storage_type)
+        return plain_type(dtype.storage_type)
     return dtype
 
 
-def _plain(column: pa.Array) -> pa.Array:
-    """The column in its `_plain_type`."""
+def plain(column: pa.Array) -> pa.Array:
+    """The column in its `plain_type`."""
     if pa.types.is_dictionary(column.type):
-        return _plain(column.dictionary_decode())
+        return plain(column.dictionary_decode())
     if isinstance(column, pa.ExtensionArray) and column.type != pa.uuid():
-        return _plain(column.storage)
+        return plain(column.storage)
     return column
 
 
 def numbers(column: pa.Array) -> tuple[np.ndarray, list[int]]:
     """Numbers, or texts of them, as float64 (n,) with NaN for null; faults are not numbers."""
-    column = _plain(column)
-    if not _is_text(column.type):
+    column = plain(column)
+    if not is_text(column.type):
         # Unsafe means: an integer above 2**53 may be rounded.
         return pc.cast(column, pa.float64(), safe=False).to_numpy(zero_copy_only=False), []
     try:
@@ -117,7 +118,7 @@ def ids(column: pa.Array, holds: str | None = None) -> tuple[np.ndarray, list[in
     Faults are floats that cannot be ids; among texts, only if the column `holds` numbers. Each
     distinct text is hashed once. A negative integer is its two's complement.
     """
-    column = _plain(column)
+    column = plain(column)
     kind = column.type
     if pa.types.is_null(kind):
         return np.zeros(len(column), np.uint64), []
@@ -130,7 +131,7 @@ def ids(column: pa.Array, holds: str | None = None) -> tuple[np.ndarray, list[in
         column = column.cast(pa.decimal128(kind.precision, kind.scale))
     elif kind == pa.uuid():
         column = column.storage
-    elif _is_text(kind):
+    elif is_text(kind):
         column = column.cast(pa.large_binary())
     encoded = column.dictionary_encode()
     distinct = uuid_texts(encoded.dictionary) if kind == pa.uuid() else encoded.dictionary

@@ -1,7 +1,7 @@
 """CSV and Parquet files as Arrow columns, with the line of each row."""
 
 import re
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from itertools import accumulate
@@ -15,6 +15,7 @@ import pyarrow.parquet
 
 from data_tools.errors import ParseError
 from data_tools.schema import Schema
+from data_tools.sources import list_columns
 from data_tools.sources.criteo.parser import MAX_LINE_BYTES, whole_line_error
 from data_tools.sources.file_types import DamagedFileError
 from data_tools.sources.lines import BOM, TextBlock, first_lines
@@ -57,7 +58,7 @@ class Header(NamedTuple):
 
 
 def table_columns(
-    address: str, kind: str, separator: str | None = None
+    address: str, kind: str, separator: str | None = None, list_separator: str | None = None
 ) -> list[tuple[str, pa.DataType]]:
     """Names and types of the columns of a table of kind "csv" or "parquet".
 
@@ -68,7 +69,8 @@ def table_columns(
     """
     with reading():
         if kind == "csv":
-            header, _ = _read_header(first_lines(address, HEADER_BYTES), separator)
+            text = first_lines(address, HEADER_BYTES)
+            header, _ = _read_header(text, separator, list_separator)
             return [(name, pa.binary()) for name in header.names]
         with _parquet(address) as file:
             schema = file.schema_arrow
@@ -82,7 +84,7 @@ def has_header(address: str, schema: Schema) -> bool:
             header, _ = _read_header(first_lines(address, HEADER_BYTES), None)
     except (DamagedFileError, ParseError):
         return False
-    return {*schema.dense, *schema.categorical} <= set(header.names)
+    return set(schema.names) - {schema.label} <= set(header.names)
 
 
 @contextmanager
@@ -94,7 +96,9 @@ def reading() -> Iterator[None]:
         raise DamagedFileError(str(error)) from error
 
 
-def _read_header(text: bytes, separator: str | None) -> tuple[Header, bytes]:
+def _read_header(
+    text: bytes, separator: str | None, list_separator: str | None = None
+) -> tuple[Header, bytes]:
     """Read the header of a CSV; also returns the text after it. Every field is bytes.
 
     Arrow guesses types from the first block, so a later block might not fit, and two files of one
@@ -104,6 +108,11 @@ def _read_header(text: bytes, separator: str | None) -> tuple[Header, bytes]:
     if not text[:end].removeprefix(BOM).strip():
         raise DamagedFileError("the first line is empty, but must name the columns")
     separator = separator or _find_separator(text[:end])
+    if separator == list_separator:
+        raise DamagedFileError(
+            f"header: its fields are separated by {separator!r}, which is the list_separator too; "
+            "if that is wrong, give the separator of the fields"
+        )
     spoilt = _spoilt(text[: max(end - 1, 0)], separator)
     if spoilt:
         raise DamagedFileError(f"header: {spoilt}")
@@ -129,15 +138,29 @@ class CsvLines:
         The columns to read.
     separator : str, optional
         Of the fields; None: what the header has.
+    multi_hot : sequence of str
+        Columns of lists.
+    list_separator : str, optional
+        Of their items.
     """
 
-    def __init__(self, address: str, wanted: list[str], separator: str | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        wanted: list[str],
+        separator: str | None = None,
+        multi_hot: Sequence[str] = (),
+        list_separator: str | None = None,
+    ) -> None:
         self._wanted = wanted
         with reading():
             text = first_lines(address, HEADER_BYTES)
             self._header, first = _read_header(text, separator)
             rows, _, _ = _parse_lines(first, self._header, wanted)
-        self._holds = {name: fields_hold(rows.column(name)) for name in wanted}
+        columns = {name: rows.column(name) for name in wanted}
+        for name in multi_hot:
+            _, columns[name] = list_columns.items(columns[name], list_separator)
+        self._holds = {name: fields_hold(column) for name, column in columns.items()}
 
     def read(self, block: TextBlock, line: int) -> TableRows:
         """Rows of a block, which has the header where it is the first; its first line is `line`."""

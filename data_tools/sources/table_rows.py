@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
 
@@ -12,34 +13,43 @@ import pyarrow as pa
 from data_tools.batch import Rows, take
 from data_tools.errors import ParseError
 from data_tools.schema import Schema
-from data_tools.sources import table_columns
+from data_tools.sources import list_columns, table_columns
 from data_tools.sources.row_buffer import RowBuffer
 from data_tools.sources.table_files import SEPARATORS, TableRows
 
 _AROUND = re.compile(r"^\W+|\W+$")
-_REMEDY = "name the columns of the log with Schema (--label, --dense, --categorical)"
+_REMEDY = "name the columns of the log with Schema (--label, --dense, --categorical, --multi-hot)"
+Columns = list[tuple[str, pa.DataType]]  # names and types of the columns of a file
+Fault = tuple[str | None, str]  # a column, or None for the whole row, and the rule that it breaks
 
 
-def read_rows(
-    table: TableRows,
-    schema: Schema,
-    labelled: bool,
-    transform: str,
-    is_csv: bool,
-    rows: RowBuffer,
-) -> None:
-    """Convert some rows of a table into `rows`, which rejects bad ones.
+@dataclass(frozen=True)
+class Conversion:
+    """How the columns of a table become rows.
 
-    Parameters
+    Attributes
     ----------
-    table : TableRows
-        The columns of the schema, and the label where `labelled`.
+    schema : Schema
+    labelled : bool
+        Whether there is a label.
     transform : str
         Of the dense columns, see `Parser`; null is as 0.
     is_csv : bool
         Every field is bytes, and a row of nulls is an empty line.
+    list_separator : str or None
+        Of the items of lists that are texts.
     """
-    batch, faults = convert(table.rows, schema, labelled, is_csv, transform, table.holds)
+
+    schema: Schema
+    labelled: bool
+    transform: str
+    is_csv: bool
+    list_separator: str | None = None
+
+
+def read_rows(table: TableRows, conversion: Conversion, rows: RowBuffer) -> None:
+    """Convert some rows of a table into `rows`, which rejects bad ones."""
+    batch, faults = convert(table.rows, conversion, table.holds)
     bad: dict[int, Callable[[], tuple[str, str]]]
     bad = {each.line: each.explain for each in table.bad}
     for row, fault in faults.items():
@@ -51,13 +61,29 @@ def read_rows(
     rows.append(batch)
 
 
+def with_lists(schema: Schema, columns: Sequence[Columns]) -> Schema:
+    """The schema, whose categorical columns that are Arrow lists in a file are multi-hot."""
+    kinds = [(name, dtype) for present in columns for name, dtype in present]
+    found = {name for name, dtype in kinds if list_columns.is_lists(dtype)}
+    moved = tuple(name for name in schema.categorical if name in found)
+    if not moved:
+        return schema
+    kept = tuple(name for name in schema.categorical if name not in found)
+    weights = schema.weights and (*schema.weights, *[None] * len(moved))
+    return replace(schema, categorical=kept, multi_hot=(*schema.multi_hot, *moved), weights=weights)
+
+
 def find_columns(
-    path: str, schema: Schema, present: list[tuple[str, pa.DataType]], must_be_labelled: bool
+    path: str,
+    schema: Schema,
+    present: Columns,
+    must_be_labelled: bool,
+    list_separator: str | None = None,
 ) -> list[str]:
     """Names of the columns to read; the label is among them where the file has it."""
     names = [name for name, _ in present]
     label = [schema.label] if must_be_labelled or schema.label in names else []
-    wanted = [*label, *schema.dense, *schema.categorical]
+    wanted = [*label, *schema.names[1:]]
     there = f"the file has {_some(names, 20)}"
     missing = [name for name in wanted if name not in names]
     others = [name for name in names if name not in schema.names]
@@ -76,14 +102,30 @@ def find_columns(
         raise ParseError(path, 1, f"more than one column named {', '.join(twice)}; {there}")
     types = dict(present)
     for name in wanted:
-        categorical = name in schema.categorical
-        suits = table_columns.is_categorical if categorical else table_columns.is_number
-        if not suits(types[name]):
-            rule = "numbers, texts or times" if categorical else "numbers, or texts of them"
-            remedy = "convert it, or make a column of each of its parts"
-            reason = f"column {name} is of type {types[name]}, but must hold {rule}; {remedy}"
-            raise ParseError(path, 1, reason)
+        fault = _unsuitable(name, types[name], schema, list_separator)
+        if fault:
+            raise ParseError(path, 1, f"column {name} is of type {types[name]}, but {fault}")
     return wanted
+
+
+def _unsuitable(
+    name: str, dtype: pa.DataType, schema: Schema, list_separator: str | None
+) -> str | None:
+    """What a column of this type must be instead, or None."""
+    remedy = "convert it, or make a column of each of its parts"
+    if name in schema.categorical:
+        suits, rule = table_columns.is_categorical(dtype), "numbers, texts or times"
+    elif name in schema.multi_hot or name in schema.weights:
+        is_ids = name in schema.multi_hot
+        suits = (list_columns.is_lists if is_ids else list_columns.is_weights)(dtype)
+        rule = f"lists of {'ids' if is_ids else 'numbers'}"
+        remedy = "name a column of single ids with --categorical"
+        if table_columns.is_text(table_columns.plain_type(dtype)):
+            suits = list_separator is not None
+            remedy = "name the character between the items with list_separator (--list-separator)"
+    else:
+        suits, rule = table_columns.is_number(dtype), "numbers, or texts of them"
+    return None if suits else f"must hold {rule}; {remedy}"
 
 
 def _spelt_alike(name: str, other: str) -> bool:
@@ -107,41 +149,49 @@ def _some(names: list[str], most: int) -> str:
 
 def convert(
     columns_read: pa.RecordBatch,
-    schema: Schema,
-    labelled: bool,
-    is_csv: bool,
-    transform: str,
+    conversion: Conversion,
     holds: Mapping[str, str | None] = MappingProxyType({}),
-) -> tuple[Rows, dict[int, tuple[str | None, str]]]:
+) -> tuple[Rows, dict[int, Fault]]:
     """Convert columns to rows; also, by row, the column and the rule that it breaks.
 
     `holds` says of columns of texts what the texts are, see `ids.content`.
     """
-    count = columns_read.num_rows
-    broken: dict[int, tuple[str | None, str]] = {}
+    schema, count = conversion.schema, columns_read.num_rows
+    broken: dict[int, Fault] = {}
 
     def note(faults: list[int], name: str, rule: str) -> None:
         for row in faults:
             broken.setdefault(row, (name, rule))
 
-    if is_csv:
+    if conversion.is_csv:
         # Arrow makes a row of nulls of an empty line.
         nulls = np.array([c.is_null().to_numpy(zero_copy_only=False) for c in columns_read])
         empty = np.flatnonzero(nulls.all(axis=0)).tolist()
         broken = dict.fromkeys(empty, (None, "every field is empty"))
     labels = None
-    if labelled:
+    if conversion.labelled:
         labels, faults = table_columns.labels(columns_read.column(schema.label))
         note(faults, schema.label, table_columns.LABEL_RULE)
     dense = np.empty((count, schema.num_dense), np.float32)
     for i, name in enumerate(schema.dense):
-        dense[:, i], faults = table_columns.dense(columns_read.column(name), transform)
+        dense[:, i], faults = table_columns.dense(columns_read.column(name), conversion.transform)
         note(faults, name, table_columns.DENSE_RULE)
     indices = np.empty((count, schema.num_categorical), np.uint64)
     for i, name in enumerate(schema.categorical):
         indices[:, i], faults = table_columns.ids(columns_read.column(name), holds.get(name))
         note(faults, name, table_columns.ID_RULE)
-    return Rows(labels, dense, indices), broken
+    lists = []
+    for name, weights in schema.lists:
+        weighed = None if weights is None else columns_read.column(weights)
+        separator = conversion.list_separator
+        found, bad = list_columns.lists(
+            columns_read.column(name), weighed, separator, holds.get(name)
+        )
+        lists.append(found)
+        note(bad.ids, name, table_columns.ID_RULE)
+        note(bad.counts, weights or name, list_columns.COUNT_RULE)
+        note(bad.weights, weights or name, list_columns.WEIGHT_RULE)
+    return Rows(labels, dense, indices, tuple(lists)), broken
 
 
 def _explain(rows: pa.RecordBatch, row: int, name: str | None, rule: str) -> tuple[str, str]:

@@ -1,8 +1,8 @@
 """From the counts of all shards to a vocabulary, in bounded memory.
 
-Categorical columns are built one after another. The counts of a column are merged by id; ids that
-occur often enough are kept, and numbered in the order of their first rows. Intermediate results are
-in scratch files.
+Columns are built one after another. The counts of a column are merged by id; ids that occur often
+enough are kept, and numbered in the order of their first places: rows or, in a multi-hot column,
+the ids of all lists one after another. Intermediate results are in scratch files.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from data_tools.vocabulary.merging import SortedRun, mapped_array, merge
 
 MEMORY_BYTES = 1 << 28
 MOST_KEPT = 2**32 - 1  # numbers are uint32, and one is left for all other ids
-WORD_BYTES = 24  # of memory for each 64 rows, while ids are numbered
+WORD_BYTES = 24  # of memory for each 64 places, while ids are numbered
 NUMBERING_BYTES = 512  # of memory per id then; the bitmap gets the most
 _SIX, _LOW_SIX = np.uint64(6), np.uint64(63)
 
@@ -36,11 +36,13 @@ class ColumnSize(NamedTuple):
 
 
 class _Log(NamedTuple):
-    """The counted shards: the path of the counts and the first row of each, and common facts."""
+    """The counted shards: the path of the counts of each, and common facts.
+
+    `starts` has for each shard, and at last for their end, the first place in each column.
+    """
 
     paths: list[Path]
-    starts: list[int]
-    rows: int
+    starts: list[list[int]]
     num_columns: int
     dtype: np.dtype
 
@@ -67,10 +69,11 @@ def build_vocabulary(
     scratch_folder : path
         Must exist. A subfolder is made in it, and is removed at the end even after an error.
     by_appearance : bool
-        Number the kept ids of a column 0, 1, 2, ... by the first row that has them. Otherwise they
-        keep their values.
+        Number the kept ids of a column 0, 1, 2, ... by the first row that has them, and within a
+        row by their places in its list. Otherwise they keep their values.
     min_count : int
-        Rows that must have an id for it to be kept.
+        How often an id must occur for it to be kept, in lists more than once per row where it is
+        repeated.
     memory_bytes : int
         Memory for buffers. Thousands of shards need some MB more.
 
@@ -122,8 +125,8 @@ def _inspect(paths: list[Path]) -> _Log:
     """Open each file of counts once, so that a bad one is found before the work begins."""
     if not paths:
         raise ValueError("there are no counts; count at least one shard, even an empty one")
-    starts, rows = [], 0
     first = CountsFile(paths[0])
+    starts = [[0] * first.num_columns]
     for path in paths:
         counts = CountsFile(path)
         if (counts.num_columns, counts.dtype) != (first.num_columns, first.dtype):
@@ -131,9 +134,8 @@ def _inspect(paths: list[Path]) -> _Log:
                 f"{path} counts {counts.num_columns} columns of {counts.dtype}, but {paths[0]} "
                 f"{first.num_columns} of {first.dtype}; count shards of one log"
             )
-        starts.append(rows)
-        rows += counts.rows
-    return _Log(paths, starts, rows, first.num_columns, first.dtype)
+        starts.append([at + size for at, size in zip(starts[-1], counts.sizes, strict=True)])
+    return _Log(paths, starts, first.num_columns, first.dtype)
 
 
 class _ColumnBuild:
@@ -144,6 +146,7 @@ class _ColumnBuild:
     ) -> None:
         self._log = log
         self._column = column
+        self._size = log.starts[-1][column]
         self._folder = folder
         self._min_count = min_count
         self._memory_bytes = memory_bytes
@@ -152,9 +155,10 @@ class _ColumnBuild:
         )
 
     def merge(self, by_appearance: bool) -> ColumnSize:
-        """Merge the counts of all shards, and write the kept ids and their first rows."""
+        """Merge the counts of all shards, and write the kept ids and their first places."""
         log, distinct, kept, seen = self._log, 0, 0, 0
-        shards = zip(log.paths, log.starts, strict=True)
+        starts = [shard[self._column] for shard in log.starts[:-1]]
+        shards = zip(log.paths, starts, strict=True)
         openers = [partial(_open_run, *shard, self._column) for shard in shards]
         pieces = merge(openers, self._folder, self._memory_bytes, log.dtype)
         with open(self._ids, "wb") as ids, open(self._positions, "wb") as positions:
@@ -166,10 +170,10 @@ class _ColumnBuild:
                 ids.write(piece.ids[chosen].data)
                 if by_appearance:
                     positions.write(piece.positions[chosen].data)
-        if seen != log.rows:
+        if seen != self._size:
             raise DatasetError(
-                f"column {self._column} has {log.rows} rows, but the counts of its ids add up to "
-                f"{seen}; count the shards again"
+                f"column {self._column} has {self._size} rows or ids of lists, but the counts "
+                f"of its ids add up to {seen}; count the shards again"
             )
         if kept > MOST_KEPT:
             raise DatasetError(
@@ -181,8 +185,8 @@ class _ColumnBuild:
     def number(self) -> None:
         """Write the number of each kept id: how many kept ids appear before it.
 
-        The first rows of the kept ids are marked in a bitmap of as many rows as the memory allows,
-        and the marks before each of them are counted.
+        The first places of the kept ids are marked in a bitmap of as many places as the memory
+        allows, and the marks before each of them are counted.
         """
         positions = mapped_array(self._positions, np.dtype(np.uint64))
         if not len(positions):
@@ -195,13 +199,13 @@ class _ColumnBuild:
         numbers = np.memmap(self._numbers, np.uint32, "r+")
         words = max(1, self._memory_bytes // WORD_BYTES)
         before = 0
-        for first_row in range(0, self._log.rows, 64 * words):
-            last_row = min(first_row + 64 * words, self._log.rows)
-            before = _number_rows(positions, numbers, range(first_row, last_row), before, step)
+        for begin in range(0, self._size, 64 * words):
+            part = range(begin, min(begin + 64 * words, self._size))
+            before = _number_places(positions, numbers, part, before, step)
         if before != len(positions):
             raise DatasetError(
-                f"column {self._column} has {len(positions)} ids, but {before} first rows of them; "
-                "count the shards again"
+                f"column {self._column} has {len(positions)} ids, but {before} first places of "
+                "them; count the shards again"
             )
         numbers.flush()
 
@@ -225,32 +229,32 @@ class _ColumnBuild:
 
 
 def _open_run(path: Path, start: int, column: int) -> SortedRun:
-    """A shard's counts of a column; its rows are counted from the beginning of the log."""
+    """A shard's counts of a column; its places are counted from the beginning of the log."""
     return SortedRun(*CountsFile(path).column(column), np.uint64(start))
 
 
-def _number_rows(
-    positions: np.ndarray, numbers: np.ndarray, rows: range, before: int, step: int
+def _number_places(
+    positions: np.ndarray, numbers: np.ndarray, part: range, before: int, step: int
 ) -> int:
-    """Number the ids that appear first in `rows`, from `before` on; return the next number."""
-    marks = np.zeros(-(-len(rows) // 64), np.uint64)
-    for _, places in _in_rows(positions, rows, step):
+    """Number the ids that appear first in `part`, from `before` on; return the next number."""
+    marks = np.zeros(-(-len(part) // 64), np.uint64)
+    for _, places in _in_part(positions, part, step):
         np.bitwise_or.at(marks, places >> _SIX, np.uint64(1) << (places & _LOW_SIX))
     # Marks up to the end of each word; an id has all of them before it but those from its own on.
     ends = np.cumsum(np.bitwise_count(marks), dtype=np.uint32)
     ends += np.uint32(before)
-    for chosen, places in _in_rows(positions, rows, step):
+    for chosen, places in _in_part(positions, part, step):
         words = places >> _SIX
         own = np.bitwise_count(marks[words] >> (places & _LOW_SIX))
         numbers[chosen] = ends[words] - own
     return int(ends[-1])
 
 
-def _in_rows(
-    positions: np.ndarray, rows: range, step: int
+def _in_part(
+    positions: np.ndarray, part: range, step: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The positions within `rows`, `step` of all at a time: which, and how far from the first."""
+    """The positions within `part`, `step` of all at a time: which, and how far from the first."""
     for begin in range(0, len(positions), step):
-        part = positions[begin : begin + step]
-        chosen = np.flatnonzero((part >= rows.start) & (part < rows.stop))
-        yield chosen + begin, part[chosen] - np.uint64(rows.start)
+        some = positions[begin : begin + step]
+        chosen = np.flatnonzero((some >= part.start) & (some < part.stop))
+        yield chosen + begin, some[chosen] - np.uint64(part.start)

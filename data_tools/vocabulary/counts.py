@@ -1,10 +1,12 @@
 """How often the ids of a shard occur, and where first: what a vocabulary is built from.
 
-A file of counts is an Arrow file with one record batch per categorical column, uncompressed:
-`id` sorted, `count` and `first`. Mapped from the file each is one contiguous array.
+A file of counts is an Arrow file with one record batch per column, first the categorical and then
+the multi-hot ones, uncompressed: `id` sorted, `count` and `first`. Mapped from the file each is one
+contiguous array. A categorical column has a place for each row, a multi-hot column one for each id
+of its lists, in their order.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -15,21 +17,21 @@ from data_tools.errors import DatasetError
 from data_tools.storage.folders import map_file
 
 DTYPES = (np.dtype(np.uint32), np.dtype(np.uint64))
-MAX_ROWS = 2**32 - 1  # rows and counts of one shard are 32-bit numbers
+MAX_ROWS = 2**32 - 1  # places and counts of one shard are 32-bit numbers
 # What Arrow, and a look at the columns and metadata, raise where a file is not as it should be.
 UNREADABLE = (pa.ArrowException, LookupError, TypeError, ValueError, NotImplementedError)
 _REMEDY = "count the shard again"
 
 
 class ColumnCounts(NamedTuple):
-    """The distinct ids of one categorical column of a shard.
+    """The distinct ids of one column of a shard.
 
     Attributes
     ----------
     ids : ndarray, (n,) uint32 or uint64
         Strictly increasing.
     counts : ndarray, (n,) uint32
-        Rows of the shard that have the id.
+        Places of the column that have the id.
     first : ndarray, (n,) uint32
         The first of them, counted from the shard's beginning.
     """
@@ -50,52 +52,70 @@ class ShardCounter:
         Categorical columns.
     dtype : numpy dtype
         Of the ids, uint32 or uint64.
+    num_multi_hot : int
+        Multi-hot columns.
 
     Attributes
     ----------
     rows : int
         Rows added so far.
+    list_sizes : list of int
+        Ids of each multi-hot column so far.
 
     Raises
     ------
     ValueError
-        Num_columns is negative, or another dtype.
+        A number of columns is negative, or another dtype.
     """
 
-    def __init__(self, num_columns: int, dtype: np.dtype | type | str) -> None:
+    def __init__(
+        self, num_columns: int, dtype: np.dtype | type | str, num_multi_hot: int = 0
+    ) -> None:
         self.dtype = np.dtype(dtype)
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype is {self.dtype}; ids are uint32 or uint64")
-        if num_columns < 0:
-            raise ValueError(f"num_columns is {num_columns}; it must not be negative")
+        for name, value in (("num_columns", num_columns), ("num_multi_hot", num_multi_hot)):
+            if value < 0:
+                raise ValueError(f"{name} is {value}; it must not be negative")
         self.num_columns = num_columns
         self.rows = 0
+        self.list_sizes = [0] * num_multi_hot
         self._blocks: list[np.ndarray] = []  # (num_columns, rows of the block)
+        self._lists: list[list[np.ndarray]] = [[] for _ in range(num_multi_hot)]
 
-    def add(self, indices: np.ndarray) -> None:
+    def add(self, indices: np.ndarray, lists: Sequence[np.ndarray] = ()) -> None:
         """Take the next rows of the shard.
 
         Parameters
         ----------
         indices : ndarray, (rows, num_columns) uint
             Copied; of the counter's dtype.
+        lists : sequence of ndarray, (n,) uint
+            The ids of their lists, of each multi-hot column. As `indices`.
 
         Raises
         ------
         TypeError, ValueError
-            Another dtype or shape, or the shard gets too many rows.
+            Another dtype, shape or number of columns, or the shard gets too many rows or ids.
         """
         check_indices("indices", indices, self.num_columns, self.dtype)
-        if self.rows + len(indices) > MAX_ROWS:
-            raise ValueError(f"a shard has at most {MAX_ROWS} rows; write smaller shards")
+        sizes = [size + len(each) for size, each in zip(self.list_sizes, lists, strict=True)]
+        if max(self.rows + len(indices), *sizes, 0) > MAX_ROWS:
+            raise ValueError(f"a shard has at most {MAX_ROWS} rows or ids; write smaller shards")
+        for blocks, values in zip(self._lists, lists, strict=True):
+            check_indices("lists", values[:, None], 1, self.dtype)
+            blocks.append(values.copy())
         self._blocks.append(indices.T.copy())
         self.rows += len(indices)
+        self.list_sizes = sizes
 
     def counts(self) -> Iterator[ColumnCounts]:
         """Count the ids of one column after the other, made as they are asked for."""
+        none = np.empty(0, self.dtype)
         for column in range(self.num_columns):
-            none = np.empty(0, self.dtype)
             yield _count(np.concatenate([none, *(block[column] for block in self._blocks)]))
+        for blocks in self._lists:
+            yield _count(np.concatenate([none, *blocks]))
 
 
 def check_indices(name: str, indices: np.ndarray, num_columns: int, dtype: np.dtype) -> None:
@@ -114,7 +134,7 @@ def check_indices(name: str, indices: np.ndarray, num_columns: int, dtype: np.dt
 
 
 def _count(column: np.ndarray) -> ColumnCounts:
-    """Count the ids of one column, uint (rows,)."""
+    """Count the ids of one column, uint (places,)."""
     ids, order = _sorted_with_rows(column)
     starts = group_starts(ids)
     counts = np.diff(starts, append=len(ids))
@@ -122,7 +142,7 @@ def _count(column: np.ndarray) -> ColumnCounts:
 
 
 def _sorted_with_rows(column: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted ids and the row of each; equal ids in the order of their rows."""
+    """Sorted ids and the place of each; equal ids in the order of their places."""
     if not len(column):
         return column, np.empty(0, np.uint64)
     # Id and row in one word: NumPy sorts words several times faster than it sorts indirectly.
@@ -153,7 +173,10 @@ def _fields(dtype: np.dtype) -> pa.Schema:
 
 def write_counts(sink: IO[bytes], counter: ShardCounter) -> None:
     """Write what `counter` has counted to a file that is open for writing, column by column."""
-    fields = _fields(counter.dtype).with_metadata({"rows": str(counter.rows)})
+    about = {"rows": str(counter.rows)}
+    if counter.list_sizes:
+        about["list_sizes"] = " ".join(map(str, counter.list_sizes))
+    fields = _fields(counter.dtype).with_metadata(about)
     with pa.ipc.new_file(sink, fields) as writer:
         for column in counter.counts():
             writer.write_batch(pa.record_batch([pa.array(values) for values in column], fields))
@@ -172,6 +195,9 @@ class CountsFile:
     rows : int
         Rows of the shard.
     num_columns : int
+        Categorical and multi-hot ones.
+    sizes : tuple of int
+        Places of each column: rows, or ids of lists.
     dtype : numpy dtype
         Of the ids.
 
@@ -193,16 +219,21 @@ class CountsFile:
             self.dtype = np.dtype(fields.field("id").type.to_pandas_dtype())
             self.rows = int(fields.metadata[b"rows"])
             good = self.dtype in DTYPES and fields.equals(_fields(self.dtype))
-            if not 0 <= self.rows <= MAX_ROWS:
-                raise ValueError(f"it counts {self.rows} rows")
+            list_sizes = [int(size) for size in fields.metadata.get(b"list_sizes", b"").split()]
+            self.num_columns = self._reader.num_record_batches
+            self.sizes = (self.rows,) * (self.num_columns - len(list_sizes)) + (*list_sizes,)
+            if len(self.sizes) != self.num_columns:
+                raise ValueError(f"it has {self.num_columns} columns")
+            for size in (self.rows, *self.sizes):
+                if not 0 <= size <= MAX_ROWS:
+                    raise ValueError(f"it counts {size} rows or ids")
         except UNREADABLE as error:
             raise self._damaged(str(error)) from None
         if not good:
             raise self._damaged(f"its columns are {fields.names}")
-        self.num_columns = self._reader.num_record_batches
 
     def column(self, number: int) -> ColumnCounts:
-        """Read-only counts of a categorical column, views of the file where it is mapped.
+        """Read-only counts of a column, views of the file where it is mapped.
 
         Raises
         ------

@@ -7,14 +7,13 @@ process does not grow with the number of ids.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from data_tools.errors import DatasetError
 from data_tools.vocabulary.counts import DTYPES, UNREADABLE, check_indices, mapped
-from robe_numba._jit import jit
+from data_tools.vocabulary.id_search import Column, fill_starts, map_column
 
 DIRECTORY_BYTES = 1 << 28
 BLOCK_ROWS = 8192  # mapped at a time column by column, so that they stay in the cache
@@ -22,83 +21,6 @@ OUTLIERS = 64  # the share of ids, 1 in 64 at either end, that a directory's ran
 
 DIGEST_BYTES = 16
 _REMEDY = "ingest the log again"
-
-
-class Column(NamedTuple):
-    """One column of a vocabulary, as the search reads it.
-
-    Attributes
-    ----------
-    ids : ndarray, (n,) uint32 or uint64
-        Strictly increasing.
-    numbers : ndarray, (n,) uint32
-        Of each id; empty where ids stay as they are.
-    starts : ndarray, (buckets + 1,) uint32
-        Bucket b is ids[starts[b]:starts[b + 1]].
-    base, shift : uint64
-        Id i is in bucket (i - base) >> shift, or in the nearest one.
-    rare : uint64
-        What an unknown id becomes.
-    """
-
-    ids: np.ndarray
-    numbers: np.ndarray
-    starts: np.ndarray
-    base: np.uint64
-    shift: np.uint64
-    rare: np.uint64
-
-
-@jit
-def _bucket(wanted: Any, base: Any, shift: Any, buckets: Any) -> Any:
-    """The bucket of an id; all are uint64."""
-    return np.uint64(0) if wanted < base else min((wanted - base) >> shift, buckets - np.uint64(1))
-
-
-@jit
-def _fill_starts(ids: Any, starts: Any, base: Any, shift: Any) -> Any:
-    """Fill the directory of sorted ids; False where they are not strictly increasing."""
-    buckets = np.uint64(len(starts) - 1)
-    one, filled, last = np.uint64(1), np.uint64(0), np.uint64(0)
-    starts[filled] = 0
-    for place in range(np.uint64(len(ids))):
-        wanted = np.uint64(ids[place])
-        if place > np.uint64(0) and wanted <= last:
-            return False
-        last = wanted
-        bucket = _bucket(wanted, base, shift, buckets)
-        while filled < bucket:
-            filled += one
-            starts[filled] = place
-    while filled < buckets:
-        filled += one
-        starts[filled] = len(ids)
-    return True
-
-
-@jit
-def _map_column(indices: Any, out: Any, column: Any) -> None:
-    """Map one categorical column of a block of rows; `out` may be `indices`."""
-    ids, numbers, starts, base, shift, rare = column
-    buckets = np.uint64(len(starts) - 1)
-    one = np.uint64(1)
-    for row in range(np.uint64(len(indices))):
-        wanted = np.uint64(indices[row])
-        bucket = _bucket(wanted, base, shift, buckets)
-        low, end = np.uint64(starts[bucket]), np.uint64(starts[bucket + one])
-        high = end
-        while low < high:
-            middle = (low + high) >> one
-            if np.uint64(ids[middle]) < wanted:
-                low = middle + one
-            else:
-                high = middle
-        if low == end or np.uint64(ids[low]) != wanted:
-            out[row] = rare
-        elif len(numbers) > 0:
-            out[row] = numbers[low]
-        else:
-            out[row] = wanted
 
 
 class IdMap:
@@ -109,10 +31,12 @@ class IdMap:
     Parameters
     ----------
     files : sequence of path
-        One per categorical column, in their order.
+        One per categorical column, in their order, then one per multi-hot column.
     max_ind_range : int
         The modulus by which ids were reduced, if any. Where ids keep their values, unknown ids
         become this. None: they become the largest value of the dtype.
+    num_multi_hot : int
+        How many of the columns are multi-hot.
     directory_bytes : int
         Memory for the directories of all columns.
 
@@ -121,6 +45,8 @@ class IdMap:
     dtype : numpy dtype
         Of the ids, uint32 or uint64.
     num_columns : int
+    num_single : int
+        Those that are not multi-hot.
     by_appearance : bool
         Whether ids become numbers, or keep their values.
     kept : tuple of int
@@ -136,7 +62,7 @@ class IdMap:
     DatasetError
         A file is cut off, damaged, of another vocabulary, or out of order.
     ValueError
-        There are no files, or max_ind_range or directory_bytes is out of range.
+        There are no files, or max_ind_range, num_multi_hot or directory_bytes is out of range.
     """
 
     def __init__(
@@ -144,12 +70,15 @@ class IdMap:
         files: Sequence[str | Path],
         *,
         max_ind_range: int | None = None,
+        num_multi_hot: int = 0,
         directory_bytes: int = DIRECTORY_BYTES,
     ) -> None:
         if not files:
             raise ValueError("there are no files; give one per categorical column")
         if directory_bytes < 1:
             raise ValueError(f"directory_bytes is {directory_bytes}; it must be at least 1")
+        if not 0 <= num_multi_hot <= len(files):
+            raise ValueError(f"num_multi_hot is {num_multi_hot}, but there are {len(files)} files")
         paths = [Path(file) for file in files]
         batches = [_open_column(path, number, len(paths)) for number, path in enumerate(paths)]
         fields = batches[0].schema
@@ -158,6 +87,7 @@ class IdMap:
                 raise DatasetError(f"{path} and {paths[0]} are of two vocabularies; {_REMEDY}")
         self.dtype = np.dtype(fields.field("id").type.to_pandas_dtype())
         self.num_columns = len(batches)
+        self.num_single = len(batches) - num_multi_hot
         self.by_appearance = "number" in fields.names
         self.kept = tuple(batch.num_rows for batch in batches)
         rare = _rare_id(self.dtype, max_ind_range)
@@ -175,7 +105,7 @@ class IdMap:
 
         Parameters
         ----------
-        indices : ndarray, (rows, num_columns) uint
+        indices : ndarray, (rows, num_single) uint
             Of the vocabulary's dtype, reduced as its ids were.
         out : as indices, optional
             Receives the result; it may be `indices`.
@@ -190,10 +120,10 @@ class IdMap:
         TypeError, ValueError
             Another dtype or shape, or `out` cannot be written.
         """
-        check_indices("indices", indices, self.num_columns, self.dtype)
+        check_indices("indices", indices, self.num_single, self.dtype)
         if out is None:
             out = np.empty(indices.shape, self.dtype)
-        check_indices("out", out, self.num_columns, self.dtype)
+        check_indices("out", out, self.num_single, self.dtype)
         if out.shape != indices.shape:
             raise ValueError(f"out has the shape {out.shape} but must have that of indices")
         if not out.flags.writeable:
@@ -202,8 +132,32 @@ class IdMap:
         source.flags.writeable = False  # as mapped shards are, so that one kernel serves all
         for begin in range(0, len(source), BLOCK_ROWS):
             block = slice(begin, begin + BLOCK_ROWS)
-            for number, column in enumerate(self._columns):
-                _map_column(source[block, number], out[block, number], column)
+            for number, column in enumerate(self._columns[: self.num_single]):
+                map_column(source[block, number], out[block, number], column)
+        return out
+
+    def map_list(self, number: int, values: np.ndarray) -> np.ndarray:
+        """Map ids of multi-hot column `number`, counted from 0, as `map` does.
+
+        Parameters
+        ----------
+        values : ndarray, (n,) uint
+            As of `indices` in `map`.
+
+        Returns
+        -------
+        ndarray, (n,), of the same dtype
+
+        Raises
+        ------
+        TypeError, ValueError
+            Another dtype or shape.
+        """
+        check_indices("values", values[:, None], 1, self.dtype)
+        out = np.empty(values.shape, self.dtype)
+        source = values.view()
+        source.flags.writeable = False
+        map_column(source, out, self._columns[self.num_single + number])
         return out
 
     def known(self, number: int) -> tuple[np.ndarray, np.ndarray]:
@@ -289,6 +243,6 @@ def _lay_out(path: Path, batch: pa.RecordBatch, rare: int, most_buckets: int) ->
         shift += 1
     starts = np.empty((max(0, top - base) >> shift) + 2, np.uint32)
     column = Column(ids, numbers, starts, np.uint64(base), np.uint64(shift), np.uint64(rare))
-    if not _fill_starts(ids, starts, column.base, column.shift):
+    if not fill_starts(ids, starts, column.base, column.shift):
         raise DatasetError(f"the ids in {path} are not strictly increasing; {_REMEDY}")
     return column

@@ -22,16 +22,16 @@ MOST_RUNS = 4096  # mapped at once; systems allow some ten thousand mappings
 
 
 class SortedRun(NamedTuple):
-    """Records of one categorical column.
+    """Records of one column.
 
     Attributes
     ----------
     ids : ndarray, (n,) uint32 or uint64
         Strictly increasing.
     counts : ndarray, (n,) uint32 or uint64
-        Rows that have the id.
+        Places that have the id: rows, or ids of lists.
     positions : ndarray, (n,) uint32 or uint64
-        The first row that has it, counted from row `start`.
+        The first place that has it, counted from place `start`.
     start : uint64
     """
 

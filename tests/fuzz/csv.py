@@ -21,7 +21,7 @@ with harness.guided(__name__):
     from data_tools.sources.lines import LineBlocks
     from data_tools.sources.row_buffer import BadLineError, RowBuffer
     from data_tools.sources.table_files import SEPARATORS, CsvLines
-    from data_tools.sources.table_rows import read_rows
+    from data_tools.sources.table_rows import Conversion, read_rows
 
 SCHEMA = Schema("y", ("a",), ("p",))
 ADDRESS = "log.csv"
@@ -60,7 +60,7 @@ def read(text: bytes, skip: bool, block_bytes: int, block_rows: int) -> tuple[Ro
         lines = CsvLines(ADDRESS, list(SCHEMA.names))
         for block in LineBlocks(ADDRESS, block_bytes):
             table = lines.read(block, rows.lines + 1)
-            read_rows(table, SCHEMA, True, "none", True, rows)
+            read_rows(table, Conversion(SCHEMA, True, "none", True), rows)
             rows.lines += block.count_lines()
     rows.flush()
     assert rows.rejected == len(rows.rejects)

@@ -27,7 +27,7 @@ MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None  # a folder that lies
 COMPILED = [
     "data_tools.sources.criteo.kernels",
     "data_tools.synthetic.kernels",
-    "data_tools.vocabulary.id_map",
+    "data_tools.vocabulary.id_search",
 ]
 
 

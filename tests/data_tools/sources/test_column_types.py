@@ -183,7 +183,7 @@ def test_an_id_is_that_of_the_text_in_a_csv(tmp_path, kind, stored):
 @pytest.mark.parametrize(
     "column",
     [
-        pa.array([[1]]),
+        pa.array([[[1]]]),
         pa.array([{"x": 1}]),
         pa.array([[("k", 1)]], pa.map_(pa.string(), pa.int8())),
         pa.array([1], pa.duration("s")),

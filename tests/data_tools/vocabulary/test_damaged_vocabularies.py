@@ -92,9 +92,12 @@ def rewrite(path, change):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda c: [c[0], c[1] + np.uint32(1), c[2]], "has 3 rows, but the counts .* add up to 5"),
-        (lambda c: [c[0], c[1], c[2] * np.uint32(0)], "has 2 ids, but 1 first rows of them"),
-        (lambda c: [c[0], c[1], c[2] + np.uint32(9)], "has 2 ids, but 0 first rows of them"),
+        (
+            lambda c: [c[0], c[1] + np.uint32(1), c[2]],
+            "has 3 rows or ids of lists, but the counts .* add up to 5",
+        ),
+        (lambda c: [c[0], c[1], c[2] * np.uint32(0)], "has 2 ids, but 1 first places of them"),
+        (lambda c: [c[0], c[1], c[2] + np.uint32(9)], "has 2 ids, but 0 first places of them"),
     ],
 )
 def test_counts_that_contradict_each_other(tmp_path, change, reason):
