@@ -3,8 +3,10 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
+
 from data_tools.errors import DatasetError
-from data_tools.format.manifest import Manifest, Shard, StoredFile
+from data_tools.format.manifest import MANIFEST_NAME, Manifest, Shard, StoredFile
 from data_tools.format.names import REJECTS_NAME
 from data_tools.format.shard_reader import open_shard
 from data_tools.storage.atomic import TEMPORARY
@@ -60,6 +62,8 @@ def verify(path: str | Path, progress: Callable[[int, int], None] | None = None)
         done += file.bytes
         if progress:
             progress(done, total)
+    if not problems:
+        problems += _other_lists(folder, manifest)
     return problems + list(_foreign(folder, manifest))
 
 
@@ -95,6 +99,25 @@ def _unlike_manifest(folder: Folder, manifest: Manifest, number: int) -> list[st
     except DatasetError as error:
         return [str(error)]
     return []
+
+
+def _other_lists(folder: Folder, manifest: Manifest) -> list[str]:
+    """Where the manifest counts other ids of a multi-hot column than the shards have."""
+    ids, longest = [0] * len(manifest.lists), [0] * len(manifest.lists)
+    for number in range(len(manifest.shards) if ids else 0):
+        shard = open_shard(folder, manifest, number)
+        for block in range(shard.block_rows.size):
+            for column, lists in enumerate(shard.read(block).lists):
+                ids[column] += int(lists.offsets[-1] - lists.offsets[0])
+                longest[column] = max(longest[column], int(np.diff(lists.offsets).max()))
+    return [
+        f"{folder.path(MANIFEST_NAME)} says that {name} has {facts.ids} ids, {facts.longest} in the "
+        f"longest list, but the shards have {here} and {most}"
+        for name, facts, here, most in zip(
+            manifest.schema.multi_hot, manifest.lists, ids, longest, strict=True
+        )
+        if (facts.ids, facts.longest) != (here, most)
+    ]
 
 
 def _foreign(folder: Folder, manifest: Manifest) -> Iterator[str]:

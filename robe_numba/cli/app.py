@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 
 import robe_numba
 from robe_numba.cli import needs
-from robe_numba.cli.commands import data, demo, export, plan, score, serve, sweep, train
+from robe_numba.cli.commands import data, dataset, demo, export, plan, score, serve, sweep, train
 from robe_numba.cli.console import make_console, print_anything
 from robe_numba.parallel.group import Group
 from robe_numba.parallel.launch import KNOWN, processes, reason
@@ -43,7 +43,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("synth")(data.synth)
 app.command("ingest")(data.ingest)
-app.add_typer(data.data, name="data", cls=_CommandGroup)
+app.add_typer(dataset.data, name="data", cls=_CommandGroup)
 app.command("plan")(plan.plan)
 app.command("train")(train.train)
 app.command("sweep")(sweep.sweep)

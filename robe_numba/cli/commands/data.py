@@ -1,23 +1,22 @@
-"""`robe synth`, `robe ingest` and `robe data`: generate, ingest and inspect click logs."""
+"""`robe synth` and `robe ingest`: generate click logs, and make datasets of them."""
 
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from data_tools.format.names import REJECTS_NAME
 from robe_numba.cli import loading
-from robe_numba.cli.arguments import DataPath, Overwrite, check_output_file
+from robe_numba.cli.arguments import Overwrite, check_output_file
+from robe_numba.cli.columns import schema_of
+from robe_numba.cli.commands.dataset import show
 from robe_numba.cli.console import console
 from robe_numba.cli.progress import Quiet, tracking
 from robe_numba.formatting import format_bytes
 
 if TYPE_CHECKING:
-    from data_tools import Manifest, Schema
     from data_tools.synthetic.generator import Generator
 
 CEILING_ROWS = 2_000_000  # of a generated log, from which the best reachable AUC is computed
@@ -116,6 +115,21 @@ def ingest(
     categorical: Annotated[
         str | None, typer.Option(help="Id columns, a,b,c. Default: Criteo's.")
     ] = None,
+    multi_hot: Annotated[
+        str | None,
+        typer.Option(
+            help="Columns of lists of ids, a,b,c; in Parquet, --categorical finds them by itself."
+        ),
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Columns of the weights of lists, a=x,b=y.")
+    ] = None,
+    list_separator: Annotated[
+        str | None, typer.Option(help="Between the ids of a list in a CSV: a character, or pipe.")
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option(min=1, help="Keep the last ids of longer lists only.")
+    ] = None,
     file_format: Annotated[str, typer.Option(help="Shards as arrow or parquet.")] = "arrow",
     compression: Annotated[str, typer.Option(help="Of the shards: none, lz4 or zstd.")] = "none",
     shard_bytes: Annotated[
@@ -135,7 +149,8 @@ def ingest(
     """Read click logs into a dataset: a folder of Arrow files with a manifest.
 
     Criteo's logs (Kaggle and Terabyte, plain or compressed, with or without labels) need no
-    options. Describe other logs, as CSV or Parquet, by their columns. Files that differ only in
+    options. Describe other logs, as CSV or Parquet, by their columns; those of lists of ids are
+    multi-hot. Files that differ only in
     their numbers and come as the shell sorts them are taken in the order of the numbers. A bad
     line stops the command with its file, line number and reason; with --on-error skip it is
     counted, and the first hundred are kept in rejects.jsonl. If the command is killed or stopped,
@@ -150,6 +165,9 @@ def ingest(
         robe ingest log.parquet -o data --label clicked --dense age,price --categorical user,item
 
         robe ingest log.tsv -o data --separator tab --dense age --categorical user,item
+
+        robe ingest films.csv -o data --label liked --categorical user --multi-hot genres \
+            --list-separator pipe --max-length 50
 
         robe ingest day_{0..23}.gz -o s3://bucket/data --scheduler tcp://10.0.0.1:8786
     """
@@ -166,9 +184,11 @@ def ingest(
         manifest = ingest_logs(
             sources,
             output,
-            schema=_schema(label, dense, categorical),
+            schema=schema_of(label, dense, categorical, multi_hot, weights),
             format=format,
-            separator=SEPARATORS.get(separator, separator) if separator else None,
+            separator=_character(separator),
+            list_separator=_character(list_separator),
+            max_length=max_length,
             on_error=on_error,
             dense_transform=dense_transform,
             max_ind_range=max_ind_range,
@@ -189,17 +209,9 @@ def ingest(
         typer.echo("warning: the sources hold no rows, so the dataset is empty", err=True)
 
 
-def _names(text: str | None) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip()) if text else ()
-
-
-def _schema(label: str | None, dense: str | None, categorical: str | None) -> "Schema":
-    """The columns that the options name, or Criteo's."""
-    from data_tools import CRITEO, Schema
-
-    if dense or categorical:
-        return Schema(label or "label", _names(dense), _names(categorical))
-    return Schema(label, CRITEO.dense, CRITEO.categorical) if label else CRITEO
+def _character(name: str | None) -> str | None:
+    """A separator that was given by itself or by its name."""
+    return SEPARATORS.get(name, name) if name else None
 
 
 @contextmanager
@@ -215,79 +227,3 @@ def _explaining_interrupts() -> Iterator[None]:
 def _scheduler(num_sources: int) -> str:
     """A local cluster for several files if Dask is installed."""
     return "local" if num_sources > 1 and importlib.util.find_spec("distributed") else "threads"
-
-
-def show(path: str | Path, manifest: "Manifest") -> None:
-    """Summarise a dataset in a few lines."""
-    files = len(manifest.shards)
-    kind = manifest.options.file_format.capitalize()
-    console.print(f"{path}: {manifest.rows:,} rows in {files} {kind} file{'s' * (files != 1)}")
-    if not manifest.labelled:
-        console.print("no labels: these rows can be scored, not trained on")
-    elif manifest.positives is not None and manifest.rows:
-        console.print(f"click rate {manifest.positives / manifest.rows:.4f}")
-    if manifest.vocabulary:
-        known = sum(file.rows for file in manifest.vocabulary)
-        console.print(f"{known:,} known ids in {len(manifest.vocabulary)} columns")
-    if manifest.rejected:
-        console.print(
-            f"{manifest.rejected:,} bad lines skipped, the first of them in "
-            f"{path}/{manifest.folder}/{REJECTS_NAME}"
-        )
-
-
-data = typer.Typer(
-    help="Show what a dataset contains, and check that it is intact.", no_args_is_help=True
-)
-
-
-@data.command("info")
-def info(path: DataPath) -> None:
-    """Show what a dataset contains, where it came from and how it was prepared.
-
-    Examples:
-
-        robe data info data
-    """
-    with loading():
-        from data_tools import Dataset
-
-    manifest = Dataset(path).manifest
-    show(path, manifest)
-    size = sum(file.bytes for file in (*manifest.shards, *manifest.vocabulary))
-    console.print(f"{format_bytes(size)} in {path}/{manifest.folder}, by {manifest.created_by}")
-    schema = manifest.schema
-    console.print(
-        f"{schema.num_dense} dense columns ({', '.join(schema.dense)}), {schema.num_categorical} "
-        f"categorical ({', '.join(schema.categorical)}) of {manifest.index_dtype}"
-    )
-    for name, value in asdict(manifest.options).items():
-        if value is not None:
-            console.print(f"{name.replace('_', ' ')}: {value}")
-    for source, rows in zip(manifest.sources, manifest.rows_per_source(), strict=True):
-        console.print(f"from {source.name}, {source.bytes:,} bytes: {rows:,} rows")
-
-
-@data.command("verify")
-def verify(path: DataPath, quiet: Quiet = False) -> None:
-    """Read every file of a dataset and compare it with the manifest.
-
-    Names each file that is missing, truncated, changed, of another dataset or not listed, and then
-    exits with status 1.
-
-    Examples:
-
-        robe data verify data
-    """
-    with loading():
-        from data_tools import verify as verify_files
-
-    with tracking("reading", quiet, unit="bytes") as progress:
-        problems = verify_files(path, progress)
-    for problem in problems:
-        console.print(problem)
-    if problems:
-        count = f"{len(problems)} problem{'s' * (len(problems) != 1)}"
-        console.print(f"{count}; restore these files, or ingest the log again")
-        raise typer.Exit(1)
-    console.print(f"{path}: all files are as they were written")

@@ -1,5 +1,6 @@
 """Lists of ids in shards: what is written is read, and what is damaged is refused."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -52,12 +53,18 @@ def make(folder, blocks, file_format="arrow", compression="none", schema=SCHEMA)
             for block in blocks:
                 writer.write(block)
     rows = sum(len(block.dense) for block in blocks)
-    ids = [sum(len(block.lists[n].values) for block in blocks) for n in range(schema.num_multi_hot)]
+    facts = [
+        ListFacts(
+            sum(len(block.lists[n].values) for block in blocks),
+            max(int(np.diff(block.lists[n].offsets).max()) for block in blocks),
+        )
+        for n in range(schema.num_multi_hot)
+    ]
     shard = Shard(name, rows, sink.size, sink.crc32, 0)
     manifest = Manifest(
         schema, (Source("log", 1),), Options(file_format=file_format, compression=compression),
         rows, 0, 0, True, "uint64", "shards-0", BLOCK_ROWS[file_format], (shard,), (), created_by(),
-        tuple(ListFacts(count, None, None) for count in ids),
+        tuple(facts),
     )  # fmt: skip
     manifest.save(folder_at(str(folder)))
     return manifest
@@ -171,6 +178,16 @@ def test_a_manifest_that_contradicts_itself_about_lists(tmp_path):
     del record["lists"]
     with pytest.raises(data_tools.DatasetError, match="0 multi-hot columns, but has 3"):
         Manifest.from_json(record)
+
+
+def test_verify_counts_the_ids_of_lists(tmp_path):
+    manifest = make(tmp_path / "log", [block_of([[[1]], [[2, 3]], [[]]], [[1, 1]])])
+    for wrong in (ListFacts(3, 2, 0), ListFacts(2, 1, 0)):
+        lists = (manifest.lists[0], wrong, manifest.lists[2])
+        replace(manifest, lists=lists).save(folder_at(str(tmp_path / "log")))
+        (problem,) = data_tools.verify(tmp_path / "log")
+        assert "says that weights.0 has" in problem
+        assert "the shards have 2 and 2" in problem
 
 
 def test_more_ids_than_offsets_can_count_are_refused():
