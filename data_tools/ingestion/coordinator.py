@@ -217,7 +217,7 @@ class _Coordinator:
         near = folder.folder / STATE if isinstance(folder, LocalFolder) else None
         with tempfile.TemporaryDirectory(prefix="scratch-", dir=near) as scratch:
             files = self._vocabulary(Path(scratch))
-        records = self._pass(PARTS, tuple(file.name for file in files))
+        records = self._pass(PARTS, files)
         shards = [
             Shard(r.name, r.rows, r.bytes, r.crc32, r.source) for r in records.all() if r.rows
         ]
@@ -252,7 +252,7 @@ class _Coordinator:
             return ()
         return build(self.plan, self._pass(COUNTS), self.folder, self.shards, scratch)
 
-    def _pass(self, kind: str, vocabulary: tuple[str, ...] = ()) -> ShardRecords:
+    def _pass(self, kind: str, vocabulary: tuple[StoredFile, ...] = ()) -> ShardRecords:
         """Make the shards, or count their ids; returns the records of all."""
         records = ShardRecords(self.folder, kind)
         sizes = sum(source.bytes for source in self.plan.sources)

@@ -105,29 +105,33 @@ def checked_vocabulary(address: str) -> IdMap:
     """
     folder = folder_at(address)
     manifest = Manifest.load(folder)
-    names = tuple(name for name, _ in _checked(folder, manifest))
+    for _ in _checked(folder, manifest):
+        pass
     modulus, num_multi_hot = manifest.options.max_ind_range, manifest.schema.num_multi_hot
-    return open_vocabulary(address, manifest.folder, names, modulus, num_multi_hot)
+    return open_vocabulary(address, manifest.folder, manifest.vocabulary, modulus, num_multi_hot)
 
 
 @lru_cache(maxsize=2)
 def open_vocabulary(
     address: str,
     shards: str,
-    names: tuple[str, ...],
+    files: tuple[StoredFile, ...],
     max_ind_range: int | None,
     num_multi_hot: int = 0,
 ) -> IdMap:
-    """Open the known ids of a dataset, once per process; remote files are copied first."""
+    """Open the known ids of a dataset, once per process; remote files are copied first.
+
+    A dataset that replaces another may have files of the same names, but with other checksums.
+    """
     folder = folder_at(address)
     if isinstance(folder, LocalFolder):
-        files = [folder.folder / shards / name for name in names]
-        return IdMap(files, max_ind_range=max_ind_range, num_multi_hot=num_multi_hot)
+        paths = [folder.folder / shards / file.name for file in files]
+        return IdMap(paths, max_ind_range=max_ind_range, num_multi_hot=num_multi_hot)
     copies = tempfile.TemporaryDirectory(prefix="robe-vocabulary-")
-    files = [Path(copies.name) / name for name in names]
-    for file in files:
-        file.write_bytes(read_bytes(folder, f"{shards}/{file.name}"))
-    vocabulary = IdMap(files, max_ind_range=max_ind_range, num_multi_hot=num_multi_hot)
+    paths = [Path(copies.name) / file.name for file in files]
+    for path in paths:
+        path.write_bytes(read_bytes(folder, f"{shards}/{path.name}"))
+    vocabulary = IdMap(paths, max_ind_range=max_ind_range, num_multi_hot=num_multi_hot)
     weakref.finalize(vocabulary, copies.cleanup)
     return vocabulary
 

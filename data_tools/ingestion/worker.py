@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from data_tools.batch import Rows
-from data_tools.format.manifest import ListFacts
+from data_tools.format.manifest import ListFacts, StoredFile
 from data_tools.format.names import shard_name
 from data_tools.format.shard_writer import ChecksummedFile, count_rows, shard_writer
 from data_tools.ingestion.plan import IngestPlan, ShardTask, damage
@@ -66,7 +66,7 @@ class ShardMaker:
         Subfolder of the shards in the output.
     kind : {PARTS, COUNTS}
         Whether rows are written, or their ids counted.
-    vocabulary : tuple of str
+    vocabulary : tuple of StoredFile
         Files of known ids, where ids become numbers.
     block_bytes : int
     """
@@ -75,7 +75,7 @@ class ShardMaker:
     address: str
     shards: str
     kind: str
-    vocabulary: tuple[str, ...] = ()
+    vocabulary: tuple[StoredFile, ...] = ()
     block_bytes: int = BLOCK_BYTES
 
     def make(

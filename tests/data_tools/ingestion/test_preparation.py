@@ -83,6 +83,16 @@ def test_later_rows_get_the_numbers_of_the_first(log, tmp_path):
     assert not (tmp_path / "no").exists()
 
 
+def test_a_log_that_replaces_another_has_ids_of_its_own(log, tmp_path):
+    """The third has its files where the first had them."""
+    sources, ids = log
+    for rows in (slice(0, 100), slice(100, 200), slice(200, 250)):
+        lines = sources[0].read_text().splitlines()[rows]
+        part = [write(tmp_path / "part.tsv", lines)], ids[rows]
+        found = read(part, tmp_path / "out", ids="appearance", overwrite=True)
+        assert found == prepared(part[1], None, True, 1)
+
+
 DENSE = {
     "log1p": lambda x: math.log(max(x, 0) + 1),
     "none": float,
