@@ -63,7 +63,10 @@ def verify(path: str | Path, progress: Callable[[int, int], None] | None = None)
         if progress:
             progress(done, total)
     if not problems:
-        problems += _other_lists(folder, manifest)
+        try:
+            problems += _other_lists(folder, manifest)
+        except DatasetError as error:
+            problems.append(str(error))
     return problems + list(_foreign(folder, manifest))
 
 
@@ -111,7 +114,7 @@ def _other_lists(folder: Folder, manifest: Manifest) -> list[str]:
                 ids[column] += int(lists.offsets[-1] - lists.offsets[0])
                 longest[column] = max(longest[column], int(np.diff(lists.offsets).max()))
     return [
-        f"{folder.path(MANIFEST_NAME)} says that {name} has {facts.ids} ids, {facts.longest} in the "
+        f"{folder.path(MANIFEST_NAME)} counts {facts.ids} ids of {name}, {facts.longest} in the "
         f"longest list, but the shards have {here} and {most}"
         for name, facts, here, most in zip(
             manifest.schema.multi_hot, manifest.lists, ids, longest, strict=True
