@@ -37,10 +37,10 @@ def main() -> None:
         lookup.gather_kernel(False, False, False, 32),
         (floats, numbers, spec, True, words, floats, one),
     )
-    reads = SortedReads(numbers, words, words, numbers, floats, numbers, floats)
+    reads = SortedReads(numbers, words, words, numbers, floats, numbers, False, floats)
     ranges = Ranges(words, words, words, one)
     heavy = Heavy(numbers, words, words, words, words, floats)
-    update = segment_kernels(UpdateVariant(False, False, False, False))
+    update = segment_kernels(UpdateVariant(False, False, False, False, False))
     rate = (np.float32(0.1),)
     report(
         "update_light",

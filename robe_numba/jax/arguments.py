@@ -15,8 +15,8 @@ from robe_numba.checks.bags import (
     check_bag_ids_shape,
     check_offsets,
     check_offsets_shape,
+    check_one_mode,
     check_padding,
-    check_pooling,
 )
 from robe_numba.checks.ids import id_limits, raise_outside
 from robe_numba.checks.scalars import check_spec, type_name
@@ -70,8 +70,8 @@ def check_bags(given: BagArguments, spec: Spec, array: jax.Array) -> BagArrays:
     ids, offsets, weights = _check_ids(given.indices), given.offsets, given.per_sample_weights
     check_bag_ids_shape(ids.low)
     _check_integers("offsets", offsets)
-    check_offsets_shape(offsets, spec)
-    check_pooling(given.mode, weights is not None)
+    check_offsets_shape(offsets, spec.num_tables)
+    check_one_mode(given.mode, weights is not None)
     if weights is not None:
         dtype = str(jnp.promote_types(array.dtype, jnp.float32))
         weights = _check_real("per_sample_weights", weights, ids.low.size, (dtype,))
@@ -79,7 +79,7 @@ def check_bags(given: BagArguments, spec: Spec, array: jax.Array) -> BagArrays:
     if _are_known(offsets):
         offsets = np.asarray(offsets)
         wide = offsets.astype(np.promote_types(offsets.dtype, np.uint32))
-        _check_known_bags(given.indices, ids, check_offsets(wide, spec), spec, padding)
+        _check_known_bags(given.indices, ids, check_offsets(wide, spec.num_tables), spec, padding)
     return BagArrays(ids, jnp.asarray(offsets.astype(np.int32)), weights)
 
 

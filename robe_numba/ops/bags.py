@@ -4,6 +4,8 @@ Bags are CSR and table-major, as FBGEMM and TorchRec have them. Shapes use batch
 num_tables, d (embedding_dim), n (ids of all bags) and blocks (ceil(d / Z)).
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from robe_numba.checks.arrays import (
@@ -17,7 +19,7 @@ from robe_numba.checks.arrays import (
     parts_of,
     real_dtype,
 )
-from robe_numba.checks.bags import MAX_NEEDS_ARRAY, BagArguments, check_bags, check_mode
+from robe_numba.checks.bags import MAX_NEEDS_ARRAY, BagArguments, check_bags, check_modes
 from robe_numba.checks.scalars import check_scalar, check_spec
 from robe_numba.kernels.coefficients import hash_spec
 from robe_numba.kernels.cpu import bags as kernels
@@ -26,7 +28,7 @@ from robe_numba.kernels.cpu.launch import launch, threads_for
 from robe_numba.kernels.cpu.update import driver
 from robe_numba.kernels.cpu.update.apply import make_step
 from robe_numba.kernels.cpu.update.partition import Reads
-from robe_numba.kernels.scalar.bags import MAX, MEAN, Bags
+from robe_numba.kernels.scalar.bags import MAX, Bags
 from robe_numba.memory import scratch
 from robe_numba.ops.devices import on_any_device
 from robe_numba.ops.updating import (
@@ -44,7 +46,7 @@ def embedding_bag(
     indices: np.ndarray,
     offsets: np.ndarray,
     spec: Spec,
-    mode: str = "sum",
+    mode: str | Sequence[str] = "sum",
     per_sample_weights: np.ndarray | None = None,
     padding_idx: int | None = None,
     out: np.ndarray | None = None,
@@ -63,10 +65,11 @@ def embedding_bag(
         indices[offsets[bag]:offsets[bag + 1]].
     spec : RobeSpec or TableSpec
         How rows are read.
-    mode : {"sum", "mean", "max"}
-        How embeddings are pooled.
+    mode : {"sum", "mean", "max"}, or a sequence of num_tables of them
+        How embeddings are pooled, in all tables or in each.
     per_sample_weights : ndarray, (n,) of the result's dtype, optional
-        Factor of each id; only with "sum".
+        Factor of each id; only with "sum". If each table has its mode, ids of the tables of "mean"
+        and "max" have a factor of 1.
     padding_idx : int, optional
         An id that is left out of every bag, and out of the count of "mean". It is compared as the
         id itself and may lie outside the tables, as -1 does.
@@ -109,11 +112,11 @@ def pool_bags(
         starts = scratch("starts", (bags.indices.size * spec.num_blocks,), np.uint64)
     constants, flat = hash_spec(spec), out.reshape(-1)
     threads = threads_for(max(bags.indices.size * spec.embedding_dim, out.size))
-    if bags.mode == MAX:
+    if not bags.all_max:  # first, as it alone fills in all starts if there are several modes
+        launch(threads, kernels.pool, stored, starts, constants, bags, flat, threads)
+    if bags.some_max:
         maxima = Maxima(flat, np.empty(out.size, dtype=np.int64))
         launch(threads, pool_max, stored, starts, constants, bags, maxima, threads)
-    else:
-        launch(threads, kernels.pool, stored, starts, constants, bags, flat, threads)
 
 
 @on_any_device("bags")
@@ -122,7 +125,7 @@ def embedding_bag_backward(
     indices: np.ndarray,
     offsets: np.ndarray,
     spec: Spec,
-    mode: str = "sum",
+    mode: str | Sequence[str] = "sum",
     per_sample_weights: np.ndarray | None = None,
     padding_idx: int | None = None,
     array: np.ndarray | None = None,
@@ -153,8 +156,7 @@ def embedding_bag_backward(
         As `embedding_bag`, or "max" without `array`.
     """
     check_spec(spec)
-    check_mode(mode)
-    if mode == "max" and array is None:
+    if MAX in check_modes(mode, spec.num_tables) and array is None:
         raise ValueError(MAX_NEEDS_ARRAY)
     if array is not None:
         check_shared_array(array, spec)
@@ -170,7 +172,7 @@ def embedding_bag_sgd_update(
     indices: np.ndarray,
     offsets: np.ndarray,
     spec: Spec,
-    mode: str = "sum",
+    mode: str | Sequence[str] = "sum",
     per_sample_weights: np.ndarray | None = None,
     padding_idx: int | None = None,
     lr: float = 0.1,
@@ -207,7 +209,7 @@ def embedding_bag_adagrad_update(
     indices: np.ndarray,
     offsets: np.ndarray,
     spec: Spec,
-    mode: str = "sum",
+    mode: str | Sequence[str] = "sum",
     per_sample_weights: np.ndarray | None = None,
     padding_idx: int | None = None,
     lr: float = 0.1,
@@ -261,12 +263,13 @@ def reads_of_bags(
 
     flat = read_starts(starts, (num_indices, spec.num_blocks), spec, threads, hash_into)
     rows = scratch("rows", (num_indices,), np.uint64)
-    scales = bags.weights if bags.mode != MEAN else scratch("scales", (num_indices,), dtype)
+    scales = scratch("scales", (num_indices * bags.some_mean,), dtype)
     launch(threads, kernels.expand, bags, constants, rows, scales, threads)
-    argmax = np.empty(grads.size if bags.mode == MAX else 0, dtype=np.int64)
-    if bags.mode == MAX:
+    argmax = np.empty(grads.size if bags.some_max else 0, dtype=np.int64)
+    if bags.some_max:
         assert array is not None  # which the callers check
         maxima = Maxima(scratch("maxima", (grads.size,), dtype), argmax)
         hashed = scratch("hashed", flat.shape, np.uint64)  # not into the caller's starts
         launch(threads, pool_max, array, hashed, constants, bags, maxima, threads)
-    return Reads(bags.indices, flat, rows, scales, argmax, grads), threads
+    factors = scales if bags.some_mean else bags.weights
+    return Reads(bags.indices, flat, rows, factors, argmax, grads), threads

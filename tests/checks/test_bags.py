@@ -21,7 +21,15 @@ from tests.support.inputs import BAG_GRAD, BAG_INDICES, OFFSETS, SPEC, array, ma
         ),
         ({"indices": [[1], [2, 3]]}, TypeError, "indices must be a NumPy array, got list"),
         ({"mode": np.array("sum")}, ValueError, "sum, mean, max"),
-        ({"mode": ["sum"]}, ValueError, "sum, mean, max"),
+        ({"mode": 3}, ValueError, "mode is 3; choose one of sum, mean, max"),
+        ({"mode": ["sum"]}, ValueError, "mode has 1 values but there are 2 tables"),
+        ({"mode": ("sum", "median")}, ValueError, r"mode\[1\] is 'median'; choose one of sum"),
+        ({"mode": ["sum", None]}, ValueError, r"mode\[1\] is None; choose one of sum"),
+        (
+            {"mode": ["sum", "max"], "per_sample_weights": np.array([3, 2, 1, 0, 1], np.float32)},
+            ValueError,
+            r"per_sample_weights\[3\] is 0.0, but table 1 has another mode than 'sum'",
+        ),
         ({"padding_idx": np.array(3.7)}, TypeError, "padding_idx must be an integer"),
         (
             {"per_sample_weights": masked(np.ones(5, np.float32))},

@@ -181,6 +181,20 @@ def test_rows_of_known_ids():
     assert TINY.num_tables == len(VOCABULARY)
 
 
+def test_rows_of_known_ids_of_bags():
+    ids = [np.array([5, 2**63, 2**64 - 2], np.uint64), np.array([0, 7], np.uint64)]
+    vocabulary = Vocabulary.from_columns(ids).to("cuda")
+    values, offsets = np.array([-2, 5, 5, -1, 7, 0, 0]), np.array([0, 2, 2, 4, 4, 6, 7])
+    for of_ids, of_offsets in ((np.int64, np.int64), (np.int32, np.uint32)):
+        wanted, bounds = values.astype(of_ids), offsets.astype(of_offsets)
+        rows = vocabulary.bag_rows(to_gpu(wanted), to_gpu(bounds))
+        np.testing.assert_array_equal(to_cpu(rows), [3, 1, 1, 0, 2, 1, 1])
+    none = vocabulary.bag_rows(to_gpu(values[:0]), to_gpu(offsets[:1]))
+    assert to_cpu(none).shape == (0,)
+    with pytest.raises(ValueError, match=r"offsets has shape \(6,\)"):
+        vocabulary.bag_rows(to_gpu(values), to_gpu(offsets[1:]))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("interaction", ["dot", "cat"])
 def test_scores_of_a_stored_embedding(kind, interaction):

@@ -119,6 +119,7 @@ HASHING = [
     "pool_bags signed weighted padded wide",
     "expand",
     "find_rows",
+    "find_bag_rows",
 ]
 
 

@@ -156,6 +156,11 @@ def bag_starts(indices, offsets, spec, padding_idx):
     return starts
 
 
+def mode_of(mode, table):
+    """How a table is pooled, given one mode for all or one for each."""
+    return mode if isinstance(mode, str) else mode[table]
+
+
 def embedding_bag(array, indices, offsets, spec, mode, weights, padding_idx):
     """(batch, num_tables, d), added up in the order of the bag in the array's dtype."""
     batch = (len(offsets) - 1) // spec.num_tables
@@ -164,12 +169,12 @@ def embedding_bag(array, indices, offsets, spec, mode, weights, padding_idx):
         rows = [row(array, spec, t, indices[i]) for i in kept]
         if weights is not None:
             rows = [weights[i] * r for i, r in zip(kept, rows, strict=True)]
-        if rows and mode == "max":
+        if rows and mode_of(mode, t) == "max":
             out[b, t] = np.max(rows, axis=0)
             continue
         for r in rows:
             out[b, t] += r
-        if rows and mode == "mean":
+        if rows and mode_of(mode, t) == "mean":
             out[b, t] /= array.dtype.type(len(rows))
     return out
 
@@ -190,14 +195,15 @@ def embedding_bag_gradient(
     """float64 (2, array_size), as `lookup_gradient`."""
     gradient = np.zeros((2, spec.array_size))
     for b, t, kept in bag_members(indices, offsets, spec, padding_idx):
-        if mode == "max" and kept:
+        way = mode_of(mode, t)
+        if way == "max" and kept:
             rows = np.array([row(array, spec, t, indices[i]) for i in kept])
             winners = np.argmax(rows, axis=0)
         for n, i in enumerate(kept):
-            factor = 1.0 / len(kept) if mode == "mean" else 1.0
+            factor = 1.0 / len(kept) if way == "mean" else 1.0
             factor *= 1.0 if weights is None else float(weights[i])
             for e, (p, s) in enumerate(places(spec, t, indices[i])):
-                if mode == "max" and winners[e] != n:
+                if way == "max" and winners[e] != n:
                     continue
                 gradient[0, p] += s * factor * float(grad_out[b, t, e])
                 gradient[1, p] += abs(factor * float(grad_out[b, t, e]))

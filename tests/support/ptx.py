@@ -85,7 +85,7 @@ def sorting():
 def updating(dtypes):
     """The kernels that go through segments, and those that update what has a gradient."""
     real, ids, updated = flat(dtypes.real), flat(dtypes.ids), dtypes.updated()
-    fields = [NUMBERS, WORDS, WORDS, ids, real, NUMBERS, real]
+    fields = [NUMBERS, WORDS, WORDS, ids, real, NUMBERS, FLAG, real]
     reads = types.NamedTuple(fields, partition.SortedReads)
     heavy = types.NamedTuple([NUMBERS, WORDS, WORDS, WORDS, WORDS, real], driver.Heavy)
     found = {
@@ -94,12 +94,13 @@ def updating(dtypes):
         "apply_each": (dense.apply_each, (NUMBER, real, *updated)),
     }
     for flags in [
-        (False, False, False, False),
-        (True, True, False, True),
-        (True, False, True, True),
+        (False, False, False, False, False),
+        (True, True, False, False, True),
+        (True, False, True, False, True),
+        (True, True, True, True, True),
     ]:
         made = segments.segment_kernels(segments.UpdateVariant(*flags))
-        words = "signed scaled argmax ragged"
+        words = "signed scaled argmax mixed ragged"
         light = (NUMBER, reads, SPEC, RANGES, heavy, *updated)
         found[named("update_light", flags, words)] = made.update_light, light
         chunks = (reads, SPEC, RANGES, heavy)
@@ -137,21 +138,23 @@ def interacting(dtypes):
 def pooling(dtypes):
     """The kernels of bags: warps for a stretch each, and for several."""
     real, ids = flat(dtypes.real), flat(dtypes.ids)
-    read = types.NamedTuple([ids, ids, real, WORD, NUMBER, FLAG, WORD], Bags)
+    read = types.NamedTuple([ids, ids, real, WORD, flat(types.uint8), *[FLAG] * 4, WORD], Bags)
     arguments = (flat(dtypes.stored or dtypes.real), read, SPEC, WORDS, real, NUMBERS)
     found = {"expand": (bag_reads.expand, (read, SPEC, WORDS, NUMBERS, real))}
-    # Maxima, vectors, signs, weights, padding, 32 bits; lanes, columns, and the step between them.
+    # Maxima, mixed modes, vectors, signs, weights, padding, 32 bits; lanes, columns, their step.
     for *flags, lanes, columns, step in [
-        (False, False, False, False, False, True, 32, 2, 32),
-        (False, True, False, False, False, True, 32, 4, 1),
-        (False, True, True, True, True, True, 16, 4, 1),
-        (True, False, True, False, True, True, 32, 2, 32),
-        (False, False, True, True, True, False, 8, 1, 8),
-        (True, True, False, False, False, False, 16, 4, 1),
+        (False, False, False, False, False, False, True, 32, 2, 32),
+        (False, False, True, False, False, False, True, 32, 4, 1),
+        (False, False, True, True, True, True, True, 16, 4, 1),
+        (True, False, False, True, False, True, True, 32, 2, 32),
+        (False, False, False, True, True, True, False, 8, 1, 8),
+        (True, False, True, False, False, False, False, 16, 4, 1),
+        (False, True, True, True, True, True, True, 16, 4, 1),
+        (True, True, False, True, False, True, True, 32, 2, 32),
     ]:
-        variant = PoolVariant(*flags, lanes, columns, step, reads=4 if flags[1] else 8)
+        variant = PoolVariant(*flags, lanes, columns, step, reads=4 if flags[2] else 8)
         wide = (*flags[:-1], not variant.narrow)
-        name = named("pool_bags", wide, "largest vectors signed weighted padded wide")
+        name = named("pool_bags", wide, "largest mixed vectors signed weighted padded wide")
         found[name] = (bags.pool_kernel(variant), arguments)
     return found
 
@@ -167,6 +170,7 @@ def around_products(dtypes):
         "sum_chunks": (layers.sum_chunks, (real, WORD, real)),
         "bce_with_logits": (layers.bce_with_logits, (real, real, dtypes.real, real, real)),
         "find_rows": (vocabulary.find_rows, known),
+        "find_bag_rows": (vocabulary.find_bag_rows, (*known[:3], NUMBERS, NUMBERS)),
     }
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from robe_numba import QuantizedArray, RobeSpec, TableSpec
 
 INDEX_DTYPES = ("int32", "int64", "uint32", "uint64")
+MODES = ("sum", "mean", "max")
 REAL_DTYPES = ("float32", "float64")
 HALF_DTYPES = ("float16", "bfloat16")
 SCALE_BLOCKS = (16, 32, 128, 4096)
@@ -101,15 +102,15 @@ class Bags(NamedTuple):
 
     indices: np.ndarray
     offsets: np.ndarray
-    mode: str
+    mode: str | tuple[str, ...]  # of all tables, or of each
     weights: np.ndarray | None
     padding_idx: int | None
 
 
 @st.composite
-def bags_for(draw, spec, dtype, max_batch=3, whole=False, dtypes=INDEX_DTYPES):
+def bags_for(draw, spec, dtype, max_batch=3, whole=False, dtypes=INDEX_DTYPES, mixed=True):
     """CSR bags, empty ones and padding among them, with weights where the mode takes them; ids and
-    offsets are of any of the dtypes.
+    offsets are of any of the dtypes. Tables may have modes of their own if `mixed`.
     """
     index_dtype = np.dtype(draw(st.sampled_from(dtypes)))
     batch = draw(st.integers(0, max_batch))
@@ -121,11 +122,17 @@ def bags_for(draw, spec, dtype, max_batch=3, whole=False, dtypes=INDEX_DTYPES):
         for _ in range(size)
     ]
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(draw(st.sampled_from(dtypes)))
-    mode = draw(st.sampled_from(("sum", "mean", "max")))
-    weights = None
-    if mode == "sum" and draw(st.booleans()):
+    mode, weights = draw(st.sampled_from(MODES)), None
+    if mixed and draw(st.booleans()):
+        mode = tuple(draw(st.sampled_from(MODES)) for _ in range(spec.num_tables))
+    if mode not in ("mean", "max") and draw(st.booleans()):
         generator = np.random.default_rng(draw(st.integers(0, 99)))
         values = generator.integers(-3, 4, len(ids)) if whole else generator.normal(size=len(ids))
-        weights = values.astype(dtype)
+        summed = [
+            mode == "sum" or mode[bag // batch] == "sum"
+            for bag, size in enumerate(sizes)
+            for _ in range(size)
+        ]
+        weights = np.where(summed, values, 1).astype(dtype)
     padding = draw(st.one_of(st.none(), st.sampled_from([-1, *ids])))
     return Bags(np.array(ids, dtype=index_dtype), offsets, mode, weights, padding)

@@ -7,10 +7,11 @@ from typing import Self
 import numpy as np
 
 from robe_numba.checks.arrays import check_array
+from robe_numba.checks.bags import check_bag_ids_shape, check_bags_span, check_offsets
 from robe_numba.checks.ids import INDEX_DTYPES, as_uint64
 from robe_numba.dlrm.backends import backend_for
 from robe_numba.kernels.cpu.launch import launch, threads_for
-from robe_numba.kernels.cpu.vocabulary import find_rows
+from robe_numba.kernels.cpu.vocabulary import find_bag_rows, find_rows
 from robe_numba.ops.devices import on_any_device
 
 READS_PER_ID = 16  # of a search, about
@@ -26,6 +27,23 @@ def known_rows(ids: np.ndarray, offsets: np.ndarray, indices: np.ndarray) -> np.
     rows = np.empty(indices.shape, np.int64)
     threads = threads_for(rows.size * READS_PER_ID)
     launch(threads, find_rows, ids, offsets, as_uint64(indices), rows)
+    return rows
+
+
+@on_any_device("vocabulary")
+def known_bag_rows(
+    ids: np.ndarray, offsets: np.ndarray, indices: np.ndarray, bag_offsets: np.ndarray
+) -> np.ndarray:
+    """Row int64 of each id of table-major bags, given a `Vocabulary`'s arrays."""
+    num_tables = len(offsets) - 1
+    check_array("indices", indices, None, INDEX_DTYPES)
+    check_bag_ids_shape(indices)
+    checked = check_offsets(bag_offsets, num_tables)
+    check_bags_span(indices, checked)
+    bounds = checked[np.arange(num_tables + 1) * ((checked.size - 1) // num_tables)]
+    rows = np.empty(indices.shape, np.int64)
+    threads = threads_for(rows.size * READS_PER_ID)
+    launch(threads, find_bag_rows, ids, offsets, as_uint64(indices), bounds, rows, threads)
     return rows
 
 
@@ -112,3 +130,26 @@ class Vocabulary:
             Another dtype or shape.
         """
         return known_rows(*self._on_device, indices)
+
+    def bag_rows(self, indices: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+        """Look up the row of each id of bags.
+
+        Parameters
+        ----------
+        indices : ndarray, (n,) int32, int64, uint32 or uint64
+            Ids of all bags, on the vocabulary's device.
+        offsets : ndarray, (num_tables * batch + 1,) of such a dtype
+            Table-major: bag t * batch + b, of table t and sample b, is
+            indices[offsets[bag]:offsets[bag + 1]].
+
+        Returns
+        -------
+        ndarray, (n,) int64
+            0 where the id is unknown.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Another dtype or shape; or, on the CPU, offsets that fall or do not span the indices.
+        """
+        return known_bag_rows(*self._on_device, indices, offsets)

@@ -9,7 +9,7 @@ from robe_numba._jit import inlined, inner, jit
 from robe_numba.kernels.cpu.blocks import BlockSource, axpy_block, axpy_signed, block_length
 from robe_numba.kernels.cpu.simd.types import load_x1, load_x4, load_x16, prefetch, store, zero_like
 from robe_numba.kernels.cpu.starts import reads_starts, share
-from robe_numba.kernels.scalar.bags import MEAN, is_padding
+from robe_numba.kernels.scalar.bags import MAX, MEAN, is_padding
 from robe_numba.kernels.scalar.hashing import NO_START, row_key
 from robe_numba.kernels.scalar.unsigned import ONE, U4, U15, U16, U32, U48, U63, U64, ZERO
 
@@ -24,12 +24,17 @@ def output_row(bag, bags, spec):
 
 
 @inner
-def bag_starts(bags, first, last, spec, starts):
-    """Starts of the reads of bags [first, last), table by table; NO_START for padding."""
+def bag_starts(bags, first, last, spec, starts, largest):
+    """Starts of the reads of bags [first, last), table by table; NO_START for padding.
+
+    If `largest`, only those of tables that are pooled by their maximum.
+    """
     while first < last:
         table = first // bags.batch
         end = min((table + 1) * bags.batch, last)
         low, high = np.uint64(bags.offsets[first]), np.uint64(bags.offsets[end])
+        if largest and bags.modes[table] != MAX:
+            high = low
         reads_starts(bags.indices, low, high, np.uint64(table), spec, starts)
         for i in range(low, high if bags.padded else low):
             if bags.indices[i] == bags.padding_idx:
@@ -181,10 +186,10 @@ def wraps_any(reads, source):
 
 
 @inlined
-def divisor_of(bags, first, last, out):
+def divisor_of(bags, table, first, last, out):
     """What the sum of a bag is divided by: 1, or its number of ids for the mean."""
     count = last - first
-    if bags.mode != MEAN:
+    if bags.modes[table] != MEAN:
         return out.dtype.type(1)
     if bags.padded:
         for i in range(first, last):
@@ -194,12 +199,14 @@ def divisor_of(bags, first, last, out):
 
 @inlined
 def pool_bag(source, bags, bag, out):
-    """Sum or mean of one bag."""
+    """Sum or mean of one bag; nothing if its table takes the maximum."""
     spec = source.spec
     row = output_row(bag, bags, spec)
-    begin = row * spec.embedding_dim
+    begin, table = row * spec.embedding_dim, row % spec.num_tables
+    if bags.modes[table] == MAX:
+        return
     first, last = np.uint64(bags.offsets[bag]), np.uint64(bags.offsets[bag + 1])
-    reads = BagReads(first, last, row % spec.num_tables, divisor_of(bags, first, last, out))
+    reads = BagReads(first, last, table, divisor_of(bags, table, first, last, out))
     if spec.sign or wraps_any(reads, source):
         pool_any(source, bags, reads, out, begin)
         return
@@ -211,11 +218,12 @@ def pool_bag(source, bags, bag, out):
 def pool(array, starts, spec, bags, out, num_workers):
     """out (batch * num_tables * d,): sum or mean of each bag; one iteration owns its bags.
 
+    Leaves out the bags of tables that take the maximum.
     starts (n * num_blocks,) receives the starts of all reads.
     """
     for worker in prange(num_workers):
         first, last = share(bags.offsets.size - 1, worker, num_workers)
-        bag_starts(bags, np.int64(first), np.int64(last), spec, starts)
+        bag_starts(bags, np.int64(first), np.int64(last), spec, starts, False)
         source = BlockSource(array, starts, spec)
         for bag in range(np.int64(first), np.int64(last)):
             pool_bag(source, bags, bag, out)
@@ -226,12 +234,12 @@ def hash_bags(bags, spec, starts, num_workers):
     """starts (n * num_blocks,) of all reads, without reading; one iteration owns its bags."""
     for worker in prange(num_workers):
         first, last = share(bags.offsets.size - 1, worker, num_workers)
-        bag_starts(bags, np.int64(first), np.int64(last), spec, starts)
+        bag_starts(bags, np.int64(first), np.int64(last), spec, starts, False)
 
 
 @jit(parallel=True)
 def expand(bags, spec, rows, scales, num_workers):
-    """The output row of every read, and its factor unless there is none: (n,), scales maybe (0,).
+    """The output row of every read, and unless scales is (0,) its factor; both (n,).
 
     One iteration owns its bags.
     """
@@ -239,11 +247,14 @@ def expand(bags, spec, rows, scales, num_workers):
         first, last = share(bags.offsets.size - 1, worker, num_workers)
         for bag in range(np.int64(first), np.int64(last)):
             row = output_row(bag, bags, spec)
+            mean = bags.modes[row % spec.num_tables] == MEAN
             begin, end = bags.offsets[bag], bags.offsets[bag + 1]
             count = 0
             for i in range(begin, end):
                 rows[i] = row
                 count += not is_padding(bags.indices[i], bags)
-            if bags.mode == MEAN:
-                for i in range(begin, end):
+            for i in range(begin, end if scales.size else begin):
+                if mean:
                     scales[i] = scales.dtype.type(1) / scales.dtype.type(max(count, 1))
+                else:
+                    scales[i] = weight_of(i, bags, scales)

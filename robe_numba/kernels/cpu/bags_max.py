@@ -10,7 +10,7 @@ from robe_numba.kernels.cpu.bags import bag_starts, output_row
 from robe_numba.kernels.cpu.blocks import BlockSource, block_length, sign_bits
 from robe_numba.kernels.cpu.simd.types import load_x1, negate_lanes
 from robe_numba.kernels.cpu.starts import share
-from robe_numba.kernels.scalar.bags import is_padding
+from robe_numba.kernels.scalar.bags import EVERY_READ, MAX, is_padding
 from robe_numba.kernels.scalar.hashing import row_key
 from robe_numba.kernels.scalar.unsigned import ZERO
 
@@ -19,7 +19,7 @@ class Maxima(NamedTuple):
     """The maximum of each element of the output, and the read that gave it."""
 
     out: np.ndarray  # (batch * num_tables * d,)
-    argmax: np.ndarray  # int64, of the same shape; -1 for an empty bag
+    argmax: np.ndarray  # int64, of the same shape; -1 for an empty bag; see `EVERY_READ`
 
 
 class Candidate(NamedTuple):
@@ -52,10 +52,17 @@ def maximum_part(source, start, length, read, element, maxima, o):
 
 @inner
 def maximum_bag(source, bags, bag, maxima):
-    """Each element's maximum over one bag, and the read that gave it."""
+    """Each element's maximum over one bag, and the read that gave it.
+
+    If its table takes no maximum, only `EVERY_READ` is written.
+    """
     starts, spec = source.starts, source.spec
     row = output_row(bag, bags, spec)
     table, begin = row % spec.num_tables, row * spec.embedding_dim
+    if bags.modes[table] != MAX:
+        for block in range(spec.num_blocks):
+            maxima.argmax[begin + block * spec.block_size] = EVERY_READ
+        return
     for o in range(begin, begin + spec.embedding_dim):
         maxima.out[o] = 0
         maxima.argmax[o] = -1
@@ -78,12 +85,12 @@ def maximum_bag(source, bags, bag, maxima):
 def pool_max(array, starts, spec, bags, maxima, num_workers):
     """Fill the maxima; one iteration owns its bags.
 
-    Ties go to the first read; an empty bag gives 0. starts (n * num_blocks,) receives the
-    starts of all reads, even where they were hashed before.
+    Ties go to the first read; an empty bag gives 0. starts (n * num_blocks,) receives the starts
+    that were used, even where they were hashed before.
     """
     for worker in prange(num_workers):
         first, last = share(bags.offsets.size - 1, worker, num_workers)
-        bag_starts(bags, np.int64(first), np.int64(last), spec, starts)
+        bag_starts(bags, np.int64(first), np.int64(last), spec, starts, True)
         source = BlockSource(array, starts, spec)
         for bag in range(np.int64(first), np.int64(last)):
             maximum_bag(source, bags, bag, maxima)

@@ -42,7 +42,7 @@ def hash_block(number, table, bags, spec):
 
 @Kernel
 def expand(bags, spec, starts, rows, scales):
-    """A warp for each bag: starts (n * num_blocks,) unless (0,), rows (n,), scales (n,) for MEAN.
+    """A warp for each bag: starts (n * num_blocks,) and scales (n,) unless (0,), rows (n,).
 
     Every read gets a row, whatever the offsets are: reads outside all bags count to the first or
     the last.
@@ -64,13 +64,16 @@ def expand(bags, spec, starts, rows, scales):
         while number < last * spec.num_blocks:
             starts[number] = hash_block(number, table, bags, spec)
             number += U32
+    mean = scales.size and bag < num_bags and bags.modes[table] == MEAN
     count, read = ZERO, first + lane
     while read < last:
         rows[read] = row
-        if bags.mode == MEAN and not is_padding(np.uint64(bags.indices[read]), bags):
+        if mean and not is_padding(np.uint64(bags.indices[read]), bags):
             count += ONE
+        if scales.size and not mean:
+            scales[read] = bags.weights[read] if bags.weights.size else scales.dtype.type(1)
         read += U32
-    if bags.mode == MEAN:  # the same in all lanes
+    if mean:  # the same in all lanes
         counts[thread] = count
         syncwarp()
         count, other = ZERO, thread - lane
@@ -101,9 +104,9 @@ def expand_reads(
     if starts is None:
         hashed = starts = context.scratch(num_reads * spec.num_blocks, np.uint64)
     rows = context.scratch(num_reads, np.int64)
-    scales = context.scratch(num_reads, real) if bags.mode == MEAN else bags.weights
+    scales = context.scratch(num_reads * bags.some_mean, real)
     if num_reads and num_bags:
         grid = -(-num_bags * LANES // THREADS)
         constants = constants_on(spec, context.device)
         expand.launch(context, grid, THREADS, bags, constants, hashed, rows, scales)
-    return ExpandedReads(starts, rows, scales)
+    return ExpandedReads(starts, rows, scales if bags.some_mean else bags.weights)

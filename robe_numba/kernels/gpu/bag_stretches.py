@@ -19,7 +19,7 @@ from robe_numba.kernels.gpu.intrinsics import (
 )
 from robe_numba.kernels.gpu.launch import LANES
 from robe_numba.kernels.gpu.lookup import with_sign
-from robe_numba.kernels.scalar.bags import MEAN
+from robe_numba.kernels.scalar.bags import MAX
 from robe_numba.kernels.scalar.hashing import NO_START, block_start, row_key, sign_window
 from robe_numba.kernels.scalar.unsigned import THREE, TWO
 
@@ -30,6 +30,7 @@ class PoolVariant(NamedTuple):
     """What a kernel is compiled for. Anything more would cost registers and instructions."""
 
     largest: bool  # maxima instead of sums
+    mixed: bool  # some tables take maxima, others do not; then only one kind is pooled
     vectors: bool  # elements are read and written four at a time, see `lookup.in_vectors`
     sign: bool
     weighted: bool
@@ -95,6 +96,8 @@ def stretch_of(number, bags, spec, variant, word):
         begin = word(block * word(spec.block_size))
         target = word(((bag - table * batch) * num_tables + table) * dim + begin)
         length = min(longest, word(dim - begin))
+        if variant.mixed and (bags.modes[table] == MAX) != variant.largest:
+            length = zero
         if column < length:
             low, high = reads_of(np.uint64(bag), bags)
             first, last = word(low), word(high)
@@ -215,11 +218,11 @@ def pool_window(array, size, slots, slot, first, count, lane, kept, variant, wor
 
 
 @function
-def write(lane, count, stretch, bags, out, argmax, variant, word):
-    """Write a lane's columns, given the number of reads of its bag without padding."""
+def write(lane, count, stretch, mean, out, argmax, variant, word):
+    """Write a lane's columns, for a mean divided by the number of reads without padding."""
     zero, one, totals = word(0), word(1), lane.totals
     c = zero
-    if bags.mode == MEAN:
+    if mean:
         while c < word(variant.columns):
             totals[c] /= out.dtype.type(max(count, one))
             c = word(c + one)

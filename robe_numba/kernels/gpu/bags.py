@@ -11,6 +11,7 @@ from functools import cache
 
 import numpy as np
 
+from robe_numba.kernels.gpu import arrays
 from robe_numba.kernels.gpu.arrays import DeviceArray
 from robe_numba.kernels.gpu.bag_stretches import (
     BLOCK,
@@ -31,7 +32,7 @@ from robe_numba.kernels.gpu.context import DeviceContext, constants_on
 from robe_numba.kernels.gpu.intrinsics import syncwarp
 from robe_numba.kernels.gpu.launch import LANES, THREADS, Kernel
 from robe_numba.kernels.gpu.lookup import in_vectors
-from robe_numba.kernels.scalar.bags import MAX, Bags
+from robe_numba.kernels.scalar.bags import MEAN, Bags
 from robe_numba.spec import Spec
 
 
@@ -94,12 +95,17 @@ def pool_kernel(variant: PoolVariant) -> Kernel:
             )
             done = word(done + window)
         count = kept if variant.padded else stretch.count
-        write(lane, count, stretch, bags, out, argmax, variant, word)
+        table, mean = np.uint64(shared[TABLE, thread]), False
+        if not variant.largest and bags.some_mean:
+            mean = bags.modes[table] == MEAN
+        write(lane, count, stretch, mean, out, argmax, variant, word)
 
     return Kernel(pool_bags)
 
 
-def variant_of(array: DeviceArray, bags: Bags, spec: Spec, out: DeviceArray) -> PoolVariant:
+def variant_of(
+    array: DeviceArray, bags: Bags, spec: Spec, out: DeviceArray, largest: bool
+) -> PoolVariant:
     """What the kernel of a call is compiled for."""
     length, vectors = min(spec.block_size, spec.embedding_dim), in_vectors(spec, array, out)
     if vectors:  # a window of signs has 64 columns
@@ -108,15 +114,16 @@ def variant_of(array: DeviceArray, bags: Bags, spec: Spec, out: DeviceArray) -> 
         lanes, columns = min(length, LANES), 2 if length > LANES else 1
     if SIMULATED:  # a lane is a thread of Python, which takes milliseconds
         lanes, columns = min(lanes, 4), 4
-    largest = max(spec.array_size + length, bags.indices.size, 2 * out.size)
+    highest = max(spec.array_size + length, bags.indices.size, 2 * out.size)
     lanes = 1 << (lanes - 1).bit_length()
     return PoolVariant(
-        largest=bags.mode == MAX,
+        largest=largest,
+        mixed=bags.some_max and not bags.all_max,
         vectors=vectors,
         sign=spec.sign,
-        weighted=bags.weights.size > 0,
+        weighted=bags.weights.size > 0 and not largest,
         padded=bags.padded,
-        narrow=largest < (1 << 32) - 2 * LANES,
+        narrow=highest < (1 << 32) - 2 * LANES,
         lanes=lanes,
         columns=columns,
         step=1 if vectors else lanes,
@@ -131,14 +138,42 @@ def pool(
     spec: Spec,
     starts: DeviceArray,
     out: DeviceArray,
+) -> None:
+    """Fill out (batch * num_tables * d,) where tables take the sum or the mean; and the starts of
+    their reads, unless (0,).
+    """
+    _launch(context, array, bags, spec, starts, out, None)
+
+
+def pool_max(
+    context: DeviceContext,
+    array: DeviceArray,
+    bags: Bags,
+    spec: Spec,
+    starts: DeviceArray,
+    out: DeviceArray,
     argmax: DeviceArray,
 ) -> None:
-    """Fill out (batch * num_tables * d,), the starts of all reads unless (0,), and for MAX argmax,
-    the read that gave each element, unless (0,).
+    """As `pool`, where tables take the maximum; and unless (0,) argmax (batch * num_tables * d,),
+    the read that gave each element.
     """
+    _launch(context, array, bags, spec, starts, out, argmax)
+
+
+def _launch(
+    context: DeviceContext,
+    array: DeviceArray,
+    bags: Bags,
+    spec: Spec,
+    starts: DeviceArray,
+    out: DeviceArray,
+    argmax: DeviceArray | None,
+) -> None:
+    """Pool the maxima if `argmax` is given, else the sums and means."""
     if out.size == 0:
         return
-    variant = variant_of(array, bags, spec, out)
+    variant = variant_of(array, bags, spec, out, argmax is not None)
+    argmax = arrays.nothing(np.int64) if argmax is None else argmax
     per_block = -(-min(spec.block_size, spec.embedding_dim) // (variant.lanes * variant.columns))
     stretches = (bags.offsets.size - 1) * spec.num_blocks * per_block
     grid = -(-stretches * variant.lanes // THREADS)

@@ -1,6 +1,6 @@
 """What a call on a GPU works with: an array library, a stream, a device, and a spec's constants.
 
-Only the constants of a spec are waited for, at its first use on a device.
+Only the constants of a spec and the modes of bags are waited for, at their first use on a device.
 """
 
 from functools import lru_cache
@@ -41,16 +41,22 @@ class DeviceContext(NamedTuple):
 
 
 @lru_cache(maxsize=64)
+def modes_on(modes: tuple[int, ...], device: int) -> DeviceArray:
+    """Give the modes of bags, uint8 (num_tables,), on a device."""
+    return _put(np.array(modes, np.uint8))
+
+
+@lru_cache(maxsize=64)
 def constants_on(spec: Spec, device: int) -> Prepared:
     """Give the kernels' constants of a spec, with their arrays on a device."""
     constants: Any = hash_spec(spec)  # whose arrays are replaced by their copies on the device
-    xp = array_library()
-
-    def put(array: np.ndarray) -> DeviceArray:
-        return arrays.of(xp.asarray(array, blocking=True))  # streams read them without waiting
-
     return Prepared(
         constants._replace(
-            coefficients=put(constants.coefficients), sign_keys=put(constants.sign_keys)
+            coefficients=_put(constants.coefficients), sign_keys=_put(constants.sign_keys)
         )
     )
+
+
+def _put(array: np.ndarray) -> DeviceArray:
+    """Copy an array to the current device, and wait: streams read it without waiting."""
+    return arrays.of(array_library().asarray(array, blocking=True))

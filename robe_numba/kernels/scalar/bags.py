@@ -10,6 +10,7 @@ from robe_numba._jit import inlined
 
 SUM, MEAN, MAX = 0, 1, 2
 MODES = {"sum": SUM, "mean": MEAN, "max": MAX}
+EVERY_READ = -2  # in `argmax`, at the first element of a block that all reads of its bag share
 
 
 class Bags(NamedTuple):
@@ -22,7 +23,10 @@ class Bags(NamedTuple):
     offsets: Any  # int64 (num_tables * batch + 1,)
     weights: Any  # dtype of the output (n,); (0,) for none
     batch: Any
-    mode: int  # SUM, MEAN or MAX
+    modes: Any  # uint8 (num_tables,), SUM, MEAN or MAX
+    some_mean: bool  # of the modes
+    some_max: bool
+    all_max: bool
     padded: bool
     padding_idx: Any  # uint64, read only where padded
 

@@ -4,6 +4,7 @@ Arguments, results and errors are those of the functions there. But values are n
 `robe_numba.ops.gpu.rows`.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,22 +14,23 @@ from robe_numba.checks.bags import (
     MAX_NEEDS_ARRAY,
     BagArguments,
     check_bag_ids_shape,
-    check_mode,
+    check_modes,
     check_offsets_shape,
     check_padding,
     check_pooling,
+    mode_flags,
 )
 from robe_numba.checks.ids import INDEX_DTYPES
 from robe_numba.checks.scalars import check_scalar, check_spec
 from robe_numba.kernels.gpu import arrays
 from robe_numba.kernels.gpu.arrays import NO_RATE, DeviceArray
 from robe_numba.kernels.gpu.bag_reads import expand_reads
-from robe_numba.kernels.gpu.bags import pool
-from robe_numba.kernels.gpu.context import DeviceContext
+from robe_numba.kernels.gpu.bags import pool, pool_max
+from robe_numba.kernels.gpu.context import DeviceContext, modes_on
 from robe_numba.kernels.gpu.update import driver, state_blocks
 from robe_numba.kernels.gpu.update.partition import SortedReads, sort
 from robe_numba.kernels.scalar import update_rules
-from robe_numba.kernels.scalar.bags import MAX, MODES, Bags
+from robe_numba.kernels.scalar.bags import EVERY_READ, MAX, Bags
 from robe_numba.ops.gpu.device import stream_of
 from robe_numba.ops.gpu.views import INT64, check_apart, check_step, stored_view, view
 from robe_numba.spec import Spec
@@ -39,7 +41,7 @@ def embedding_bag(
     indices: Any,
     offsets: Any,
     spec: Spec,
-    mode: str = "sum",
+    mode: str | Sequence[str] = "sum",
     per_sample_weights: Any = None,
     padding_idx: int | None = None,
     out: Any = None,
@@ -52,14 +54,17 @@ def embedding_bag(
     given = BagArguments(indices, offsets, mode, per_sample_weights, padding_idx)
     check_apart({"out": out, "starts": starts}, {"array": values, **given.arrays()})
     with stream_of(array) as context:
-        bags = _check_bags(given, spec, real)
+        bags = _check_bags(context, given, spec, real)
         shape = (int(bags.batch), spec.num_tables, spec.embedding_dim)
         out = context.empty(shape, real) if out is None else out
         target = view("out", out, shape, (real,), written=True).flat()
         places = arrays.nothing(np.uint64)
         if starts is not None:
             places = _starts(bags, spec, starts, written=True)
-        pool(context, values, bags, spec, places, target, arrays.nothing(np.int64))
+        if not bags.all_max:
+            pool(context, values, bags, spec, places, target)
+        if bags.some_max:
+            pool_max(context, values, bags, spec, places, target, arrays.nothing(np.int64))
     return out
 
 
@@ -68,7 +73,7 @@ def embedding_bag_backward(
     indices: Any,
     offsets: Any,
     spec: Spec,
-    mode: str = "sum",
+    mode: str | Sequence[str] = "sum",
     per_sample_weights: Any = None,
     padding_idx: int | None = None,
     array: Any = None,
@@ -76,8 +81,7 @@ def embedding_bag_backward(
 ) -> Any:
     """As `robe_numba.embedding_bag_backward`, of GPU arrays."""
     check_spec(spec)
-    check_mode(mode)
-    if mode == "max" and array is None:
+    if MAX in check_modes(mode, spec.num_tables) and array is None:
         raise ValueError(MAX_NEEDS_ARRAY)
     values = None
     if array is not None:
@@ -98,7 +102,7 @@ def embedding_bag_sgd_update(
     indices: Any,
     offsets: Any,
     spec: Spec,
-    mode: str = "sum",
+    mode: str | Sequence[str] = "sum",
     per_sample_weights: Any = None,
     padding_idx: int | None = None,
     lr: float = 0.1,
@@ -120,7 +124,7 @@ def embedding_bag_adagrad_update(
     indices: Any,
     offsets: Any,
     spec: Spec,
-    mode: str = "sum",
+    mode: str | Sequence[str] = "sum",
     per_sample_weights: Any = None,
     padding_idx: int | None = None,
     lr: float = 0.1,
@@ -139,14 +143,14 @@ def embedding_bag_adagrad_update(
         state_blocks.update(context, reads, spec, values, sums, rate, eps, int(state_block))
 
 
-def _check_bags(given: BagArguments, spec: Spec, real: np.dtype) -> Bags:
+def _check_bags(context: DeviceContext, given: BagArguments, spec: Spec, real: np.dtype) -> Bags:
     """The bags of a call; `real` is the output's dtype."""
     offsets = view("offsets", given.offsets, None, INDEX_DTYPES)
-    check_offsets_shape(offsets, spec)
+    check_offsets_shape(offsets, spec.num_tables)
     indices = view("indices", given.indices, None, INDEX_DTYPES)
     check_bag_ids_shape(indices)
     weights = given.per_sample_weights
-    check_pooling(given.mode, weights is not None)
+    modes = check_pooling(given, spec.num_tables)
     padding = check_padding(given.padding_idx)
     if weights is None:
         weights = arrays.nothing(real)
@@ -157,7 +161,8 @@ def _check_bags(given: BagArguments, spec: Spec, real: np.dtype) -> Bags:
         offsets=offsets,
         weights=weights,
         batch=np.uint64((offsets.size - 1) // spec.num_tables),
-        mode=MODES[given.mode],
+        modes=modes_on(modes, context.device),
+        **mode_flags(modes),
         padded=padding is not None,
         padding_idx=np.uint64(0) if padding is None else padding,
     )
@@ -185,18 +190,18 @@ def _reads(
 ) -> SortedReads:
     """Sort the reads of an `embedding_bag`, with their rows, factors and, for "max", argmax."""
     grads = _check_grad_out(grad_out, values)
-    bags = _check_bags(given, spec, grads.dtype)
+    bags = _check_bags(context, given, spec, grads.dtype)
     shape = (int(bags.batch), spec.num_tables, spec.embedding_dim)
     grads = view("grad_out", grad_out, shape, (grads.dtype,)).flat()
     places = None if starts is None else _starts(bags, spec, starts)
     known = expand_reads(context, bags, spec, grads.dtype, places)
-    argmax = arrays.nothing(np.int64)
-    if bags.mode == MAX:
+    argmax, mixed = arrays.nothing(np.int64), bags.some_max and not bags.all_max
+    if bags.some_max:
+        maxima = context.scratch(grads.size, grads.dtype)
+        argmax = context.scratch(grads.size, np.int64)
+        if mixed:
+            argmax = arrays.of(context.xp.full(grads.size, EVERY_READ, np.int64))
         # Not from the caller's starts, which are not checked.
-        maxima, argmax = (
-            context.scratch(grads.size, grads.dtype),
-            context.scratch(grads.size, np.int64),
-        )
-        pool(context, values, bags, spec, arrays.nothing(np.uint64), maxima, argmax)
+        pool_max(context, values, bags, spec, arrays.nothing(np.uint64), maxima, argmax)
     starts, rows, scales = known
-    return sort(context, starts, bags.indices, grads, spec, rows, scales, argmax)
+    return sort(context, starts, bags.indices, grads, spec, rows, scales, argmax, mixed)

@@ -23,6 +23,7 @@ from robe_numba.kernels.cpu.simd.types import (
 )
 from robe_numba.kernels.cpu.update.state_blocks import apply_state_blocks
 from robe_numba.kernels.scalar import update_rules
+from robe_numba.kernels.scalar.bags import EVERY_READ
 from robe_numba.kernels.scalar.hashing import row_key
 from robe_numba.kernels.scalar.unsigned import ONE, U4, U16, ZERO
 
@@ -89,10 +90,11 @@ def axpy_piece(target, base, piece, owned, reads, spec, alpha):
     begin, end = clip(piece, piece_length(piece.grad, spec), owned)
     t, g, length = base + (begin - owned.bias), piece.grad + (begin - piece.place), end - begin
     scale = reads.scales[piece.read] if reads.scales.size else target.dtype.type(1)
-    if spec.sign or reads.argmax.size:
+    chosen = reads.argmax.size > 0 and reads.argmax[piece.grad] != EVERY_READ
+    if spec.sign or chosen:
         row, element = g // spec.embedding_dim, g % spec.embedding_dim
         signs = (row_key(reads.indices[piece.read], spec), row % spec.num_tables, element)
-        if reads.argmax.size:
+        if chosen:
             axpy_argmax(target, t, reads, piece.read, g, length, alpha, signs, spec)
         else:
             axpy_signed(target, t, reads.grad_out, g, length, scale, alpha, signs, spec)

@@ -29,7 +29,7 @@ class Reads(NamedTuple):
     starts: np.ndarray  # uint64 (n * num_blocks,), NO_START where padded
     rows: np.ndarray  # uint64 (n,), row of grad_out; (0,) where read i is row i
     scales: np.ndarray  # (n,), factor of the read in its row; (0,) for 1
-    argmax: np.ndarray  # int64 (num_rows * d,), the read that gave each maximum, or (0,)
+    argmax: np.ndarray  # int64 (num_rows * d,), see `Maxima`, or (0,) where every read counts
     grad_out: np.ndarray  # (num_rows * d,)
 
 

@@ -78,6 +78,7 @@ def update(
             sign=spec.sign,
             scaled=reads.scales.size > 0,
             argmax=reads.argmax.size > 0,
+            mixed=reads.mixed,
             ragged=spec.embedding_dim % length > 0,
         )
     )

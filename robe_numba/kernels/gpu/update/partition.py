@@ -30,6 +30,7 @@ class SortedReads(NamedTuple):
     indices: DeviceArray  # (n,), ids
     scales: DeviceArray  # (n,), factor of the read in its row; (0,) for 1
     argmax: DeviceArray  # int64 (num_rows * d,), the read that gave each maximum, or (0,)
+    mixed: bool  # whether argmax has `EVERY_READ`, in the rows where all reads count
     grad_out: DeviceArray  # (num_rows * d,)
 
 
@@ -137,6 +138,7 @@ def sort(
     rows: DeviceArray | None = None,
     scales: DeviceArray | None = None,
     argmax: DeviceArray | None = None,
+    mixed: bool = False,
 ) -> SortedReads:
     """Sort the reads of a batch, given starts uint64 (n * num_blocks,) of ids (n,)."""
     num_segments = -(-spec.array_size // WIDTH)
@@ -156,6 +158,7 @@ def sort(
         indices=ids,
         scales=arrays.nothing(grads.dtype) if scales is None else scales,
         argmax=none if argmax is None else argmax,
+        mixed=mixed,
         grad_out=grads,
     )
 

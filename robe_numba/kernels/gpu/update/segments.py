@@ -16,6 +16,7 @@ from robe_numba.kernels.gpu.intrinsics import syncwarp
 from robe_numba.kernels.gpu.launch import THREADS, Kernel
 from robe_numba.kernels.gpu.update.partition import SHIFT, lower_bound
 from robe_numba.kernels.scalar import update_rules
+from robe_numba.kernels.scalar.bags import EVERY_READ
 from robe_numba.kernels.scalar.hashing import row_key, sign_window
 from robe_numba.kernels.scalar.unsigned import ONE, THREE, TWO, U4, U32, ZERO
 
@@ -55,13 +56,14 @@ class UpdateVariant(NamedTuple):
     sign: bool
     scaled: bool  # reads have factors
     argmax: bool  # only the reads of `argmax` count
+    mixed: bool  # but all reads where it has `EVERY_READ`
     ragged: bool  # the last block of a row is shorter
 
 
 @inlined
 def stage_blocks(base, count, element, lane, thread, reads, spec, variant, slots):
     """Put `count` sorted blocks, from `base` on, into the slots of the warp's lanes."""
-    sign, scaled, argmax, ragged = variant
+    sign, scaled, argmax, mixed, ragged = variant
     begins, sources, lengths, windows, scales, numbers = slots
     full = min(spec.block_size, spec.embedding_dim)
     begins[thread], sources[thread] = FAR, ZERO
@@ -90,12 +92,16 @@ def stage_blocks(base, count, element, lane, thread, reads, spec, variant, slots
                 scales[thread] = reads.scales[read]
             if argmax:
                 numbers[thread] = read
+                if mixed:
+                    chosen = reads.argmax[reads.sources[i]]
+                    if chosen == EVERY_READ:  # then so are the block's others
+                        numbers[thread] = np.uint64(chosen)
 
 
 @inlined
 def add_staged(total, element, lane, warp, count, reads, spec, variant, slots):
     """Add to the lane's element what `count` blocks in the slots of the warp give it."""
-    sign, scaled, argmax, ragged = variant
+    sign, scaled, argmax, _, ragged = variant
     begins, sources, lengths, windows, scales, numbers = slots
     full, zero = min(spec.block_size, spec.embedding_dim), reads.grad_out.dtype.type(0)
     for k in range(warp, warp + count, U4):
@@ -171,7 +177,7 @@ def segment_kernels(variant: UpdateVariant) -> SegmentKernels:
 
 
 def _light_kernel(variant: UpdateVariant, max_registers: int | None) -> Kernel:
-    signs, factors, choices, endings = (THREADS if used else 1 for used in variant)
+    signs, factors, choices, _, endings = (THREADS if used else 1 for used in variant)
 
     def update_light(rule, reads, spec, ranges, heavy, array, state_sum, lr, eps):
         """A warp for each segment of `ranges`; heavy ones are only listed."""
@@ -212,7 +218,7 @@ def _light_kernel(variant: UpdateVariant, max_registers: int | None) -> Kernel:
 
 
 def _chunks_kernel(variant: UpdateVariant, max_registers: int | None) -> Kernel:
-    signs, factors, choices, endings = (THREADS if used else 1 for used in variant)
+    signs, factors, choices, _, endings = (THREADS if used else 1 for used in variant)
 
     def add_chunks(reads, spec, ranges, heavy):
         """A warp for each chunk of the heavy segments, in turns."""
