@@ -32,6 +32,7 @@ class Backend(ABC):
 
     device: ClassVar[str]
     scoring_rows: ClassVar[int]  # most rows that are scored at once, which bounds the memory
+    xp: Any  # its array library: NumPy or CuPy
 
     @abstractmethod
     def select_device(self, number: int) -> None:
@@ -42,7 +43,9 @@ class Backend(ABC):
         """Cut a batch into parts that can be computed in parallel, by its number of rows alone."""
 
     @abstractmethod
-    def run(self, task: Callable[[int], Result], count: int) -> list[Result]:
+    def run(
+        self, task: Callable[[int], Result], count: int, uses_blas: bool = True
+    ) -> list[Result]:
         """[task(0), ..., task(count - 1)]."""
 
     @abstractmethod
@@ -54,6 +57,10 @@ class Backend(ABC):
     @abstractmethod
     def check_labels(self, labels: Any) -> None:
         """Require labels of 0 and 1, where checking does not wait for a GPU."""
+
+    @abstractmethod
+    def check_offsets(self, offsets: Any, count: int) -> None:
+        """Require offsets (bags + 1,) that rise from 0 to `count`; as `check_labels`."""
 
     @abstractmethod
     def sum_of_squares(self, arrays: Sequence[Any]) -> Any:
@@ -124,6 +131,7 @@ class CPUBackend(Backend):
 
     device = "cpu"
     scoring_rows = 8192
+    xp = np
 
     def __init__(self, threads: int | None = None):
         self._pool = ThreadPool(threads)
@@ -134,9 +142,11 @@ class CPUBackend(Backend):
     def split(self, rows: int) -> list[slice]:
         return micro_batches(rows)
 
-    def run(self, task: Callable[[int], Result], count: int) -> list[Result]:
-        """On threads, with BLAS and kernels on one thread per task."""
-        return self._pool.run(task, count)
+    def run(
+        self, task: Callable[[int], Result], count: int, uses_blas: bool = True
+    ) -> list[Result]:
+        """On threads, with BLAS and kernels on one thread per task; a single task has all."""
+        return self._pool.run(task, count, uses_blas)
 
     def check(
         self, name: str, array: Any, shape: tuple[int, ...], dtypes: tuple[np.dtype, ...]
@@ -146,6 +156,14 @@ class CPUBackend(Backend):
     def check_labels(self, labels: Any) -> None:
         if not np.all((labels == 0) | (labels == 1)):
             raise ValueError("labels must be 0 or 1; map other values before training")
+
+    def check_offsets(self, offsets: Any, count: int) -> None:
+        first, last = int(offsets[0]), int(offsets[-1])
+        if first != 0 or last != count or (offsets[1:] < offsets[:-1]).any():
+            raise ValueError(
+                f"offsets must rise from 0 to the {count} values without a fall; these begin at "
+                f"{first} and end at {last}: give those of batch.multi_hot"
+            )
 
     def sum_of_squares(self, arrays: Sequence[Any]) -> Any:
         """On one thread, in a fixed order."""
@@ -181,7 +199,7 @@ class GPUBackend(Backend):
     def __init__(self) -> None:
         self._gpu = gpu_module("device")
         self._gpu.check_gpu()
-        self._xp = self._gpu.array_library()
+        self.xp = self._gpu.array_library()
 
     def select_device(self, number: int) -> None:
         """Use that GPU from now on, for all work of this thread."""
@@ -191,7 +209,9 @@ class GPUBackend(Backend):
         """One part."""
         return [slice(0, rows)]
 
-    def run(self, task: Callable[[int], Result], count: int) -> list[Result]:
+    def run(
+        self, task: Callable[[int], Result], count: int, uses_blas: bool = True
+    ) -> list[Result]:
         """One after the other."""
         return [task(part) for part in range(count)]
 
@@ -203,19 +223,22 @@ class GPUBackend(Backend):
     def check_labels(self, labels: Any) -> None:
         """Check nothing: that would wait for the GPU."""
 
+    def check_offsets(self, offsets: Any, count: int) -> None:
+        """Check nothing; kernels read nothing beyond the values."""
+
     def sum_of_squares(self, arrays: Sequence[Any]) -> Any:
         return sum((array.astype(np.float64) ** 2).sum() for array in arrays)
 
     def clip(self, arrays: Sequence[Any], squares: Any, limit: float) -> None:
-        factor = self._xp.minimum(1, limit / self._xp.sqrt(squares))
+        factor = self.xp.minimum(1, limit / self.xp.sqrt(squares))
         for array in arrays:
             array *= factor.astype(array.dtype)
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        return self._xp.empty(shape, dtype)
+        return self.xp.empty(shape, dtype)
 
     def asarray(self, array: Any) -> Any:
-        return self._xp.asarray(array, blocking=True)
+        return self.xp.asarray(array, blocking=True)
 
     def feed(self, batches: Iterable[Rows]) -> Iterator[Rows]:
         """Copy each batch while the one before it is used."""

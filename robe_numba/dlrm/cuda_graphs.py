@@ -106,6 +106,11 @@ class _Inputs:
     def __init__(self, model: DLRM, rows: int, index_dtype: Any, labelled: bool):
         if model.device == "cpu":
             raise ValueError("only work on a GPU can be captured, but the model is on the CPU")
+        if model.config.pooling:
+            raise ValueError(
+                "the model has multi-hot features, and work on batches with any number of ids "
+                "cannot be captured; call model.logits and model.train_step themselves"
+            )
         if np.dtype(index_dtype) not in INDEX_DTYPES:
             names = ", ".join(map(str, INDEX_DTYPES))
             raise ValueError(f"index_dtype is {index_dtype}; choose one of {names}")

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from robe_numba.dlrm.backends import Backend
+from robe_numba.dlrm.bags import Bags
 from robe_numba.dlrm.config import DLRMConfig, init_parameters
 from robe_numba.dlrm.embeddings.base import Embedding
 from robe_numba.dlrm.gradient_buffer import layers_of, named_views, sum_rows
@@ -77,31 +78,45 @@ class DensePart:
         self._optimizer.step({"dense": gradient}, lr)
 
     def score(self, dense: Any, indices: Any, embedding: Embedding, out: Any) -> None:
-        """Write the logits of a batch to `out` (batch,)."""
+        """Write the logits of a batch to `out` (batch,); indices are an array or `Bags`."""
         most = self._backend.scoring_rows
         for start in range(0, len(dense), most):
             batch = slice(start, start + most)
-            self._score(dense[batch], indices[batch], embedding, out[batch])
+            ids = indices.of_rows(batch) if isinstance(indices, Bags) else indices[batch]
+            self._score(dense[batch], ids, embedding, out[batch])
 
     def _score(self, dense: Any, indices: Any, embedding: Embedding, out: Any) -> None:
         config, parts = self._config, self._backend.split(len(dense))
         bottom, top = (layers_of(self._parameters, name) for name in ("bottom", "top"))
+        interaction, _ = INTERACTIONS[config.interaction]
+        pooled = self._pooled(indices, embedding) if isinstance(indices, Bags) else None
 
         def score(part: int) -> None:
-            features, ids = dense[parts[part]], indices[parts[part]]
+            rows = parts[part]
+            features = dense[rows]
             outs = self._backend.layer_outputs(config, len(features), self._dtype)
             x, _ = mlp(features, bottom, final_relu=True, outs=outs.bottom)
-            if config.interaction == "dot":
-                joined = embedding.lookup_dot_interaction(ids, x, outs.joined)
+            if pooled is not None:
+                joined, _ = interaction(x, pooled[rows], outs.joined)
+            elif config.interaction == "dot":
+                joined = embedding.lookup_dot_interaction(indices[rows], x, outs.joined)
             else:
+                ids = indices[rows]
                 shape = (*ids.shape, config.embedding_dim)
                 embeddings = self._backend.scratch("embeddings", shape, self._dtype)
                 embeddings, _ = embedding.lookup(ids, False, embeddings)
                 joined, _ = cat_interaction(x, embeddings, outs.joined)
-            outs.top[-1] = out[parts[part], None]
+            outs.top[-1] = out[rows, None]
             mlp(joined, top, final_relu=False, outs=outs.top)
 
         self._backend.run(score, len(parts))
+
+    def _pooled(self, bags: Bags, embedding: Embedding) -> Any:
+        """The embeddings (batch, num_tables, d) of bags, which are not cut into parts."""
+        shape = (bags.batch, self._config.num_tables, self._config.embedding_dim)
+        out = self._backend.scratch("embeddings", shape, self._dtype)
+        self._backend.run(lambda part: embedding.lookup(bags, False, out), 1, uses_blas=False)
+        return out
 
     def backpropagate(
         self, dense: Any, embeddings: Any, labels: Any, count: int, grad_embeddings: Any

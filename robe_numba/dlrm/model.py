@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from robe_numba.checks.ids import INDEX_DTYPES
 from robe_numba.dlrm.backends import Rows, backend_for
+from robe_numba.dlrm.bags import Bags, MultiHot, bags_of, check_ids
 from robe_numba.dlrm.config import DLRMConfig
 from robe_numba.dlrm.dense_part import DensePart, Gradients
 from robe_numba.dlrm.embeddings.base import Embedding
@@ -78,6 +78,11 @@ class DLRM:
                     f"{name} is {getattr(embedding, name)} in the embedding but "
                     f"{getattr(config, name)} in the configuration; make them equal"
                 )
+        if embedding.pooling != config.pooling:
+            raise ValueError(
+                f"pooling is {embedding.pooling} in the embedding but {config.pooling} in the "
+                f"configuration; make them equal"
+            )
         if embedding.dtype != self.dtype:
             raise ValueError(f"the embedding is {embedding.dtype} but the model is {self.dtype}")
         self.device = embedding.device
@@ -129,15 +134,21 @@ class DLRM:
         for name, target in targets.items():
             target[...] = self.backend.asarray(arrays[name])
 
-    def logits(self, dense: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    def logits(
+        self, dense: np.ndarray, indices: np.ndarray, multi_hot: MultiHot | None = None
+    ) -> np.ndarray:
         """Score rows.
 
         Parameters
         ----------
         dense : ndarray, (batch, num_dense) of the model's dtype
             Dense features.
-        indices : ndarray, (batch, num_tables) int32, int64, uint32 or uint64
-            Raw ids.
+        indices : ndarray, (batch, num_single) int32, int64, uint32 or uint64
+            Raw ids of the features with a single id: all, unless the configuration has pooling.
+        multi_hot : (values, offsets, weights), optional
+            Raw ids of the features with lists, as `check_ids` takes them: values (n,) of the
+            dtype of `indices`, offsets (num_multi_hot * batch + 1,), table-major, and weights (n,)
+            or None, which go with pooling "sum" alone. `Batch.multi_hot` is that.
 
         Returns
         -------
@@ -148,23 +159,29 @@ class DLRM:
         TypeError, ValueError
             Shapes or dtypes do not fit.
         """
-        dense, indices = self._checked(dense, indices)
+        dense, ids = self._checked(dense, indices, multi_hot)
         out = self.backend.empty((len(dense),), self.dtype)
-        self._dense.score(dense, indices, self.embedding, out)
+        self._dense.score(dense, ids, self.embedding, out)
         return out
 
-    def predict(self, dense: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    def predict(
+        self, dense: np.ndarray, indices: np.ndarray, multi_hot: MultiHot | None = None
+    ) -> np.ndarray:
         """Click probabilities (batch,), sigmoid of `logits`, whose arguments it takes."""
-        return sigmoid(self.logits(dense, indices))
+        return sigmoid(self.logits(dense, indices, multi_hot))
 
     def loss_and_gradients(
-        self, dense: np.ndarray, indices: np.ndarray, labels: np.ndarray
+        self,
+        dense: np.ndarray,
+        indices: np.ndarray,
+        labels: np.ndarray,
+        multi_hot: MultiHot | None = None,
     ) -> tuple[float, dict[str, np.ndarray]]:
         """Mean binary cross-entropy and its gradient for every parameter; nothing is updated.
 
         Parameters
         ----------
-        dense, indices : ndarray
+        dense, indices, multi_hot
             As for `logits`.
         labels : ndarray, (batch,) of the model's dtype
             Each 0 or 1.
@@ -181,7 +198,9 @@ class DLRM:
         TypeError, ValueError
             Shapes, dtypes or labels do not fit.
         """
-        loss, flat, grad_out, context = self.backpropagate(dense, indices, labels)
+        loss, flat, grad_out, context = self.backpropagate(
+            dense, indices, labels, multi_hot=multi_hot
+        )
         gradients = self._dense.named(flat.copy())
         return loss, gradients | _prefixed(self.embedding.gradients(grad_out, context))
 
@@ -193,12 +212,13 @@ class DLRM:
         lr: float,
         embedding_lr: float | None = None,
         clip_norm: float | None = None,
+        multi_hot: MultiHot | None = None,
     ) -> float:
         """Make one optimizer step on one batch.
 
         Parameters
         ----------
-        dense, indices, labels : ndarray
+        dense, indices, labels, multi_hot
             As for `loss_and_gradients`.
         lr : float
             Learning rate of the dense parameters.
@@ -206,8 +226,8 @@ class DLRM:
             Learning rate of the embedding; by default `lr`.
         clip_norm : float, optional
             Scale the gradient down to this Euclidean norm if it is longer. The gradient is that of
-            the dense parameters and of every looked-up embedding (batch, num_tables, d), before
-            those that share elements are added up.
+            the dense parameters and of every looked-up embedding (batch, num_tables, d), pooled
+            ones included, before those that share elements are added up.
 
         Returns
         -------
@@ -222,7 +242,9 @@ class DLRM:
         """
         # All checks come before the first update, so that an error leaves everything as it was.
         lr, embedding_lr, clip_norm = check_rates(lr, embedding_lr, clip_norm)
-        loss, flat, grad_out, context = self.backpropagate(dense, indices, labels)
+        loss, flat, grad_out, context = self.backpropagate(
+            dense, indices, labels, multi_hot=multi_hot
+        )
         if self.device == "cpu" and not math.isfinite(loss):
             return loss
         if clip_norm is not None:
@@ -242,8 +264,9 @@ class DLRM:
         Parameters
         ----------
         batches : iterable of named tuples
-            Their fields are C-contiguous NumPy arrays (rows, ...) or None. The arrays of what is
-            yielded are overwritten once the next batch is requested.
+            Their fields are C-contiguous NumPy arrays (rows, ...), lists of any length among
+            them, or None. The arrays of what is yielded are overwritten once the next batch is
+            requested.
         """
         return self.backend.feed(batches)
 
@@ -254,12 +277,13 @@ class DLRM:
         labels: np.ndarray,
         count: int | None = None,
         keep: bool = True,
+        multi_hot: MultiHot | None = None,
     ) -> Gradients:
         """Loss and gradients of a batch before any update, for a step of your own.
 
         Parameters
         ----------
-        dense, indices, labels : ndarray
+        dense, indices, labels, multi_hot
             As for `loss_and_gradients`.
         count : int, optional
             Rows of the whole batch where these are a part of it: then the losses and gradients of
@@ -278,23 +302,27 @@ class DLRM:
             Shapes, dtypes or labels do not fit.
         """
         self.embedding.check_trainable()
-        dense, indices = self._checked(dense, indices)
+        dense, ids = self._checked(dense, indices, multi_hot)
         self.backend.check("labels", labels, (len(dense),), (self.dtype,))
         self.backend.check_labels(labels)
         rows = len(labels) if count is None else count
-        shape = (*indices.shape, self.config.embedding_dim)
+        shape = (len(dense), self.config.num_tables, self.config.embedding_dim)
         out = self.backend.scratch("embeddings", shape, self.dtype)
-        embeddings, context = self.embedding.lookup(indices, keep, out)
+        embeddings, context = self.embedding.lookup(ids, keep, out)
         grad_embeddings = self.backend.scratch("grad_embeddings", shape, self.dtype)
         loss, flat = self._dense.backpropagate(dense, embeddings, labels, rows, grad_embeddings)
         return Gradients(loss, flat, grad_embeddings, context)
 
-    def _checked(self, dense: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Both, as arrays of the backend: on a GPU they may be PyTorch's."""
-        rows = len(dense)
-        self.backend.check("dense", dense, (rows, self.config.num_dense), (self.dtype,))
-        self.backend.check("indices", indices, (rows, self.config.num_tables), INDEX_DTYPES)
-        return self.backend.asarray(dense), self.backend.asarray(indices)
+    def _checked(
+        self, dense: np.ndarray, indices: np.ndarray, multi_hot: MultiHot | None
+    ) -> tuple[np.ndarray, np.ndarray | Bags]:
+        """Dense features and ids as arrays of the backend: on a GPU they may be PyTorch's."""
+        backend, config, rows = self.backend, self.config, len(dense)
+        backend.check("dense", dense, (rows, config.num_dense), (self.dtype,))
+        ids, lists = check_ids(backend, config, rows, indices, multi_hot, self.dtype)
+        if lists is not None:
+            ids = bags_of(backend.xp, ids, lists, config.pooling)
+        return backend.asarray(dense), ids
 
 
 def _prefixed(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -75,8 +75,8 @@ def export_run(
     Raises
     ------
     ValueError, OSError
-        The dtype is unknown, or the run is damaged, or the dataset is damaged, was prepared
-        otherwise or has no vocabulary, or a file cannot be read or written.
+        The dtype is unknown, or the run is damaged or has multi-hot features, or the dataset is
+        damaged, was prepared otherwise or has no vocabulary, or a file cannot be read or written.
     """
     folder, export = _built(run, dtype, data)
     return _written(folder, export, Path(path))
@@ -137,6 +137,7 @@ def _built(
     if dtype not in STORAGES:
         raise ValueError(f"dtype is {dtype!r}; use one of {', '.join(STORAGES)}")
     folder = run if isinstance(run, RunFolder) else RunFolder(run)
+    folder.check_single_ids("an exported model")
     model = folder.load_model()
     vocabulary = None if data is None else _vocabulary(folder, data)
     digest = digest_of_model(folder.model_path, folder.config)

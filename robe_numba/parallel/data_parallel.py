@@ -9,11 +9,21 @@ import numpy as np
 from robe_numba._share_of import share_of
 from robe_numba.dlrm import DLRM
 from robe_numba.dlrm.backends import backend_for
+from robe_numba.dlrm.bags import MultiHot, check_ids
 from robe_numba.dlrm.cuda_graphs import capture_train_step
 from robe_numba.dlrm.optimizers import check_rates
 from robe_numba.parallel.carriers.base import Carrier, Done, Pending, Traffic
-from robe_numba.parallel.exchange import AUTO, EXCHANGES, Exchange, ExchangePlan, check_exchange
+from robe_numba.parallel.exchange import (
+    AUTO,
+    EXCHANGES,
+    Exchange,
+    ExchangePlan,
+    ListSizes,
+    check_exchange,
+)
 from robe_numba.parallel.group import Group
+
+NO_LISTS = ListSizes()
 
 
 class DataParallel:
@@ -35,6 +45,8 @@ class DataParallel:
     exchange : str
         How the embedding's gradient travels: "gather" or "reduce" (see
         `robe_numba.parallel.exchange`), or "auto" for the one that brings fewer bytes.
+    lists : ListSizes
+        Of the multi-hot features, about: the plan and the choice count with it.
 
     Attributes
     ----------
@@ -54,6 +66,7 @@ class DataParallel:
         batch_size: int,
         index_dtype: Any = np.uint32,
         exchange: str = AUTO,
+        lists: ListSizes = NO_LISTS,
     ):
         check_exchange(exchange)
         check_batch_size(batch_size, group.size)
@@ -66,7 +79,7 @@ class DataParallel:
             exchanges: dict[str, Exchange] = {
                 name: kind(model.embedding, carrier) for name, kind in EXCHANGES.items()
             }
-            self.plan = self._plan(carrier, exchanges, np.dtype(index_dtype), exchange)
+            self.plan = self._plan(carrier, exchanges, np.dtype(index_dtype), exchange, lists)
             self._shared = _SharedSteps(model, carrier, exchanges[self.plan.exchange])
 
     def _plan(
@@ -75,8 +88,10 @@ class DataParallel:
         exchanges: dict[str, Exchange],
         index_dtype: np.dtype,
         chosen: str,
+        lists: ListSizes,
     ) -> ExchangePlan:
-        mine = {name: e.bytes(self._batch_size, index_dtype) for name, e in exchanges.items()}
+        batch = self._batch_size, index_dtype, lists
+        mine = {name: each.bytes(*batch) for name, each in exchanges.items()}
         # The most of any process, so that all choose alike.
         most = {name: self._group.all_max(count) for name, count in mine.items()}
         if chosen == AUTO:
@@ -87,7 +102,7 @@ class DataParallel:
         dense = carrier.all_reduce_bytes(elements, itemsize)
         loss_and_norm = 2 * np.dtype(np.float64).itemsize * (self._group.size - 1)
         total = self._group.all_max(mine[chosen] + dense + loss_and_norm)
-        return ExchangePlan(chosen, most, self._group.all_max(dense), total)
+        return ExchangePlan(chosen, most, self._group.all_max(dense), total, lists.ids)
 
     @property
     def traffic(self) -> Traffic:
@@ -103,12 +118,13 @@ class DataParallel:
         lr: float,
         embedding_lr: float | None = None,
         clip_norm: float | None = None,
+        multi_hot: MultiHot | None = None,
     ) -> Any:
         """Make one step on one batch; all processes call it.
 
         Parameters
         ----------
-        dense, indices, labels : ndarray
+        dense, indices, labels, multi_hot
             This process's rows, as for `DLRM.train_step`: of a batch of `rows` rows those of
             `share_of(rows, rank, size)`, which may be none.
         rows : int
@@ -129,8 +145,9 @@ class DataParallel:
         """
         batch = dense, indices, labels
         if self._shared is None:
-            if self.model.device == "cpu" or len(labels) != self._batch_size:
-                return self.model.train_step(*batch, lr, embedding_lr, clip_norm)
+            lists = self.model.config.pooling or multi_hot
+            if self.model.device == "cpu" or lists or len(labels) != self._batch_size:
+                return self.model.train_step(*batch, lr, embedding_lr, clip_norm, multi_hot)
             return self._captured_step(indices.dtype, clip_norm)(*batch, lr, embedding_lr)
         share = share_of(rows, self._group.rank, self._group.size)
         if len(labels) != len(share):
@@ -138,7 +155,8 @@ class DataParallel:
                 f"rank {self._group.rank} was given {len(labels)} rows; its share of {rows} is "
                 f"{len(share)}"
             )
-        return self._shared.step(_Share(*batch, rows), *check_rates(lr, embedding_lr, clip_norm))
+        rates = check_rates(lr, embedding_lr, clip_norm)
+        return self._shared.step(_Share(*batch, multi_hot, rows), *rates)
 
     def _captured_step(self, index_dtype: Any, clip_norm: float | None) -> Callable[..., Any]:
         """The step of full batches on a GPU."""
@@ -155,6 +173,7 @@ class _Share(NamedTuple):
     dense: Any
     indices: Any
     labels: Any
+    multi_hot: MultiHot | None
     batch_rows: int  # of all processes
 
 
@@ -167,13 +186,14 @@ class _SharedSteps:
 
     def step(self, share: _Share, lr: float, embedding_lr: float, clip_norm: float | None) -> Any:
         model, carrier, exchange = self._model, self.carrier, self._exchange
-        exchange.begin(share.indices, share.batch_rows)
+        exchange.begin(*self._checked_ids(share), share.batch_rows)
         loss, flat, grad_out, context = model.backpropagate(
             share.dense,
             share.indices,
             share.labels,
             count=share.batch_rows,
             keep=exchange.computes_first,
+            multi_hot=share.multi_hot,
         )
         squares = 0.0
         if clip_norm is not None:
@@ -197,6 +217,14 @@ class _SharedSteps:
         exchange.update(embedding_lr)
         model.update_dense(carrier.wait(summed), lr)
         return loss
+
+    def _checked_ids(self, share: _Share) -> tuple[Any, MultiHot | None]:
+        """The ids to send; lists are checked first, for what is sent depends on their lengths."""
+        model = self._model
+        if not model.config.pooling:
+            return share.indices, None
+        rows, ids = len(share.dense), (share.indices, share.multi_hot)
+        return check_ids(self._backend, model.config, rows, *ids, model.dtype)
 
 
 def check_batch_size(batch_size: int, processes: int) -> None:

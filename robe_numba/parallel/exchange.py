@@ -6,13 +6,23 @@ Both leave the same bits in every process. The bytes of `gather` grow with the b
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from robe_numba.dlrm.backends import backend_for
+from robe_numba.dlrm.bags import MultiHot, bags_of
 from robe_numba.dlrm.embeddings.base import Embedding
 from robe_numba.formatting import format_bytes
 from robe_numba.parallel.carriers.base import Carrier, Done, Pending
+from robe_numba.parallel.gather_lists import gather_lists
+
+
+class ListSizes(NamedTuple):
+    """What is known of lists before they come."""
+
+    ids: float = 0.0  # in all lists of a row, on average
+    weighted: bool = False
 
 
 class Exchange(ABC):
@@ -35,12 +45,12 @@ class Exchange(ABC):
         self.embedding, self._carrier = embedding, carrier
 
     @abstractmethod
-    def bytes(self, batch_size: int, index_dtype: np.dtype) -> int:
-        """Bytes that this process receives for a batch."""
+    def bytes(self, batch_size: int, index_dtype: np.dtype, lists: ListSizes) -> int:
+        """Bytes that this process receives for a batch with lists of these sizes."""
 
     @abstractmethod
-    def begin(self, indices: Any, rows: int) -> None:
-        """Begin a batch of `rows` rows; `indices` are those of this process."""
+    def begin(self, indices: Any, lists: MultiHot | None, rows: int) -> None:
+        """Begin a batch of `rows` rows; `indices` and `lists` are those of this process."""
 
     @abstractmethod
     def send(self, grad_out: Any, context: Any) -> None:
@@ -60,25 +70,42 @@ class Gather(Exchange):
     name, computes_first = "gather", False
     _rows = 0
     _ids: Pending[Any] = Done(None)
+    _lists: Pending[Any] = Done(None)
     _grads: Pending[Any] = Done(None)
 
-    def bytes(self, batch_size: int, index_dtype: np.dtype) -> int:
-        """An id and d elements for each lookup of a row."""
-        embedding = self.embedding
-        lookup = embedding.embedding_dim * embedding.dtype.itemsize + index_dtype.itemsize
-        return self._carrier.all_gather_bytes(batch_size, embedding.num_tables * lookup)
+    def __init__(self, embedding: Embedding, carrier: Carrier):
+        super().__init__(embedding, carrier)
+        self._xp = backend_for(embedding.device).xp
 
-    def begin(self, indices: Any, rows: int) -> None:
+    def bytes(self, batch_size: int, index_dtype: np.dtype, lists: ListSizes) -> int:
+        """d elements for each feature of a row, its id or the length of its list, and the lists."""
+        embedding, itemsize = self.embedding, self.embedding.dtype.itemsize
+        num_lists = len(embedding.pooling)
+        rows = embedding.num_tables * embedding.embedding_dim * itemsize
+        single = (embedding.num_tables - num_lists) * index_dtype.itemsize
+        lengths = num_lists * np.dtype(np.int64).itemsize
+        values = lists.ids * (index_dtype.itemsize + lists.weighted * itemsize)
+        others = self._carrier.all_gather_bytes(batch_size, 1)
+        return round(others * (rows + single + lengths + values))
+
+    def begin(self, indices: Any, lists: MultiHot | None, rows: int) -> None:
         """Send the ids, while the layers compute."""
-        self._rows = rows
-        self._ids = self._carrier.start(self._carrier.all_gather, indices, rows)
+        self._rows, carrier = rows, self._carrier
+        self._ids = carrier.start(carrier.all_gather, indices, rows)
+        if lists is not None:
+            counts = rows, len(self.embedding.pooling)
+            self._lists = carrier.start(gather_lists, carrier, self._xp, lists, *counts)
 
     def send(self, grad_out: Any, context: Any) -> None:
         self._grads = self._carrier.start(self._carrier.all_gather, grad_out, self._rows)
 
     def update(self, lr: float) -> None:
-        ids, grads = self._carrier.wait(self._ids), self._carrier.wait(self._grads)
-        self._ids = self._grads = Done(None)  # drop them: the next batch reuses their memory
+        pending = (self._ids, self._lists, self._grads)
+        ids, lists, grads = (self._carrier.wait(each) for each in pending)
+        # Drop them: the next batch reuses their memory.
+        self._ids = self._lists = self._grads = Done(None)
+        if lists is not None:
+            ids = bags_of(self._xp, ids, lists, self.embedding.pooling)
         self.embedding.update(grads, self.embedding.context(ids), lr)
 
 
@@ -95,11 +122,11 @@ class Reduce(Exchange):
         self._sums: dict[str, Pending[Any]] = {}
         self._gradients: dict[str, Any] = {}  # kept: fresh memory costs as much as the gradient
 
-    def bytes(self, batch_size: int, index_dtype: np.dtype) -> int:
+    def bytes(self, batch_size: int, index_dtype: np.dtype, lists: ListSizes) -> int:
         arrays = self.embedding.parameters().values()
         return sum(self._carrier.all_reduce_bytes(array.size, array.itemsize) for array in arrays)
 
-    def begin(self, indices: Any, rows: int) -> None:
+    def begin(self, indices: Any, lists: MultiHot | None, rows: int) -> None:
         """Do nothing: only gradients travel."""
 
     def send(self, grad_out: Any, context: Any) -> None:
@@ -132,12 +159,15 @@ class ExchangePlan:
         Bytes of the dense parameters' gradient.
     bytes : int
         Of all: the chosen exchange, the dense gradient, loss and norm.
+    ids_per_row : float
+        Ids in the lists of a row, on average, that `gather` is counted with; 0 without lists.
     """
 
     exchange: str
     choices: dict[str, int]
     dense: int
     bytes: int
+    ids_per_row: float = 0.0
 
     def __str__(self) -> str:
         others = [
@@ -146,9 +176,10 @@ class ExchangePlan:
             if name != self.exchange
         ]
         chosen, dense = format_bytes(self.choices[self.exchange]), format_bytes(self.dense)
+        lists = f", with {self.ids_per_row:.1f} ids per row in lists" if self.ids_per_row else ""
         return (
             f"{self.exchange} brings each process {chosen} of the embedding's gradient per step "
-            f"({', '.join(others)}), and {dense} of the dense gradient"
+            f"({', '.join(others)}{lists}), and {dense} of the dense gradient"
         )
 
 

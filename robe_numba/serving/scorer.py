@@ -62,7 +62,8 @@ class Scorer:
     ------
     ValueError, OSError
         The folder is not a run, its files are damaged or cannot be read, a weight is not finite,
-        `threads` is not positive, or the storage is unknown or cannot hold a weight.
+        a feature is multi-hot, `threads` is not positive, or the storage is unknown or cannot hold
+        a weight.
     ModuleNotFoundError
         bfloat16 without ml_dtypes.
     """
@@ -77,6 +78,7 @@ class Scorer:
         if threads is not None and threads < 1:
             raise ValueError(f"threads is {threads}; it must be at least 1")
         folder = RunFolder(run)
+        folder.check_single_ids("Scorer, as robe serve,")
         model = folder.load_model(threads, storage=storage)
         facts = folder.config["dataset"]
         self.dense_names, self.id_names = list(facts["dense"]), list(facts["categorical"])

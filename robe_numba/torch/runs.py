@@ -33,7 +33,7 @@ class RobeDLRM(nn.Module):
     Raises
     ------
     ValueError
-        `tables` has another number of tables or another width.
+        `tables` has another number of tables or another width, or features are multi-hot.
 
     Notes
     -----
@@ -50,6 +50,11 @@ class RobeDLRM(nn.Module):
             raise ValueError(
                 f"tables has (num_tables, embedding_dim) = {shape}, but config has {wanted}; make "
                 f"them equal"
+            )
+        if config.pooling:
+            raise ValueError(
+                f"config has {len(config.pooling)} multi-hot features, and RobeDLRM takes a single "
+                f"id of each; use RobeEmbeddingBag in a model of your own"
             )
         self.config, self.tables = config, tables
         self.bottom = _mlp(config.bottom_widths)
@@ -96,13 +101,15 @@ def load_run(path: str | os.PathLike[str]) -> RobeDLRM:
     Raises
     ------
     ValueError, OSError
-        The folder is not such a run, or its files are damaged or cannot be read.
+        The folder is not such a run, has multi-hot features, or its files are damaged or cannot be
+        read.
     """
     from robe_numba.dlrm.embeddings.kinds import specs_from
     from robe_numba.training.run.folder import RunFolder
     from robe_numba.training.run.weights import read_weights
 
     folder = RunFolder(path)
+    folder.check_single_ids("RobeDLRM")
     folder.load_model()  # checks everything
     embedding = folder.config["embedding"]
     if embedding["kind"] not in ("robe", "hashed"):

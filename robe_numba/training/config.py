@@ -10,6 +10,7 @@ import numpy as np
 from robe_numba.checks.scalars import check_scalar
 from robe_numba.dlrm import PRESETS, Schedule
 from robe_numba.spec import check_int
+from robe_numba.training.pooling import parse_pooling
 from robe_numba.training.settings import SETTINGS, RunSetting, Settings, applies
 
 
@@ -177,6 +178,9 @@ def _checked(setting: RunSetting, value: Any) -> Any:
         return _checked_float(setting, value)
     if name == "fractions":  # which the split checks
         return tuple(value)
+    if name == "pooling":
+        parse_pooling(value)
+        return value
     if setting.kind is bool:
         return value
     return tuple(_checked_int(setting, size) for size in value)

@@ -11,6 +11,7 @@ from data_tools import Dataset, Split
 from robe_numba.dlrm import DLRM
 from robe_numba.parallel.data_parallel import DataParallel
 from robe_numba.parallel.replica_check import ReplicaError, check_replicas
+from robe_numba.training.model_builder import list_sizes
 from robe_numba.training.run.checkpoints import TrainingState
 from robe_numba.training.run.root_only import RootOnlyRun
 from robe_numba.training.scoring import evaluate
@@ -73,6 +74,7 @@ class Learner:
             config.batch_size,
             self.dataset.manifest.index_dtype,
             config.exchange,
+            list_sizes(self.dataset),
         )
         self._unread: list[Any] = []  # losses of the latest steps, which may still be on a GPU
         self._saved, self._saved_step = time.perf_counter(), self.state.step
@@ -130,6 +132,7 @@ class Learner:
             config.lr * factor,
             config.embedding_lr * factor,
             config.clip_norm,
+            batch.multi_hot,
         )
         state.step += 1
         self._unread.append(loss)

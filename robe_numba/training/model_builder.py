@@ -9,8 +9,10 @@ import numpy as np
 from data_tools import Dataset
 from robe_numba.dlrm import DLRM, PRESETS, DLRMConfig, make_embedding
 from robe_numba.dlrm.embeddings.kinds import NUMBERED
+from robe_numba.parallel.exchange import ListSizes
 from robe_numba.parallel.group import Alone, Group
 from robe_numba.training.config import ResolvedConfig, TrainingConfig
+from robe_numba.training.pooling import pooling_of
 
 # Default half-width of the embedding's initial values: so small that an id which was seen once or
 # never hardly affects a score.
@@ -24,7 +26,7 @@ def training_vocabulary(
     progress: Progress | None = None,
     group: Group | None = None,
 ) -> list[np.ndarray]:
-    """The distinct ids of each table among the training rows, sorted.
+    """The distinct ids of each feature among the training rows, sorted.
 
     Parameters
     ----------
@@ -40,10 +42,11 @@ def training_vocabulary(
     Returns
     -------
     list of ndarray, (num_ids,) of the dataset's index dtype
+        In the order of `Schema.features`: those with lists are last.
     """
     group = group or Alone()
     split = dataset.split("train", config.fractions, config.split_by, config.seed)
-    num_columns = dataset.schema.num_categorical
+    num_columns = len(dataset.schema.features)
     vocabulary: list[np.ndarray] = []
     for first in range(0, num_columns, group.size):
         columns = range(first, min(first + group.size, num_columns))
@@ -53,6 +56,11 @@ def training_vocabulary(
         if progress:
             progress(columns.stop, num_columns)
     return vocabulary
+
+
+def list_sizes(dataset: Dataset) -> ListSizes:
+    """How many ids lists have, as the manifest of the whole dataset counts them."""
+    return ListSizes(sum(dataset.manifest.ids_per_row), bool(dataset.schema.weights))
 
 
 def needs_vocabulary(config: TrainingConfig) -> bool:
@@ -67,14 +75,23 @@ def table_rows(vocabulary: list[np.ndarray]) -> int:
 
 
 def model_config(dataset: Dataset, config: ResolvedConfig) -> DLRMConfig:
-    """The preset's shape with the dataset's columns and the chosen widths."""
+    """The preset's shape with the dataset's columns and the chosen widths.
+
+    Raises
+    ------
+    ValueError
+        The dataset has no categorical columns, or the pooling does not fit it.
+    """
+    if not dataset.schema.features:
+        raise ValueError("the dataset has no categorical columns; there is nothing to embed")
     return replace(
         PRESETS[config.preset].config,
         num_dense=dataset.schema.num_dense,
-        num_tables=dataset.schema.num_categorical,
+        num_tables=len(dataset.schema.features),
         embedding_dim=config.embedding_dim,
         bottom=config.bottom,
         top=config.top,
+        pooling=pooling_of(config.pooling, dataset.schema),
     )
 
 
@@ -85,7 +102,7 @@ def _id_ranges(dataset: Dataset) -> list[int]:
             f"hash 'uma' numbers 32-bit ids, but the dataset's are "
             f"{dataset.manifest.index_dtype}; use hash 'multiply-shift'"
         )
-    return [2**32] * dataset.schema.num_categorical
+    return [2**32] * len(dataset.schema.features)
 
 
 def build_model(
@@ -115,11 +132,9 @@ def build_model(
     ------
     ValueError
         The dataset has no categorical columns, or not as many as there are cardinalities; or the
-        size is too small for the kind of embedding.
+        pooling does not fit it; or the size is too small for the kind of embedding.
     """
     config = config.resolved()
-    if not dataset.schema.categorical:
-        raise ValueError("the dataset has no categorical columns; there is nothing to embed")
     shape = model_config(dataset, config)
     if config.cardinalities is not None and len(config.cardinalities) != shape.num_tables:
         raise ValueError(
@@ -142,6 +157,7 @@ def build_model(
         eps=config.embedding_eps,
         block_state=config.block_state,
         scale=SCALE if config.scale is None else config.scale,
+        pooling=shape.pooling,
     )
     return DLRM(
         shape,

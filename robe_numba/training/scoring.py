@@ -40,7 +40,7 @@ def score(model: DLRM, split: Split, progress: Progress | None = None) -> np.nda
     done = 0
     for batch in model.feed(split.batches(SCORING_ROWS)):
         stop = done + len(batch.dense)
-        scores[done:stop] = to_numpy(model.predict(batch.dense, batch.indices))
+        scores[done:stop] = to_numpy(model.predict(batch.dense, batch.indices, batch.multi_hot))
         done = stop
         if progress:
             progress(done, split.num_rows)
@@ -129,7 +129,8 @@ def predict(
         pq.ParquetWriter(file, pa.schema(fields)) as writer,
     ):
         for batch in model.feed(split.batches(SCORING_ROWS)):
-            columns = [pa.array(to_numpy(model.predict(batch.dense, batch.indices)))]
+            scores = model.predict(batch.dense, batch.indices, batch.multi_hot)
+            columns = [pa.array(to_numpy(scores))]
             if batch.labels is not None:
                 columns.append(pa.array(to_numpy(batch.labels)))
             writer.write_table(pa.table(columns, schema=pa.schema(fields)))

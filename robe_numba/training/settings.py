@@ -76,6 +76,11 @@ class Settings:
     top: tuple[int, ...] | None = setting(
         None, "Hidden widths of the top MLP. Default: the preset's."
     )
+    pooling: str = setting(
+        "sum",
+        "How lists of ids are pooled: sum, mean or max, or for some features by name, as "
+        "genres=mean,seen=max; the rest are summed.",
+    )
     block_size: int | None = setting(None, "Z, elements per hash. Default: d.", kinds=("robe",))
     hash: str = setting(
         "multiply-shift",
@@ -178,6 +183,8 @@ def _declared() -> dict[str, RunSetting]:
 SETTINGS = _declared()
 # Those that a resumed run may change.
 RESUMABLE = tuple(name for name, each in SETTINGS.items() if each.resumable)
+# Checkpoints of earlier versions lack these.
+LATER = ("pooling",)
 
 
 def applies(name: str, embedding: str) -> bool:

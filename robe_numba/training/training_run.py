@@ -18,7 +18,12 @@ from robe_numba.parallel.replica_check import differing_ranks
 from robe_numba.training.config import ResolvedConfig, TrainingConfig
 from robe_numba.training.interrupts import deferred_interrupt
 from robe_numba.training.loop import AgreedStop, Learner
-from robe_numba.training.model_builder import build_model, needs_vocabulary, training_vocabulary
+from robe_numba.training.model_builder import (
+    build_model,
+    model_config,
+    needs_vocabulary,
+    training_vocabulary,
+)
 from robe_numba.training.run.dataset_facts import dataset_facts
 from robe_numba.training.run.folder import RunFolder
 from robe_numba.training.run.root_only import RootOnlyRun
@@ -160,6 +165,7 @@ def train(
     resolved = replace(config.resolved(), ranks=group.size)
     watcher = watcher or Watcher()
     rows = _training_rows(dataset, resolved)
+    model_config(dataset, resolved)  # what does not fit is refused before ids are counted
     check_alike(group, dataset, resolved)
     check_batch_size(resolved.batch_size, group.size)
     run = RootOnlyRun(output, resolved, dataset, group)

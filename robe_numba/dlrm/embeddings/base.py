@@ -2,12 +2,14 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from robe_numba.checks.bags import check_mode
 from robe_numba.dlrm.backends import device_of
+from robe_numba.dlrm.bags import Bags
 from robe_numba.dlrm.embeddings.read_array import Read, ReadArray
 from robe_numba.dlrm.embeddings.trained_array import TrainedArray
 from robe_numba.dlrm.embeddings.vocabulary import Vocabulary
@@ -27,11 +29,16 @@ class Embedding(ABC):
         The arrays by name; to be trained, each a TrainedArray.
     vocabulary : Vocabulary, optional
         The known ids, for the kinds that number them.
+    pooling : sequence of str
+        "sum", "mean" or "max" for each multi-hot feature, which are the last tables. With any, all
+        methods take `Bags` where they take `indices`.
 
     Attributes
     ----------
     num_tables, embedding_dim : int
         T and d.
+    pooling : tuple of str
+        As given.
     dtype : dtype
         Of the embeddings: float32 or float64.
     device : str
@@ -40,13 +47,27 @@ class Embedding(ABC):
 
     names: ClassVar[tuple[str, ...]]  # of the arrays, in order
 
-    def __init__(self, kind: str, parts: Mapping[str, ReadArray], vocabulary: Vocabulary | None):
+    def __init__(
+        self,
+        kind: str,
+        parts: Mapping[str, ReadArray],
+        vocabulary: Vocabulary | None,
+        pooling: Sequence[str] = (),
+    ):
         self.kind, self._parts, self._vocabulary = kind, parts, vocabulary
+        self.pooling = tuple(pooling)
+        for mode in self.pooling:
+            check_mode(mode)
         first = parts[self.names[0]]
         self.num_tables: int = first.spec.num_tables
         self.embedding_dim: int = first.spec.embedding_dim
         self.dtype: np.dtype = first.dtype
         self.device: str = device_of(first.array)
+        if len(self.pooling) > self.num_tables:
+            raise ValueError(
+                f"pooling has {len(self.pooling)} modes for {self.num_tables} tables; give one for "
+                f"each multi-hot feature"
+            )
 
     def to(self, device: str) -> Self:
         """The same embedding on a device; arrays that are there already are shared.
@@ -69,7 +90,7 @@ class Embedding(ABC):
         """
         parts = {name: part.to(device) for name, part in self._parts.items()}
         known = None if self._vocabulary is None else self._vocabulary.to(device)
-        return type(self)(self.kind, parts, known)
+        return type(self)(self.kind, parts, known, self.pooling)
 
     def stored_as(self, storage: str) -> Self:
         """The same embedding in fewer bytes, for scoring alone.
@@ -100,7 +121,7 @@ class Embedding(ABC):
         if storage == "float32" and self.dtype == np.float32:
             return self
         parts = {name: part.stored_as(storage) for name, part in self._parts.items()}
-        return type(self)(self.kind, parts, self._vocabulary)
+        return type(self)(self.kind, parts, self._vocabulary, self.pooling)
 
     def check_trainable(self) -> None:
         """Raise TypeError for an embedding of `stored_as`, which cannot learn."""
@@ -116,16 +137,25 @@ class Embedding(ABC):
             )
         return parts
 
+    def rows(self, indices: np.ndarray | Bags) -> Any:
+        """The ids, of either form, as row numbers of their tables; as they are if hashed."""
+        if self._vocabulary is None:
+            return indices
+        if not isinstance(indices, Bags):
+            return self._vocabulary.rows(indices)
+        rows = self._vocabulary.bag_rows(indices.values, indices.offsets)
+        return indices._replace(values=rows)
+
     @abstractmethod
     def lookup(
-        self, indices: np.ndarray, keep: bool = True, out: np.ndarray | None = None
+        self, indices: np.ndarray | Bags, keep: bool = True, out: np.ndarray | None = None
     ) -> tuple[np.ndarray, Any]:
         """Look up the embeddings of ids.
 
         Parameters
         ----------
-        indices : ndarray, (batch, num_tables) int32, int64, uint32 or uint64
-            Raw ids, any value.
+        indices : ndarray, (batch, num_tables) int32, int64, uint32 or uint64; or Bags
+            Raw ids, any value. Of bags, the embeddings are pooled.
         keep : bool
             Whether to keep what gradients need; without it the context cannot be used.
         out : ndarray, (batch, num_tables, d), optional
@@ -144,7 +174,7 @@ class Embedding(ABC):
             Another shape or dtype.
         """
 
-    def context(self, indices: np.ndarray) -> Any:
+    def context(self, indices: np.ndarray | Bags) -> Any:
         """The context of `lookup`, for ids whose embeddings were looked up elsewhere."""
         return self.lookup(indices)[1]
 
@@ -164,9 +194,10 @@ class Embedding(ABC):
     ) -> dict[str, tuple[np.ndarray, Read]]:
         """For each part the gradient of what was read from it, and the read."""
 
-    def _check_grad(self, grad_out: np.ndarray, rows: np.ndarray) -> None:
+    def _check_grad(self, grad_out: np.ndarray, rows: np.ndarray | Bags) -> None:
         """Require a gradient of this batch, before anything is written."""
-        shape = (*rows.shape, self.embedding_dim)
+        batch = rows.batch if isinstance(rows, Bags) else len(rows)
+        shape = (batch, self.num_tables, self.embedding_dim)
         check_any_device("grad_out", grad_out, shape, (self.dtype,))
 
     def gradients(
@@ -256,10 +287,12 @@ class Embedding(ABC):
         """A description for JSON, from which `embedding_from` makes the embedding again."""
         parts = self._trained()
         first = parts[self.names[0]]
+        pooling = {"pooling": list(self.pooling)} if self.pooling else {}
         return {
             "kind": self.kind,
             "specs": {name: json.loads(part.spec.to_json()) for name, part in parts.items()},
             "optimizer": first.optimizer,
             "eps": first.eps,
             "state_block": first.state_block,
+            **pooling,
         }

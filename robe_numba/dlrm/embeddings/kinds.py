@@ -8,14 +8,16 @@
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from robe_numba.checks.arrays import StoredArray, check_stored_array
 from robe_numba.dlrm.backends import backend_for
+from robe_numba.dlrm.bags import Bags
 from robe_numba.dlrm.embeddings.base import Embedding
+from robe_numba.dlrm.embeddings.product_pool import ProductPool, tables_of
 from robe_numba.dlrm.embeddings.read_array import Read, ReadArray
 from robe_numba.dlrm.embeddings.trained_array import TrainedArray
 from robe_numba.dlrm.embeddings.vocabulary import Vocabulary
@@ -29,13 +31,13 @@ class ArrayEmbedding(Embedding):
     names = ("array",)
 
     def lookup(
-        self, indices: np.ndarray, keep: bool = True, out: np.ndarray | None = None
+        self, indices: np.ndarray | Bags, keep: bool = True, out: np.ndarray | None = None
     ) -> tuple[np.ndarray, Any]:
         return self._parts["array"].lookup(self.rows(indices), keep, out)
 
-    def context(self, indices: np.ndarray) -> Any:
+    def context(self, indices: np.ndarray | Bags) -> Any:
         """The context of `lookup`, without looking anything up."""
-        return Read(self.rows(indices), None)
+        return Read(self.rows(indices), None, self._parts["array"].spec)
 
     def lookup_dot_interaction(
         self, indices: np.ndarray, dense: np.ndarray, out: np.ndarray | None = None
@@ -50,10 +52,6 @@ class ArrayEmbedding(Embedding):
         part = self._parts["array"]
         return check_stored_array(part.array, part.spec), part.spec
 
-    def rows(self, indices: np.ndarray) -> np.ndarray:
-        """The rows of ids (batch, num_tables) in their tables; the ids themselves if hashed."""
-        return indices if self._vocabulary is None else self._vocabulary.rows(indices)
-
     def _gradients_by_part(
         self, grad_out: np.ndarray, context: Any
     ) -> dict[str, tuple[np.ndarray, Read]]:
@@ -62,32 +60,61 @@ class ArrayEmbedding(Embedding):
 
 
 class QuotientRemainderEmbedding(Embedding):
-    """qr: row x of table t is quotient row x // K_t times remainder row x % K_t, elementwise."""
+    """qr: row x of table t is quotient row x // K_t times remainder row x % K_t, elementwise.
+
+    Of bags, the products are pooled.
+    """
 
     names = ("quotient", "remainder")
 
-    def __init__(self, kind: str, parts: Mapping[str, ReadArray], vocabulary: Vocabulary | None):
-        super().__init__(kind, parts, vocabulary)
-        sizes = np.array(parts["remainder"].spec.num_embeddings, dtype=np.int64)
-        self._sizes = backend_for(self.device).asarray(sizes)  # K of each table
+    def __init__(
+        self,
+        kind: str,
+        parts: Mapping[str, ReadArray],
+        vocabulary: Vocabulary | None,
+        pooling: Sequence[str] = (),
+    ):
+        super().__init__(kind, parts, vocabulary, pooling)
+        put = backend_for(self.device).asarray
+        sizes = [np.array(parts[name].spec.num_embeddings, np.int64) for name in self.names]
+        self._sizes = put(sizes[1])  # K of each table
+        # To read rows of any table, all tables of a part are one.
+        self._firsts = [put(np.cumsum(rows) - rows) for rows in sizes]
+        self._whole = [TableSpec((int(rows.sum()),), self.embedding_dim) for rows in sizes]
 
     def lookup(
-        self, indices: np.ndarray, keep: bool = True, out: np.ndarray | None = None
+        self, indices: np.ndarray | Bags, keep: bool = True, out: np.ndarray | None = None
     ) -> tuple[np.ndarray, Any]:
-        assert self._vocabulary is not None
+        rows = self.rows(indices)
+        if isinstance(rows, Bags):
+            return self._lookup_bags(rows, keep, out)
         quotient, remainder = (self._parts[name] for name in self.names)
-        rows = self._vocabulary.rows(indices)
         factors, high_read = quotient.lookup(rows // self._sizes, keep)
-        rows, low_read = remainder.lookup(rows % self._sizes, keep)
-        return np.multiply(factors, rows, out=out), (factors, high_read, rows, low_read)
+        lows, low_read = remainder.lookup(rows % self._sizes, keep)
+        reads = (factors, high_read, lows, low_read)
+        return np.multiply(factors, lows, out=out), (rows, reads, None)
+
+    def _lookup_bags(
+        self, bags: Bags, keep: bool, out: np.ndarray | None
+    ) -> tuple[np.ndarray, Any]:
+        tables = tables_of(bags)
+        sizes = self._sizes[tables]
+        reads: list[Any] = []
+        for number, rows in enumerate((bags.values // sizes, bags.values % sizes)):
+            part, places = self._parts[self.names[number]], rows + self._firsts[number][tables]
+            reads += part.lookup(places[:, None], keep, spec=self._whole[number])
+        products = ProductPool(bags, tables, reads[0][:, 0], reads[2][:, 0])
+        return products.pool(out), (bags, reads, products)
 
     def _gradients_by_part(
         self, grad_out: np.ndarray, context: Any
     ) -> dict[str, tuple[np.ndarray, Read]]:
-        factors, high_read, rows, low_read = context
-        self._check_grad(grad_out, high_read.rows)
+        rows, (factors, high_read, lows, low_read), products = context
+        self._check_grad(grad_out, rows)
+        if products is not None:
+            grad_out = products.gradient(grad_out)[:, None]
         return {
-            "quotient": (grad_out * rows, high_read),
+            "quotient": (grad_out * lows, high_read),
             "remainder": (grad_out * factors, low_read),
         }
 
@@ -146,7 +173,7 @@ def embedding_from(description: Mapping[str, Any], arrays: Mapping[str, np.ndarr
     ----------
     description : mapping
         From `describe()`, also after a trip through JSON. Without "state_block" Adagrad has a sum
-        for each element.
+        for each element, and without "pooling" every feature has a single id.
     arrays : mapping of str to ndarray
         Used in place, not copied. Without optimizer state Adagrad's sums start at 0.
 
@@ -168,4 +195,4 @@ def embedding_from(description: Mapping[str, Any], arrays: Mapping[str, np.ndarr
         state_sum, state_block = arrays.get(f"{name}.state_sum"), description.get("state_block", 1)
         parts[name] = TrainedArray(spec, arrays[name], *optimizer, state_sum, state_block)
     vocabulary = Vocabulary.from_arrays(arrays) if kind in NUMBERED else None
-    return KINDS[kind](kind, parts, vocabulary)
+    return KINDS[kind](kind, parts, vocabulary, description.get("pooling", ()))

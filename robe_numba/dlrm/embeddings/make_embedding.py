@@ -34,6 +34,7 @@ def make_embedding(
     block_state: bool = False,
     scale: float | None = None,
     dtype: Any = np.float32,
+    pooling: Sequence[str] = (),
 ) -> Embedding:
     """Make a freshly initialised embedding.
 
@@ -73,6 +74,9 @@ def make_embedding(
         `qr` are that close to 1, so that its rows begin like those of a plain table.
     dtype : dtype
         float32 or float64.
+    pooling : sequence of str
+        "sum", "mean" or "max" for each multi-hot feature, which are the last tables; see
+        `Embedding`.
 
     Returns
     -------
@@ -113,7 +117,7 @@ def make_embedding(
             array += 1
         state_block = state_block_of(spec) if block_state else 1
         parts[name] = TrainedArray(spec, array, optimizer, eps, state_block=state_block)
-    return KINDS[kind](kind, parts, known)
+    return KINDS[kind](kind, parts, known, pooling)
 
 
 def _table_specs(

@@ -6,7 +6,8 @@ import numpy as np
 
 from robe_numba.checks.arrays import StoredArray, is_bfloat16, parts_of, real_dtype
 from robe_numba.dlrm.backends import backend_for
-from robe_numba.ops import lookup
+from robe_numba.dlrm.bags import Bags
+from robe_numba.ops import embedding_bag, lookup
 from robe_numba.quantization.quantized import QuantizedArray
 from robe_numba.quantization.storages import store
 from robe_numba.spec import Spec
@@ -15,8 +16,9 @@ from robe_numba.spec import Spec
 class Read(NamedTuple):
     """What a lookup read, as its backward pass needs it."""
 
-    rows: np.ndarray  # (batch, num_tables)
-    starts: np.ndarray | None  # int64 (batch, num_tables, blocks); None hashes again
+    rows: np.ndarray | Bags  # (batch, num_tables)
+    starts: np.ndarray | None  # int64 (batch, num_tables, blocks) or, of bags, (n, blocks)
+    spec: Spec
 
 
 class ReadArray:
@@ -45,15 +47,27 @@ class ReadArray:
         return parts_of(name, self.array)
 
     def lookup(
-        self, rows: np.ndarray, keep: bool, out: np.ndarray | None = None
+        self,
+        rows: np.ndarray | Bags,
+        keep: bool,
+        out: np.ndarray | None = None,
+        spec: Spec | None = None,
     ) -> tuple[np.ndarray, Read]:
-        """Embeddings of rows (batch, num_tables); `keep` keeps the starts for the backward pass."""
-        starts = None
+        """Embeddings of rows (batch, num_tables), or of bags of them pooled.
+
+        `keep` keeps the starts for the backward pass; `spec` is another way to read the rows.
+        """
+        spec, starts = spec or self.spec, None
+        ids = rows.values if isinstance(rows, Bags) else rows
         if keep:
-            shape = (*rows.shape, self.spec.num_blocks)
-            starts = np.empty_like(rows, dtype=np.int64, shape=shape)  # on the device of `rows`
-        embeddings = lookup(self.array, rows, self.spec, out=out, starts=starts)
-        return embeddings, Read(rows, starts)
+            shape = (*ids.shape, spec.num_blocks)
+            starts = np.empty_like(ids, dtype=np.int64, shape=shape)  # on the device of the ids
+        if isinstance(rows, Bags):
+            given = rows.arguments()
+            embeddings = embedding_bag(self.array, **given, spec=spec, out=out, starts=starts)
+        else:
+            embeddings = lookup(self.array, rows, spec, out=out, starts=starts)
+        return embeddings, Read(rows, starts, spec)
 
     def to(self, device: str) -> "ReadArray":
         """The same on a device, "cpu" or "cuda"; an array that is there already is shared."""

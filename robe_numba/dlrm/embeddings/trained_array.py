@@ -1,14 +1,24 @@
 """An array that embeddings are read from, with the optimizer that updates it."""
 
+from typing import Any
+
 import numpy as np
 
 from robe_numba.checks.arrays import ARRAY_DTYPES, check_apart
 from robe_numba.checks.scalars import check_scalar
 from robe_numba.device_arrays import is_on_device
 from robe_numba.dlrm.backends import backend_for
+from robe_numba.dlrm.bags import Bags
 from robe_numba.dlrm.embeddings.read_array import Read, ReadArray
 from robe_numba.dlrm.optimizers import check_optimizer
-from robe_numba.ops import adagrad_update, lookup_backward, sgd_update
+from robe_numba.ops import (
+    adagrad_update,
+    embedding_bag_adagrad_update,
+    embedding_bag_backward,
+    embedding_bag_sgd_update,
+    lookup_backward,
+    sgd_update,
+)
 from robe_numba.ops.dense import apply_gradient
 from robe_numba.ops.devices import check_any_device
 from robe_numba.spec import Spec
@@ -78,16 +88,26 @@ class TrainedArray(ReadArray):
         self, grad_out: np.ndarray, read: Read, out: np.ndarray | None = None
     ) -> np.ndarray:
         """Dense gradient (array_size,) of a read, given grad_out (batch, num_tables, d)."""
-        return lookup_backward(grad_out, read.rows, self.spec, starts=read.starts, out=out)
+        rows, starts, spec = read
+        if not isinstance(rows, Bags):
+            return lookup_backward(grad_out, rows, spec, starts=starts, out=out)
+        given = {**rows.arguments(), "spec": spec, "starts": starts, "array": self.array}
+        return embedding_bag_backward(grad_out, **given, out=out)
 
     def update(self, grad_out: np.ndarray, read: Read, lr: float) -> None:
         """Update the elements of a read, given grad_out (batch, num_tables, d)."""
-        rows, starts = read
+        rows, starts, spec = read
+        bags = isinstance(rows, Bags)
+        update: Any
+        given: dict[str, Any] = rows.arguments() if isinstance(rows, Bags) else {"indices": rows}
+        given |= {"spec": spec, "lr": lr, "starts": starts}
         if self.state_sum is None:
-            sgd_update(self.array, grad_out, rows, self.spec, lr, starts)
+            update = embedding_bag_sgd_update if bags else sgd_update
+            update(self.array, grad_out, **given)
         else:
-            step = (lr, self.eps, starts, self.state_block)
-            adagrad_update(self.array, self.state_sum, grad_out, rows, self.spec, *step)
+            update = embedding_bag_adagrad_update if bags else adagrad_update
+            given |= {"eps": self.eps, "state_block": self.state_block}
+            update(self.array, self.state_sum, grad_out, **given)
 
     def apply(self, gradient: np.ndarray, lr: float) -> None:
         """Update the whole array, given its gradient (array_size,)."""

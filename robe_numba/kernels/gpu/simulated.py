@@ -4,6 +4,7 @@ The simulator runs kernels in Python on the host. These arrays say that they are
 everything around the kernels runs as it would there. Names not defined here are NumPy's.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -56,6 +57,16 @@ def empty(shape: Any, dtype: Any) -> Any:
 def zeros(shape: Any, dtype: Any) -> Any:
     """As `numpy.zeros`."""
     return np.zeros(shape, dtype).view(ndarray)
+
+
+def _there(function: Callable[..., np.ndarray]) -> Callable[..., Any]:
+    """NumPy's function, whose result would not say that it is on a GPU."""
+    return lambda *arguments, **options: function(*arguments, **options).view(ndarray)
+
+
+arange, concatenate, ones, searchsorted, where = map(
+    _there, (np.arange, np.concatenate, np.ones, np.searchsorted, np.where)
+)
 
 
 def new_stream() -> AbstractContextManager[None]:

@@ -21,7 +21,7 @@ class BatchBuffer:
     ----------
     context : DeviceContext
     arrays : list of ndarray
-        Of the host, with the most rows that the buffer will hold.
+        Of the host, with the most rows of each that the buffer will hold.
     """
 
     def __init__(self, context: DeviceContext, arrays: list[np.ndarray]):
@@ -31,16 +31,27 @@ class BatchBuffer:
         # The GPU may still be using what was in this memory before.
         self._used.record(numba_stream(context.stream))
 
-    def holds(self, rows: int) -> bool:
-        """Whether there is room for a number of rows."""
-        return rows <= len(self._arrays[0])
+    def holds(self, arrays: list[np.ndarray]) -> bool:
+        """Whether there is room for the rows of each array."""
+        return all(
+            len(array) <= len(room) for array, room in zip(arrays, self._arrays, strict=True)
+        )
+
+    def larger(self, context: DeviceContext, arrays: list[np.ndarray]) -> "BatchBuffer":
+        """A buffer with room for what this one holds, and for these arrays.
+
+        Lists differ in length from batch to batch; so the rooms are soon the largest that occur.
+        """
+        pairs = zip(arrays, self._pinned, strict=True)
+        return BatchBuffer(context, [max(pair, key=len) for pair in pairs])
 
     def fill(self, arrays: list[np.ndarray], stream: Any) -> list[Any]:
         """Begin to copy arrays on a stream, and return them as they will be on the GPU."""
         self.wait()
         self._used.wait(stream)
-        filled, rows = [], len(arrays[0])
+        filled = []
         for array, pinned, target in zip(arrays, self._pinned, self._arrays, strict=True):
+            rows = len(array)
             pinned[:rows] = array
             numba_view(target[:rows]).copy_to_device(pinned[:rows], stream=stream)
             filled.append(target[:rows])
@@ -73,7 +84,9 @@ def _check(batch: Any, first: Any) -> list[np.ndarray]:
         )
     rows = len(next(iter(arrays.values())))
     for name, array in arrays.items():
-        check_array(name, array, (rows, *wanted[name].shape[1:]), (wanted[name].dtype,))
+        like = wanted[name]
+        shape = (rows, *like.shape[1:]) if like.ndim > 1 else np.shape(array)[:1]
+        check_array(name, array, shape, (like.dtype,))
     return list(arrays.values())
 
 
@@ -90,7 +103,8 @@ def feed(batches: Iterable[Any]) -> Iterator[Any]:
     Parameters
     ----------
     batches : iterable of NamedTuple
-        Of NumPy arrays, (rows, ...), or None.
+        Of NumPy arrays, (rows, ...), or None. Those of one dimension may have any length, as lists
+        of ids have.
 
     Yields
     ------
@@ -130,12 +144,12 @@ def feed(batches: Iterable[Any]) -> Iterator[Any]:
 def _buffer(buffers: list[BatchBuffer], number: int, arrays: list[np.ndarray]) -> BatchBuffer:
     """The buffer of a batch, large enough for it."""
     place = number % BUFFERS
-    if place < len(buffers):
-        if buffers[place].holds(len(arrays[0])):
-            return buffers[place]
-        buffers[place].wait()
     with stream_of(None) as context:
-        buffers[place : place + 1] = [BatchBuffer(context, arrays)]
+        if place == len(buffers):
+            buffers.append(BatchBuffer(context, arrays))
+        elif not buffers[place].holds(arrays):
+            buffers[place].wait()
+            buffers[place] = buffers[place].larger(context, arrays)
     return buffers[place]
 
 

@@ -82,7 +82,6 @@ class Carrier(ABC):
     def start(self, transfer: Callable[..., Result], *arguments: Any) -> Pending[Result]:
         """Start a transfer, a method of this object, after those that were started before."""
 
-    @abstractmethod
     def all_gather(self, rows: Any, count: int) -> Any:
         """Gather the rows of all processes, in the order of ranks.
 
@@ -98,6 +97,15 @@ class Carrier(ABC):
         array, (count, ...)
             Its memory is reused once the caller drops it.
         """
+        return self.all_gather_parts(rows, self.shares(count))
+
+    @abstractmethod
+    def all_gather_parts(self, rows: Any, counts: Sequence[int]) -> Any:
+        """As `all_gather`, of any number of rows of each process: `counts`, by rank."""
+
+    def shares(self, count: int) -> list[int]:
+        """Of `count` rows those of each process, by rank."""
+        return [len(share_of(count, rank, self.size)) for rank in range(self.size)]
 
     @abstractmethod
     def all_reduce(self, array: Any) -> Any:

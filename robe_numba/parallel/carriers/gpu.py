@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 import numpy as np
 from mpi4py import MPI
 
-from robe_numba._share_of import share_of
 from robe_numba.ops.devices import gpu_module
 from robe_numba.parallel.carriers.base import Carrier, Pending, Traffic
 from robe_numba.parallel.carriers.mpi import HostCarrier, MPICarrier
@@ -57,8 +56,8 @@ class StagedCarrier(HostCarrier):
         super().__init__(communicator, overlap=False)
         self._xp = xp
 
-    def all_gather(self, rows: Any, count: int) -> Any:
-        return self._put(super().all_gather(rows.get(), count))
+    def all_gather_parts(self, rows: Any, counts: Sequence[int]) -> Any:
+        return self._put(super().all_gather_parts(rows.get(), counts))
 
     def all_reduce(self, array: Any) -> Any:
         array[...] = self._put(super().all_reduce(array.get()))
@@ -126,16 +125,14 @@ class NCCLCarrier(Carrier):
             result = transfer(*arguments)
             return _OnStream(result, self._stream.record(), arguments, self._xp)
 
-    def all_gather(self, rows: Any, count: int) -> Any:
-        """Pad shares to the longest: NCCL gathers equally many rows of each process."""
-        most = -(-count // self.size)
-        padded = self._xp.zeros((most, *rows.shape[1:]), rows.dtype)
+    def all_gather_parts(self, rows: Any, counts: Sequence[int]) -> Any:
+        """Pad parts to the longest: NCCL gathers equally many rows of each process."""
+        padded = self._xp.zeros((max(counts), *rows.shape[1:]), rows.dtype)
         padded[: len(rows)] = rows
         gathered = self._xp.empty((self.size, *padded.shape), rows.dtype)
         self._nccl.all_gather(padded, gathered, padded.size, stream=self._stream)
-        shares = [len(share_of(count, rank, self.size)) for rank in range(self.size)]
         self.traffic.bytes += (self.size - 1) * padded.nbytes
-        return self._xp.concatenate([gathered[r, :share] for r, share in enumerate(shares)])
+        return self._xp.concatenate([gathered[r, :count] for r, count in enumerate(counts)])
 
     def all_reduce(self, array: Any) -> Any:
         self._nccl.all_reduce(array, array, op="sum", stream=self._stream)

@@ -61,21 +61,19 @@ class MPICarrier(Carrier):
         self.traffic.seconds += time.perf_counter() - started
         return result
 
-    def all_gather(self, rows: Any, count: int) -> Any:
+    def all_gather_parts(self, rows: Any, counts: Sequence[int]) -> Any:
         out = self._scratch(
-            f"gathered {rows.shape[1:]} {rows.dtype}", (count, *rows.shape[1:]), rows.dtype
+            f"gathered {rows.shape[1:]} {rows.dtype}", (sum(counts), *rows.shape[1:]), rows.dtype
         )
-        counts = [len(share_of(count, rank, self.size)) for rank in range(self.size)]
         self._synchronize()
         self._mpi.Allgatherv(buffer_of(rows), buffer_of_shares(out, counts))
-        self.traffic.bytes += self.all_gather_bytes(count, out.nbytes // max(count, 1))
+        self.traffic.bytes += out.nbytes - rows.nbytes
         return out
 
     def all_reduce(self, array: Any) -> Any:
         """Each process sums its share of the elements."""
         flat = array.reshape(-1)
-        shares = [share_of(flat.size, rank, self.size) for rank in range(self.size)]
-        mine, counts = shares[self.rank], [len(share) for share in shares]
+        mine, counts = share_of(flat.size, self.rank, self.size), self.shares(flat.size)
         rows = self._scratch("summands", (self.size, len(mine)), flat.dtype)
         own_parts = buffer_of_shares(flat, counts)
         self._synchronize()

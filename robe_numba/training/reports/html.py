@@ -75,6 +75,8 @@ def write_report(run: RunFolder) -> None:
         parts += ["<h2>Test rows</h2>", html_table(head, [list(tests[-1].values())])]
     if validations:
         parts += ["<h2>Training</h2>", svg(curves(validations)), _progress_table(validations)]
+    if run.config["model"].get("pooling"):
+        parts += ["<h2>Multi-hot features</h2>", _multi_hot(run.config)]
     parts += ["<h2>Settings</h2>", f"<p>{sizes(run)}</p>", _settings(run.config)]
     title = (
         f"{run.config['training']['embedding']} on {', '.join(run.config['dataset']['sources'])}"
@@ -105,6 +107,15 @@ def _progress_table(records: Sequence[Mapping[str, Any]]) -> str:
         for record in records
     ]
     return html_table(head, rows)
+
+
+def _multi_hot(config: Mapping[str, Any]) -> str:
+    """How lists are pooled and how long they are, as the manifest of the dataset counts them."""
+    facts, modes = config["dataset"], config["model"]["pooling"]
+    means = (ids / max(facts["rows"], 1) for ids in facts["list_ids"])
+    weights = facts.get("weights") or [None] * len(modes)
+    rows = list(zip(facts["multi_hot"], modes, means, weights, strict=True))
+    return html_table(("feature", "pooling", "mean ids per row", "weights"), rows)
 
 
 def _settings(config: Mapping[str, Any]) -> str:

@@ -61,6 +61,7 @@ class _EmbeddingFacts:
     optimizer: str
     eps: float
     state_block: int = 1
+    pooling: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         specs_from(self.kind, self.specs)
@@ -91,6 +92,10 @@ class _DatasetFacts:
     min_count: int | None = None
     vocabulary: list[str] = field(default_factory=list)
     shards: list[dict[str, Any]] = field(default_factory=list)
+    multi_hot: list[str] = field(default_factory=list)
+    weights: list[str | None] = field(default_factory=list)
+    max_length: int | None = None
+    list_ids: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         Options(dense_transform=self.dense_transform, max_ind_range=self.max_ind_range)
@@ -127,7 +132,8 @@ class _RunConfig:
         """Kernels count on as many features as the model has."""
         for columns, number in (
             (self.dataset.dense, self.model.num_dense),
-            (self.dataset.categorical, self.model.num_tables),
+            (self.dataset.categorical, self.model.num_single),
+            (self.dataset.multi_hot, len(self.model.pooling)),
         ):
             if len(columns) != number:
                 raise ValueError(

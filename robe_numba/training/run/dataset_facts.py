@@ -15,15 +15,25 @@ PREPARATION = (
     "min_count",
     "index_dtype",
     "vocabulary",
+    # Of datasets with lists alone, as earlier versions know none.
+    "multi_hot",
+    "weights",
+    "max_length",
 )
 
 
 def dataset_facts(dataset: Dataset) -> dict[str, Any]:
     """How a dataset was prepared, and where it came from."""
-    manifest = dataset.manifest
+    manifest, schema = dataset.manifest, dataset.schema
+    lists: dict[str, Any] = {}
+    if schema.multi_hot:
+        lists = {"multi_hot": list(schema.multi_hot), "list_ids": [f.ids for f in manifest.lists]}
+    if schema.weights:
+        lists["weights"] = list(schema.weights)
     return {
-        "dense": list(dataset.schema.dense),
-        "categorical": list(dataset.schema.categorical),
+        "dense": list(schema.dense),
+        "categorical": list(schema.categorical),
+        **lists,
         **manifest.options.preparation(),
         "index_dtype": manifest.index_dtype,
         "vocabulary": [f"{file.crc32:08x}" for file in manifest.vocabulary],

@@ -35,7 +35,7 @@ from robe_numba.training.run.dataset_facts import PREPARATION, dataset_facts
 from robe_numba.training.run.metrics_file import append_record, read_records
 from robe_numba.training.run.model_file import check_model, replacing_model
 from robe_numba.training.run.weights import model_from_weights, read_weights, write_weights
-from robe_numba.training.settings import RESUMABLE
+from robe_numba.training.settings import LATER, RESUMABLE, SETTINGS
 from robe_numba.training.watchers import mlperf, tensorboard
 
 METRICS, MODEL, REPORT = "metrics.jsonl", "model.safetensors", "report.html"
@@ -178,8 +178,11 @@ class RunFolder:
         """The checkpoints, which only fit this dataset and the settings that cannot change."""
         facts = {n: value for n, value in self.config.items() if n not in ("changes", "digests")}
         facts["format"] = WITHOUT_DIGESTS  # of the checkpoints, whatever that of the run
-        training = self.config["training"].items()
-        facts["training"] = {name: value for name, value in training if name not in RESUMABLE}
+        facts["training"] = {
+            name: value
+            for name, value in self.config["training"].items()
+            if name not in RESUMABLE and (name not in LATER or value != SETTINGS[name].default)
+        }
         return Checkpoints(self.path / CHECKPOINTS, facts)
 
     @property
@@ -278,6 +281,27 @@ class RunFolder:
         model = (self.config["model"], self.config["embedding"])
         return model_from_weights(self.model_path, arrays, *model, threads, device, storage)
 
+    def check_single_ids(self, what: str) -> None:
+        """Require a model whose features have a single id each.
+
+        Parameters
+        ----------
+        what : str
+            What takes no others, for the message.
+
+        Raises
+        ------
+        ValueError
+            Features are multi-hot; the message names them and what takes them.
+        """
+        names = self.config["dataset"].get("multi_hot")
+        if names:
+            raise ValueError(
+                f"{self.path} has multi-hot features ({', '.join(names)}), and {what} takes a "
+                f"single id of each feature; score datasets with robe predict, and batches with "
+                f"RunFolder.load_model().predict"
+            )
+
     def check_dataset(self, dataset: Dataset) -> None:
         """Require a dataset that was prepared as the training data was.
 
@@ -288,10 +312,10 @@ class RunFolder:
         """
         trained, given = self.config["dataset"], dataset_facts(dataset)
         for name in PREPARATION:
-            if trained.get(name) != given[name]:
+            if trained.get(name) != given.get(name):
                 raise ValueError(
                     f"the model was trained with {name} = {trained.get(name)}, but this dataset "
-                    f"has {given[name]}; ingest it as the training data was"
+                    f"has {given.get(name)}; ingest it as the training data was"
                 )
 
     def is_own(self, dataset: Dataset) -> bool:

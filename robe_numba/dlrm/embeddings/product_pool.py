@@ -1,0 +1,80 @@
+"""Pooling of rows that are made, not read: the products of `qr`."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from robe_numba.dlrm.backends import backend_for, device_of
+from robe_numba.dlrm.bags import Bags
+from robe_numba.ops import embedding_bag, embedding_bag_backward
+from robe_numba.spec import TableSpec
+
+OTHER = -1  # in the place of ids that are pooled in another mode
+
+
+def tables_of(bags: Bags) -> Any:
+    """The table of each id of bags, int64 (n,)."""
+    xp = backend_for(device_of(bags.offsets)).xp
+    ends = bags.offsets[bags.batch :: max(bags.batch, 1)]
+    return xp.searchsorted(ends, xp.arange(len(bags.values)), side="right")
+
+
+class ProductPool:
+    """Products of two rows for each id, pooled with the kernels of tables.
+
+    The products are the rows of a table, which bag b of any feature reads in order. Its number of
+    rows is rounded up to a power of two, so that batches of any size have few specs among them.
+
+    Parameters
+    ----------
+    bags : Bags
+        Their values are not used.
+    tables : array, (n,) int64
+        From `tables_of`.
+    factors, others : array, (n, d)
+        The rows to multiply.
+    """
+
+    def __init__(self, bags: Bags, tables: Any, factors: Any, others: Any):
+        self._bags, self._tables = bags, tables
+        self._xp = backend_for(device_of(factors)).xp
+        count, dim = factors.shape
+        self._spec = TableSpec((1 << max(count - 1, 0).bit_length(),), dim)
+        self._products = self._xp.empty((self._spec.array_size // dim, dim), factors.dtype)
+        np.multiply(factors, others, out=self._products[:count])
+
+    def _arguments(self) -> Iterator[dict[str, Any]]:
+        """What the functions of bags take, for each mode that a feature has."""
+        xp, bags = self._xp, self._bags
+        rows = xp.arange(len(bags.values))
+        for mode in dict.fromkeys(bags.modes):
+            chosen = xp.asarray(np.array([each == mode for each in bags.modes]))
+            yield {
+                "indices": xp.where(chosen[self._tables], rows, OTHER),
+                "offsets": bags.offsets,
+                "spec": self._spec,
+                "mode": mode,
+                "per_sample_weights": bags.weights if mode == "sum" else None,
+                "padding_idx": OTHER,
+            }
+
+    def pool(self, out: Any = None) -> Any:
+        """The pooled products (batch, num_tables, d)."""
+        bags, dim = self._bags, self._spec.embedding_dim
+        if out is None:
+            out = self._xp.empty((bags.batch, len(bags.modes), dim), self._products.dtype)
+        # A bag is empty in all modes but its own.
+        parts = (embedding_bag(self._products.reshape(-1), **given) for given in self._arguments())
+        out[...] = sum(parts).reshape(len(bags.modes), bags.batch, dim).transpose(1, 0, 2)
+        return out
+
+    def gradient(self, grad_out: Any) -> Any:
+        """The gradient of the products (n, d), given that of the pooled ones."""
+        bags, dim = self._bags, self._spec.embedding_dim
+        by_table = grad_out.transpose(1, 0, 2).copy().reshape(-1, 1, dim)
+        products = self._products.reshape(-1)
+        parts = (
+            embedding_bag_backward(by_table, **given, array=products) for given in self._arguments()
+        )
+        return sum(parts).reshape(-1, dim)[: len(bags.values)]
