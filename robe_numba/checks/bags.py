@@ -47,7 +47,7 @@ def check_bags(given: BagArguments, spec: Spec, dtype: np.dtype) -> Bags:
     padding = check_padding(given.padding_idx)
     indices = _check_bag_indices(given.indices, offsets, spec, padding)
     if weights.size:
-        _check_weights(weights, offsets, modes)
+        check_weights(weights, offsets, modes)
     return Bags(
         indices=indices,
         offsets=offsets,
@@ -60,7 +60,7 @@ def check_bags(given: BagArguments, spec: Spec, dtype: np.dtype) -> Bags:
     )
 
 
-def _check_weights(weights: np.ndarray, offsets: np.ndarray, modes: tuple[int, ...]) -> None:
+def check_weights(weights: np.ndarray, offsets: np.ndarray, modes: tuple[int, ...]) -> None:
     """Require weights of 1 in tables that are not pooled by their sum."""
     batch = (offsets.size - 1) // len(modes)
     for table, mode in enumerate(modes):

@@ -130,6 +130,7 @@ def embedding_bag_backward(
     padding_idx: int | None = None,
     array: np.ndarray | None = None,
     starts: np.ndarray | None = None,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """The dense gradient of the array under `embedding_bag`.
 
@@ -144,6 +145,8 @@ def embedding_bag_backward(
         element goes to the first id that gave the maximum.
     starts : ndarray, (n, blocks) int64, optional
         As `embedding_bag` filled it for the same ids and spec; None hashes again.
+    out : ndarray, (array_size,) of the dtype of `grad_out`, optional
+        Filled in and returned; None allocates it.
 
     Returns
     -------
@@ -153,7 +156,8 @@ def embedding_bag_backward(
     Raises
     ------
     TypeError, ValueError
-        As `embedding_bag`, or "max" without `array`.
+        As `embedding_bag`, or "max" without `array`, or `out` read-only or in the memory of another
+        argument.
     """
     check_spec(spec)
     if MAX in check_modes(mode, spec.num_tables) and array is None:
@@ -161,8 +165,13 @@ def embedding_bag_backward(
     if array is not None:
         check_shared_array(array, spec)
     given = BagArguments(indices, offsets, mode, per_sample_weights, padding_idx)
+    if out is not None:
+        others = {"grad_out": grad_out, "array": array, "starts": starts, **given.arrays()}
+        read = {name: other for name, other in others.items() if isinstance(other, np.ndarray)}
+        dtype = check_array("grad_out", grad_out, None, ARRAY_DTYPES).dtype
+        check_out("out", out, (spec.array_size,), dtype, read)
     reads, threads = reads_of_bags(grad_out, given, array, spec, starts)
-    return dense_gradient(reads, spec, threads)
+    return dense_gradient(reads, spec, threads, out)
 
 
 @on_any_device("bags")

@@ -23,7 +23,7 @@ def config_of(pooling, num_tables=4, **fields):
 
 
 def embedding_of(kind, pooling=(), num_tables=4, dtype=np.float32, **options):
-    defaults = {"num_parameters": 90, "block_size": 3, "sign": kind == "robe"}
+    defaults = {"num_parameters": 110, "block_size": 3, "sign": kind == "robe"}
     return make_embedding(
         kind,
         embedding_dim=4,

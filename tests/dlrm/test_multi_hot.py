@@ -89,7 +89,7 @@ def test_ragged_batches(kind, shape):
 
 @given(
     lengths=st.lists(st.integers(0, 4), min_size=1, max_size=5).map(lambda x: x * 3),
-    kind=st.sampled_from(KINDS),
+    kind=st.sampled_from(sorted(KINDS)),
     modes=st.tuples(*[st.sampled_from(["sum", "mean", "max"])] * 3),
     seed=st.integers(0, 2**16),
 )
@@ -335,7 +335,7 @@ def with_lists(change):
         ({"offsets": lambda o: o.astype(float)}, TypeError, "offsets has dtype float64"),
         ({"weights": lambda w: w[:-1]}, ValueError, "weights has shape"),
         ({"weights": lambda w: w.astype(int)}, TypeError, "weights has dtype int64"),
-        ({"weights": lambda w: w * 0 + 2}, ValueError, "other"),
+        ({"weights": lambda w: w * 0 + 2}, ValueError, "take weights of 1"),
     ],
 )
 @pytest.mark.parametrize("kind", ["robe", "qr"])

@@ -1,10 +1,12 @@
 """Pooling of rows that are made, not read: the products of `qr`."""
 
 from collections.abc import Iterator
+from functools import reduce
 from typing import Any
 
 import numpy as np
 
+from robe_numba.checks.bags import check_modes, check_weights
 from robe_numba.dlrm.backends import backend_for, device_of
 from robe_numba.dlrm.bags import Bags
 from robe_numba.ops import embedding_bag, embedding_bag_backward
@@ -34,9 +36,16 @@ class ProductPool:
         From `tables_of`.
     factors, others : array, (n, d)
         The rows to multiply.
+
+    Raises
+    ------
+    ValueError
+        On the CPU: ids of a feature that is not summed have weights other than 1.
     """
 
     def __init__(self, bags: Bags, tables: Any, factors: Any, others: Any):
+        if bags.weights is not None and device_of(factors) == "cpu":
+            check_weights(bags.weights, bags.offsets, check_modes(bags.modes, len(bags.modes)))
         self._bags, self._tables = bags, tables
         self._xp = backend_for(device_of(factors)).xp
         count, dim = factors.shape
@@ -66,7 +75,9 @@ class ProductPool:
             out = self._xp.empty((bags.batch, len(bags.modes), dim), self._products.dtype)
         # A bag is empty in all modes but its own.
         parts = (embedding_bag(self._products.reshape(-1), **given) for given in self._arguments())
-        out[...] = sum(parts).reshape(len(bags.modes), bags.batch, dim).transpose(1, 0, 2)
+        out[...] = (
+            reduce(np.add, parts).reshape(len(bags.modes), bags.batch, dim).transpose(1, 0, 2)
+        )
         return out
 
     def gradient(self, grad_out: Any) -> Any:
@@ -77,4 +88,4 @@ class ProductPool:
         parts = (
             embedding_bag_backward(by_table, **given, array=products) for given in self._arguments()
         )
-        return sum(parts).reshape(-1, dim)[: len(bags.values)]
+        return reduce(np.add, parts).reshape(-1, dim)[: len(bags.values)]

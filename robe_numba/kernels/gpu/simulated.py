@@ -59,14 +59,13 @@ def zeros(shape: Any, dtype: Any) -> Any:
     return np.zeros(shape, dtype).view(ndarray)
 
 
-def _there(function: Callable[..., np.ndarray]) -> Callable[..., Any]:
+def _there(function: Any) -> Callable[..., Any]:
     """NumPy's function, whose result would not say that it is on a GPU."""
     return lambda *arguments, **options: function(*arguments, **options).view(ndarray)
 
 
-arange, concatenate, ones, searchsorted, where = map(
-    _there, (np.arange, np.concatenate, np.ones, np.searchsorted, np.where)
-)
+arange, concatenate, ones = _there(np.arange), _there(np.concatenate), _there(np.ones)
+searchsorted, where = _there(np.searchsorted), _there(np.where)
 
 
 def new_stream() -> AbstractContextManager[None]:

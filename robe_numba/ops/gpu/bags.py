@@ -78,6 +78,7 @@ def embedding_bag_backward(
     padding_idx: int | None = None,
     array: Any = None,
     starts: Any = None,
+    out: Any = None,
 ) -> Any:
     """As `robe_numba.embedding_bag_backward`, of GPU arrays."""
     check_spec(spec)
@@ -86,14 +87,21 @@ def embedding_bag_backward(
     values = None
     if array is not None:
         values = view("array", array, (spec.array_size,), ARRAY_DTYPES)
-    _check_grad_out(grad_out, values)
+    real = _check_grad_out(grad_out, values).dtype
     given = BagArguments(indices, offsets, mode, per_sample_weights, padding_idx)
+    read = {"grad_out": grad_out, "array": array, "starts": starts, **given.arrays()}
+    check_apart({"out": out}, read)
     with stream_of(grad_out) as context:
+        if out is not None:
+            view("out", out, (spec.array_size,), (real,), written=True)
         reads = _reads(context, grad_out, given, spec, values, starts)
-        gradient = context.zeros((spec.array_size,), reads.grad_out.dtype)
-        target = arrays.of(gradient)
+        if out is None:
+            out = context.zeros((spec.array_size,), real)
+        else:
+            context.xp.asarray(out)[...] = 0
+        target = view("out", out, None, (real,))
         driver.update(context, update_rules.GRADIENT, reads, spec, target, target, NO_RATE, 0)
-    return gradient
+    return out
 
 
 def embedding_bag_sgd_update(
