@@ -5,6 +5,7 @@ import pytest
 
 import robe_numba as rn
 from tests.support.inputs import (
+    BAG_GRAD,
     BAG_INDICES,
     GRAD,
     INDICES,
@@ -136,8 +137,12 @@ def test_what_is_filled_shares_no_memory_with_what_is_read():
     ],
 )
 def test_a_backward_pass_checks_what_it_fills(spoil, error, words):
-    with pytest.raises(error, match=words):
-        rn.lookup_backward(GRAD, INDICES, SPEC, out=spoil(np.ones(100, np.float32)))
+    for backward in (
+        lambda out: rn.lookup_backward(GRAD, INDICES, SPEC, out=out),
+        lambda out: rn.embedding_bag_backward(BAG_GRAD, BAG_INDICES, OFFSETS, SPEC, out=out),
+    ):
+        with pytest.raises(error, match=words):
+            backward(spoil(np.ones(100, np.float32)))
 
 
 def test_a_backward_pass_fills_memory_apart_from_what_it_reads():
@@ -145,6 +150,11 @@ def test_a_backward_pass_fills_memory_apart_from_what_it_reads():
     grad_out = raw[:48].reshape(3, 2, 8)
     with pytest.raises(ValueError, match="out and grad_out share memory"):
         rn.lookup_backward(grad_out, INDICES, SPEC, out=raw)
+    bags = BAG_INDICES, OFFSETS, SPEC
+    with pytest.raises(ValueError, match="out and grad_out share memory"):
+        rn.embedding_bag_backward(raw[:32].reshape(2, 2, 8), *bags, out=raw)
+    with pytest.raises(ValueError, match="out and array share memory"):
+        rn.embedding_bag_backward(BAG_GRAD, *bags, "max", array=raw, out=raw)
     starts = np.full((3, 2, 2), 100)
     with pytest.raises(ValueError, match="starts has a value outside"):
         rn.lookup_backward(GRAD, INDICES, SPEC, starts, out=raw)
