@@ -8,6 +8,7 @@ from robe_numba._share_of import share_of
 from robe_numba.dlrm import DLRM, KINDS, make_embedding
 from robe_numba.dlrm.backends import to_numpy
 from robe_numba.parallel.replica_check import check_replicas
+from tests.dlrm import multi_hot
 from tests.dlrm.test_model import TINY, VOCABULARY, batch_of
 
 OPTIMIZERS = {
@@ -43,6 +44,13 @@ def compile_steps():
         model.embedding.apply(dense, 0.1)
         model.train_step(*batch, 0.1, clip_norm=0.01)
         model.logits(*batch[:2])
+    for kind, optimizer, dtype in product(KINDS, ("sgd", "adagrad"), (np.float32, np.float64)):
+        for pooling in (("sum", "mean", "max"), ("sum", "sum"), ("max", "max")):
+            model = multi_hot.model_of(kind, pooling, dtype, optimizer)
+            weighted = (0,) if set(pooling) == {"sum"} else ()
+            *inputs, lists = batch = multi_hot.batch_of(40, pooling, dtype, weighted=weighted)
+            model.loss_and_gradients(*batch)
+            model.train_step(*inputs, 0.1, clip_norm=0.01, multi_hot=lists)
 
 
 def share(group, batch):

@@ -14,6 +14,8 @@ from robe_numba.kernels.gpu import simulated
 from robe_numba.parallel.carriers import gpu
 from robe_numba.parallel.carriers.gpu import GPUMemoryCarrier, NCCLCarrier, StagedCarrier
 from robe_numba.parallel.data_parallel import DataParallel
+from robe_numba.parallel.gather_lists import gather_lists
+from tests.dlrm import multi_hot
 from tests.dlrm.test_model import batch_of
 from tests.gpu.conftest import to_cpu, to_gpu
 from tests.mpi.models import arrays_of, assert_close, assert_replicas, bits, model_of, share
@@ -169,6 +171,42 @@ def test_rows_are_gathered_in_the_order_of_ranks(group, carriers, name, count, w
         assert carrier.traffic.bytes == (group.size - 1) * most * row_bytes
     else:
         assert carrier.traffic.bytes == (count - len(mine)) * row_bytes
+
+
+@pytest.mark.parametrize("name", ["mpi", "nccl", "staged"])
+@pytest.mark.parametrize("rows", [1, 5])
+def test_lists_are_gathered_in_the_order_of_the_batch(group, carriers, name, rows):
+    whole = multi_hot.lists_of(rows, 2, weighted=(1,))
+    mine = share_of(rows, group.rank, group.size)
+    own = multi_hot.rows_of(whole, 2, mine.start, mine.stop)
+    with carriers(name):
+        carrier = group.carrier("cuda")
+        there = [to_gpu(array) for array in own]
+        found = carrier.wait(carrier.start(gather_lists, carrier, simulated, there, rows, 2))
+    for array, expected in zip(found, whole, strict=True):
+        assert array.dtype == expected.dtype
+        np.testing.assert_array_equal(to_cpu(array), expected)
+
+
+@pytest.mark.parametrize("exchange", ["gather", "reduce"])
+def test_steps_on_lists_are_those_of_a_single_gpu(group, carriers, exchange):
+    modes, rows = ("sum", "mean", "max"), 5
+    single, model = (
+        DLRM(host.config, host.embedding.to("cuda"), dtype=np.float64, optimizer="adagrad")
+        for host in (multi_hot.model_of("robe", modes, np.float64, "adagrad") for _ in range(2))
+    )
+    *inputs, lists = multi_hot.batch_of(rows, modes, np.float64)
+    mine = share_of(rows, group.rank, group.size)
+    own = multi_hot.rows_of(lists, 3, mine.start, mine.stop)
+    there = [(*map(to_gpu, each[:2]), None) for each in (lists, own)]
+    expected = single.train_step(*map(to_gpu, inputs), 0.3, multi_hot=there[0])
+    with carriers("mpi"):
+        trainer = DataParallel(model, group, rows, np.uint32, exchange)
+        part = [to_gpu(array[mine.start : mine.stop]) for array in inputs]
+        loss = trainer.train_step(*part, rows, 0.3, multi_hot=there[1])
+    assert float(loss) == pytest.approx(float(expected), rel=1e-12)
+    assert_close(arrays_of(model), arrays_of(single), 1e-12)
+    assert_replicas(group, model)
 
 
 @pytest.mark.parametrize("name", ["mpi", "nccl", "staged"])
