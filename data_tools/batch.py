@@ -106,7 +106,10 @@ def take(rows: Rows, selected: slice | np.ndarray) -> Rows:
 
 
 def concatenate(parts: list[Rows], order: np.ndarray | None = None) -> Rows:
-    """Join one or more parts of one log, then select rows of the whole in the given order."""
+    """Join one or more parts of one log, then select rows of the whole in the given order.
+
+    `order` has each row at most once.
+    """
     labels = [part.labels for part in parts if part.labels is not None]
     features = zip(*(part.lists for part in parts), strict=True)
     return Rows(
@@ -118,53 +121,55 @@ def concatenate(parts: list[Rows], order: np.ndarray | None = None) -> Rows:
 
 
 def batch_of(rows: Rows) -> Batch:
-    """The rows as a mini-batch, with the lists of all features side by side."""
+    """The rows as a mini-batch, with the lists of all features side by side.
+
+    The ids of a single feature are not copied.
+    """
     if not rows.lists:
         return Batch(rows.labels, rows.dense, rows.indices)
-    joined = [_from_zero(each) for each in rows.lists]
-    values = np.concatenate([each.values for each in joined])
-    ends = np.cumsum([0, *(len(each.values) for each in joined)])
-    starts = [each.offsets[:-1] + end for each, end in zip(joined, ends[:-1], strict=True)]
-    offsets = np.concatenate([*starts, ends[-1:]]).astype(np.int64)
-    weights = None
-    if any(each.weights is not None for each in joined):
-        ones = np.ones(len(values), np.float32)
-        weights = np.concatenate(
-            [ones[: len(each.values)] if each.weights is None else each.weights for each in joined]
-        )
-    return Batch(rows.labels, rows.dense, rows.indices, values, offsets, weights)
+    lists = _side_by_side([_own_ids(each) for each in rows.lists])
+    return Batch(rows.labels, rows.dense, rows.indices, *lists)
 
 
-def _from_zero(lists: Lists) -> Lists:
-    """The same lists with offsets from 0, and no values besides theirs."""
+def _own_ids(lists: Lists) -> Lists:
+    """The same lists with offsets from 0, and no ids besides theirs."""
     first, last = int(lists.offsets[0]), int(lists.offsets[-1])
+    if not first and last == len(lists.values):
+        return lists
     weights = None if lists.weights is None else lists.weights[first:last]
-    return Lists(lists.values[first:last], lists.offsets - lists.offsets[0], weights)
+    return Lists(lists.values[first:last], lists.offsets - first, weights)
+
+
+def _side_by_side(parts: list[Lists]) -> Lists:
+    """Lists with offsets from 0, one part after the other; offsets become int64."""
+    ends = np.cumsum([0, *(len(part.values) for part in parts)])
+    starts = [part.offsets[:-1] + end for part, end in zip(parts, ends[:-1], strict=True)]
+    offsets = np.concatenate([*starts, ends[-1:]])
+    if len(parts) == 1:
+        return parts[0]._replace(offsets=offsets)
+    weights = None
+    if any(part.weights is not None for part in parts):
+        weights = np.concatenate([_weights(part) for part in parts])
+    return Lists(np.concatenate([part.values for part in parts]), offsets, weights)
+
+
+def _weights(lists: Lists) -> np.ndarray:
+    return np.ones(len(lists.values), np.float32) if lists.weights is None else lists.weights
 
 
 def _take_lists(lists: Lists, selected: slice | np.ndarray) -> Lists:
-    if isinstance(selected, slice):
-        first, last, _ = selected.indices(len(lists.offsets) - 1)
-        return lists._replace(offsets=lists.offsets[first : max(first, last) + 1])
-    starts, lengths = lists.offsets[:-1][selected], np.diff(lists.offsets)[selected]
-    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    places = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
-    weights = None if lists.weights is None else lists.weights[places]
-    return Lists(lists.values[places], offsets, weights)
+    if not isinstance(selected, slice):
+        return _join_lists([lists], selected)
+    first, last, _ = selected.indices(len(lists.offsets) - 1)
+    return lists._replace(offsets=lists.offsets[first : max(first, last) + 1])
 
 
 def _join_lists(parts: list[Lists], order: np.ndarray | None) -> Lists:
-    parts = [_from_zero(part) for part in parts]
-    values = np.concatenate([part.values for part in parts])
-    ends = np.cumsum([0, *(len(part.values) for part in parts)])
-    starts = [part.offsets[:-1] + end for part, end in zip(parts, ends[:-1], strict=True)]
-    weights = [part.weights for part in parts if part.weights is not None]
-    joined = Lists(
-        values,
-        np.concatenate([*starts, ends[-1:]]),
-        np.concatenate(weights) if weights else None,
-    )
-    return joined if order is None else _take_lists(joined, order)
+    if order is None:
+        return _side_by_side([_own_ids(part) for part in parts])
+    from data_tools.gather import gather_lists  # compiled code
+
+    return gather_lists(parts, order)
 
 
 def _take(array: np.ndarray, selected: slice | np.ndarray) -> np.ndarray:

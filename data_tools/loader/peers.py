@@ -8,13 +8,39 @@ so each knows which rows go where. The mini-batches are those of a single proces
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from data_tools.batch import Rows, concatenate, take
+from data_tools.batch import Lists, Rows, concatenate, take
 from data_tools.loader.shuffle import Shuffle
 from robe_numba._share_of import share_of
+
+Arrays = TypeVar("Arrays", bound=tuple)  # a named tuple of arrays (rows, ...) or None
+
+
+class SentRows(NamedTuple):
+    """Rows as they are sent: those of `Rows`, and the length of each list instead of its ids.
+
+    Attributes
+    ----------
+    labels, dense, indices : ndarray
+        As of `Rows`.
+    lengths : ndarray, (rows, num_multi_hot) int64
+        None for a log without lists.
+    """
+
+    labels: np.ndarray | None
+    dense: np.ndarray
+    indices: np.ndarray
+    lengths: np.ndarray | None
+
+
+class SentIds(NamedTuple):
+    """The ids of one multi-hot feature, and their weights or None, as of `Lists`."""
+
+    values: np.ndarray
+    weights: np.ndarray | None
 
 
 class Peers(Protocol):
@@ -36,13 +62,44 @@ class Peers(Protocol):
     def size(self) -> int:
         """Number of processes."""
 
-    def exchange(self, parts: list[Rows]) -> list[Rows]:
+    def exchange(self, parts: list[Arrays]) -> list[Arrays]:
         """Send `parts[r]` to rank r, and return what each rank sent here, in the order of ranks.
 
-        All ranks call this for the same windows in the same order, on the thread that reads ahead;
-        the main thread may use the same network meanwhile. Parts may be empty. They follow one
-        another in memory. Neither they nor the returned batches are written to.
+        A part is a named tuple of arrays of one length, or None; all ranks send the same kind. All
+        ranks call this equally often in the same order, on the thread that reads ahead; the main
+        thread may use the same network meanwhile. Parts may be empty. They follow one another in
+        memory. Neither they nor the returned batches are written to.
         """
+
+
+def exchange_rows(peers: Peers, parts: list[Rows]) -> list[Rows]:
+    """Send `parts[r]` to rank r: first the rows, then the ids of each multi-hot feature."""
+    received = peers.exchange([_sent_rows(part) for part in parts])
+    features = []
+    for number in range(len(parts[0].lists)):
+        ids = peers.exchange([_sent_ids(part.lists[number]) for part in parts])
+        offsets = [_offsets(rows.lengths[:, number]) for rows in received]
+        features.append([Lists(i.values, o, i.weights) for i, o in zip(ids, offsets, strict=True)])
+    lists = zip(*features, strict=True) if features else [()] * len(received)
+    return [Rows(*rows[:3], each) for rows, each in zip(received, lists, strict=True)]
+
+
+def _sent_rows(rows: Rows) -> SentRows:
+    lengths = [np.diff(each.offsets) for each in rows.lists]
+    together = np.stack(lengths, axis=1).astype(np.int64) if lengths else None
+    return SentRows(rows.labels, rows.dense, rows.indices, together)
+
+
+def _offsets(lengths: np.ndarray) -> np.ndarray:
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
+
+
+def _sent_ids(lists: Lists) -> SentIds:
+    own = slice(int(lists.offsets[0]), int(lists.offsets[-1]))
+    weights = None if lists.weights is None else lists.weights[own]
+    return SentIds(lists.values[own], weights)
 
 
 def share_edges(counts: int | np.ndarray, size: int) -> np.ndarray:
@@ -155,9 +212,9 @@ class SharedWindows:
             parts = self._outgoing(window, rows, owners)
         except Exception:
             # The others would wait for ever. So they get no rows, and fail as well.
-            self._peers.exchange([self._empty] * size)
+            exchange_rows(self._peers, [self._empty] * size)
             raise
-        received = self._peers.exchange(parts)
+        received = exchange_rows(self._peers, parts)
         del parts
         return self._arranged(window, rows[owners == rank], received)
 

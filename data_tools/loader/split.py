@@ -74,8 +74,8 @@ class Split:
             Begin with this batch, counted from 0; nothing before it is read.
         threads : int
             Threads that read and mix ahead of the caller; with 0 the caller's own does it. At most
-            `threads` + 1 windows of `shuffle.WINDOW_ROWS` rows exist at a time, or in order blocks;
-            a batch that is kept keeps all of its own.
+            `threads` + 1 windows of `shuffle.WINDOW_ROWS` rows, with all ids of their lists, exist
+            at a time, or in order blocks; a batch that is kept keeps all of its own.
         peers : Peers or None
             Processes that share the batches. All numbers mean whole batches; each process gets its
             own rows of each, maybe none of the last, and reads about as many. All have to call this
@@ -155,12 +155,12 @@ class Split:
         return labels
 
     def unique_ids(self, column: int) -> np.ndarray:
-        """Sorted distinct ids of one categorical column, in the dtype of `Batch.indices`.
+        """Sorted distinct ids of one feature, in the dtype of `Batch.indices`.
 
         Parameters
         ----------
         column : int
-            From 0 to num_categorical - 1.
+            Of `Schema.features`: the categorical columns, then the multi-hot ones.
 
         Raises
         ------
@@ -168,13 +168,18 @@ class Split:
             There is no such column.
         """
         width = self._empty.indices.shape[1]
-        if not 0 <= column < width:
-            raise IndexError(f"column is {column}, but there are {width} categorical columns")
-        collected = [self._empty.indices[:, column]]  # the distinct ids so far, then others
+        features = width + len(self._empty.lists)
+        if not 0 <= column < features:
+            raise IndexError(
+                f"column is {column}, but there are {width} categorical columns"
+                + f" and {features - width} multi-hot ones" * (features > width)
+            )
+        collected = [self._empty.indices[:0].reshape(-1)]  # the distinct ids so far, then others
         waiting, limit = 0, UNSORTED_IDS
         for part in self._parts():
-            collected.append(part.indices[:, column].copy())
-            waiting += len(part.dense)
+            ids = _ids_of(part, column)
+            collected.append(ids.copy())
+            waiting += len(ids)
             # Wait for as many new ids as are known, so that each id is sorted only a few times.
             if waiting >= limit:
                 collected = [_distinct(collected)]
@@ -230,6 +235,14 @@ def _check_sharing(batch_size: int, shuffle_seed: int | None, threads: int, size
             f"batch_size is {batch_size}, but each of {size} peers needs rows of a batch; "
             f"use batch_size >= {size}"
         )
+
+
+def _ids_of(rows: Rows, column: int) -> np.ndarray:
+    """All ids of one feature, (n,)."""
+    if column < rows.indices.shape[1]:
+        return rows.indices[:, column]
+    lists = rows.lists[column - rows.indices.shape[1]]
+    return lists.values[int(lists.offsets[0]) : int(lists.offsets[-1])]
 
 
 def _distinct(parts: list[np.ndarray]) -> np.ndarray:

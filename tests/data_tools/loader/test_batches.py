@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_tools.batch import Batch
+from data_tools.batch import Lists, Rows
 from data_tools.loader import shuffle, split
 from data_tools.loader.blocks import Blocks
 from data_tools.loader.split import Split
@@ -19,6 +19,24 @@ from tests.support.forking import forks, holds_in_a_child
 pytestmark = pytest.mark.usefixtures("small_windows", "no_thread_stays")
 
 
+def list_of(row, feature):
+    """The ids of a row's list, and their weights where the feature has them."""
+    length = [row % 4, row * 7 % 11 // 2 * (row % 3 > 0)][feature]
+    ids = [(row * 16 + feature + number) % 2**32 for number in range(length)]
+    return ids, [number / 4 + row % 2 for number in range(length)]
+
+
+def lists_of(rows, feature, dtype):
+    """One feature of consecutive rows, as in a file: its offsets need not begin at 0."""
+    lists = [list_of(int(row), feature) for row in rows]
+    before = 3 * (len(rows) % 2)
+    values = [9] * before + [i for ids, _ in lists for i in ids] + [8] * 2
+    weights = [9.0] * before + [w for _, weights in lists for w in weights] + [8.0] * 2
+    offsets = before + np.cumsum([0, *(len(ids) for ids, _ in lists)])
+    weights = np.array(weights, np.float32) if feature else None
+    return Lists(np.array(values, dtype), offsets.astype(np.int32), weights)
+
+
 class MemoryReader:
     """A shard of blocks in memory; row r of the dataset has values that tell r.
 
@@ -26,7 +44,7 @@ class MemoryReader:
     ----------
     sizes : rows of each block.
     first : row of the dataset that is the shard's first.
-    labelled, num_categorical, dtype : what the rows have.
+    labelled, num_categorical, dtype, lists : what the rows have; `lists` says how many features.
 
     Attributes
     ----------
@@ -34,18 +52,19 @@ class MemoryReader:
     fails : a block whose reading fails.
     """
 
-    def __init__(self, sizes, first=0, labelled=True, num_categorical=3, dtype="u4"):
+    def __init__(self, sizes, first=0, labelled=True, num_categorical=3, dtype="u4", lists=0):
         self.block_rows = np.array(sizes, np.int64)
         self.reads, self.fails, self.blocks = [], None, []
         for start, size in zip(first + np.cumsum(sizes) - sizes, sizes, strict=True):
             row = np.arange(start, start + size)
             ids = np.stack([row, row // 10, 2**32 - 1 - row], axis=1)[:, :num_categorical]
-            block = Batch(
+            block = Rows(
                 (row % 2).astype("f4") if labelled else None,
                 np.stack([row, -row], axis=1).astype("f4"),
                 np.ascontiguousarray(ids, dtype),
+                tuple(lists_of(row, feature, dtype) for feature in range(lists)),
             )
-            for array in block:
+            for array in (a for group in (block[:3], *block.lists) for a in group):
                 if array is not None:
                     array.flags.writeable = False
             self.blocks.append(block)
@@ -82,8 +101,32 @@ def row_numbers(batches):
         np.testing.assert_array_equal(batch.indices[:, 2], 2**32 - 1 - row)
         assert batch.labels.dtype == batch.dense.dtype == np.float32
         assert batch.indices.dtype == np.uint32
-        assert all(array.flags.c_contiguous for array in batch)
+        assert all(array.flags.c_contiguous for array in batch if array is not None)
+        check_lists(batch, row.tolist())
     return np.concatenate([np.empty(0, np.int64), *(b.indices[:, 0] for b in batches)]).tolist()
+
+
+def check_lists(batch, rows):
+    """The lists of a batch, one after the other, against those that the rows must have."""
+    if batch.multi_hot is None:
+        assert batch.values is batch.offsets is batch.weights is None
+        return
+    values, offsets, weights = batch.multi_hot
+    features = (len(offsets) - 1) // max(len(rows), 1)
+    expected, own = [0], ([], [])
+    for feature in range(features):
+        for row in rows:
+            ids, weights_of_ids = list_of(row, feature)
+            own[0].extend(ids)
+            own[1].extend(weights_of_ids if feature else [1.0] * len(ids))
+            expected.append(len(own[0]))
+    assert values.tolist() == own[0]
+    assert offsets.tolist() == expected
+    assert (values.dtype, offsets.dtype) == (batch.indices.dtype, np.int64)
+    assert not rows or (weights is None) == (features == 1)
+    if weights is not None:
+        assert weights.dtype == np.float32
+        assert weights.tolist() == own[1]
 
 
 # Three shards, the middle one without rows, and blocks from one row to more than a window.
@@ -100,10 +143,11 @@ def splits(draw):
     shards = draw(st.lists(st.lists(st.integers(1, 40), max_size=5), max_size=4))
     total = sum(map(sum, shards))
     rows = range(*sorted((draw(st.integers(0, total)), draw(st.integers(0, total)))))
+    lists = draw(st.integers(0, 2))
     if draw(st.booleans()):
         chosen = draw(st.sets(st.sampled_from(rows))) if rows else ()
-        return make(shards, np.array(sorted(chosen), np.uint32)), sorted(chosen)
-    return make(shards, rows), list(rows)
+        return make(shards, np.array(sorted(chosen), np.uint32), lists=lists), sorted(chosen)
+    return make(shards, rows, lists=lists), list(rows)
 
 
 @given(splits(), batch_sizes, orders, st.booleans())
@@ -294,9 +338,10 @@ def test_a_bounded_number_of_windows_is_read_ahead(threads):
 
 
 @forks
-def test_an_iterator_goes_on_in_a_forked_process():
+@pytest.mark.parametrize("lists", [0, 2])
+def test_an_iterator_goes_on_in_a_forked_process(lists):
     """Which has none of its threads, and what they had read perhaps in part."""
-    rows, part = 80, make([[10] * 8])
+    rows, part = 80, make([[10] * 8], lists=lists)
     batches = part.batches(5, threads=2)
     first = row_numbers(next(batches) for _ in range(3))
     assert holds_in_a_child(lambda: first + row_numbers(batches) == list(range(rows)))
@@ -366,6 +411,19 @@ def test_unique_ids(rows):
     for column in (-1, 3):
         with pytest.raises(IndexError, match="3 categorical columns"):
             part.unique_ids(column)
+
+
+@pytest.mark.usefixtures("unsorted_ids")
+@pytest.mark.parametrize("rows", [range(72), range(11, 34), range(5, 5), np.array([3, 8, 44, 71])])
+def test_unique_ids_of_lists(rows):
+    part = make(UNEVEN, rows, lists=2)
+    for feature in (0, 1):
+        ids = {i for row in rows for i in list_of(int(row), feature)[0]}
+        found = part.unique_ids(3 + feature)
+        np.testing.assert_array_equal(found, sorted(ids))
+        assert found.dtype == np.uint32
+    with pytest.raises(IndexError, match=r"column is 5, .* 3 categorical .* 2 multi-hot"):
+        part.unique_ids(5)
 
 
 @pytest.mark.parametrize("shards", [[], [[]]])

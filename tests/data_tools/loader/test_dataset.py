@@ -49,7 +49,8 @@ def row_numbers(batches):
         np.testing.assert_array_equal(batch.indices[:, 2], 2**32 - 1 - row)
         assert batch.labels.dtype == batch.dense.dtype == np.float32
         assert batch.indices.dtype == np.uint32
-        assert all(array.flags.c_contiguous for array in batch)
+        assert all(array.flags.c_contiguous for array in batch[:3])
+        assert batch.multi_hot is None
     return np.concatenate([np.empty(0, np.int64), *(b.indices[:, 0] for b in batches)]).tolist()
 
 

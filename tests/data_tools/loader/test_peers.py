@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_tools import Dataset, ingest
+from data_tools.batch import batch_of
 from data_tools.loader import shuffle as shuffling
-from data_tools.loader.peers import share_edges
+from data_tools.loader.peers import SentRows, share_edges
 from data_tools.synthetic.generator import Generator
 from robe_numba._share_of import share_of
 from tests.conftest import readers_running
@@ -39,7 +40,8 @@ class ThreadPeers:
         for array in (array for part in parts for array in part if array is not None):
             assert array.flags.c_contiguous
             array.flags.writeable = False  # a transport may be reading it
-        self.sent.append([len(part.dense) for part in parts])
+        if isinstance(parts[0], SentRows):
+            self.sent.append([len(part.dense) for part in parts])
         self._slots[self.rank] = parts
         self._barrier.wait()
         received = [sent[self.rank] for sent in self._slots]
@@ -88,6 +90,36 @@ def assert_same(shared, whole):
             joined = np.concatenate(arrays)
             assert joined.shape == expected[column].shape
             assert joined.tobytes() == expected[column].tobytes()
+        assert_same_lists(shares, expected)
+
+
+def assert_same_lists(shares, expected):
+    """The lists of the shares, feature by feature, against those of the whole batch."""
+    if expected.offsets is None:
+        assert all(share.offsets is None for share in shares)
+        return
+    assert [share.offsets.dtype for share in shares] == [expected.offsets.dtype] * len(shares)
+    features = (len(expected.offsets) - 1) // max(len(expected.dense), 1)
+    for name in ("values", "weights"):
+        if getattr(expected, name) is None:
+            assert all(getattr(share, name) is None for share in shares)
+            continue
+        joined = [
+            getattr(share, name)[share.offsets[begin] : share.offsets[begin + len(share.dense)]]
+            for feature in range(features)
+            for share in shares
+            for begin in [feature * len(share.dense)]
+        ]
+        assert np.concatenate(joined).tobytes() == getattr(expected, name).tobytes()
+    lengths = [np.diff(share.offsets).reshape(features, len(share.dense)) for share in shares]
+    np.testing.assert_array_equal(
+        np.concatenate(lengths, axis=1).ravel(), np.diff(expected.offsets)
+    )
+
+
+def rows_of(parts):
+    """Numbers of some rows that are not yet batches."""
+    return row_numbers(map(batch_of, parts))
 
 
 sizes = st.sampled_from([1, 2, 3, 5])
@@ -140,8 +172,10 @@ def test_a_huge_batch_size():
 
 @pytest.mark.parametrize("labelled", [True, False])
 @pytest.mark.parametrize(("num_categorical", "dtype"), [(0, "u4"), (3, "u8")])
-def test_rows_of_every_kind(labelled, num_categorical, dtype):
-    part = make(UNEVEN, labelled=labelled, num_categorical=num_categorical, dtype=dtype)
+@pytest.mark.parametrize("lists", [0, 1, 2])
+def test_rows_of_every_kind(labelled, num_categorical, dtype, lists):
+    kinds = {"labelled": labelled, "num_categorical": num_categorical, "dtype": dtype}
+    part = make(UNEVEN, lists=lists, **kinds)
     shared = on_ranks(3, lambda peers: list(part.batches(10, 4, peers=peers)))
     assert_same(shared, list(part.batches(10, 4)))
 
@@ -170,10 +204,10 @@ def test_a_stretch_of_a_window_has_these_rows_alone(drawn, epoch, data):
     shuffle = shuffling.Shuffle(part._counts, 1, epoch)
     found = []
     for window, count in enumerate(shuffle.window_rows.tolist()):
-        whole = row_numbers(part._stretch(shuffle, window, range(count)))
+        whole = rows_of(part._stretch(shuffle, window, range(count)))
         cut = data.draw(st.integers(0, count))
         stretches = [part._stretch(shuffle, window, r) for r in (range(cut), range(cut, count))]
-        assert [row_numbers(stretch) for stretch in stretches] == [whole[:cut], whole[cut:]]
+        assert [rows_of(stretch) for stretch in stretches] == [whole[:cut], whole[cut:]]
         found += whole
     assert sorted(found) == rows
 
@@ -296,12 +330,13 @@ def test_an_iterator_that_is_forgotten_stops_its_thread():
     assert readers_running() == []
 
 
-def test_an_error_of_one_rank_ends_all():
+@pytest.mark.parametrize("lists", [0, 2])
+def test_an_error_of_one_rank_ends_all(lists):
     shards = [[5] * 16]  # windows of 4 blocks and of 2 batches
     last_block = int(shuffling.Shuffle(np.full(16, 5), 1, 0).windows[2][-1])
 
     def work(peers):
-        part = make(shards)
+        part = make(shards, lists=lists)
         if peers.rank == 1:
             part._blocks._readers[0].fails = last_block
         batches = part.batches(10, 1, peers=peers)
