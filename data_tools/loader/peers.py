@@ -78,10 +78,13 @@ def exchange_rows(peers: Peers, parts: list[Rows]) -> list[Rows]:
     features = []
     for number in range(len(parts[0].lists)):
         ids = peers.exchange([_sent_ids(part.lists[number]) for part in parts])
-        offsets = [_offsets(rows.lengths[:, number]) for rows in received]
+        offsets = [_offsets(rows, number) for rows in received]
         features.append([Lists(i.values, o, i.weights) for i, o in zip(ids, offsets, strict=True)])
     lists = zip(*features, strict=True) if features else [()] * len(received)
-    return [Rows(*rows[:3], each) for rows, each in zip(received, lists, strict=True)]
+    return [
+        Rows(rows.labels, rows.dense, rows.indices, each)
+        for rows, each in zip(received, lists, strict=True)
+    ]
 
 
 def _sent_rows(rows: Rows) -> SentRows:
@@ -90,16 +93,18 @@ def _sent_rows(rows: Rows) -> SentRows:
     return SentRows(rows.labels, rows.dense, rows.indices, together)
 
 
-def _offsets(lengths: np.ndarray) -> np.ndarray:
-    offsets = np.zeros(len(lengths) + 1, np.int64)
-    np.cumsum(lengths, out=offsets[1:])
-    return offsets
-
-
 def _sent_ids(lists: Lists) -> SentIds:
     own = slice(int(lists.offsets[0]), int(lists.offsets[-1]))
     weights = None if lists.weights is None else lists.weights[own]
     return SentIds(lists.values[own], weights)
+
+
+def _offsets(rows: SentRows, number: int) -> np.ndarray:
+    """Where the lists of a feature begin and the last ends."""
+    assert rows.lengths is not None
+    offsets = np.zeros(len(rows.lengths) + 1, np.int64)
+    np.cumsum(rows.lengths[:, number], out=offsets[1:])
+    return offsets
 
 
 def share_edges(counts: int | np.ndarray, size: int) -> np.ndarray:

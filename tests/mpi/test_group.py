@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
-from data_tools.batch import Batch
+from data_tools.batch import Batch, Lists, Rows, take
+from data_tools.loader.peers import exchange_rows
 from robe_numba.metrics import Ranking, auc
 from robe_numba.parallel.distributed_auc import distributed_ranking
 from robe_numba.parallel.mpi_group import MPIGroup
@@ -81,6 +82,55 @@ COUNTS = {
 @pytest.mark.parametrize("counts", COUNTS)
 def test_each_gets_the_rows_that_are_its_own(group, labelled, counts):
     assert_exchanged(group, group.all_to_all, labelled, COUNTS[counts])
+
+
+def lists_between(sender, receiver, weighted):
+    """Lists of ids that one rank sends to another, some empty, different for each pair."""
+    lengths = [
+        (sender + 2 * receiver + row) % 4 for row in range(COUNTS["uneven"](sender, receiver))
+    ]
+    ids = np.arange(sum(lengths), dtype=np.uint64) + np.uint64(1000 * sender + 100 * receiver)
+    weights = ids.astype(np.float32) / 8 if weighted else None
+    return Lists(ids << np.uint64(40), np.cumsum([0, *lengths]), weights)
+
+
+def joined(lists):
+    """Lists one after the other, as one rank's part of what it sends to all."""
+    ends = np.cumsum([0, *(len(each.values) for each in lists)])
+    weights = None if lists[0].weights is None else np.concatenate([o.weights for o in lists])
+    return Lists(
+        np.concatenate([each.values for each in lists]),
+        np.concatenate([[0], *(o.offsets[1:] + e for o, e in zip(lists, ends, strict=False))]),
+        weights,
+    )
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_each_gets_the_lists_that_are_its_own(group, labelled):
+    """The parts are views of one array, so that their offsets begin above 0."""
+    everyone, ends = range(group.size), np.cumsum([5 * group.rank + r for r in range(group.size)])
+    rows = [batch_between(group.rank, r, labelled, COUNTS["uneven"]) for r in everyone]
+    together = Rows(
+        np.concatenate([part.labels for part in rows]) if labelled else None,
+        np.concatenate([part.dense for part in rows]),
+        np.concatenate([part.indices for part in rows]),
+        tuple(
+            joined([lists_between(group.rank, r, weighted) for r in everyone])
+            for weighted in (False, True)
+        ),
+    )
+    parts = [take(together, slice(b, e)) for b, e in zip([0, *ends[:-1]], ends, strict=True)]
+    for sender, found in enumerate(exchange_rows(group.peers, parts)):
+        expected = batch_between(sender, group.rank, labelled, COUNTS["uneven"])
+        np.testing.assert_array_equal(found.dense, expected.dense)
+        assert (found.labels is None) == (not labelled)
+        for weighted, lists in zip((False, True), found.lists, strict=True):
+            own = lists_between(sender, group.rank, weighted)
+            np.testing.assert_array_equal(lists.values, own.values)
+            np.testing.assert_array_equal(lists.offsets, own.offsets)
+            assert (lists.weights is None) == (not weighted)
+            if weighted:
+                np.testing.assert_array_equal(lists.weights, own.weights)
 
 
 def test_rows_are_exchanged_while_others_speak(group):
