@@ -59,8 +59,8 @@ def training_vocabulary(
 
 
 def list_sizes(dataset: Dataset) -> ListSizes:
-    """How many ids lists have, as the manifest of the whole dataset counts them."""
-    return ListSizes(sum(dataset.manifest.ids_per_row), bool(dataset.schema.weights))
+    """How many ids lists have, on average over the whole dataset."""
+    return ListSizes(sum(dataset.ids_per_row), bool(dataset.schema.weights))
 
 
 def needs_vocabulary(config: TrainingConfig) -> bool:

@@ -83,9 +83,9 @@ class Rates(Watcher):
         self.rates = []
         original = model.train_step
 
-        def note(dense, indices, labels, lr, embedding_lr, clip_norm):
+        def note(dense, indices, labels, lr, embedding_lr, *others):
             self.rates.append((lr, embedding_lr))
-            return original(dense, indices, labels, lr, embedding_lr, clip_norm)
+            return original(dense, indices, labels, lr, embedding_lr, *others)
 
         model.train_step = note
 

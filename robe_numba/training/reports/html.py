@@ -110,11 +110,10 @@ def _progress_table(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _multi_hot(config: Mapping[str, Any]) -> str:
-    """How lists are pooled and how long they are, as the manifest of the dataset counts them."""
+    """How lists are pooled, and how long they are on average over the dataset."""
     facts, modes = config["dataset"], config["model"]["pooling"]
-    means = (ids / max(facts["rows"], 1) for ids in facts["list_ids"])
     weights = facts.get("weights") or [None] * len(modes)
-    rows = list(zip(facts["multi_hot"], modes, means, weights, strict=True))
+    rows = list(zip(facts["multi_hot"], modes, facts["ids_per_row"], weights, strict=True))
     return html_table(("feature", "pooling", "mean ids per row", "weights"), rows)
 
 

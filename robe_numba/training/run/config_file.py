@@ -94,8 +94,10 @@ class _DatasetFacts:
     shards: list[dict[str, Any]] = field(default_factory=list)
     multi_hot: list[str] = field(default_factory=list)
     weights: list[str | None] = field(default_factory=list)
+    ids_per_row: list[float] = field(default_factory=list)
     max_length: int | None = None
-    list_ids: list[int] = field(default_factory=list)
+    multi_hot_sizes: list[int] | None = None
+    multi_hot_seed: int | None = None
 
     def __post_init__(self) -> None:
         Options(dense_transform=self.dense_transform, max_ind_range=self.max_ind_range)

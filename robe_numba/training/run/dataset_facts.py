@@ -15,10 +15,12 @@ PREPARATION = (
     "min_count",
     "index_dtype",
     "vocabulary",
-    # Of datasets with lists alone, as earlier versions know none.
+    # Of datasets with lists alone; earlier versions know none.
     "multi_hot",
     "weights",
     "max_length",
+    "multi_hot_sizes",
+    "multi_hot_seed",
 )
 
 
@@ -27,14 +29,15 @@ def dataset_facts(dataset: Dataset) -> dict[str, Any]:
     manifest, schema = dataset.manifest, dataset.schema
     lists: dict[str, Any] = {}
     if schema.multi_hot:
-        lists = {"multi_hot": list(schema.multi_hot), "list_ids": [f.ids for f in manifest.lists]}
+        lists = {"multi_hot": list(schema.multi_hot), "ids_per_row": list(dataset.ids_per_row)}
     if schema.weights:
         lists["weights"] = list(schema.weights)
+    options = manifest.options.preparation().items()
     return {
         "dense": list(schema.dense),
         "categorical": list(schema.categorical),
         **lists,
-        **manifest.options.preparation(),
+        **{name: list(v) if isinstance(v, tuple) else v for name, v in options},
         "index_dtype": manifest.index_dtype,
         "vocabulary": [f"{file.crc32:08x}" for file in manifest.vocabulary],
         "rows": manifest.rows,
