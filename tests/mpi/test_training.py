@@ -9,10 +9,12 @@ from dataclasses import replace
 import numba
 import pytest
 
+from data_tools import Dataset
 from robe_numba._share_of import share_of
 from robe_numba.parallel.data_parallel import DataParallel
-from robe_numba.training import TrainingInterrupted, train
+from robe_numba.training import TrainingInterrupted, evaluate, train
 from tests.mpi.runs import CONFIG, assert_alike, records
+from tests.training.list_logs import make_dataset
 from tests.training.runs import Stop, weights
 
 SIZES = {"robe": {}, "full": {"compression": None}, "hashed": {}, "qr": {"compression": 2}}
@@ -49,6 +51,25 @@ def test_as_many_ranks_leave_the_same_bytes_and_others_the_same_run(
         "metrics.jsonl",
         "model.safetensors",
     ]
+
+
+def test_a_run_on_lists_is_that_of_any_number_of_ranks(group, groups, folder):
+    place = group.at_root(lambda: make_dataset(folder).path)
+    dataset = Dataset(place)
+    config = replace(CONFIG, compression=5, batch_size=150, pooling="genres=mean")
+    runs = []
+    for exchange in ("gather", "reduce"):
+        chosen = replace(config, exchange=exchange)
+        paths = (folder / f"{exchange} {name}" for name in ("first", "second"))
+        runs.append([train(dataset, chosen, path, group=group) for path in paths])
+    alone = train(dataset, config, folder / "alone", group=groups[1]) if group.is_root else None
+    group.all_gather(None)
+    for first, second in runs if group.is_root else ():
+        assert weights(first) == weights(second)
+        assert_alike(first, alone)
+        assert evaluate(first.load_model(1), dataset.split("test")) == pytest.approx(
+            first.metrics()[-1]["test"], rel=1e-6
+        )
 
 
 heard_paths = None  # a list while `touched` records
