@@ -24,6 +24,7 @@ class LayerOutputs(NamedTuple):
 
     bottom: list[Any]  # (batch, width) of each layer
     joined: Any  # (batch, width of the interaction)
+    cross: list[Any]  # (batch, rank), (batch, width) and (batch, width) of each layer
     top: list[Any]  # (batch, width) of each layer
 
 
@@ -93,15 +94,25 @@ class Backend(ABC):
     def scratch(self, name: str, shape: tuple[int, ...], dtype: Any) -> Any:
         """An uninitialised array; its memory is reused once the caller drops it."""
 
-    def layer_outputs(self, config: DLRMConfig, rows: int, dtype: Any) -> LayerOutputs:
-        """Scratch memory for the output of each layer."""
+    def layer_outputs(
+        self, config: DLRMConfig, rows: int, dtype: Any, keep: bool = True
+    ) -> LayerOutputs:
+        """Scratch memory for the output of each layer.
+
+        Without `keep` all layers of a cross network have the same: enough for scoring.
+        """
 
         def arrays(mlp: str, widths: tuple[int, ...]) -> list[Any]:
             shapes = [(rows, width) for width in widths]
             return [self.scratch(f"{mlp} {i}", shape, dtype) for i, shape in enumerate(shapes)]
 
         joined, *top = arrays("top", config.top_widths)
-        return LayerOutputs(arrays("bottom", config.bottom_widths[1:]), joined, top)
+        width = config.interaction_width
+        cross = [
+            arrays(f"cross {layer * keep}", (rank, width, width))
+            for layer, rank in enumerate(config.cross_ranks)
+        ]
+        return LayerOutputs(arrays("bottom", config.bottom_widths[1:]), joined, cross, top)
 
     def layer_gradients(self, *mlps: tuple[int, ...], rows: int, dtype: Any) -> list[list[Any]]:
         """Scratch memory for the gradient of each layer's input, for each MLP by its widths.

@@ -29,7 +29,9 @@ class DLRMConfig:
     top : tuple of int
         Hidden widths of the top MLP, without its last width, 1.
     interaction : str
-        "dot" or "cat".
+        "dot", "cat", or "dcn": `cat` followed by a cross network.
+    cross_layers, cross_rank : int
+        Layers of the cross network and the rank of their weights; of "dcn" alone.
     pooling : tuple of str
         "sum", "mean" or "max" for each multi-hot feature; () if every feature has a single id.
 
@@ -46,6 +48,8 @@ class DLRMConfig:
     bottom: tuple[int, ...] = (512, 256, 64)
     top: tuple[int, ...] = (512, 256)
     interaction: str = "dot"
+    cross_layers: int = 3
+    cross_rank: int = 64
     pooling: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -54,6 +58,7 @@ class DLRMConfig:
         named = [("num_tables", self.num_tables), ("embedding_dim", self.embedding_dim)]
         named += [("bottom", width) for width in self.bottom]
         named += [("top", width) for width in self.top]
+        named += [("cross_layers", self.cross_layers), ("cross_rank", self.cross_rank)]
         for name, value in [("num_dense", self.num_dense), *named]:
             check_int(name, value, 0 if name == "num_dense" else 1, MAX_SIZE)
         if self.interaction not in INTERACTIONS:
@@ -81,22 +86,46 @@ class DLRMConfig:
     @property
     def top_widths(self) -> tuple[int, ...]:
         """All widths of the top MLP; the first is the interaction's."""
+        return (self.interaction_width, *self.top, 1)
+
+    @property
+    def interaction_width(self) -> int:
+        """Elements of the interaction of a row."""
         _, width = INTERACTIONS[self.interaction]
-        return (width(self.num_tables, self.embedding_dim), *self.top, 1)
+        return width(self.num_tables, self.embedding_dim)
+
+    @property
+    def cross_ranks(self) -> tuple[int, ...]:
+        """The rank of each layer of the cross network; () without one."""
+        return (self.cross_rank,) * self.cross_layers if self.interaction == "dcn" else ()
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes by name: "bottom.0.weight" (fan_out, fan_in), "bottom.0.bias" (fan_out,), ..."""
+        """Shapes by name, in order.
+
+        "bottom.0.weight" (fan_out, fan_in), "bottom.0.bias" (fan_out,), ..., those of "top", and
+        of a cross network of rows (n,) "cross.0.v" (rank, n), "cross.0.u" (n, rank) and
+        "cross.0.bias" (n,).
+        """
         shapes: dict[str, tuple[int, ...]] = {}
         for part, widths in (("bottom", self.bottom_widths), ("top", self.top_widths)):
             for layer, (fan_in, fan_out) in enumerate(pairwise(widths)):
                 shapes[f"{part}.{layer}.weight"] = (fan_out, fan_in)
                 shapes[f"{part}.{layer}.bias"] = (fan_out,)
+        width = self.interaction_width
+        for layer, rank in enumerate(self.cross_ranks):
+            shapes[f"cross.{layer}.v"] = (rank, width)
+            shapes[f"cross.{layer}.u"] = (width, rank)
+            shapes[f"cross.{layer}.bias"] = (width,)
         return shapes
 
     def to_dict(self) -> dict[str, Any]:
         """The fields, ready for JSON; those that older runs lack only if they have a value."""
-        added = ("pooling",)
-        return {name: v for name, v in asdict(self).items() if name not in added or v}
+        fields = asdict(self)
+        if self.interaction != "dcn":
+            del fields["cross_layers"], fields["cross_rank"]
+        if not self.pooling:
+            del fields["pooling"]
+        return fields
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
@@ -109,7 +138,8 @@ def init_parameters(
 ) -> dict[str, np.ndarray]:
     """Draw dense parameters as in Naumov et al. 2019.
 
-    Weights ~ N(0, sqrt(2 / (fan_in + fan_out))), biases ~ N(0, sqrt(1 / fan_out)).
+    Weights ~ N(0, sqrt(2 / (fan_in + fan_out))), biases ~ N(0, sqrt(1 / fan_out)); but the biases
+    of a cross network are 0, as in MLPerf's reference.
 
     Parameters
     ----------
@@ -126,7 +156,10 @@ def init_parameters(
         In the order and shapes of `config.parameter_shapes()`.
     """
     # Weight (fan_out, fan_in): 2 / sum of the shape; bias (fan_out,): 1 / fan_out.
-    return {
+    drawn = {
         name: generator.normal(0.0, np.sqrt(len(shape) / sum(shape)), shape).astype(dtype)
         for name, shape in config.parameter_shapes().items()
     }
+    for layer in range(len(config.cross_ranks)):
+        drawn[f"cross.{layer}.bias"][:] = 0
+    return drawn

@@ -9,7 +9,8 @@ from robe_numba.dlrm.backends import Backend
 from robe_numba.dlrm.bags import Bags
 from robe_numba.dlrm.config import DLRMConfig, init_parameters
 from robe_numba.dlrm.embeddings.base import Embedding
-from robe_numba.dlrm.gradient_buffer import layers_of, named_views, sum_rows
+from robe_numba.dlrm.gradient_buffer import cross_layers_of, layers_of, named_views, sum_rows
+from robe_numba.dlrm.layers.cross import cross_network
 from robe_numba.dlrm.layers.interaction import INTERACTIONS, cat_interaction
 from robe_numba.dlrm.layers.loss import bce_with_logits
 from robe_numba.dlrm.layers.mlp import mlp
@@ -89,12 +90,13 @@ class DensePart:
         config, parts = self._config, self._backend.split(len(dense))
         bottom, top = (layers_of(self._parameters, name) for name in ("bottom", "top"))
         interaction, _ = INTERACTIONS[config.interaction]
+        crossing = cross_layers_of(self._parameters)
         pooled = self._pooled(indices, embedding) if isinstance(indices, Bags) else None
 
         def score(part: int) -> None:
             rows = parts[part]
             features = dense[rows]
-            outs = self._backend.layer_outputs(config, len(features), self._dtype)
+            outs = self._backend.layer_outputs(config, len(features), self._dtype, keep=False)
             x, _ = mlp(features, bottom, final_relu=True, outs=outs.bottom)
             if pooled is not None:
                 joined, _ = interaction(x, pooled[rows], outs.joined)
@@ -106,6 +108,7 @@ class DensePart:
                 embeddings = self._backend.scratch("embeddings", shape, self._dtype)
                 embeddings, _ = embedding.lookup(ids, False, embeddings)
                 joined, _ = cat_interaction(x, embeddings, outs.joined)
+            joined, _ = cross_network(joined, crossing, outs=outs.cross)
             outs.top[-1] = out[rows, None]
             mlp(joined, top, final_relu=False, outs=outs.top)
 
@@ -152,8 +155,10 @@ class DensePart:
         interaction, _ = INTERACTIONS[config.interaction]
         bottom, top = (layers_of(self._parameters, name) for name in ("bottom", "top"))
         outs = self._backend.layer_outputs(config, rows, self._dtype)
+        crossing = cross_layers_of(self._parameters)
         x, backward_bottom = mlp(dense, bottom, final_relu=True, outs=outs.bottom)
         joined, backward_interaction = interaction(x, embeddings, outs.joined)
+        joined, backward_cross = cross_network(joined, crossing, outs=outs.cross)
         logits, backward_top = mlp(joined, top, final_relu=False, outs=outs.top)
 
         def backward(grad_logits: Any, gradient: Any, grad_embeddings: Any) -> None:
@@ -162,6 +167,7 @@ class DensePart:
             widths = (config.bottom_widths[:-1], config.top_widths[:-1])
             inputs = self._backend.layer_gradients(*widths, rows=rows, dtype=self._dtype)
             grad_joined, _ = backward_top(grad_logits[:, None], top, inputs[1])
+            grad_joined, _ = backward_cross(grad_joined, cross_layers_of(named))
             grad_x, _ = backward_interaction(grad_joined, grad_embeddings)
             # Nothing learns from the gradient of the dense features.
             backward_bottom(grad_x, bottom, inputs[0], wanted=False)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from robe_numba.dlrm.layers.cross import CrossLayer
 from robe_numba.dlrm.layers.linear import GradPair
 from robe_numba.kernels.cpu import layers
 from robe_numba.kernels.cpu.launch import launch, threads_for
@@ -45,3 +46,10 @@ def layers_of(named: Mapping[str, np.ndarray], mlp: str) -> list[GradPair]:
     """The (weight, bias) of each layer of "bottom" or "top", in order."""
     count = sum(name.startswith(f"{mlp}.") for name in named) // 2
     return [(named[f"{mlp}.{i}.weight"], named[f"{mlp}.{i}.bias"]) for i in range(count)]
+
+
+def cross_layers_of(named: Mapping[str, np.ndarray]) -> list[CrossLayer]:
+    """The (v, u, bias) of each layer of the cross network, in order; none without one."""
+    count = sum(name.startswith("cross.") for name in named) // 3
+    parts = [[named[f"cross.{i}.{part}"] for part in ("v", "u", "bias")] for i in range(count)]
+    return [(v, u, bias) for v, u, bias in parts]

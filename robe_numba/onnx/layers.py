@@ -53,7 +53,7 @@ def mlp(
 def interaction(graph: Graph, x: str, embeddings: str, config: DLRMConfig) -> str:
     """What the top MLP reads, from the dense vector (batch, d) and embeddings (batch, T, d)."""
     num_tables, dim = config.num_tables, config.embedding_dim
-    if config.interaction == "cat":
+    if config.interaction in ("cat", "dcn"):
         return graph.op("Concat", x, graph.reshape(embeddings, 0, num_tables * dim), axis=1)
     first = graph.reshape(x, 0, 1, dim)
     vectors = graph.op("Concat", first, embeddings, axis=1)
@@ -65,3 +65,14 @@ def interaction(graph: Graph, x: str, embeddings: str, config: DLRMConfig) -> st
     repeated = graph.op("Expand", pairs[None], graph.op("Shape", first, start=0, end=2))
     chosen = graph.op("GatherElements", products, repeated, axis=1)
     return graph.op("Concat", x, chosen, axis=1)
+
+
+def cross_network(graph: Graph, x: str, parameters: Mapping[str, np.ndarray], layers: int) -> str:
+    """The layers "cross.0.v", "cross.0.u", "cross.0.bias", ... of a vector (batch, n)."""
+    y = x
+    for layer in range(layers):
+        names = [f"cross.{layer}.{part}" for part in ("v", "u", "bias")]
+        v, u, bias = (graph.constant(parameters[name], name) for name in names)
+        factor = graph.op("Gemm", graph.op("Gemm", y, v, transB=1), u, bias, transB=1)
+        y = graph.op("Add", graph.op("Mul", x, factor), y)
+    return y

@@ -12,7 +12,7 @@ from data_tools.vocabulary.id_map import IdMap
 from robe_numba.dlrm import DLRM
 from robe_numba.onnx.embedding import embed, start_unit
 from robe_numba.onnx.graph import Graph
-from robe_numba.onnx.layers import interaction, mlp, transformed
+from robe_numba.onnx.layers import cross_network, interaction, mlp, transformed
 from robe_numba.onnx.prepared_ids import prepared_ids, what_is_outside
 
 OPSET, IR_VERSION = 18, 8  # the first with bitwise operators, and the format of its time
@@ -55,6 +55,7 @@ def build_model(
     x = mlp(graph, dense, _layers(model, "bottom"), "bottom", final_relu=True)
     rows = embed(graph, ids, model.embedding, dtype)
     joined = interaction(graph, x, rows, model.config)
+    joined = cross_network(graph, joined, _layers(model, "cross"), len(model.config.cross_ranks))
     logits = mlp(graph, joined, _layers(model, "top"), "top", final_relu=False)
     column = graph.op("Sigmoid", logits)
     graph.op("Squeeze", column, np.array([1], np.int64), name="probability")

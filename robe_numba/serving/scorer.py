@@ -12,9 +12,9 @@ from robe_numba.checks.ids import INDEX_DTYPES, as_uint64, check_indices
 from robe_numba.dlrm import DLRM
 from robe_numba.dlrm.embeddings.base import Embedding
 from robe_numba.dlrm.embeddings.kinds import ArrayEmbedding
-from robe_numba.dlrm.gradient_buffer import layers_of
+from robe_numba.dlrm.gradient_buffer import cross_layers_of, layers_of
 from robe_numba.dlrm.layers.interaction import INTERACTIONS
-from robe_numba.dlrm.layers.packed import PackedMLP, elements_worth
+from robe_numba.dlrm.layers.packed import PackedCross, PackedMLP, elements_worth
 from robe_numba.dlrm.thread_pool import ThreadPool
 from robe_numba.kernels.coefficients import hash_spec
 from robe_numba.kernels.cpu.launch import ELEMENTS_PER_THREAD, num_threads, on_threads
@@ -214,6 +214,7 @@ class _Staged:
         self._num_dense, parameters = model.config.num_dense, model.parameters()
         self._interaction, _ = INTERACTIONS[model.config.interaction]
         self._bottom = PackedMLP(layers_of(parameters, "bottom"), final_relu=True)
+        self._cross = PackedCross(cross_layers_of(parameters))
         self._top = PackedMLP(layers_of(parameters, "top"), final_relu=False)
 
     def __call__(self, dense: np.ndarray, ids: np.ndarray, out: np.ndarray) -> None:
@@ -230,6 +231,7 @@ class _Staged:
         embeddings, _ = self._embedding.lookup(ids, keep=False)
         joined = self._top.input(rows)
         self._interaction(features, embeddings, joined[:rows])
+        self._cross(joined[:rows], threads)
         logits = scratch("scorer_logits", (rows, 1), np.float32)
         self._top(joined, logits, threads)
         sigmoids(logits.reshape(-1), out)

@@ -20,6 +20,30 @@ from robe_numba.torch.tables import RobeTables
 ARRAY = "embedding.array"
 
 
+class CrossLayer(nn.Module):
+    """A layer of the cross network of DCN v2: x_0 * (x @ v.T @ u.T + bias) + x.
+
+    Parameters
+    ----------
+    width : int
+        n, elements of a row.
+    rank : int
+        Of the weights v (rank, n) and u (n, rank).
+    """
+
+    def __init__(self, width: int, rank: int):
+        super().__init__()
+        self.v = nn.Parameter(torch.empty(rank, width))
+        self.u = nn.Parameter(torch.empty(width, rank))
+        self.bias = nn.Parameter(torch.zeros(width))
+        for weight in (self.v, self.u):
+            nn.init.normal_(weight, std=math.sqrt(2 / (rank + width)))
+
+    def forward(self, first: Tensor, x: Tensor) -> Tensor:
+        """The output (batch, n) for x_0 and x, both (batch, n)."""
+        return first * nn.functional.linear(x @ self.v.T, self.u, self.bias) + x
+
+
 class RobeDLRM(nn.Module):
     """The DLRM of `robe train` as a torch module with the same parameters.
 
@@ -58,6 +82,9 @@ class RobeDLRM(nn.Module):
             )
         self.config, self.tables = config, tables
         self.bottom = _mlp(config.bottom_widths)
+        self.cross = nn.ModuleList(
+            CrossLayer(config.interaction_width, rank) for rank in config.cross_ranks
+        )
         self.top = _mlp(config.top_widths)[:-1]
         pairs = torch.tril_indices(config.num_tables + 1, config.num_tables + 1, offset=-1)
         self.register_buffer("_pairs", pairs, persistent=False)
@@ -79,8 +106,11 @@ class RobeDLRM(nn.Module):
         """
         features = self.bottom(dense)
         vectors = torch.cat([features[:, None], self.tables(indices)], dim=1)
-        if self.config.interaction == "cat":
-            return self.top(vectors.flatten(1)).squeeze(1)
+        if self.config.interaction != "dot":
+            joined = crossed = vectors.flatten(1)
+            for layer in self.cross:
+                crossed = layer(joined, crossed)
+            return self.top(crossed).squeeze(1)
         products = torch.bmm(vectors, vectors.mT)[:, self._pairs[0], self._pairs[1]]
         return self.top(torch.cat([features, products], dim=1)).squeeze(1)
 
@@ -182,10 +212,11 @@ def _mlp(widths: tuple[int, ...]) -> nn.Sequential:
 
 
 def _dense_parameters(model: RobeDLRM) -> dict[str, Any]:
-    """Parameters of the MLPs by their names in a run, which does not number the ReLUs."""
+    """Parameters of the layers by their names in a run, which does not number the ReLUs."""
+    parts = {"bottom": model.bottom[::2], "top": model.top[::2], "cross": model.cross}
     return {
         f"{part}.{number}.{kind}": parameter
-        for part in ("bottom", "top")
-        for number, layer in enumerate(getattr(model, part)[::2])
+        for part, layers in parts.items()
+        for number, layer in enumerate(layers)
         for kind, parameter in layer.named_parameters()
     }

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from robe_numba.dlrm import bce_with_logits, cat_interaction, dot_interaction, linear, mlp
+from robe_numba.dlrm.layers.cross import cross_network
 from robe_numba.dlrm.layers.loss import sigmoid
 from robe_numba.dlrm.optimizers import DenseOptimizer
 
@@ -291,3 +292,71 @@ def test_optimizer_misfits_move_nothing():
     np.testing.assert_array_equal(parameters["a"], np.ones(2))
     with pytest.raises(ValueError, match="optimizer is 'adam'"):
         DenseOptimizer("adam", parameters)
+
+
+def cross_layers(width, ranks, seed=0):
+    return [
+        tuple(random(seed + number, (rank, width), (width, rank), (width,)))
+        for number, rank in enumerate(ranks)
+    ]
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("ranks", [(2,), (3, 1, 5)])
+def test_cross_network_gradient(batch, ranks):
+    x, direction = random(9, (batch, 4), (batch, 4))
+    layers = cross_layers(4, ranks)
+    _, backward = cross_network(x, layers)
+    grad_x, gradients = backward(direction.copy())
+    assert_gradients(
+        lambda: np.sum(cross_network(x, layers)[0] * direction),
+        (x, *(array for layer in layers for array in layer)),
+        (grad_x, *(array for layer in gradients for array in layer)),
+    )
+
+
+def test_cross_network_is_its_formula():
+    x, v, u = np.array([[1.0, 2.0]]), np.array([[3.0, 4.0]]), np.array([[5.0], [6.0]])
+    bias = np.array([7.0, 8.0])
+    # V x = 11, U (V x) = (55, 66); x * (62, 74) + x.
+    np.testing.assert_array_equal(cross_network(x, [(v, u, bias)])[0], [[63.0, 150.0]])
+    # V y = 789, U (V y) = (3945, 4734); x * (3952, 4742) + y.
+    y, _ = cross_network(x, [(v, u, bias)] * 2)
+    np.testing.assert_array_equal(y, [[4015.0, 9634.0]])
+
+
+def test_a_cross_network_without_layers_is_the_identity():
+    x, direction = random(2, (3, 4), (3, 4))
+    y, backward = cross_network(x)
+    assert y is x
+    grad_x, gradients = backward(direction)
+    assert grad_x is direction
+    assert gradients == []
+
+
+def test_a_cross_network_fills_what_it_is_given():
+    x, direction = random(3, (3, 4), (3, 4))
+    layers = cross_layers(4, (2, 2))
+    shared = tuple(np.empty((3, width)) for width in (2, 4, 4))
+    y, _ = cross_network(x, layers, outs=[shared, shared])  # all that scoring needs
+    assert y is shared[2]
+    expected, backward = cross_network(x, layers)
+    np.testing.assert_array_equal(y, expected)
+    out = [tuple(map(np.empty_like, layer)) for layer in layers]
+    _, gradients = backward(direction, out)
+    for layer, given in zip(gradients, out, strict=True):
+        assert all(made is array for made, array in zip(layer, given, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("place", "shape", "message"),
+    [(0, (2, 5), "v of layer 1"), (1, (5, 2), "u of layer 1"), (2, (3,), "bias of layer 1")],
+)
+def test_cross_weights_that_do_not_fit(place, shape, message):
+    layers = cross_layers(4, (2, 2))
+    wrong = list(layers[1])
+    wrong[place] = np.empty(shape)
+    with pytest.raises(ValueError, match=message):
+        cross_network(np.empty((3, 4)), [layers[0], tuple(wrong)])
+    with pytest.raises(ValueError, match=r"expected \(batch, n\)"):
+        cross_network(np.empty(4), layers)

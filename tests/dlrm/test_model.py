@@ -59,6 +59,11 @@ def test_preset_widths():
     assert kaggle.config.top_widths == (367, 512, 256, 1)
     assert mlperf.config.bottom_widths == (13, 512, 256, 128)
     assert mlperf.config.top_widths == (479, 1024, 1024, 512, 256, 1)
+    dcn = PRESETS["mlperf-dcnv2"]
+    assert dcn.config.bottom_widths == (13, 512, 256, 128)
+    assert dcn.config.top_widths == (27 * 128, 1024, 1024, 512, 256, 1)
+    assert dcn.config.cross_ranks == (512, 512, 512)
+    assert (dcn.optimizer, dcn.batch_size, dcn.lr) == ("adagrad", 65_536, 0.005)
     assert (kaggle.optimizer, kaggle.batch_size, kaggle.lr) == ("sgd", 128, 0.1)
     assert (mlperf.optimizer, mlperf.batch_size, mlperf.lr) == ("sgd", 2048, 1.0)
 
@@ -69,6 +74,18 @@ def test_config_goes_through_json():
     assert config.top_widths == (3 * 16, 9, 1)
 
 
+def test_config_of_a_cross_network():
+    config = DLRMConfig(num_tables=2, interaction="dcn", cross_layers=2, cross_rank=5)
+    assert DLRMConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    shapes = config.parameter_shapes()
+    assert shapes["cross.1.v"] == (5, 48)
+    assert shapes["cross.1.u"] == (48, 5)
+    assert shapes["cross.1.bias"] == (48,)
+    assert "cross.2.v" not in shapes
+    # Runs without one have the fields that they always had.
+    assert not {"cross_layers", "cross_rank", "pooling"} & set(DLRMConfig().to_dict())
+
+
 @pytest.mark.parametrize(
     ("fields", "error", "message"),
     [
@@ -77,6 +94,10 @@ def test_config_goes_through_json():
         ({"num_dense": -1}, ValueError, "num_dense is -1"),
         ({"top": (1.5,)}, TypeError, "top must be an integer"),
         ({"interaction": "sum"}, ValueError, "interaction is 'sum'"),
+        ({"cross_layers": 0}, ValueError, "cross_layers is 0"),
+        ({"cross_rank": 0}, ValueError, "cross_rank is 0"),
+        ({"pooling": ("sum", "first")}, ValueError, "mode is 'first'"),
+        ({"num_tables": 1, "pooling": ("sum", "sum")}, ValueError, "2 modes for 1 tables"),
     ],
 )
 def test_bad_configurations(fields, error, message):
@@ -99,7 +120,10 @@ def test_initial_parameters_have_their_spread():
 
 @pytest.mark.parametrize(
     ("kind", "interaction", "rows"),
-    [*((kind, "dot", 4) for kind in KINDS), ("robe", "cat", 4), ("robe", "dot", 1)],
+    [
+        *((kind, "dot", 4) for kind in KINDS),
+        *(("robe", "cat", 4), ("robe", "dcn", 4), ("robe", "dot", 1)),
+    ],
 )
 def test_gradient_of_the_whole_model(kind, interaction, rows):
     config = DLRMConfig(3, 3, 4, (5,), (6,), interaction)

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from robe_numba.dlrm.layers.packed import PackedMLP
+from robe_numba.dlrm.layers.packed import PackedCross, PackedMLP
+from tests.support import naive
 
 WIDTHS = st.lists(st.sampled_from([1, 2, 15, 16, 17, 63, 64, 65, 130]), min_size=2, max_size=4)
 ROWS = st.sampled_from([0, 1, 2, 5, 6, 7, 13, 96, 97, 103, 200])
@@ -91,3 +92,30 @@ def test_other_dtypes_are_refused():
     weight, bias = make_layers([4, 3], seed=0)[0]
     with pytest.raises(TypeError, match="weight has dtype float64"):
         PackedMLP([(weight.astype(np.float64), bias)], final_relu=False)
+
+
+def make_cross(width, rank, layers):
+    draw = np.random.default_rng(7).standard_normal
+    shapes = ((rank, width), (width, rank), (width,))
+    return [
+        tuple(draw(shape).astype(np.float32) / width for shape in shapes) for _ in range(layers)
+    ]
+
+
+@given(st.sampled_from([1, 15, 16, 65]), st.integers(1, 20), st.integers(0, 3), ROWS)
+def test_a_packed_cross_network_is_that_of_the_oracle(width, rank, count, rows):
+    layers = make_cross(width, rank, count)
+    x = inputs(rows, width)
+    names = {f"cross.{n}.{part}": array for n, layer in enumerate(layers)
+             for part, array in zip(("v", "u", "bias"), layer, strict=True)}  # fmt: skip
+    expected = naive.cross(x, names)
+    found = x.copy()
+    PackedCross(layers)(found, 1)
+    # The weights are so small that the terms of no sum exceed the largest input.
+    largest = np.abs(x).max(initial=0) + np.abs(expected).max(initial=0) + 1
+    bound = (width + rank + 8) * (count + 1) * EPSILON * largest**2
+    assert (np.abs(found - expected) <= bound).all()
+    for row in range(min(rows, 3)):  # of its own, with the same bits, on more threads too
+        alone = x[row : row + 1].copy()
+        PackedCross(layers)(alone, 2)
+        assert alone.tobytes() == found[row].tobytes()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from robe_numba.dlrm import bce_with_logits, cat_interaction, dot_interaction, sigmoid
+from robe_numba.dlrm.layers.cross import cross_network
 from robe_numba.dlrm.layers.linear import linear
 from robe_numba.dlrm.optimizers import DenseOptimizer
 from robe_numba.kernels.gpu.interaction import tiles
@@ -96,6 +97,32 @@ def test_cat_interaction():
     grad_dense, grad_embeddings = backward(to_gpu(grad_out))
     np.testing.assert_array_equal(to_cpu(grad_dense), grad_out[:, :3])
     np.testing.assert_array_equal(to_cpu(grad_embeddings), grad_out[:, 3:].reshape(2, 4, 3))
+
+
+@pytest.mark.parametrize("dtype", REAL_DTYPES)
+@pytest.mark.parametrize(("batch", "ranks"), [(3, (2, 5)), (1, (1,)), (0, (2,)), (2, ())])
+def test_cross_network(batch, ranks, dtype):
+    x, grad_y = normal(dtype, (batch, 4), (batch, 4))
+    host = [tuple(normal(dtype, (rank, 4), (4, rank), 4, seed=rank)) for rank in ranks]
+    y, backward = cross_network(to_gpu(x), [tuple(map(to_gpu, layer)) for layer in host])
+    grad_x, gradients = backward(to_gpu(grad_y))
+    expected, expected_backward = cross_network(
+        x.astype(np.float64), [tuple(a.astype(np.float64) for a in layer) for layer in host]
+    )
+    assert_cross(y, expected)
+    expected_grad, expected_gradients = expected_backward(grad_y.astype(np.float64))
+    assert_cross(grad_x, expected_grad)
+    for found, wanted in zip(gradients, expected_gradients, strict=True):
+        for array, other in zip(found, wanted, strict=True):
+            assert_cross(array, other)
+
+
+def assert_cross(array, expected):
+    """Compare with the layer on the host in float64, which central differences checked."""
+    array = to_cpu(array)
+    assert array.shape == expected.shape
+    tolerance = 200 * np.finfo(array.dtype).eps * (1 + np.abs(expected).max(initial=0))
+    np.testing.assert_allclose(array, expected, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("count", [None, 50])

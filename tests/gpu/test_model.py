@@ -51,7 +51,7 @@ def loss_of(model, parameters, batch):
 
 
 @pytest.mark.parametrize(
-    ("kind", "interaction"), [*((kind, "dot") for kind in KINDS), ("robe", "cat")]
+    ("kind", "interaction"), [*((kind, "dot") for kind in KINDS), ("robe", "cat"), ("robe", "dcn")]
 )
 def test_gradient_of_the_whole_model(kind, interaction):
     config = DLRMConfig(3, 3, 4, (5,), (6,), interaction)
@@ -110,7 +110,7 @@ def test_sums_of_blocks_go_to_the_gpu_and_back(kind, state_block):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("interaction", ["dot", "cat"])
+@pytest.mark.parametrize("interaction", ["dot", "cat", "dcn"])
 def test_scores(kind, interaction):
     config = DLRMConfig(3, 3, 4, (5,), (6,), interaction)
     model = model_on_gpu(kind, config=config)
@@ -196,7 +196,7 @@ def test_rows_of_known_ids_of_bags():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("interaction", ["dot", "cat"])
+@pytest.mark.parametrize("interaction", ["dot", "cat", "dcn"])
 def test_scores_of_a_stored_embedding(kind, interaction):
     config = DLRMConfig(3, 3, 4, (5,), (6,), interaction)
     host = tiny_model(kind, config=config).embedding

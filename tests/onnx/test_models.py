@@ -41,7 +41,7 @@ def dense_features(rows, columns, seed=0):
 
 
 def small_model(spec, interaction, seed, num_dense=3):
-    widths = {"bottom": (5,), "top": (6, 4), "interaction": interaction}
+    widths = {"bottom": (5,), "top": (6, 4), "interaction": interaction, "cross_rank": 3}
     config = DLRMConfig(num_dense, spec.num_tables, spec.embedding_dim, **widths)
     description = {"kind": "robe", "specs": {"array": {"kind": "robe", **vars(spec)}},
                    "optimizer": "sgd", "eps": 1e-10}  # fmt: skip
@@ -52,7 +52,7 @@ def small_model(spec, interaction, seed, num_dense=3):
 @settings(max_examples=40)
 @given(
     robe_specs(),
-    st.sampled_from(["dot", "cat"]),
+    st.sampled_from(["dot", "cat", "dcn"]),
     st.sampled_from(DENSE_TRANSFORMS),
     st.sampled_from([0, 1, 7]),
     st.integers(0, 99),

@@ -248,6 +248,17 @@ def mlp(x, parameters, name, final_relu):
     return x
 
 
+def cross(first, parameters):
+    """x_(l+1) = x_0 (U (V x_l) + b) + x_l for each layer, float64 (batch, n)."""
+    first = x = first.astype(np.float64)
+    for layer in range(sum(name.startswith("cross.") for name in parameters) // 3):
+        v, u, bias = (
+            parameters[f"cross.{layer}.{part}"].astype(np.float64) for part in ("v", "u", "bias")
+        )
+        x = first * (x @ v.T @ u.T + bias) + x
+    return x
+
+
 def dlrm_logits(parameters, embeddings, dense, kind):
     """float64 (batch,) of embeddings (batch, num_tables, d)."""
     x = mlp(dense, parameters, "bottom", True)
@@ -255,6 +266,8 @@ def dlrm_logits(parameters, embeddings, dense, kind):
         joined = interaction(embeddings, x)[0]
     else:
         joined = np.concatenate([x, embeddings.reshape(len(x), -1)], axis=1)
+    if kind == "dcn":
+        joined = cross(joined, parameters)
     return mlp(joined, parameters, "top", False)[:, 0]
 
 

@@ -51,13 +51,14 @@ def test_a_loaded_run_gives_its_logits(runs, rows, name):
     np.testing.assert_allclose(logits.numpy(), expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("interaction", ["dot", "cat"])
+@pytest.mark.parametrize("interaction", ["dot", "cat", "dcn"])
 def test_logits_are_those_of_the_oracle(interaction):
     config = replace(TINY, interaction=interaction)
     tables = rt.RobeTables(config.num_tables, config.embedding_dim, array_size=50, scale=1)
     model = rt.RobeDLRM(config, tables).double()
     parameters = init_parameters(config, np.random.default_rng(1), np.float64)
     layers = [layer for layer in (*model.bottom, *model.top) if isinstance(layer, nn.Linear)]
+    layers += model.cross
     with torch.no_grad():
         made = (parameter for layer in layers for parameter in layer.parameters())
         for parameter, value in zip(made, parameters.values(), strict=True):

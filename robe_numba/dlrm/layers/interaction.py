@@ -134,4 +134,9 @@ def cat_interaction(
     return out, backward
 
 
-INTERACTIONS = {"dot": (dot_interaction, dot_width), "cat": (cat_interaction, cat_width)}
+# Of "dcn" a cross network follows, which has parameters; see `cross.py`.
+INTERACTIONS = {
+    "dot": (dot_interaction, dot_width),
+    "cat": (cat_interaction, cat_width),
+    "dcn": (cat_interaction, cat_width),
+}

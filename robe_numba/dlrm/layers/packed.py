@@ -1,4 +1,4 @@
-"""An MLP for scoring alone: its weights are copied once into the order in which they are read."""
+"""Layers for scoring alone: weights are copied once into the order in which they are read."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -6,8 +6,10 @@ from itertools import pairwise
 import numpy as np
 
 from robe_numba.checks.arrays import check_array
+from robe_numba.dlrm.layers.cross import CrossLayer
 from robe_numba.dlrm.layers.linear import GradPair
 from robe_numba.kernels.cpu.launch import launch, threads_for
+from robe_numba.kernels.cpu.layers import add_cross
 from robe_numba.kernels.cpu.mlp import CHUNK, TILE, WIDE, PackedLayers, mlp
 from robe_numba.kernels.cpu.simd.tiles import LANES
 from robe_numba.memory import aligned_empty, scratch
@@ -81,6 +83,34 @@ class PackedMLP:
         numbers = scratch("mlp_numbers", (workers, int(layers.shapes[:, 0].max())), np.uint64)
         flat = x.reshape(-1)
         launch(workers, mlp, flat, np.uint64(rows), layers, self._final_relu, buffers, numbers, out)
+
+
+class PackedCross:
+    """The layers of a cross network, with results as those of `PackedMLP`.
+
+    Parameters
+    ----------
+    layers : sequence of (v, u, bias)
+        As `cross_network` takes them, float32; they are copied. Without any, nothing is computed.
+    """
+
+    def __init__(self, layers: Sequence[CrossLayer]):
+        def packed(weight: np.ndarray) -> PackedMLP:
+            return PackedMLP([(weight, np.zeros(len(weight), np.float32))], final_relu=False)
+
+        self._layers = [(packed(v), packed(u), bias.copy()) for v, u, bias in layers]
+
+    def __call__(self, x: np.ndarray, threads: int) -> None:
+        """Replace x (rows, n) float32 by its output, with at most so many threads."""
+        first = scratch("cross_first", x.shape, np.float32)
+        first[...] = x
+        product = scratch("cross_product", x.shape, np.float32)
+        for down, up, bias in self._layers:
+            before, hidden = down.input(len(x)), up.input(len(x))
+            before[: len(x)] = x
+            down(before, hidden[: len(x)], threads)
+            up(hidden, product, threads)
+            add_cross(first, product, bias, x, x)
 
 
 def elements_worth(layers: PackedLayers) -> int:

@@ -74,3 +74,33 @@ def sum_of_squares(values, sums):
     for last in range(whole, values.size):
         sums[0] += np.float64(values[last]) ** 2
     return sums.sum()
+
+
+@jit
+def add_cross(x, product, bias, before, out):
+    """out = x * (product + bias) + before, all (batch, n) but bias (n,); one thread owns all rows.
+
+    `out` may be `before`.
+    """
+    for row in range(out.shape[0]):
+        for column in range(out.shape[1]):
+            factor = product[row, column] + bias[column]
+            out[row, column] = x[row, column] * factor + before[row, column]
+
+
+@jit
+def cross_gradient(x, product, bias, grad_out, grad, grad_x, grad_bias):
+    """Backward of `add_cross`, given the gradient of its output in two terms; one thread owns all.
+
+    grad_out += grad; grad, the product's, = grad_out * x; grad_x += grad_out * (product + bias);
+    grad_bias (n,) = the column sums of grad.
+    """
+    grad_bias[:] = 0
+    for row in range(x.shape[0]):
+        for column in range(x.shape[1]):
+            given = grad_out[row, column] + grad[row, column]
+            grad_out[row, column] = given
+            grad_x[row, column] += given * (product[row, column] + bias[column])
+            own = given * x[row, column]
+            grad[row, column] = own
+            grad_bias[column] += own

@@ -126,6 +126,28 @@ def bce_with_logits(logits, labels, count, losses, grads):
         grads[i] = ((one if z >= zero else small) / (one + small) - y) / count
 
 
+@Kernel
+def add_cross(x, product, before, out, bias, width):
+    """out = x * (product + bias) + before, all (batch * width,) but bias (width,)."""
+    i = np.uint64(cuda.grid(1))
+    if i < np.uint64(out.size):
+        out[i] = x[i] * (product[i] + bias[i % width]) + before[i]
+
+
+@Kernel
+def cross_gradient(x, product, grad_out, grad, grad_x, bias, width):
+    """Backward of `add_cross`, given the gradient of its output in two terms, (batch * width,).
+
+    grad_out += grad; grad, the product's, = grad_out * x; grad_x += grad_out * (product + bias).
+    """
+    i = np.uint64(cuda.grid(1))
+    if i < np.uint64(x.size):
+        given = grad_out[i] + grad[i]
+        grad_out[i] = given
+        grad_x[i] += given * (product[i] + bias[i % width])
+        grad[i] = given * x[i]
+
+
 def add_bias(context: DeviceContext, y: DeviceArray, bias: DeviceArray, rectify: bool) -> None:
     """Add bias (width,) to y (batch, width) in place, and rectify it if asked for."""
     if y.size:

@@ -11,12 +11,11 @@ import numpy as np
 
 from robe_numba.checks.arrays import ARRAY_DTYPES
 from robe_numba.kernels.gpu import arrays, layers
-from robe_numba.kernels.gpu.context import DeviceContext
 from robe_numba.kernels.gpu.interaction.backward import dot_backward
 from robe_numba.kernels.gpu.interaction.forward import given_dot
 from robe_numba.ops.gpu import products
 from robe_numba.ops.gpu.device import stream_of
-from robe_numba.ops.gpu.views import view
+from robe_numba.ops.gpu.views import given_or_new, view
 
 
 def linear(
@@ -31,7 +30,7 @@ def linear(
     shape = (len(x), fan_out)
     inputs = view("x", x, (len(x), fan_in), (real,))
     with stream_of(x) as context:
-        y = _given_or_new(context, "out", out, shape, real)
+        y = given_or_new(context, "out", out, shape, real)
         outputs = arrays.of(y)
         products.multiply(context, inputs, weights, outputs, transposed=(False, True))
         layers.add_bias(context, outputs, biases, relu)
@@ -42,14 +41,14 @@ def linear(
         grads = view("grad_y", grad_y, shape, (real,))
         with stream_of(grad_y) as context:
             pair = (None, None) if out is None else out
-            grad_weight = _given_or_new(context, "grad_weight", pair[0], weights.shape, real)
-            grad_bias = _given_or_new(context, "grad_bias", pair[1], biases.shape, real)
+            grad_weight = given_or_new(context, "grad_weight", pair[0], weights.shape, real)
+            grad_bias = given_or_new(context, "grad_bias", pair[1], biases.shape, real)
             rectified = outputs if relu else grads
             layers.sum_rectified(context, grads, rectified, relu, arrays.of(grad_bias))
             target = arrays.of(grad_weight)
             products.multiply(context, grads, inputs, target, transposed=(True, False))
             if wanted:
-                grad_x = _given_or_new(context, "grad_x", grad_x, inputs.shape, real)
+                grad_x = given_or_new(context, "grad_x", grad_x, inputs.shape, real)
                 products.multiply(context, grads, weights, arrays.of(grad_x))
         return grad_x if wanted else None, (grad_weight, grad_bias)
 
@@ -62,7 +61,7 @@ def dot_interaction(dense: Any, embeddings: Any, out: Any = None) -> tuple[Any, 
     real, shape = vectors.dtype, (batch, num_tables + 1, dim)
     with stream_of(dense) as context:
         columns = dim + (num_tables + 1) * num_tables // 2
-        out = _given_or_new(context, "out", out, (batch, columns), real)
+        out = given_or_new(context, "out", out, (batch, columns), real)
         given_dot(context, features, vectors, shape, arrays.of(out).flat())
 
     def backward(grad_out: Any, grad_embeddings: Any = None) -> tuple[Any, Any]:
@@ -70,7 +69,7 @@ def dot_interaction(dense: Any, embeddings: Any, out: Any = None) -> tuple[Any, 
         with stream_of(grad_out) as context:
             grad_dense = context.empty((batch, dim), real)
             given = ("grad_embeddings", grad_embeddings, (batch, num_tables, dim), real)
-            grad_embeddings = _given_or_new(context, *given)
+            grad_embeddings = given_or_new(context, *given)
             targets = arrays.of(grad_dense).flat(), arrays.of(grad_embeddings).flat()
             dot_backward(context, (features, vectors, grads), shape, targets)
         return grad_dense, grad_embeddings
@@ -83,7 +82,7 @@ def cat_interaction(dense: Any, embeddings: Any, out: Any = None) -> tuple[Any, 
     vectors, _, (batch, num_tables, dim) = _check_inputs(dense, embeddings)
     real, shape = vectors.dtype, (batch, (num_tables + 1) * dim)
     with stream_of(dense) as context:
-        out = _given_or_new(context, "out", out, shape, real)
+        out = given_or_new(context, "out", out, shape, real)
         out[:, :dim] = context.xp.asarray(dense)
         out[:, dim:] = context.xp.asarray(embeddings).reshape(batch, num_tables * dim)
 
@@ -92,7 +91,7 @@ def cat_interaction(dense: Any, embeddings: Any, out: Any = None) -> tuple[Any, 
         with stream_of(grad_out) as context:
             grads = context.xp.asarray(grad_out)
             given = ("grad_embeddings", grad_embeddings, (batch, num_tables, dim), real)
-            grad_embeddings = _given_or_new(context, *given)
+            grad_embeddings = given_or_new(context, *given)
             grad_embeddings[...] = grads[:, dim:].reshape(batch, num_tables, dim)
             return grads[:, :dim].copy(), grad_embeddings
 
@@ -112,16 +111,6 @@ def bce_with_logits(logits: Any, labels: Any, count: int | None = None) -> tuple
         layers.bce_with_logits.launch_each(context, len(logits), *arguments)
         loss = context.xp.sum(losses, dtype=np.float64) / rows
     return loss, lambda: grads
-
-
-def _given_or_new(
-    context: DeviceContext, name: str, given: Any, shape: tuple[int, ...], dtype: np.dtype
-) -> Any:
-    """An array to write to: the caller's, as one of `context.xp`, or a new one."""
-    if given is None:
-        return context.empty(shape, dtype)
-    view(name, given, shape, (dtype,), written=True)
-    return context.xp.asarray(given)
 
 
 def _check_inputs(dense: Any, embeddings: Any) -> tuple[Any, Any, tuple[int, int, int]]:

@@ -23,6 +23,7 @@ from robe_numba.device_arrays import is_on_device, is_tensor
 from robe_numba.kernels.gpu import arrays
 from robe_numba.kernels.gpu.arrays import DeviceArray, Rate, array_library
 from robe_numba.kernels.gpu.compiler import SIMULATED
+from robe_numba.kernels.gpu.context import DeviceContext
 from robe_numba.ops.gpu.device import current_device
 from robe_numba.quantization.quantized import QuantizedArray
 from robe_numba.spec import Spec
@@ -165,3 +166,13 @@ def check_rate(lr: Any, dtype: np.dtype) -> Rate:
     if memory.size != 1:
         raise ValueError(f"lr has shape {memory.shape}; an array of it must have one element")
     return memory.flat()
+
+
+def given_or_new(
+    context: DeviceContext, name: str, given: Any, shape: tuple[int, ...], dtype: np.dtype
+) -> Any:
+    """An array to write to: the caller's, as one of `context.xp`, or a new one."""
+    if given is None:
+        return context.empty(shape, dtype)
+    view(name, given, shape, (dtype,), written=True)
+    return context.xp.asarray(given)
