@@ -77,11 +77,20 @@ class TrainingConfig(Settings):
                 f"block_state is about the sums of Adagrad, but the embedding's optimizer is "
                 f"{optimizer!r}; leave it out, or choose embedding_optimizer 'adagrad'"
             )
+        crossing = self.cross_layers is not None or self.cross_rank is not None
+        if crossing and self._interaction() != "dcn":
+            raise ValueError(
+                f"cross_layers and cross_rank are about interaction 'dcn', but it is "
+                f"{self._interaction()!r}; leave them out, or choose interaction 'dcn'"
+            )
         if self.split_by == "day" and self.fractions != SETTINGS["fractions"].default:
             raise ValueError(
                 f"fractions are {self.fractions}, but split_by 'day' validates and tests with the "
                 f"last day; leave fractions out, or choose split_by 'order'"
             )
+
+    def _interaction(self) -> str:
+        return self.interaction or PRESETS[self.preset].config.interaction
 
     def _schedule(self) -> tuple[int, int | None, int | None]:
         """Warm-up steps, decay start and decay steps, from the preset where they are None."""
@@ -109,6 +118,7 @@ class TrainingConfig(Settings):
             "embedding_dim": dim,
             "bottom": preset.config.bottom,
             "top": preset.config.top,
+            "interaction": self._interaction(),
             "sign": self._sign(),
             "block_size": dim if self.embedding == "robe" else None,
             "optimizer": optimizer,
@@ -120,6 +130,9 @@ class TrainingConfig(Settings):
             "decay_steps": decay_steps,
             "batch_size": preset.batch_size,
         }
+        if self._interaction() == "dcn":
+            defaults["cross_layers"] = preset.config.cross_layers
+            defaults["cross_rank"] = preset.config.cross_rank
         missing = {name: value for name, value in defaults.items() if given[name] is None}
         return ResolvedConfig(**given | missing)
 
@@ -150,6 +163,7 @@ class ResolvedConfig(TrainingConfig):
     embedding_dim: int
     bottom: tuple[int, ...]
     top: tuple[int, ...]
+    interaction: str
     optimizer: str
     lr: float
     embedding_optimizer: str

@@ -84,6 +84,9 @@ def model_config(dataset: Dataset, config: ResolvedConfig) -> DLRMConfig:
     """
     if not dataset.schema.features:
         raise ValueError("the dataset has no categorical columns; there is nothing to embed")
+    crossing: dict[str, Any] = {}
+    if config.interaction == "dcn":
+        crossing = {"cross_layers": config.cross_layers, "cross_rank": config.cross_rank}
     return replace(
         PRESETS[config.preset].config,
         num_dense=dataset.schema.num_dense,
@@ -91,7 +94,9 @@ def model_config(dataset: Dataset, config: ResolvedConfig) -> DLRMConfig:
         embedding_dim=config.embedding_dim,
         bottom=config.bottom,
         top=config.top,
+        interaction=config.interaction,
         pooling=pooling_of(config.pooling, dataset.schema),
+        **crossing,
     )
 
 

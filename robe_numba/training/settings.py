@@ -48,8 +48,8 @@ class Settings:
     preset: str = setting(
         "default",
         "Widths, optimizer, learning rate and batch size: default, or as published kaggle (d=16), "
-        "mlperf, mlperf-32k or mlperf-55k (d=128).",
-        choices=("default", "kaggle", "mlperf", "mlperf-32k", "mlperf-55k"),
+        "mlperf, mlperf-32k, mlperf-55k or mlperf-dcnv2 (d=128).",
+        choices=("default", "kaggle", "mlperf", "mlperf-32k", "mlperf-55k", "mlperf-dcnv2"),
     )
     embedding: str = setting("robe", "robe, full, hashed or qr.", choices=KINDS)
     compression: float | None = setting(
@@ -75,6 +75,18 @@ class Settings:
     )
     top: tuple[int, ...] | None = setting(
         None, "Hidden widths of the top MLP. Default: the preset's."
+    )
+    interaction: str | None = setting(
+        None,
+        "How embeddings meet: dot (products of pairs), cat, or dcn (a cross network). "
+        "Default: the preset's.",
+        choices=("dot", "cat", "dcn"),
+    )
+    cross_layers: int | None = setting(
+        None, "Layers of the cross network of dcn. Default: the preset's."
+    )
+    cross_rank: int | None = setting(
+        None, "Rank of the cross network's weights. Default: the preset's."
     )
     pooling: str = setting(
         "sum",

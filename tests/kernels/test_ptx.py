@@ -92,6 +92,7 @@ def test_launches_write_parameters_where_kernels_read_them(name):
         "pool_bags vectors signed weighted padded",
         "expand",
         "mask_and_sum",
+        "cross_gradient",
         "bce_with_logits",
     ],
 )

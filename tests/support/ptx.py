@@ -168,6 +168,8 @@ def around_products(dtypes):
         "add_bias_vectors": (layers.add_bias_vectors, (real, real, FLAG)),
         "mask_and_sum": (layers.mask_and_sum, (real, real, FLAG, WORD, WORD, real)),
         "sum_chunks": (layers.sum_chunks, (real, WORD, real)),
+        "add_cross": (layers.add_cross, (*[real] * 5, WORD)),
+        "cross_gradient": (layers.cross_gradient, (*[real] * 6, WORD)),
         "bce_with_logits": (layers.bce_with_logits, (real, real, dtypes.real, real, real)),
         "find_rows": (vocabulary.find_rows, known),
         "find_bag_rows": (vocabulary.find_bag_rows, (*known[:3], NUMBERS, NUMBERS)),

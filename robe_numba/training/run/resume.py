@@ -8,7 +8,7 @@ from data_tools import Dataset
 from data_tools.storage.atomic import remove_temporary
 from data_tools.storage.checksums import digest_of
 from robe_numba.dlrm import DLRM
-from robe_numba.training.config import ResolvedConfig
+from robe_numba.training.config import ResolvedConfig, TrainingConfig
 from robe_numba.training.run.checkpoints import BEST, TrainingState, link
 from robe_numba.training.run.config_file import CONFIG, FORMAT, write_config
 from robe_numba.training.run.folder import METRICS, RunFolder
@@ -67,11 +67,13 @@ def changed_settings(run: RunFolder, config: ResolvedConfig, dataset: Dataset) -
     ValueError
         The run cannot be resumed with them, or the dataset is not its own.
     """
-    old, new = run.config["training"], config.to_dict()
-    changes = {name: new[name] for name in new if new[name] != old.get(name)}
+    # Resolved, as it may be older than some of the settings.
+    old = TrainingConfig.from_dict(run.config["training"]).resolved().to_dict()
+    new = config.to_dict()
+    changes = {name: new[name] for name in new if new[name] != old[name]}
     fixed = [name for name in changes if name not in RESUMABLE]
     if fixed:
-        words = ", ".join(f"{name} {old.get(name)} (given: {new[name]})" for name in fixed)
+        words = ", ".join(f"{name} {old[name]} (given: {new[name]})" for name in fixed)
         raise ValueError(
             f"{run.path} was started with {words}; resume it with the same, choose another output, "
             f"or pass --overwrite instead of --resume"
