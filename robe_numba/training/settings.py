@@ -195,8 +195,8 @@ def _declared() -> dict[str, RunSetting]:
 SETTINGS = _declared()
 # Those that a resumed run may change.
 RESUMABLE = tuple(name for name, each in SETTINGS.items() if each.resumable)
-# Checkpoints of earlier versions lack these.
-LATER = ("pooling",)
+# Runs of earlier versions lack these; their defaults are what such runs did.
+LATER = ("interaction", "cross_layers", "cross_rank", "pooling")
 
 
 def applies(name: str, embedding: str) -> bool:

@@ -9,6 +9,7 @@ import pytest
 
 from robe_numba.cli.commands import train as command
 from robe_numba.dlrm import DEVICES, KINDS, OPTIMIZERS, PRESETS
+from robe_numba.dlrm.layers.interaction import INTERACTIONS
 from robe_numba.parallel.exchange import AUTO, EXCHANGES
 from robe_numba.spec import HASHES
 from robe_numba.training import TrainingConfig
@@ -27,6 +28,7 @@ RESUMABLE = {
     ("name", "known"),
     [
         ("preset", PRESETS),
+        ("interaction", INTERACTIONS),
         ("embedding", KINDS),
         ("hash", HASHES),
         ("optimizer", OPTIMIZERS),

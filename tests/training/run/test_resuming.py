@@ -7,10 +7,20 @@ import pytest
 
 import data_tools
 from data_tools import Dataset
+from data_tools.storage.checksums import digest
 from data_tools.storage.locks import alone_in
 from data_tools.synthetic.generator import Generator
 from robe_numba.training import RunFolder, TrainingError, Watcher, train
-from tests.training.runs import Stop, config, records, stopped, weights
+from robe_numba.training.settings import LATER, RESUMABLE
+from tests.training.runs import (
+    Stop,
+    as_earlier_version,
+    config,
+    edited,
+    records,
+    stopped,
+    weights,
+)
 
 
 @pytest.mark.parametrize(
@@ -21,8 +31,9 @@ from tests.training.runs import Stop, config, records, stopped, weights
         config("full"),
         config("hashed", optimizer="sgd"),
         config("qr"),
+        config("robe", interaction="dcn", cross_layers=2, cross_rank=3),
     ],
-    ids=lambda settings: f"{settings.embedding}-{settings.optimizer}",
+    ids=lambda settings: f"{settings.embedding}-{settings.interaction}-{settings.optimizer}",
 )
 def test_a_resumed_run_ends_as_if_it_had_never_stopped(dataset, tmp_path, settings):
     unstopped = train(dataset, settings, tmp_path / "unstopped")
@@ -143,3 +154,19 @@ def test_a_run_of_an_earlier_version_without_newer_settings_is_resumed(dataset, 
     del older["training"]["patience"], older["training"]["block_state"]
     path.write_text(json.dumps(older))
     assert train(dataset, config(), tmp_path / "run", resume=True).finished
+
+
+def test_a_run_from_before_there_was_a_choice_of_interaction_is_resumed(dataset, tmp_path):
+    folder = tmp_path / "run"
+    stopped(dataset, config(), folder, 5)
+    as_earlier_version(folder)
+    edited(folder / "config.json", lambda value: [value["training"].pop(name) for name in LATER])
+    facts = json.loads((folder / "config.json").read_text())
+    facts["training"] = {n: v for n, v in facts["training"].items() if n not in RESUMABLE}
+    (state,) = folder.glob("checkpoints/*/state.json")
+    about = json.loads(state.read_text().splitlines()[0])
+    text = json.dumps(about | {"run": digest(json.dumps(facts, sort_keys=True).encode())})
+    state.write_text(f"{text}\n{digest(text.encode())}\n")
+    with pytest.raises(ValueError, match="started with interaction dot"):
+        train(dataset, config(interaction="cat"), folder, resume=True)
+    assert train(dataset, config(), folder, resume=True).finished
