@@ -1,6 +1,6 @@
 """What our results must equal before they are timed: NumPy arithmetic on `block_starts`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -90,12 +90,39 @@ def interaction(dense: np.ndarray, embeddings: np.ndarray) -> np.ndarray:
     return np.hstack([dense, (vectors @ vectors.transpose(0, 2, 1))[:, rows, columns]])
 
 
+def pooled_lists(array: np.ndarray, ids: Sequence[np.ndarray], spec: rn.RobeSpec) -> np.ndarray:
+    """The sums of the rows of each table's ids (batch, ids in a row): (batch, num_tables, d)."""
+    batch = len(ids[0])
+    total = np.zeros((batch, len(ids), spec.embedding_dim), array.dtype)
+    for place in range(max(part.shape[1] for part in ids)):
+        has = np.array([part.shape[1] > place for part in ids])
+        # Tables whose lists are shorter read an id too, which is not added.
+        chosen = np.stack([part[:, min(place, part.shape[1] - 1)] for part in ids], axis=1)
+        total += array[positions(chosen, spec)] * has[None, :, None]
+    return total
+
+
 def dlrm_logits(
-    parameters: Mapping[str, np.ndarray], dense: np.ndarray, embeddings: np.ndarray
+    parameters: Mapping[str, np.ndarray],
+    dense: np.ndarray,
+    embeddings: np.ndarray,
+    kind: str = "dot",
 ) -> np.ndarray:
-    """Logits of a DLRM with "dot" interaction: (batch,); names as in `DLRM.parameters()`."""
+    """Logits of a DLRM with the interaction "dot" or "dcn": (batch,), by `DLRM.parameters()`."""
     x = _mlp(dense, parameters, "bottom", final_relu=True)
-    return _mlp(interaction(x, embeddings), parameters, "top", final_relu=False)[:, 0]
+    if kind == "dot":
+        joined = interaction(x, embeddings)
+    else:
+        joined = _cross(np.hstack([x, embeddings.reshape(len(x), -1)]), parameters)
+    return _mlp(joined, parameters, "top", final_relu=False)[:, 0]
+
+
+def _cross(first: np.ndarray, parameters: Mapping[str, np.ndarray]) -> np.ndarray:
+    x = first
+    for layer in range(sum(name.startswith("cross.") for name in parameters) // 3):
+        v, u, bias = (parameters[f"cross.{layer}.{part}"] for part in ("v", "u", "bias"))
+        x = first * (x @ v.T @ u.T + bias) + x
+    return x
 
 
 def _mlp(

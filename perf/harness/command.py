@@ -38,7 +38,7 @@ def main(
     description : str
         The script's docstring.
     shapes : mapping
-        The choices of `--shape`; all but "tiny" run by default.
+        The choices of `--shape`; all but those that begin with "tiny" run by default.
     measure : callable
         measure(shape, options) gives the rows of one shape.
     devices : sequence of str
@@ -52,7 +52,7 @@ def main(
     set_threads(options.threads)
     print(markdown.heading(about(options)), flush=True)
     rows: list[Row] = []
-    for name in options.shape or [name for name in shapes if name != TINY]:
+    for name in options.shape or [name for name in shapes if not name.startswith(TINY)]:
         print(f"{bench} {name} ...", flush=True)
         rows.extend(measure(shapes[name], options))
     if options.json:

@@ -68,8 +68,8 @@ class TorchDLRM(nn.Module):
         for _ in range(shape.num_tables // self._tables_of_bags):
             weight = torch.empty(size, device=here().torch_device).uniform_(-0.1, 0.1)
             self.bags.append(nn.EmbeddingBag(*size, mode="sum", sparse=True, _weight=weight))
-        self.bottom = _mlp(config.bottom_widths, final_relu=True).to(here().torch_device)
-        self.top = _mlp(config.top_widths, final_relu=False).to(here().torch_device)
+        self.bottom = mlp(config.bottom_widths, final_relu=True).to(here().torch_device)
+        self.top = mlp(config.top_widths, final_relu=False).to(here().torch_device)
         self._features, self._labels = dense, here().tensor(labels)
         self._inputs = self.inputs(batch, dense)
         self._loss = nn.BCEWithLogitsLoss()
@@ -126,7 +126,8 @@ class TorchDLRM(nn.Module):
         np.testing.assert_allclose(self.infer()[:8].cpu().numpy(), expected, rtol=1e-3, atol=1e-4)
 
 
-def _mlp(widths: tuple[int, ...], final_relu: bool) -> nn.Sequential:
+def mlp(widths: tuple[int, ...], final_relu: bool) -> nn.Sequential:
+    """Linear layers of these widths with ReLU between them, and after the last if `final_relu`."""
     layers: list[nn.Module] = []
     for fan_in, fan_out in pairwise(widths):
         layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
