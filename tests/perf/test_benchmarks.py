@@ -104,6 +104,15 @@ def test_a_benchmark_stands_alone_and_draws_its_times(tmp_path, capsys):
     assert plot.stat().st_size > 0
 
 
+def test_a_model_with_lists_is_measured_too(tmp_path):
+    options = ["--shape", "tiny-dcnv2", "--repeats", 1, "--json", tmp_path / "json"]
+    call("bench_dlrm", *options)
+    rows = json.loads((tmp_path / "json").read_text())["rows"]
+    assert {row["contender"] for row in rows} == CONTENDERS["bench_dlrm"]
+    alone = {f"{work}, embeddings alone" for work in WORKS["bench_dlrm"]}
+    assert {row["work"] for row in rows} == WORKS["bench_dlrm"] | alone
+
+
 def test_ingest_is_compared_and_its_memory_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(ingest_memory, "COPIES", (1, 3))
     options = ["--rows", 1000, "--repeats", 1, "--folder", tmp_path, "--json", tmp_path / "json"]
