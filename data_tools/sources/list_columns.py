@@ -37,6 +37,12 @@ def is_weights(dtype: pa.DataType) -> bool:
     return item is not None and table_columns.is_number(item)
 
 
+def has_dictionaries(dtype: pa.DataType) -> bool:
+    """Whether a column of this type holds lists whose items are dictionary-encoded."""
+    item = _item_type(dtype)
+    return item is not None and pa.types.is_dictionary(item)
+
+
 def _item_type(dtype: pa.DataType) -> pa.DataType | None:
     """Type of the items of lists; None for other types."""
     types, dtype = pa.types, table_columns.plain_type(dtype)

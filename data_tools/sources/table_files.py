@@ -287,6 +287,10 @@ def parquet_rows(
     """Read the columns `wanted` of some row groups; the line of a row is its number from 1."""
     line = 1
     with reading(), _parquet(address) as file:
-        for rows in file.iter_batches(BATCH_ROWS, row_groups=groups, columns=wanted):
-            yield TableRows(rows, np.arange(line, line + rows.num_rows), [])
-            line += rows.num_rows
+        # Inside lists, Arrow does not join the dictionaries of several row groups.
+        types = [file.schema_arrow.field(name).type for name in wanted]
+        apart = any(map(list_columns.has_dictionaries, types))
+        for some in [[group] for group in groups] if apart else [groups]:
+            for rows in file.iter_batches(BATCH_ROWS, row_groups=some, columns=wanted):
+                yield TableRows(rows, np.arange(line, line + rows.num_rows), [])
+                line += rows.num_rows

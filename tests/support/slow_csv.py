@@ -149,3 +149,24 @@ def categorical(field, holds):
         if whole and -(2**63) <= value < 2**64:
             return int(value) % 2**64
     return int.from_bytes(hashlib.blake2b(field, digest_size=8).digest(), "little")
+
+
+def items(field, separator):
+    """The items of a field that holds a list."""
+    return [] if field in MISSING else field.split(separator)
+
+
+def bag(field, separator, holds):
+    """The ids of a field that holds a list; `holds` is the content of all items of its column."""
+    return [categorical(item, holds) for item in items(field, separator)]
+
+
+def bag_weights(field, separator):
+    """The weights of a list, as float32 holds them."""
+    values = [number(item) for item in items(field, separator)]
+    if not all(map(math.isfinite, values)):
+        raise BadLineError
+    try:
+        return [struct.unpack("<f", struct.pack("<f", value))[0] for value in values]
+    except OverflowError:
+        raise BadLineError from None
