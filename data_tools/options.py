@@ -14,7 +14,11 @@ CHOICES = {
     "file_format": FILE_FORMATS,
     "compression": ("none", "lz4", "zstd"),
 }
-LATER = ("separator", "list_separator", "max_length")  # older manifests lack them
+# Older manifests lack them.
+LATER = ("separator", "list_separator", "max_length", "multi_hot_sizes", "multi_hot_seed")
+# Of Criteo's columns in MLPerf's DLRM-DCNv2: ids per row.
+MLPERF_SIZES = (3, 2, 1, 2, 6, 1, 1, 1, 1, 7, 3, 8, 1, 6, 9, 5, 1, 1, 1, 12, 100, 27, 10, 3, 1, 1)
+MOST_IDS = 1 << 16  # that a single id may become
 _SEPARATOR = re.compile(r'(?![\w"\r\n\0+\-.])[\0-\x7f]')
 
 
@@ -39,6 +43,8 @@ class Options:
     separator: str | None = None
     list_separator: str | None = None
     max_length: int | None = None
+    multi_hot_sizes: tuple[int, ...] | None = None
+    multi_hot_seed: int | None = None  # None without sizes
 
     def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():
@@ -63,6 +69,38 @@ class Options:
         if self.max_ind_range is not None:
             check_count("max_ind_range", self.max_ind_range, 2**32 - 1)
         check_count("min_count", self.min_count, 2**32 - 1)
+        self._check_multi_hot()
+
+    def _check_multi_hot(self) -> None:
+        if (self.multi_hot_sizes is None) != (self.multi_hot_seed is None):
+            raise ValueError("multi_hot_sizes and multi_hot_seed go together; give both")
+        if self.multi_hot_sizes is None:
+            return
+        for size in self.multi_hot_sizes:
+            check_count("a size of multi_hot_sizes", size, MOST_IDS)
+        if type(self.multi_hot_seed) is not int or not 0 <= self.multi_hot_seed < 2**63:
+            raise ValueError(
+                f"multi_hot_seed is {self.multi_hot_seed!r}; it must be a whole number from 0 to "
+                "2**63 - 1"
+            )
+        if self.ids != "appearance":
+            raise ValueError(
+                f"multi_hot_sizes draw from the known ids of a column, but ids is {self.ids!r}, "
+                'which knows none; use ids="appearance" (--ids appearance)'
+            )
+
+    def check_columns(self, num_categorical: int) -> None:
+        """Refuse sizes that are not one for each categorical column.
+
+        Raises
+        ------
+        ValueError
+        """
+        if self.multi_hot_sizes is not None and len(self.multi_hot_sizes) != num_categorical:
+            raise ValueError(
+                f"multi_hot_sizes has {len(self.multi_hot_sizes)} numbers for {num_categorical} "
+                "categorical columns; give one for each, 1 for a column that stays single"
+            )
 
     @property
     def counts_ids(self) -> bool:
@@ -72,10 +110,11 @@ class Options:
     def preparation(self) -> dict[str, Any]:
         """The options that rows to be scored share with the rows that the model learned from.
 
-        `max_length` is among them only where it is set, as older records lack it.
+        Those of lists are among them only where they are set, as older records lack them.
         """
         names = ["dense_transform", "max_ind_range", "ids", "min_count"]
-        names += ["max_length"] * (self.max_length is not None)
+        lists = ("max_length", "multi_hot_sizes", "multi_hot_seed")
+        names += [name for name in lists if getattr(self, name) is not None]
         return {name: getattr(self, name) for name in names}
 
     def to_json(self) -> dict[str, Any]:
@@ -88,3 +127,19 @@ def check_count(name: str, value: Any, most: int) -> None:
     """Require a whole number from 1 to `most`; ValueError for anything else."""
     if type(value) is not int or not 1 <= value <= most:
         raise ValueError(f"{name} is {value!r}; it must be a whole number from 1 to {most:,}")
+
+
+def multi_hot_options(sizes: str | tuple[int, ...] | None, seed: int) -> dict[str, Any]:
+    """The options that make lists of single ids, "mlperf" among the sizes; none without sizes.
+
+    Raises
+    ------
+    ValueError
+        Sizes of another name.
+    """
+    if sizes is None:
+        return {}
+    if sizes != "mlperf" and isinstance(sizes, str):
+        raise ValueError(f"multi_hot_sizes is {sizes!r}; use a tuple of numbers, or 'mlperf'")
+    chosen = MLPERF_SIZES if sizes == "mlperf" else tuple(sizes)
+    return {"multi_hot_sizes": chosen, "multi_hot_seed": seed}

@@ -194,6 +194,9 @@ class Manifest:
                 f"it lists the known ids of {len(self.vocabulary)} columns, but has "
                 f"{len(self.schema.features)}"
             )
+        self.options.check_columns(self.schema.num_categorical)
+        if self.options.multi_hot_sizes is not None and not self.vocabulary:
+            raise ValueError("it has multi_hot_sizes, but no known ids to draw from")
         if len(self.lists) != self.schema.num_multi_hot:
             raise ValueError(
                 f"it counts the ids of {len(self.lists)} multi-hot columns, but has "

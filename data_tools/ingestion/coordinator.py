@@ -16,7 +16,7 @@ from data_tools.ingestion.schedulers import LOCAL, THREADS, default_threads, run
 from data_tools.ingestion.shard_records import COUNTS, PARTS, STATE, ShardRecords
 from data_tools.ingestion.vocabulary_files import build, load
 from data_tools.ingestion.worker import ShardError, ShardMaker
-from data_tools.options import Options
+from data_tools.options import Options, multi_hot_options
 from data_tools.schema import CRITEO, Schema
 from data_tools.sources.lines import BLOCK_BYTES
 from data_tools.sources.row_buffer import MAX_KEPT
@@ -42,6 +42,8 @@ def ingest(
     ids: str = "raw",
     min_count: int = 1,
     vocabulary: str | Path | None = None,
+    multi_hot_sizes: str | tuple[int, ...] | None = None,
+    multi_hot_seed: int = 0,
     labelled: bool | None = None,
     file_format: str = "arrow",
     compression: str = "none",
@@ -110,6 +112,12 @@ def ingest(
     vocabulary : path, optional
         A dataset whose known ids are used instead of counting these sources, with its options `ids`
         and `min_count`; for rows to be scored by a model that was trained on it.
+    multi_hot_sizes : "mlperf" or tuple of int, optional
+        Ids per row of each categorical column, for which the dataset is read as if it had lists:
+        each row's own id, and others that are drawn for it; see `Expansion`. "mlperf": the sizes of
+        MLPerf's DLRM-DCNv2 for Criteo's columns. Needs ids="appearance".
+    multi_hot_seed : int
+        Of these draws, 0 to 2**63 - 1.
     labelled : bool, optional
         True: every source must have labels. False: none may. None: as the first source.
     file_format : {"arrow", "parquet"}
@@ -168,7 +176,9 @@ def ingest(
         separator,
         list_separator,
         max_length,
+        **multi_hot_options(multi_hot_sizes, multi_hot_seed),
     )
+    options.check_columns(schema.num_categorical)
     if threads is not None and threads < 1:
         raise ValueError(f"threads is {threads}; it must be at least 1")
     if scheduler not in (THREADS, LOCAL) and ":" not in scheduler:

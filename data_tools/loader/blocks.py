@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_tools.batch import Rows, ShardReader, take
+from data_tools.batch import Rows, ShardReader
+from data_tools.rows import take
 
 # The parts of the four rows in each possible byte of labels.
 _PART_OF_ROWS = np.arange(256)[:, None] >> np.array([0, 2, 4, 6]) & 3

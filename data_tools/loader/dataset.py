@@ -2,7 +2,7 @@
 
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from data_tools.loader.split import Split
 from data_tools.schema import Schema
 from data_tools.storage.folders import folder_at, is_remote
 from data_tools.storage.paths import check_folder
+
+if TYPE_CHECKING:
+    from data_tools.loader.expansion import Expansion
 
 
 class Dataset:
@@ -60,6 +63,7 @@ class Dataset:
         self._blocks = Blocks(readers)
         self._splits: dict[tuple, Split] = {}
         self._random: tuple[tuple, np.ndarray] | None = None
+        self._expansion = _expansion(manifest)
 
     def __repr__(self) -> str:
         labelled = "labelled" if self.labelled else "unlabelled"
@@ -67,8 +71,19 @@ class Dataset:
 
     @property
     def schema(self) -> Schema:
-        """Names of the columns."""
-        return self.manifest.schema
+        """Columns of the batches; the manifest has those of the files.
+
+        They differ only with `multi_hot_sizes`: then single columns are followed by those that
+        become lists.
+        """
+        schema = self.manifest.schema
+        return schema if self._expansion is None else self._expansion.schema(schema)
+
+    @property
+    def ids_per_row(self) -> tuple[float, ...]:
+        """Mean number of ids per row of each multi-hot column of `schema`."""
+        made = () if self._expansion is None else self._expansion.ids_per_row
+        return (*made, *self.manifest.ids_per_row)
 
     @property
     def ids_per_row(self) -> tuple[float, ...]:
@@ -130,7 +145,7 @@ class Dataset:
         split = self._splits.get(key)  # not looked up twice: other threads may ask for splits too
         if split is None:
             blocks, rows = self._part(*key)
-            split = self._splits[key] = Split(blocks, rows, self._no_rows())
+            split = self._splits[key] = Split(blocks, rows, self._no_rows(), self._expansion)
         return split
 
     def _part(
@@ -160,3 +175,14 @@ class Dataset:
     def _no_rows(self) -> Rows:
         manifest = self.manifest
         return no_rows(manifest.schema, manifest.labelled, manifest.index_dtype)
+
+
+def _expansion(manifest: Manifest) -> "Expansion | None":
+    """What makes lists of the manifest's single ids, if it asks for that."""
+    options = manifest.options
+    if options.multi_hot_sizes is None or options.multi_hot_seed is None:
+        return None
+    from data_tools.loader.expansion import Expansion  # compiled code
+
+    known = tuple(file.rows for file in manifest.vocabulary[: len(options.multi_hot_sizes)])
+    return Expansion(options.multi_hot_sizes, known, options.multi_hot_seed)

@@ -12,8 +12,9 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from data_tools.batch import Lists, Rows, concatenate, take
+from data_tools.batch import Lists, Rows
 from data_tools.loader.shuffle import Shuffle
+from data_tools.rows import concatenate, take
 from robe_numba._share_of import share_of
 
 Arrays = TypeVar("Arrays", bound=tuple)  # a named tuple of arrays (rows, ...) or None

@@ -8,13 +8,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from itertools import islice
 
-from data_tools.batch import Batch, Rows, batch_of, concatenate, take
+from data_tools.batch import Batch, Rows
 from data_tools.loader.peers import Cuts
+from data_tools.rows import concatenate, take
 
 THREAD_NAME = "read-ahead"
 
 
-def stream(read: Callable[[int], Rows], cuts: Cuts, threads: int) -> Generator[Batch, None, None]:
+def stream(
+    read: Callable[[int], Rows], cuts: Cuts, threads: int, finish: Callable[[Rows], Batch]
+) -> Generator[Batch, None, None]:
     """Cut the rows of consecutive parts into mini-batches, or a rank's share of each.
 
     Parameters
@@ -25,6 +28,8 @@ def stream(read: Callable[[int], Rows], cuts: Cuts, threads: int) -> Generator[B
         The batches.
     threads : int
         See `read_ahead`.
+    finish : callable(rows)
+        Makes a batch of its rows; called by the caller's thread.
 
     Yields
     ------
@@ -43,7 +48,7 @@ def stream(read: Callable[[int], Rows], cuts: Cuts, threads: int) -> Generator[B
                 start += count
                 if batch < len(counts) or cuts.ends_batch(number):
                     rows = collected[0] if len(collected) == 1 else concatenate(collected)
-                    yield batch_of(rows)
+                    yield finish(rows)
                     collected = []
             del part  # or its memory would be held until the next part is read
 

@@ -1,16 +1,21 @@
 """A part of a dataset, and its mini-batches in order or shuffled."""
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data_tools.batch import Batch, Rows, concatenate
+from data_tools.batch import Batch, Rows
 from data_tools.loader.blocks import Blocks
 from data_tools.loader.peers import Cuts, Peers, SharedWindows
 from data_tools.loader.read_ahead import read_ahead, stream
 from data_tools.loader.shuffle import Shuffle
+from data_tools.rows import batch_of, concatenate
 from robe_numba._share_of import share_of
+
+if TYPE_CHECKING:
+    from data_tools.loader.expansion import Expansion  # compiled code
 
 UNSORTED_IDS = 1 << 20  # ids to collect, at least, before they are sorted
 
@@ -27,11 +32,16 @@ class Split:
     rows : range
         Which rows of that part.
     empty : Rows
-        No rows, of the widths and types of the dataset.
+        No rows, of the widths and types of the dataset's files.
+    expansion : Expansion, optional
+        Makes lists of single ids, batch by batch; what is read ahead and sent has single ids.
     """
 
-    def __init__(self, blocks: Blocks, rows: range, empty: Rows) -> None:
+    def __init__(
+        self, blocks: Blocks, rows: range, empty: Rows, expansion: "Expansion | None" = None
+    ) -> None:
         self._blocks, self._rows, self._empty = blocks, rows, empty
+        self._expansion = expansion
         ends = np.clip(blocks.ends, rows.start, rows.stop) - rows.start
         counts = np.diff(ends, prepend=0)
         self._numbers = np.flatnonzero(counts)  # of the blocks that have any of the rows
@@ -107,15 +117,18 @@ class Split:
         start = min(first * batch_size, stop)
         if shuffle_seed is None:
             cuts = Cuts(self._ends, batch_size, start, stop)
-            return stream(lambda block: self._read(block, cuts.wanted(block)), cuts, threads)
+            return stream(
+                lambda block: self._read(block, cuts.wanted(block)), cuts, threads, self._batch
+            )
         shuffle = Shuffle(self._counts, shuffle_seed, epoch)
         ends = np.cumsum(shuffle.window_rows)
         if peers is None or peers.size == 1:
             cuts = Cuts(ends, batch_size, start, stop)
-            return stream(self._mixed(shuffle, cuts), cuts, threads)
+            return stream(self._mixed(shuffle, cuts), cuts, threads, self._batch)
         cuts = Cuts(ends, batch_size, start, stop, peers.rank, peers.size)
         stretch = partial(self._stretch, shuffle)
-        return stream(SharedWindows(peers, shuffle, cuts, stretch, self._empty).read, cuts, threads)
+        windows = SharedWindows(peers, shuffle, cuts, stretch, self._empty)
+        return stream(windows.read, cuts, threads, self._batch)
 
     def part(self, rank: int, size: int) -> "Split":
         """One of `size` equal parts of the rows, which keep their order; parts differ by one row.
@@ -135,7 +148,7 @@ class Split:
         if not 0 <= rank < size:
             raise ValueError(f"rank is {rank} of {size} parts; it must be from 0 to size - 1")
         mine = share_of(self.num_rows, rank, size)
-        return Split(self._blocks, self._rows[mine.start : mine.stop], self._empty)
+        return Split(self._blocks, self._rows[mine.start : mine.stop], self._empty, self._expansion)
 
     def labels(self) -> np.ndarray:
         """Labels of all rows in order, float32 (num_rows,).
@@ -167,24 +180,24 @@ class Split:
         IndexError
             There is no such column.
         """
-        width = self._empty.indices.shape[1]
-        features = width + len(self._empty.lists)
-        if not 0 <= column < features:
+        width, lists = self._empty.indices.shape[1], len(self._empty.lists)
+        if not 0 <= column < width + lists:
             raise IndexError(
                 f"column is {column}, but there are {width} categorical columns"
-                + f" and {features - width} multi-hot ones" * (features > width)
+                + f" and {lists} multi-hot ones" * (lists > 0)
             )
-        collected = [self._empty.indices[:0].reshape(-1)]  # the distinct ids so far, then others
-        waiting, limit = 0, UNSORTED_IDS
-        for part in self._parts():
-            ids = _ids_of(part, column)
-            collected.append(ids.copy())
-            waiting += len(ids)
-            # Wait for as many new ids as are known, so that each id is sorted only a few times.
-            if waiting >= limit:
-                collected = [_distinct(collected)]
-                waiting, limit = 0, max(UNSORTED_IDS, collected[0].size)
-        return _distinct(collected)
+        none = np.empty(0, self._empty.indices.dtype)
+        expansion = self._expansion
+        if expansion is not None and column < width:
+            column = expansion.columns[column]
+        found = _distinct((_ids_of(part, column) for part in self._parts()), none)
+        if expansion is not None and column < width:
+            return expansion.distinct(found, column)
+        return found
+
+    def _batch(self, rows: Rows) -> Batch:
+        """The rows as the caller gets them."""
+        return batch_of(rows if self._expansion is None else self._expansion.rows(rows))
 
     def _parts(self) -> Iterator[Rows]:
         """The rows in order, block by block."""
@@ -245,8 +258,22 @@ def _ids_of(rows: Rows, column: int) -> np.ndarray:
     return lists.values[int(lists.offsets[0]) : int(lists.offsets[-1])]
 
 
-def _distinct(parts: list[np.ndarray]) -> np.ndarray:
-    """Sorted distinct ids of all parts.
+def _distinct(parts: Iterable[np.ndarray], none: np.ndarray) -> np.ndarray:
+    """Sorted distinct ids of all parts, in the dtype of `none`, which is empty."""
+    collected = [none]  # the distinct ids so far, then others
+    waiting, limit = 0, UNSORTED_IDS
+    for ids in parts:
+        collected.append(ids.copy())
+        waiting += len(ids)
+        # Wait for as many new ids as are known, so that each id is sorted only a few times.
+        if waiting >= limit:
+            collected = [_sorted(collected)]
+            waiting, limit = 0, max(UNSORTED_IDS, collected[0].size)
+    return _sorted(collected)
+
+
+def _sorted(parts: list[np.ndarray]) -> np.ndarray:
+    """Sorted distinct ids of some arrays.
 
     `numpy.unique` has a hash table, which takes a hundred times as long where most ids differ.
     """

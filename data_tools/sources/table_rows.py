@@ -10,8 +10,9 @@ from types import MappingProxyType
 import numpy as np
 import pyarrow as pa
 
-from data_tools.batch import Rows, take
+from data_tools.batch import Rows
 from data_tools.errors import ParseError
+from data_tools.rows import take
 from data_tools.schema import Schema
 from data_tools.sources import list_columns, table_columns
 from data_tools.sources.row_buffer import RowBuffer

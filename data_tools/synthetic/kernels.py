@@ -10,15 +10,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from data_tools.hashing import GOLDEN, U64, mix, word_of
 from robe_numba._jit import jit
 
 Bytes = npt.NDArray[np.uint8]
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Singles = npt.NDArray[np.float32]
-
-U64 = np.uint64
-GOLDEN = U64(0x9E3779B97F4A7C15)
 
 # Where each kind of draw starts in a row's stream of hash words.
 LABEL_DRAW = 0
@@ -72,20 +70,6 @@ class Params(NamedTuple):
 
 
 @jit
-def mix(word: np.uint64) -> np.uint64:
-    """Finalizer of SplitMix64: a bijection of 64-bit words (Steele, Lea, Flood 2014)."""
-    word = (word ^ (word >> U64(30))) * U64(0xBF58476D1CE4E5B9)
-    word = (word ^ (word >> U64(27))) * U64(0x94D049BB133111EB)
-    return word ^ (word >> U64(31))
-
-
-@jit
-def _word(key: np.uint64, index: int) -> np.uint64:
-    """Word `index` of the stream that starts at `key`."""
-    return mix(key + GOLDEN * U64(index + 1))
-
-
-@jit
 def _uniform(word: np.uint64) -> float:
     """Float64 in [0, 1) from the upper 53 bits."""
     return float(word >> U64(11)) * 2.0**-53
@@ -120,11 +104,11 @@ def id_of(column: int, rank: int) -> np.uint64:
 def _draw_value(key: np.uint64, column: int, p: Params) -> int:
     """Integer of a dense field that is not empty."""
     if p.minus_one[column] > 0.0:
-        u = _uniform(_word(key, NEGATIVE_DRAW + column))
+        u = _uniform(word_of(key, NEGATIVE_DRAW + column))
         if u < p.minus_one[column] + p.below[column]:
             return -2 if u < p.below[column] else -1
-    own = _normal(_word(key, NORMAL_DRAW + column))
-    shared = _normal(_word(key, FACTOR_DRAW + p.factor[column]))
+    own = _normal(word_of(key, NORMAL_DRAW + column))
+    shared = _normal(word_of(key, FACTOR_DRAW + p.factor[column]))
     loading = p.loading[column]
     z = loading * shared + math.sqrt(1.0 - loading * loading) * own
     value = math.floor(math.exp(p.mu[column] + p.sigma[column] * z))
@@ -134,7 +118,7 @@ def _draw_value(key: np.uint64, column: int, p: Params) -> int:
 @jit
 def _draw_rank(key: np.uint64, column: int, p: Params) -> int:
     """Rank of a categorical field that is not empty, by the inverse of its distribution."""
-    u = _uniform(_word(key, RANK_DRAW + p.chain[column]))
+    u = _uniform(word_of(key, RANK_DRAW + p.chain[column]))
     cardinality, common = p.cardinality[column], p.common[column]
     usual = 1.0 - RARE_SHARE if common < cardinality else 1.0
     if u >= usual:
@@ -154,13 +138,13 @@ def draw_row(row: int, p: Params, values: Integers, ranks: Integers) -> np.uint6
     """Fill `values` int64 (D,) and `ranks` int64 (C,); return the key of the row."""
     key = mix(p.row_key + GOLDEN * U64(row))
     for column in range(values.shape[0]):
-        empty = _uniform(_word(key, STREAM_DRAW + p.dense_stream[column]))
+        empty = _uniform(word_of(key, STREAM_DRAW + p.dense_stream[column]))
         if empty < p.dense_empty[column]:
             values[column] = EMPTY_VALUE
         else:
             values[column] = _draw_value(key, column, p)
     for column in range(ranks.shape[0]):
-        empty = _uniform(_word(key, STREAM_DRAW + p.cat_stream[column]))
+        empty = _uniform(word_of(key, STREAM_DRAW + p.cat_stream[column]))
         if empty < p.cat_empty[column]:
             ranks[column] = EMPTY_RANK
         else:
@@ -181,10 +165,10 @@ def row_components(values: Integers, ranks: Integers, p: Params) -> tuple[float,
     linear = 0.0
     sum0 = sum1 = sum2 = sum3 = squares = 0.0
     for column in range(ranks.shape[0]):
-        key = mix(_word(p.id_key, column) + GOLDEN * U64(ranks[column] + 2))
+        key = mix(word_of(p.id_key, column) + GOLDEN * U64(ranks[column] + 2))
         effect = p.cat_effect[column]
-        linear += effect * _normal(_word(key, 0))
-        word = _word(key, 1)
+        linear += effect * _normal(word_of(key, 0))
+        word = word_of(key, 1)
         v0, v1 = effect * _quarter(word, 0), effect * _quarter(word, 1)
         v2, v3 = effect * _quarter(word, 2), effect * _quarter(word, 3)
         sum0, sum1, sum2, sum3 = sum0 + v0, sum1 + v1, sum2 + v2, sum3 + v3
@@ -221,7 +205,7 @@ def truth(first: int, p: Params, probabilities: Singles, labels: Singles) -> Non
         key = draw_row(first + i, p, values, ranks)
         probability = _probability(values, ranks, p)
         probabilities[i] = probability
-        labels[i] = 1.0 if _uniform(_word(key, LABEL_DRAW)) < probability else 0.0
+        labels[i] = 1.0 if _uniform(word_of(key, LABEL_DRAW)) < probability else 0.0
 
 
 @jit
@@ -280,7 +264,7 @@ def text(first: int, rows: int, labelled: bool, p: Params, out: Bytes) -> int:
     for i in range(rows):
         key = draw_row(first + i, p, values, ranks)
         if labelled:
-            clicked = _uniform(_word(key, LABEL_DRAW)) < _probability(values, ranks, p)
+            clicked = _uniform(word_of(key, LABEL_DRAW)) < _probability(values, ranks, p)
             out[at] = 49 if clicked else 48
             out[at + 1] = 9
             at += 2

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
-from data_tools.batch import Batch, Lists, Rows, take
+from data_tools.batch import Batch, Lists, Rows
 from data_tools.loader.peers import exchange_rows
+from data_tools.rows import take
 from robe_numba.metrics import Ranking, auc
 from robe_numba.parallel.distributed_auc import distributed_ranking
 from robe_numba.parallel.mpi_group import MPIGroup

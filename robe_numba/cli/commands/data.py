@@ -106,6 +106,14 @@ def ingest(
     vocabulary: Annotated[
         Path | None, typer.Option(help="Use the known ids of this dataset instead of counting.")
     ] = None,
+    multi_hot_sizes: Annotated[
+        str | None,
+        typer.Option(
+            help="Make lists of single ids while they are read: ids per row of each id column, "
+            "a,b,c, or mlperf (needs --ids appearance)."
+        ),
+    ] = None,
+    multi_hot_seed: Annotated[int, typer.Option(min=0, help="Of these lists.")] = 0,
     label: Annotated[
         str | None, typer.Option(help="Label column. Default: label, if the log has it.")
     ] = None,
@@ -195,6 +203,8 @@ def ingest(
             ids=ids,
             min_count=min_count,
             vocabulary=vocabulary,
+            multi_hot_sizes=_sizes(multi_hot_sizes),
+            multi_hot_seed=multi_hot_seed,
             labelled=True if label else None,
             file_format=file_format,
             compression=compression,
@@ -212,6 +222,22 @@ def ingest(
 def _character(name: str | None) -> str | None:
     """A separator that was given by itself or by its name."""
     return SEPARATORS.get(name, name) if name else None
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip()) if text else ()
+
+
+def _sizes(text: str | None) -> str | tuple[int, ...] | None:
+    """Ids per row of each id column."""
+    if text is None or text == "mlperf":
+        return text
+    numbers = _names(text)
+    if not all(number.isdecimal() for number in numbers):
+        raise typer.BadParameter(
+            f"{text!r} is neither mlperf nor whole numbers, a,b,c", param_hint="--multi-hot-sizes"
+        )
+    return tuple(map(int, numbers))
 
 
 @contextmanager

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_tools import Dataset, ingest
-from data_tools.batch import batch_of
 from data_tools.loader import shuffle as shuffling
 from data_tools.loader.peers import SentRows, share_edges
+from data_tools.rows import batch_of
 from data_tools.synthetic.generator import Generator
 from robe_numba._share_of import share_of
 from tests.conftest import readers_running
