@@ -1,4 +1,4 @@
-"""Text that looks like Criteo's click logs, with a planted model whose best AUC is known.
+"""Logs that look like Criteo's click logs, with a planted model whose best AUC is known.
 
 Row r is a function of the preset, the scale, the seed and r alone, so any range of rows can be
 written, in any order and any number of pieces, without tables. docs/generator.md describes the
@@ -6,13 +6,13 @@ laws of the columns and of the labels.
 """
 
 import gzip
-import hashlib
 import math
 import operator
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -20,14 +20,14 @@ import numpy as np
 import numpy.typing as npt
 
 from data_tools.storage.atomic import replacing
-from data_tools.synthetic import kernels
-from data_tools.synthetic.presets import PRESETS, Categorical, LogPreset
+from data_tools.synthetic import kernels, parameters, text_kernels
+from data_tools.synthetic.lists import CARDINALITY, PlantedLists
+from data_tools.synthetic.parameters import PILOT_ROWS, PILOT_START
+from data_tools.synthetic.presets import PRESETS, LogPreset
 
 __all__ = ["PRESETS", "Generator", "LogPreset"]
 
 BLOCK_ROWS = 8192
-PILOT_ROWS = 65_536
-PILOT_START = 2**62  # far from the rows that anybody writes
 LAST_ROW = 2**62
 SMALL_COLUMN = 128  # columns of at most this many ids keep them all at any scale
 GZIP_LEVEL = 4
@@ -45,20 +45,35 @@ class Generator:
         has fewer.
     seed : int
         0 to 2**64 - 1. Another seed is another log: other rows, other per-id effects.
+    multi_hot : sequence of int
+        Mean lengths of lists, one for each feature of lists L1, L2, ...; such a log is written as
+        Parquet. The other columns are those of a log without lists, but clicks depend on the lists
+        too.
 
     Attributes
     ----------
+    multi_hot : tuple of str
+        Names of the features of lists.
+    lists : PlantedLists or None
+    params : kernels.Params
+        Constants of the other columns.
     cardinalities : tuple of int
         Different ids that each categorical column can show.
 
     Raises
     ------
     ValueError
-        Unknown preset, scale not a finite number above 0, seed out of range, or a scaled
-        cardinality above 2**32.
+        Unknown preset, scale not a finite number above 0, seed or a mean length out of range, or a
+        scaled cardinality above 2**32.
     """
 
-    def __init__(self, preset: str = "kaggle", scale: float = 1.0, seed: SupportsIndex = 0) -> None:
+    def __init__(
+        self,
+        preset: str = "kaggle",
+        scale: float = 1.0,
+        seed: SupportsIndex = 0,
+        multi_hot: Sequence[SupportsIndex] = (),
+    ) -> None:
         if preset not in PRESETS:
             raise ValueError(f"preset is {preset!r}; use one of {', '.join(map(repr, PRESETS))}")
         if not (math.isfinite(scale) and scale > 0):
@@ -76,7 +91,14 @@ class Generator:
                 f"scale {scale} gives a column of {max(self.cardinalities)} ids, but an id has 32 "
                 "bits; use a smaller scale"
             )
-        self._params = _calibrated(_params(self.preset, self.cardinalities, self.seed), self.preset)
+        self.lists: PlantedLists | None = None
+        added: Any = 0.0
+        if len(multi_hot):
+            sizes = _scaled(CARDINALITY, self.scale)
+            self.lists = PlantedLists(multi_hot, sizes, self.preset.name, self.seed)
+            added = self.lists.logits(PILOT_START, PILOT_START + PILOT_ROWS)
+        self.multi_hot = self.lists.names if self.lists else ()
+        self.params = parameters.params(self.preset, self.cardinalities, self.seed, added)
 
     def __repr__(self) -> str:
         return f"Generator(preset={self.preset.name!r}, scale={self.scale}, seed={self.seed})"
@@ -99,12 +121,14 @@ class Generator:
         Raises
         ------
         ValueError
-            A row number out of range.
+            A row number out of range; or the log has lists, which text cannot hold.
         """
         start, stop = _row_range(start, stop)
-        widest = kernels.row_bytes(len(self.preset.dense), len(self.preset.categorical))
+        if self.lists is not None:
+            raise ValueError("Criteo's text cannot hold lists; write the log to a .parquet file")
+        widest = text_kernels.row_bytes(len(self.preset.dense), len(self.preset.categorical))
         out = np.empty((stop - start) * widest, np.uint8)
-        end = kernels.text(start, stop - start, bool(labelled), self._params, out)
+        end = text_kernels.text(start, stop - start, bool(labelled), self.params, out)
         return out[:end].tobytes()
 
     def truth(
@@ -128,8 +152,47 @@ class Generator:
         start, stop = _row_range(start, stop)
         probabilities = np.empty(stop - start, np.float32)
         labels = np.empty(stop - start, np.float32)
-        kernels.truth(start, self._params, probabilities, labels)
+        for begin, end in _stretches(start, stop):
+            logits = self._logits(begin, end)
+            if self.lists is not None:
+                logits += self.lists.logits(begin, end)
+            part = slice(begin - start, end - start)
+            kernels.truth(begin, self.params, logits, probabilities[part], labels[part])
         return probabilities, labels
+
+    def first_id_truth(self, start: SupportsIndex, stop: SupportsIndex) -> npt.NDArray[np.float32]:
+        """Click probabilities as well as they follow from all but the later ids of each list.
+
+        Parameters
+        ----------
+        start, stop : int
+            Row numbers.
+
+        Returns
+        -------
+        ndarray, (rows,) float32
+            The true probability, averaged over the lists that begin with the row's first ids: over
+            a sample of them, see docs/generator.md. Its AUC against the labels is the best that a
+            model can expect that sees only the first id of each list.
+
+        Raises
+        ------
+        ValueError
+            The log has no lists, or a row number is out of range.
+        """
+        start, stop = _row_range(start, stop)
+        if self.lists is None:
+            raise ValueError("the log has no lists; give multi_hot")
+        parts = [np.empty(0, np.float32)]
+        for begin, end in _stretches(start, stop):
+            parts.append(self.lists.first_id_probabilities(begin, end, self._logits(begin, end)))
+        return np.concatenate(parts)
+
+    def _logits(self, start: int, stop: int) -> npt.NDArray[np.float64]:
+        """Logits of some rows, without what lists add."""
+        logits = np.empty(stop - start)
+        kernels.logits(start, self.params, logits)
+        return logits
 
     def write(
         self,
@@ -140,14 +203,16 @@ class Generator:
         labelled: bool = True,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        """Write rows [start, start + rows) to a text file, or to a gzip file by its name.
+        """Write rows [start, start + rows) to a text file; to gzip or Parquet by its name.
 
-        The file appears under its name only when it is complete.
+        The file appears under its name only when it is complete. The same rows give the same bytes,
+        of Parquet with the same version of Arrow.
 
         Parameters
         ----------
         path : path
-            A name that ends in ".gz", of either case, is compressed.
+            A name that ends in ".gz", of either case, is compressed text. ".parquet" is a table of
+            the columns of `CRITEO` and, after them, of `multi_hot`.
         rows : int
             Number of rows.
         start : int
@@ -160,7 +225,8 @@ class Generator:
         Raises
         ------
         ValueError
-            A negative number, or a row number above 2**62.
+            A negative number, or a row number above 2**62; or the log has lists, but the name does
+            not end in ".parquet".
         OSError
             The file cannot be written.
         """
@@ -168,29 +234,44 @@ class Generator:
         if rows < 0:
             raise ValueError(f"rows is {rows}; use rows >= 0")
         start, stop = _row_range(start, start + rows)
+        suffix = Path(path).suffix.lower()
+        if self.lists is not None and suffix != ".parquet":
+            raise ValueError(f"{path} is text, which cannot hold lists; name it .parquet")
         with ExitStack() as opened:
             temporary = opened.enter_context(replacing(path))
             file: Any = opened.enter_context(open(temporary, "wb"))
-            if Path(path).suffix.lower() == ".gz":
+            make: Callable[[int, int], Any] = partial(self.text, labelled=labelled)
+            write = file.write
+            if suffix == ".gz":
                 # No name and no time in the header, so that the same rows give the same bytes.
-                file = opened.enter_context(gzip.GzipFile("", "wb", GZIP_LEVEL, file, mtime=0))
-            for begin, block in self._blocks(start, stop, labelled):
-                file.write(block)
+                packed = opened.enter_context(gzip.GzipFile("", "wb", GZIP_LEVEL, file, mtime=0))
+                write = packed.write
+            elif suffix == ".parquet":
+                from data_tools.synthetic.parquet import table, table_writer
+
+                make = partial(table, self, labelled=labelled)
+                write = opened.enter_context(table_writer(file, self, labelled)).write_table
+            for begin, block in _blocks(start, stop, make):
+                write(block)
                 if progress is not None:
                     progress(min(begin + BLOCK_ROWS, stop) - start, rows)
 
-    def _blocks(self, start: int, stop: int, labelled: bool) -> Iterator[tuple[int, bytes]]:
-        """First row and text of each block, in order; the kernels run without the GIL."""
-        threads = os.cpu_count() or 1
-        with ThreadPoolExecutor(threads) as pool:
-            # One wave at a time, so that a slow disk does not pile up blocks in memory.
-            wave = threads * 2
-            for first in range(start, stop, BLOCK_ROWS * wave):
-                begins = range(first, min(first + BLOCK_ROWS * wave, stop), BLOCK_ROWS)
-                blocks = pool.map(
-                    lambda begin: self.text(begin, min(begin + BLOCK_ROWS, stop), labelled), begins
-                )
-                yield from zip(begins, blocks, strict=True)
+
+def _stretches(start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """First and last row of each block, the last excluded."""
+    for begin in range(start, stop, BLOCK_ROWS):
+        yield begin, min(begin + BLOCK_ROWS, stop)
+
+
+def _blocks(start: int, stop: int, make: Callable[[int, int], Any]) -> Iterator[tuple[int, Any]]:
+    """First row and content of each block, in order; the kernels run without the GIL."""
+    threads = os.cpu_count() or 1
+    with ThreadPoolExecutor(threads) as pool:
+        # One wave at a time, so that a slow disk does not pile up blocks in memory.
+        for first in range(start, stop, BLOCK_ROWS * threads * 2):
+            wave = list(_stretches(first, min(first + BLOCK_ROWS * threads * 2, stop)))
+            blocks = pool.map(lambda rows: make(*rows), wave)
+            yield from zip((begin for begin, _ in wave), blocks, strict=True)
 
 
 def _scaled(cardinality: int, scale: float) -> int:
@@ -204,77 +285,3 @@ def _row_range(start: SupportsIndex, stop: SupportsIndex) -> tuple[int, int]:
             f"rows [{start}, {stop}) were asked for; use 0 <= start <= stop <= 2**62 = {LAST_ROW}"
         )
     return start, stop
-
-
-def _params(preset: LogPreset, cardinalities: tuple[int, ...], seed: int) -> kernels.Params:
-    """Constants of the kernels; the scales and the bias of the logit are still neutral."""
-    dense, categorical = preset.dense, preset.categorical
-    laws = [_inverse_law(*each) for each in zip(categorical, cardinalities, strict=True)]
-
-    def floats(values: list[float]) -> npt.NDArray[np.float64]:
-        return np.array(values, np.float64)
-
-    def ints(values: list[int]) -> npt.NDArray[np.int64]:
-        return np.array(values, np.int64)
-
-    return kernels.Params(
-        row_key=_key("row", preset.name, seed),
-        id_key=_key("id", preset.name, seed),
-        dense_empty=floats([c.empty for c in dense]),
-        dense_stream=ints([c.stream for c in dense]),
-        factor=ints([c.factor for c in dense]),
-        loading=floats([c.loading for c in dense]),
-        mu=floats([c.mu for c in dense]),
-        sigma=floats([c.sigma for c in dense]),
-        least=floats([c.least for c in dense]),
-        minus_one=floats([c.minus_one for c in dense]),
-        below=floats([c.below for c in dense]),
-        mean_log=floats([c.mean_log for c in dense]),
-        std_log=floats([c.std_log for c in dense]),
-        effect=floats([c.effect for c in dense]),
-        empty_effect=floats([c.empty_effect for c in dense]),
-        cat_empty=floats([c.empty for c in categorical]),
-        cat_stream=ints([c.stream for c in categorical]),
-        chain=ints([c.chain for c in categorical]),
-        cat_effect=floats([c.effect for c in categorical]),
-        cardinality=ints(list(cardinalities)),
-        common=ints([law[0] for law in laws]),
-        head=floats([c.head for c in categorical]),
-        shift=floats([c.shift for c in categorical]),
-        span=floats([law[1] for law in laws]),
-        inverse_power=floats([law[2] for law in laws]),
-        logit_scale=np.ones(3),
-        bias=0.0,
-    )
-
-
-def _inverse_law(column: Categorical, cardinality: int) -> tuple[int, float, float]:
-    """Number of common ids, and span and power of the inverse of the rank distribution."""
-    common = min(column.common or cardinality, cardinality)
-    power = 1.0 - column.exponent
-    span = math.expm1(power * math.log1p((common - 1) / column.shift))
-    return common, span, 1.0 / power
-
-
-def _key(purpose: str, preset: str, seed: int) -> np.uint64:
-    digest = hashlib.sha256(f"{purpose} {preset} {seed}".encode()).digest()
-    return np.uint64(int.from_bytes(digest[:8], "little"))
-
-
-def _calibrated(params: kernels.Params, preset: LogPreset) -> kernels.Params:
-    """Scale the components of the logit to their strengths and set the bias by the click rate.
-
-    Both are measured on pilot rows, so every seed and scale has the same strengths and rate.
-    """
-    parts = np.empty((PILOT_ROWS, 3))
-    kernels.components(PILOT_START, params, parts)
-    scale = np.array([preset.dense_std, preset.linear_std, preset.pair_std]) / parts.std(0)
-    logits = parts @ scale
-    low, high = -logits.max() - 50.0, -logits.min() + 50.0
-    for _ in range(60):
-        bias = (low + high) / 2
-        if (1.0 / (1.0 + np.exp(-(logits + bias)))).mean() < preset.click_rate:
-            low = bias
-        else:
-            high = bias
-    return params._replace(logit_scale=scale, bias=float(bias))

@@ -1,7 +1,7 @@
 """Compiled rows of the generator: draw one row, its logit and its text.
 
 A row is a function of its number alone. `draw_row` fills the row's values and ranks from a
-counter-based hash, `row_components` gives the parts of its logit, `_write_row` its bytes.
+counter-based hash, `row_components` gives the parts of its logit.
 """
 
 import math
@@ -13,10 +13,11 @@ import numpy.typing as npt
 from data_tools.hashing import GOLDEN, U64, mix, word_of
 from robe_numba._jit import jit
 
-Bytes = npt.NDArray[np.uint8]
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Singles = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.uint32]
+Flags = npt.NDArray[np.bool_]
 
 # Where each kind of draw starts in a row's stream of hash words.
 LABEL_DRAW = 0
@@ -32,9 +33,6 @@ GREATEST_VALUE = 2**31 - 1
 NUM_FACTORS = 3  # hidden normal numbers of a row that its dense columns share
 PAIR_RANK = 4  # elements of an id's interaction factor: the 16-bit quarters of one hash word
 RARE_SHARE = 1e-6  # of the lines: ids of a saturated column that 10,000 lines do not show
-
-MAX_INTEGER_BYTES = 12  # -2147483648 and its tab
-HEX_BYTES = 9  # 8 digits and a tab
 
 
 class Params(NamedTuple):
@@ -70,7 +68,7 @@ class Params(NamedTuple):
 
 
 @jit
-def _uniform(word: np.uint64) -> float:
+def uniform(word: np.uint64) -> float:
     """Float64 in [0, 1) from the upper 53 bits."""
     return float(word >> U64(11)) * 2.0**-53
 
@@ -83,7 +81,7 @@ def _quarter(word: np.uint64, index: int) -> float:
 
 
 @jit
-def _normal(word: np.uint64) -> float:
+def normal(word: np.uint64) -> float:
     """Nearly normal number of mean 0 and variance 1, at most 3.5: a sum of four uniforms."""
     total = 0.0
     for index in range(4):
@@ -104,11 +102,11 @@ def id_of(column: int, rank: int) -> np.uint64:
 def _draw_value(key: np.uint64, column: int, p: Params) -> int:
     """Integer of a dense field that is not empty."""
     if p.minus_one[column] > 0.0:
-        u = _uniform(word_of(key, NEGATIVE_DRAW + column))
+        u = uniform(word_of(key, NEGATIVE_DRAW + column))
         if u < p.minus_one[column] + p.below[column]:
             return -2 if u < p.below[column] else -1
-    own = _normal(word_of(key, NORMAL_DRAW + column))
-    shared = _normal(word_of(key, FACTOR_DRAW + p.factor[column]))
+    own = normal(word_of(key, NORMAL_DRAW + column))
+    shared = normal(word_of(key, FACTOR_DRAW + p.factor[column]))
     loading = p.loading[column]
     z = loading * shared + math.sqrt(1.0 - loading * loading) * own
     value = math.floor(math.exp(p.mu[column] + p.sigma[column] * z))
@@ -116,35 +114,49 @@ def _draw_value(key: np.uint64, column: int, p: Params) -> int:
 
 
 @jit
-def _draw_rank(key: np.uint64, column: int, p: Params) -> int:
-    """Rank of a categorical field that is not empty, by the inverse of its distribution."""
-    u = _uniform(word_of(key, RANK_DRAW + p.chain[column]))
-    cardinality, common = p.cardinality[column], p.common[column]
-    usual = 1.0 - RARE_SHARE if common < cardinality else 1.0
-    if u >= usual:
-        rare = int((u - usual) / (1.0 - usual) * (cardinality - common))
-        return common + min(rare, cardinality - common - 1)
-    u /= usual
-    if u < p.head[column] or common == 1:
+def common_rank(
+    u: float, common: int, head: float, shift: float, span: float, inverse_power: float
+) -> int:
+    """The rank below `common` at a uniform number in [0, 1), by Zipf and Mandelbrot's law."""
+    if u < head or common == 1:
         return 0
-    u = (u - p.head[column]) / (1.0 - p.head[column])
-    x = p.shift[column] * ((1.0 + u * p.span[column]) ** p.inverse_power[column] - 1.0)
+    u = (u - head) / (1.0 - head)
+    x = shift * ((1.0 + u * span) ** inverse_power - 1.0)
     # Rounding can push x past an end by a unit in the last place.
     return 1 + min(max(int(x), 0), common - 2)
 
 
 @jit
+def _draw_rank(key: np.uint64, column: int, p: Params) -> int:
+    """Rank of a categorical field that is not empty, by the inverse of its distribution."""
+    u = uniform(word_of(key, RANK_DRAW + p.chain[column]))
+    cardinality, common = p.cardinality[column], p.common[column]
+    usual = 1.0 - RARE_SHARE if common < cardinality else 1.0
+    if u >= usual:
+        rare = int((u - usual) / (1.0 - usual) * (cardinality - common))
+        return common + min(rare, cardinality - common - 1)
+    shift, span, power = p.shift[column], p.span[column], p.inverse_power[column]
+    return common_rank(u / usual, common, p.head[column], shift, span, power)
+
+
+@jit
+def key_of_row(row: int, key: np.uint64) -> np.uint64:
+    """What all draws of a row depend on."""
+    return mix(key + GOLDEN * U64(row))
+
+
+@jit
 def draw_row(row: int, p: Params, values: Integers, ranks: Integers) -> np.uint64:
     """Fill `values` int64 (D,) and `ranks` int64 (C,); return the key of the row."""
-    key = mix(p.row_key + GOLDEN * U64(row))
+    key = key_of_row(row, p.row_key)
     for column in range(values.shape[0]):
-        empty = _uniform(word_of(key, STREAM_DRAW + p.dense_stream[column]))
+        empty = uniform(word_of(key, STREAM_DRAW + p.dense_stream[column]))
         if empty < p.dense_empty[column]:
             values[column] = EMPTY_VALUE
         else:
             values[column] = _draw_value(key, column, p)
     for column in range(ranks.shape[0]):
-        empty = _uniform(word_of(key, STREAM_DRAW + p.cat_stream[column]))
+        empty = uniform(word_of(key, STREAM_DRAW + p.cat_stream[column]))
         if empty < p.cat_empty[column]:
             ranks[column] = EMPTY_RANK
         else:
@@ -167,7 +179,7 @@ def row_components(values: Integers, ranks: Integers, p: Params) -> tuple[float,
     for column in range(ranks.shape[0]):
         key = mix(word_of(p.id_key, column) + GOLDEN * U64(ranks[column] + 2))
         effect = p.cat_effect[column]
-        linear += effect * _normal(word_of(key, 0))
+        linear += effect * normal(word_of(key, 0))
         word = word_of(key, 1)
         v0, v1 = effect * _quarter(word, 0), effect * _quarter(word, 1)
         v2, v3 = effect * _quarter(word, 2), effect * _quarter(word, 3)
@@ -179,10 +191,16 @@ def row_components(values: Integers, ranks: Integers, p: Params) -> tuple[float,
 
 
 @jit
-def _probability(values: Integers, ranks: Integers, p: Params) -> float:
+def logit_of(values: Integers, ranks: Integers, p: Params) -> float:
+    """Logit of a row, without that of lists."""
     dense, linear, pair = row_components(values, ranks, p)
     scale = p.logit_scale
-    logit = p.bias + scale[0] * dense + scale[1] * linear + scale[2] * pair
+    return p.bias + scale[0] * dense + scale[1] * linear + scale[2] * pair
+
+
+@jit
+def sigmoid(logit: float) -> float:
+    """Probability of a click."""
     return 1.0 / (1.0 + math.exp(-logit))
 
 
@@ -197,81 +215,31 @@ def components(first: int, p: Params, out: Floats) -> None:
 
 
 @jit
-def truth(first: int, p: Params, probabilities: Singles, labels: Singles) -> None:
-    """True probabilities and drawn labels of rows first, first + 1, ..., float32 (rows,)."""
+def logits(first: int, p: Params, out: Floats) -> None:
+    """Logits of rows first, first + 1, ..., without that of lists, float64 (rows,)."""
     values = np.empty(p.mu.shape[0], np.int64)
     ranks = np.empty(p.head.shape[0], np.int64)
+    for i in range(out.shape[0]):
+        draw_row(first + i, p, values, ranks)
+        out[i] = logit_of(values, ranks, p)
+
+
+@jit
+def truth(first: int, p: Params, logits: Floats, probabilities: Singles, labels: Singles) -> None:
+    """Probabilities of the logits of rows first, first + 1, ..., and drawn labels, (rows,)."""
     for i in range(labels.shape[0]):
-        key = draw_row(first + i, p, values, ranks)
-        probability = _probability(values, ranks, p)
+        probability = sigmoid(logits[i])
+        drawn = uniform(word_of(key_of_row(first + i, p.row_key), LABEL_DRAW))
         probabilities[i] = probability
-        labels[i] = 1.0 if _uniform(word_of(key, LABEL_DRAW)) < probability else 0.0
+        labels[i] = 1.0 if drawn < probability else 0.0
 
 
 @jit
-def _write_integer(value: int, out: Bytes, at: int) -> int:
-    """Decimal digits of `value` at out[at:]; returns the end."""
-    if value < 0:
-        out[at] = 45  # "-"
-        at += 1
-        value = -value
-    end = at + 1
-    rest = value // 10
-    while rest > 0:
-        end += 1
-        rest //= 10
-    for i in range(end - 1, at - 1, -1):
-        out[i] = 48 + value % 10
-        value //= 10
-    return end
-
-
-@jit
-def _write_hex(word: np.uint64, out: Bytes, at: int) -> int:
-    """Eight lower-case hexadecimal digits at out[at:]; returns the end."""
-    for i in range(8):
-        digit = int(word >> U64(28 - 4 * i)) & 15
-        out[at + i] = 48 + digit if digit < 10 else 87 + digit
-    return at + 8
-
-
-@jit
-def _write_row(values: Integers, ranks: Integers, out: Bytes, at: int) -> int:
-    """All feature fields, tabs between and a newline after them; returns the end."""
-    for column in range(values.shape[0]):
-        if values[column] != EMPTY_VALUE:
-            at = _write_integer(values[column], out, at)
-        out[at] = 9
-        at += 1
-    for column in range(ranks.shape[0]):
-        if ranks[column] != EMPTY_RANK:
-            at = _write_hex(id_of(column, ranks[column]), out, at)
-        out[at] = 9
-        at += 1
-    out[at - 1] = 10
-    return at
-
-
-@jit
-def text(first: int, rows: int, labelled: bool, p: Params, out: Bytes) -> int:
-    """Write rows first .. first + rows - 1 to `out` uint8; returns the number of bytes.
-
-    `out` has room for `row_bytes` of every row.
-    """
-    values = np.empty(p.mu.shape[0], np.int64)
+def fields(first: int, p: Params, values: Integers, ids: Ids, empty: Flags) -> None:
+    """Dense values (rows, D), ids uint32 (rows, C), and where there is no id, bool (rows, C)."""
     ranks = np.empty(p.head.shape[0], np.int64)
-    at = 0
-    for i in range(rows):
-        key = draw_row(first + i, p, values, ranks)
-        if labelled:
-            clicked = _uniform(word_of(key, LABEL_DRAW)) < _probability(values, ranks, p)
-            out[at] = 49 if clicked else 48
-            out[at + 1] = 9
-            at += 2
-        at = _write_row(values, ranks, out, at)
-    return at
-
-
-def row_bytes(num_dense: int, num_categorical: int) -> int:
-    """Most bytes that one line can take."""
-    return 2 + num_dense * MAX_INTEGER_BYTES + num_categorical * HEX_BYTES
+    for i in range(values.shape[0]):
+        draw_row(first + i, p, values[i], ranks)
+        for column in range(ranks.shape[0]):
+            empty[i, column] = ranks[column] == EMPTY_RANK
+            ids[i, column] = id_of(column, ranks[column])

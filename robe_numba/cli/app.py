@@ -11,7 +11,18 @@ from typer.core import TyperGroup
 
 import robe_numba
 from robe_numba.cli import needs
-from robe_numba.cli.commands import data, dataset, demo, export, plan, score, serve, sweep, train
+from robe_numba.cli.commands import (
+    data,
+    dataset,
+    demo,
+    export,
+    plan,
+    score,
+    serve,
+    sweep,
+    synth,
+    train,
+)
 from robe_numba.cli.console import make_console, print_anything
 from robe_numba.parallel.group import Group
 from robe_numba.parallel.launch import KNOWN, processes, reason
@@ -41,7 +52,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("demo")(demo.demo)
-app.command("synth")(data.synth)
+app.command("synth")(synth.synth)
 app.command("ingest")(data.ingest)
 app.add_typer(dataset.data, name="data", cls=_CommandGroup)
 app.command("plan")(plan.plan)

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+import typer
+
 if TYPE_CHECKING:
     from data_tools import Schema
 
@@ -61,3 +63,11 @@ def _weights(text: str | None) -> dict[str, str]:
     if not all(column and weights for column, _, weights in pairs):
         raise ValueError(f"weights are {text!r}; write them as history=ratings,tags=scores")
     return {column: weights for column, _, weights in pairs}
+
+
+def numbers_of(text: str, option: str) -> tuple[int, ...]:
+    """The whole numbers of an option, `1,2,3`."""
+    numbers = names(text)
+    if not numbers or not all(number.isdecimal() for number in numbers):
+        raise typer.BadParameter(f"{text!r} has no whole numbers, a,b,c", param_hint=option)
+    return tuple(map(int, numbers))

@@ -1,82 +1,25 @@
-"""`robe synth` and `robe ingest`: generate click logs, and make datasets of them."""
+"""`robe ingest`: make datasets of click logs."""
 
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from robe_numba.cli import loading
-from robe_numba.cli.arguments import Overwrite, check_output_file
-from robe_numba.cli.columns import schema_of
+from robe_numba.cli.arguments import Overwrite
+from robe_numba.cli.columns import numbers_of, schema_of
 from robe_numba.cli.commands.dataset import show
 from robe_numba.cli.console import console
 from robe_numba.cli.progress import Quiet, tracking
-from robe_numba.formatting import format_bytes
 
-if TYPE_CHECKING:
-    from data_tools.synthetic.generator import Generator
-
-CEILING_ROWS = 2_000_000  # of a generated log, from which the best reachable AUC is computed
 SEPARATORS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|"}
 TWO_PASSES = (
     "two passes over the sources, the first to count ids: about twice the time, and 16 MB of disk "
     "per million rows while it runs"
 )
-
-
-def ceiling(generator: "Generator", start: int, stop: int) -> tuple[float, float | None]:
-    """Click rate of rows [start, stop), and the AUC of their true probabilities or None."""
-    with loading():
-        from robe_numba.metrics import auc
-
-    probabilities, labels = generator.truth(start, stop)
-    both = 0 < labels.sum() < labels.size
-    return float(labels.mean()), float(auc(labels, probabilities)) if both else None
-
-
-def synth(
-    output: Annotated[Path, typer.Argument(help="File to write; compressed if named .gz.")],
-    rows: Annotated[int, typer.Option(min=1, help="Number of lines.")] = 1_000_000,
-    preset: Annotated[str, typer.Option(help="kaggle or terabyte.")] = "kaggle",
-    scale: Annotated[float, typer.Option(help="Multiplies the cardinalities.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Seed of the planted model and of the rows.")] = 0,
-    start: Annotated[int, typer.Option(min=0, help="First row, to continue a log.")] = 0,
-    labelled: Annotated[
-        bool, typer.Option("--labelled/--unlabelled", help="With or without the label column.")
-    ] = True,
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
-) -> None:
-    """Generate a click log in Criteo's format whose best reachable AUC is known.
-
-    Columns, missing values, ids and click rate are distributed as in the real logs; clicks follow
-    a planted model.
-
-    Examples:
-
-        robe synth clicks.tsv --rows 1000000
-
-        robe synth day_0.gz --preset terabyte --rows 5000000 --seed 7
-
-        robe synth new.tsv --rows 1000 --start 1000000 --unlabelled
-    """
-    with loading():
-        from data_tools.synthetic.generator import Generator
-
-    check_output_file(output, overwrite)
-    generator = Generator(preset=preset, scale=scale, seed=seed)
-    with tracking(f"writing {output.name}", quiet) as progress:
-        generator.write(output, rows, start=start, labelled=labelled, progress=progress)
-    stop = start + min(rows, CEILING_ROWS)
-    rate, best = ceiling(generator, start, stop)
-    console.print(f"{output}: {rows:,} rows, {format_bytes(output.stat().st_size)}")
-    which = "these rows" if stop == start + rows else f"the first {CEILING_ROWS:,} rows"
-    console.print(f"click rate of {which} {rate:.4f}{'' if labelled else ' (not in the file)'}")
-    reach = "not defined: all labels are equal" if best is None else f"{best:.4f}"
-    console.print(f"best reachable AUC on {which} (of the true probabilities) {reach}")
 
 
 def ingest(
@@ -224,20 +167,9 @@ def _character(name: str | None) -> str | None:
     return SEPARATORS.get(name, name) if name else None
 
 
-def _names(text: str | None) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip()) if text else ()
-
-
 def _sizes(text: str | None) -> str | tuple[int, ...] | None:
     """Ids per row of each id column."""
-    if text is None or text == "mlperf":
-        return text
-    numbers = _names(text)
-    if not all(number.isdecimal() for number in numbers):
-        raise typer.BadParameter(
-            f"{text!r} is neither mlperf nor whole numbers, a,b,c", param_hint="--multi-hot-sizes"
-        )
-    return tuple(map(int, numbers))
+    return text if text in (None, "mlperf") else numbers_of(text, "--multi-hot-sizes")
 
 
 @contextmanager

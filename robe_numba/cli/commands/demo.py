@@ -9,7 +9,7 @@ import typer
 from data_tools.storage.own_files import open_own
 from data_tools.storage.paths import check_room_for_folder
 from robe_numba.cli import loading
-from robe_numba.cli.commands.data import ceiling
+from robe_numba.cli.commands.synth import ceiling
 from robe_numba.cli.console import console
 from robe_numba.cli.progress import Quiet, TrainingProgress, showing, tracking
 

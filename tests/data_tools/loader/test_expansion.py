@@ -249,4 +249,4 @@ def test_mlperf_sizes_from_the_command_line(tmp_path, robe):
     assert batch.indices.size + batch.values.size == 214 * 300
     status, text = robe("ingest", tmp_path / "log.tsv", "-o", out, "--multi-hot-sizes", "1,x")
     assert status == 2
-    assert "neither mlperf nor whole numbers" in text
+    assert "has no whole numbers, a,b,c" in text
