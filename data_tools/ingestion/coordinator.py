@@ -164,21 +164,10 @@ def ingest(
         No sources, a source that is not a regular file, an unknown option, or Criteo text mixed
         with other formats.
     """
-    options = Options(
-        format,
-        dense_transform,
-        on_error,
-        max_ind_range,
-        ids,
-        min_count,
-        file_format,
-        compression,
-        separator,
-        list_separator,
-        max_length,
-        **multi_hot_options(multi_hot_sizes, multi_hot_seed),
-    )
-    options.check_columns(schema.num_categorical)
+    lists = multi_hot_options(multi_hot_sizes, multi_hot_seed)
+    preparation = dense_transform, on_error, max_ind_range, ids, min_count
+    files = file_format, compression, separator, list_separator, max_length
+    options = Options(format, *preparation, *files, **lists)
     if threads is not None and threads < 1:
         raise ValueError(f"threads is {threads}; it must be at least 1")
     if scheduler not in (THREADS, LOCAL) and ":" not in scheduler:
@@ -194,6 +183,7 @@ def ingest(
     if not is_remote(output):
         check_room_for_folder(output)
     plan = make_plan(addresses, schema, options, labelled, shard_bytes, known)
+    options.check_columns(plan.schema.num_categorical)
     with begun_ingest(output, plan, overwrite) as (folder, shards, finished):
         if finished:
             return finished

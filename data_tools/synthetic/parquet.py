@@ -37,8 +37,9 @@ def table(generator: "Generator", start: int, stop: int, labelled: bool) -> pa.T
     columns = []
     if labelled:
         columns.append(pa.array(generator.truth(start, stop)[1].astype(np.int8)))
-    for column in values.T:
-        columns.append(pa.array(column.astype(np.int32), mask=column == kernels.EMPTY_VALUE))
+    columns += [
+        pa.array(column.astype(np.int32), mask=column == kernels.EMPTY_VALUE) for column in values.T
+    ]
     columns += [pa.array(i, mask=m) for i, m in zip(ids.T, empty.T, strict=True)]
     if generator.lists is not None:
         for each in generator.lists.draw(start, stop).lists:
