@@ -86,11 +86,6 @@ class Dataset:
         return (*made, *self.manifest.ids_per_row)
 
     @property
-    def ids_per_row(self) -> tuple[float, ...]:
-        """Mean number of ids per row of each multi-hot column of `schema`."""
-        return self.manifest.ids_per_row
-
-    @property
     def num_rows(self) -> int:
         """Number of rows."""
         return self.manifest.rows
