@@ -91,7 +91,20 @@ def dot(vectors):
     return torch.cat([vectors[:, 0], products[:, rows, columns]], dim=1)
 
 
-INTERACTIONS = {"dot": dot, "cat": lambda vectors: vectors.flatten(1)}
+def cat(vectors):
+    return vectors.flatten(1)
+
+
+INTERACTIONS = {"dot": dot, "cat": cat, "dcn": cat}
+
+
+class Cross(nn.Module):
+    """The layers of a cross layer."""
+
+    def __init__(self, rank, v, u, bias):
+        super().__init__()
+        self.v, self.u = nn.Linear(v.shape[1], rank, bias=False), nn.Linear(rank, len(bias))
+        self.v.weight, self.u.weight, self.u.bias = map(nn.Parameter, (v, u, bias))
 
 
 class Twin(nn.Module):
@@ -109,6 +122,10 @@ class Twin(nn.Module):
                 for name in ("weight", "bias"):
                     given = model.parameters()[f"{part}.{number}.{name}"]
                     setattr(layer, name, nn.Parameter(torch.tensor(given)))
+        self.cross = nn.ModuleList()
+        for number, rank in enumerate(model.config.cross_ranks):
+            weights = [model.parameters()[f"cross.{number}.{n}"] for n in ("v", "u", "bias")]
+            self.cross.append(Cross(rank, *map(torch.tensor, weights)))
 
     def forward(self, dense, indices, lists):
         values, offsets, weights = lists
@@ -125,7 +142,9 @@ class Twin(nn.Module):
             factors = torch.tensor(weights[own]).to(x.dtype) if mode == "sum" else None
             ids = torch.tensor(values[own].astype(np.int64))
             vectors.append(self.embedding.pooled(feature + 1, ids, bounds - bounds[0], factors))
-        x = self.interaction(torch.stack(vectors, dim=1))
+        x = first = self.interaction(torch.stack(vectors, dim=1))
+        for layer in self.cross:
+            x = first * layer.u(layer.v(x)) + x
         *hidden, last = self.parts["top"]
         for layer in hidden:
             x = layer(x).relu()
@@ -137,6 +156,9 @@ class Twin(nn.Module):
         for part, layers in self.parts.items():
             for number, layer in enumerate(layers):
                 found |= {f"{part}.{number}.{n}": a for n, a in layer.named_parameters()}
+        for number, layer in enumerate(self.cross):
+            weights = {"v": layer.v.weight, "u": layer.u.weight, "bias": layer.u.bias}
+            found |= {f"cross.{number}.{n}": a for n, a in weights.items()}
         return {name: array.detach().numpy() for name, array in found.items()}
 
 
@@ -145,7 +167,7 @@ class Twin(nn.Module):
 @pytest.mark.parametrize("interaction", INTERACTIONS)
 def test_a_twin_in_torch_makes_the_same_steps(kind, optimizer, interaction):
     embedding = embedding_of(kind, POOLING, optimizer=optimizer)
-    config = config_of(POOLING, bottom=(8,), top=(12, 6), interaction=interaction)
+    config = config_of(POOLING, bottom=(8,), top=(12, 6), interaction=interaction, cross_rank=3)
     model = DLRM(config, embedding, optimizer=optimizer)
     twin = Twin(model)
     steps = OPTIMIZERS[optimizer](twin.parameters(), lr=LR)
