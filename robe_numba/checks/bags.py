@@ -8,7 +8,7 @@ import numpy as np
 from robe_numba.checks.arrays import check_array
 from robe_numba.checks.ids import INDEX_DTYPES, as_uint64, id_limits, raise_outside
 from robe_numba.kernels.cpu.inspect import reads_inside
-from robe_numba.kernels.scalar.bags import MAX, MEAN, MODES, SUM, Bags
+from robe_numba.kernels.scalar.bags import MODES, SUM, Bags, modes_of
 from robe_numba.spec import Spec, check_int
 
 MAX_OFFSET = 2**63 - 1
@@ -39,7 +39,7 @@ def check_bags(given: BagArguments, spec: Spec, dtype: np.dtype) -> Bags:
     offsets = check_offsets(given.offsets, spec.num_tables)
     check_array("indices", given.indices, None, INDEX_DTYPES)
     check_bag_ids_shape(given.indices)
-    modes = check_pooling(given, spec.num_tables)
+    modes = check_modes(given.mode, spec.num_tables, given.per_sample_weights is not None)
     weights = np.empty(0, dtype=dtype)
     if given.per_sample_weights is not None:
         shape = (given.indices.size,)
@@ -48,24 +48,20 @@ def check_bags(given: BagArguments, spec: Spec, dtype: np.dtype) -> Bags:
     indices = _check_bag_indices(given.indices, offsets, spec, padding)
     if weights.size:
         check_weights(weights, offsets, modes)
-    return Bags(
-        indices=indices,
-        offsets=offsets,
-        weights=weights,
-        batch=(offsets.size - 1) // spec.num_tables,
-        modes=np.array(modes, np.uint8),
-        **mode_flags(modes),
-        padded=padding is not None,
-        padding_idx=np.uint64(0) if padding is None else padding,
-    )
+    batch = (offsets.size - 1) // spec.num_tables
+    padded, padding_idx = padding is not None, np.uint64(0) if padding is None else padding
+    return Bags(indices, offsets, weights, batch, *modes_of(modes), padded, padding_idx)
 
 
 def check_weights(weights: np.ndarray, offsets: np.ndarray, modes: tuple[int, ...]) -> None:
     """Require weights of 1 in tables that are not pooled by their sum."""
     batch = (offsets.size - 1) // len(modes)
     for table, mode in enumerate(modes):
+        if mode == SUM:
+            continue
         first, last = offsets[table * batch], offsets[(table + 1) * batch]
-        if mode != SUM and (others := np.flatnonzero(weights[first:last] != 1)).size:
+        others = np.flatnonzero(weights[first:last] != 1)
+        if others.size:
             position = int(first + others[0])
             raise ValueError(
                 f"per_sample_weights[{position}] is {weights[position]}, but table {table} has "
@@ -149,10 +145,13 @@ def check_mode(mode: Any, name: str = "mode") -> None:
         raise ValueError(f"{name} is {mode!r}; choose one of {', '.join(MODES)}")
 
 
-def check_modes(mode: Any, num_tables: int) -> tuple[int, ...]:
-    """How each table is pooled, given one mode for all or a sequence of one per table."""
+def check_modes(mode: Any, num_tables: int, weighted: bool = False) -> tuple[int, ...]:
+    """How each table is pooled, given one mode for all or a sequence of one per table.
+
+    The values of weights, if there are any, are not checked.
+    """
     if isinstance(mode, str) or not isinstance(mode, Sequence):
-        check_mode(mode)
+        check_one_mode(mode, weighted)
         return (MODES[mode],) * num_tables
     if len(mode) != num_tables:
         raise ValueError(
@@ -169,17 +168,3 @@ def check_one_mode(mode: Any, weighted: bool) -> None:
     check_mode(mode)
     if weighted and mode != "sum":
         raise ValueError(f"per_sample_weights go with mode 'sum' alone, got mode {mode!r}")
-
-
-def check_pooling(given: BagArguments, num_tables: int) -> tuple[int, ...]:
-    """How each table is pooled; whether weights go with it, but for their values."""
-    modes = check_modes(given.mode, num_tables)
-    if isinstance(given.mode, str):
-        check_one_mode(given.mode, given.per_sample_weights is not None)
-    return modes
-
-
-def mode_flags(modes: tuple[int, ...]) -> dict[str, bool]:
-    """The fields of `Bags` that tell which modes there are."""
-    all_max = modes.count(MAX) == len(modes)
-    return {"some_mean": MEAN in modes, "some_max": MAX in modes, "all_max": all_max}

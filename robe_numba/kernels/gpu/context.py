@@ -12,6 +12,7 @@ from robe_numba.kernels.coefficients import hash_spec
 from robe_numba.kernels.gpu import arrays
 from robe_numba.kernels.gpu.arrays import DeviceArray, array_library
 from robe_numba.kernels.gpu.launch import Prepared
+from robe_numba.kernels.scalar.bags import Modes, modes_of
 from robe_numba.spec import Spec
 
 
@@ -41,9 +42,10 @@ class DeviceContext(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def modes_on(modes: tuple[int, ...], device: int) -> DeviceArray:
-    """Give the modes of bags, uint8 (num_tables,), on a device."""
-    return _put(np.array(modes, np.uint8))
+def modes_on(modes: tuple[int, ...], device: int) -> Modes:
+    """Give how tables are pooled, with the array on a device."""
+    known = modes_of(modes)
+    return known._replace(modes=_put(known.modes))
 
 
 @lru_cache(maxsize=64)

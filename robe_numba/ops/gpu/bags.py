@@ -17,8 +17,6 @@ from robe_numba.checks.bags import (
     check_modes,
     check_offsets_shape,
     check_padding,
-    check_pooling,
-    mode_flags,
 )
 from robe_numba.checks.ids import INDEX_DTYPES
 from robe_numba.checks.scalars import check_scalar, check_spec
@@ -158,22 +156,15 @@ def _check_bags(context: DeviceContext, given: BagArguments, spec: Spec, real: n
     indices = view("indices", given.indices, None, INDEX_DTYPES)
     check_bag_ids_shape(indices)
     weights = given.per_sample_weights
-    modes = check_pooling(given, spec.num_tables)
+    modes = check_modes(given.mode, spec.num_tables, weights is not None)
     padding = check_padding(given.padding_idx)
     if weights is None:
         weights = arrays.nothing(real)
     else:
         weights = view("per_sample_weights", weights, (indices.size,), (real,))
-    return Bags(
-        indices=indices,
-        offsets=offsets,
-        weights=weights,
-        batch=np.uint64((offsets.size - 1) // spec.num_tables),
-        modes=modes_on(modes, context.device),
-        **mode_flags(modes),
-        padded=padding is not None,
-        padding_idx=np.uint64(0) if padding is None else padding,
-    )
+    batch, known = np.uint64((offsets.size - 1) // spec.num_tables), modes_on(modes, context.device)
+    padded, padding_idx = padding is not None, np.uint64(0) if padding is None else padding
+    return Bags(indices, offsets, weights, batch, *known, padded, padding_idx)
 
 
 def _starts(bags: Bags, spec: Spec, given: Any, written: bool = False) -> DeviceArray:
