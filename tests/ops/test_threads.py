@@ -20,6 +20,7 @@ from tests.support.forking import forks, holds_in_a_child
 
 SPEC = rn.RobeSpec(3000, 8, 20, 3, sign=True)
 ROWS = 500
+MIXED = ("max", "mean", "sum")
 
 
 def results():
@@ -36,7 +37,7 @@ def results():
     found += [rn.lookup(quantized, ids, SPEC)]
     found += [rn.lookup_dot_interaction(quantized, ids, dense, SPEC)]
     found += [rn.lookup_backward(grad_out, ids, SPEC)]
-    for mode in ("sum", "mean", "max"):
+    for mode in ("sum", "mean", "max", MIXED):
         found.append(rn.embedding_bag(array, *bags, mode))
         found.append(rn.embedding_bag_backward(grad_out, *bags, mode, array=array))
         found.append(rn.embedding_bag(quantized, *bags, mode))
@@ -45,7 +46,11 @@ def results():
     rn.adagrad_update(moved, state, grad_out, ids, SPEC)
     rn.embedding_bag_sgd_update(moved, grad_out, *bags, "max")
     rn.embedding_bag_adagrad_update(moved, state, grad_out, *bags, "mean")
-    return [part.tobytes() for part in (*found, moved, state)]
+    rn.embedding_bag_sgd_update(moved, grad_out, *bags, MIXED)
+    rn.embedding_bag_adagrad_update(moved, state, grad_out, *bags, MIXED)
+    block_sums = np.zeros(-(-array.size // 8), np.float32)
+    rn.embedding_bag_adagrad_update(moved, block_sums, grad_out, *bags, MIXED, state_block=8)
+    return [part.tobytes() for part in (*found, moved, state, block_sums)]
 
 
 @pytest.mark.usefixtures("threads_for_everything")

@@ -128,6 +128,7 @@ def bags_for(draw, spec, dtype, max_batch=3, whole=False, dtypes=INDEX_DTYPES, m
     if mode not in ("mean", "max") and draw(st.booleans()):
         generator = np.random.default_rng(draw(st.integers(0, 99)))
         values = generator.integers(-3, 4, len(ids)) if whole else generator.normal(size=len(ids))
+        values *= generator.random(len(ids)) < 0.9  # some weights are 0
         summed = [
             mode == "sum" or mode[bag // batch] == "sum"
             for bag, size in enumerate(sizes)

@@ -23,6 +23,27 @@ def output_row(bag, bags, spec):
     return np.uint64(sample) * spec.num_tables + np.uint64(table)
 
 
+@inlined
+def first_bag(reached, bags):
+    """The first bag before which there are this many reads and bags, or more, in all."""
+    low, high = 0, bags.offsets.size - 1
+    while low < high:
+        middle = (low + high) // 2
+        if bags.offsets[middle] + middle < reached:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@inlined
+def share_bags(bags, worker, num_workers):
+    """The contiguous bags [first, last) that a worker owns, of about as many reads as others'."""
+    count = bags.offsets.size - 1
+    first, last = share(bags.offsets[count] + count, worker, num_workers)
+    return first_bag(np.int64(first), bags), first_bag(np.int64(last), bags)
+
+
 @inner
 def bag_starts(bags, first, last, spec, starts, largest):
     """Starts of the reads of bags [first, last), table by table; NO_START for padding.
@@ -222,10 +243,10 @@ def pool(array, starts, spec, bags, out, num_workers):
     starts (n * num_blocks,) receives the starts of all reads.
     """
     for worker in prange(num_workers):
-        first, last = share(bags.offsets.size - 1, worker, num_workers)
-        bag_starts(bags, np.int64(first), np.int64(last), spec, starts, False)
+        first, last = share_bags(bags, worker, num_workers)
+        bag_starts(bags, first, last, spec, starts, False)
         source = BlockSource(array, starts, spec)
-        for bag in range(np.int64(first), np.int64(last)):
+        for bag in range(first, last):
             pool_bag(source, bags, bag, out)
 
 
@@ -233,8 +254,8 @@ def pool(array, starts, spec, bags, out, num_workers):
 def hash_bags(bags, spec, starts, num_workers):
     """starts (n * num_blocks,) of all reads, without reading; one iteration owns its bags."""
     for worker in prange(num_workers):
-        first, last = share(bags.offsets.size - 1, worker, num_workers)
-        bag_starts(bags, np.int64(first), np.int64(last), spec, starts, False)
+        first, last = share_bags(bags, worker, num_workers)
+        bag_starts(bags, first, last, spec, starts, False)
 
 
 @jit(parallel=True)
@@ -244,8 +265,8 @@ def expand(bags, spec, rows, scales, num_workers):
     One iteration owns its bags.
     """
     for worker in prange(num_workers):
-        first, last = share(bags.offsets.size - 1, worker, num_workers)
-        for bag in range(np.int64(first), np.int64(last)):
+        first, last = share_bags(bags, worker, num_workers)
+        for bag in range(first, last):
             row = output_row(bag, bags, spec)
             mean = bags.modes[row % spec.num_tables] == MEAN
             begin, end = bags.offsets[bag], bags.offsets[bag + 1]

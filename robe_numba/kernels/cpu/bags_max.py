@@ -6,10 +6,9 @@ import numpy as np
 from numba import prange
 
 from robe_numba._jit import inlined, inner, jit
-from robe_numba.kernels.cpu.bags import bag_starts, output_row
+from robe_numba.kernels.cpu.bags import bag_starts, output_row, share_bags
 from robe_numba.kernels.cpu.blocks import BlockSource, block_length, sign_bits
 from robe_numba.kernels.cpu.simd.types import load_x1, negate_lanes
-from robe_numba.kernels.cpu.starts import share
 from robe_numba.kernels.scalar.bags import EVERY_READ, MAX, is_padding
 from robe_numba.kernels.scalar.hashing import row_key
 from robe_numba.kernels.scalar.unsigned import ZERO
@@ -89,8 +88,8 @@ def pool_max(array, starts, spec, bags, maxima, num_workers):
     that were used, even where they were hashed before.
     """
     for worker in prange(num_workers):
-        first, last = share(bags.offsets.size - 1, worker, num_workers)
-        bag_starts(bags, np.int64(first), np.int64(last), spec, starts, True)
+        first, last = share_bags(bags, worker, num_workers)
+        bag_starts(bags, first, last, spec, starts, True)
         source = BlockSource(array, starts, spec)
-        for bag in range(np.int64(first), np.int64(last)):
+        for bag in range(first, last):
             maximum_bag(source, bags, bag, maxima)
