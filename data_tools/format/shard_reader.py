@@ -42,7 +42,7 @@ def open_shard(folder: Folder, manifest: Manifest, number: int) -> "ArrowShard |
     try:
         reader = kind(folder.open(name), manifest, shard)
         found, num_blocks = reader.contents()
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # names of columns
         raise DatasetError(f"{path} is not a readable shard ({error}); {REMEDY}") from None
     metadata = {key: (found.metadata or {}).get(key) for key in expected.metadata}
     full, rest = divmod(shard.rows, manifest.block_rows)

@@ -99,6 +99,10 @@ class ShardCounter:
             Another dtype, shape or number of columns, or the shard gets too many rows or ids.
         """
         check_indices("indices", indices, self.num_columns, self.dtype)
+        if len(lists) != len(self.list_sizes):
+            raise ValueError(
+                f"there are lists of {len(lists)} columns but must be of {len(self.list_sizes)}"
+            )
         sizes = [size + len(each) for size, each in zip(self.list_sizes, lists, strict=True)]
         if max(self.rows + len(indices), *sizes, 0) > MAX_ROWS:
             raise ValueError(f"a shard has at most {MAX_ROWS} rows or ids; write smaller shards")

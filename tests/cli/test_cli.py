@@ -159,6 +159,41 @@ def test_numbered_files_are_read_in_the_order_of_their_numbers(work, tmp_path):
     assert text.index("day_10,") < text.index("day_1,") < text.index("day_2,")
 
 
+def test_columns_of_lists_are_named_and_shown(tmp_path):
+    (tmp_path / "films.csv").write_text(
+        "user,genres,seen,stars,liked\n1,Drama|War,3|4|5,1|1|2,1\n2,,,,0\n3,Drama,7,0.5,1\n"
+    )
+    text = robe(
+        "ingest", "films.csv", "-o", "data", "--label", "liked", "--categorical", "user,seen",
+        "--multi-hot", "genres", "--weights", "seen=stars", "--list-separator", "pipe",
+        "--max-length", "2", cwd=tmp_path,
+    )  # fmt: skip
+    for shown in (text, robe("data", "info", "data", cwd=tmp_path)):
+        assert "genres: 1.00 ids per row, at most 2" in shown
+        assert "seen: 1.00 ids per row, at most 2" in shown
+        assert "seen: of longer lists the last 2 ids are kept, which shortened 1" in shown
+        assert "genres: of longer lists" not in shown
+    text = robe("data", "info", "data", cwd=tmp_path)
+    assert "1 categorical (user)" in text
+    assert "2 multi-hot columns (genres, seen, weighted by stars)" in text
+    assert "as they were written" in robe("data", "verify", "data", cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ("seen", "weights are 'seen'; write them as history=ratings"),
+        ("other=stars", "there are weights for 'other', which is not among the columns of lists"),
+    ],
+)
+def test_weights_of_no_column_are_one_sentence(tmp_path, weights, message):
+    (tmp_path / "log.csv").write_text("seen,stars,label\n1,1,1\n")
+    command = ("ingest", "log.csv", "-o", "data", "--multi-hot", "seen", "--weights", weights)
+    text = robe(*command, "--list-separator", "|", cwd=tmp_path, code=1)
+    assert text.startswith(f"error: {message}")
+    assert "\n" not in text
+
+
 def test_a_dataset_without_rows_is_told_on_stderr(tmp_path):
     (tmp_path / "log.tsv").write_text("clicked\tage\tuser\n")
     columns = ("--label", "clicked", "--dense", "age", "--categorical", "user")

@@ -8,6 +8,7 @@ import io
 import json
 import tempfile
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from tests.fuzz.json_edits import edited
 
 with harness.guided(__name__):
     from data_tools.errors import DatasetError
-    from data_tools.format.manifest import MANIFEST_NAME, Manifest
+    from data_tools.format.manifest import MANIFEST_NAME, ListFacts, Manifest
     from data_tools.ingestion.coordinator import ingest
     from data_tools.ingestion.output_folder import PLAN_NAME, State, _found
     from data_tools.ingestion.plan import IngestPlan, make_plan
@@ -85,8 +86,27 @@ def targets() -> list[Target]:
     plan = make_plan([source], SCHEMA, manifest.options, None, None, None)
     state = State("shards-0", plan.to_json())
     shard = manifest.shards[0]
+    lists = [ListFacts(7, 4, 1), ListFacts(0, None, 0)]
     record = ShardRecord(
-        shard.name, 0, 0, shard.rows, shard.bytes, shard.crc32, 1, shard.rows, 0, [], 17, True
+        shard.name,
+        0,
+        0,
+        shard.rows,
+        shard.bytes,
+        shard.crc32,
+        1,
+        shard.rows,
+        0,
+        [],
+        17,
+        True,
+        lists,
+    )
+    with_lists = replace(
+        manifest,
+        schema=Schema("y", (), (), ("p", "q"), ("w", None)),
+        options=replace(manifest.options, list_separator="|", max_length=4),
+        lists=tuple(lists),
     )
     return [
         Target(manifest.to_json(), read_manifest, DatasetError, MANIFEST_NAME),
@@ -97,6 +117,7 @@ def targets() -> list[Target]:
         config_target(folder),
         Target(RECORDS, lambda content: read_metrics(content, folder), ValueError, "metrics.jsonl"),
         state_target(folder),
+        Target(with_lists.to_json(), read_manifest, DatasetError, MANIFEST_NAME),
     ]
 
 
@@ -105,7 +126,7 @@ SPEC_ERRORS = (TypeError, ValueError)
 
 def as_document(value: Any) -> Any:
     """A dataclass as JSON has it."""
-    return json.loads(json.dumps(vars(value)))
+    return json.loads(json.dumps(asdict(value)))
 
 
 def read_manifest(content: bytes) -> None:
@@ -187,9 +208,9 @@ def check(data: bytes) -> None:
             raise AssertionError(f"an error that names no file: {error}") from error
 
 
-SEEDS = [bytes([number]) for number in range(8)]
-SEEDS += [bytes([number, 7, 0, 20, 255]) for number in range(8)]  # nested deeply
-SEEDS += [bytes([number, 3, 0, place, 13]) for number in range(8) for place in (0, 3, 9)]
+SEEDS = [bytes([number]) for number in range(9)]
+SEEDS += [bytes([number, 7, 0, 20, 255]) for number in range(9)]  # nested deeply
+SEEDS += [bytes([number, 3, 0, place, 13]) for number in range(9) for place in (0, 3, 9)]
 
 if __name__ == "__main__":
     harness.fuzz(check, SEEDS)

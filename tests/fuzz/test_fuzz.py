@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.fuzz import criteo, csv, file_types, ingest, json_files
+from tests.fuzz import criteo, csv, file_types, ingest, json_files, shards
 from tests.fuzz.criteo import BOM, SCHEMAS
 from tests.fuzz.ingest import GZIP_MAGIC, TABLE, Case, case_bytes, check
 
@@ -103,7 +103,7 @@ def digits_without_limit():
     sys.set_int_max_str_digits(before)
 
 
-@pytest.mark.parametrize("target", [file_types, criteo, csv, ingest, json_files])
+@pytest.mark.parametrize("target", [file_types, criteo, csv, ingest, json_files, shards])
 def test_the_seeds_of_the_fuzzers(target):
     for seed in target.SEEDS:
         target.check(seed)
@@ -190,6 +190,26 @@ def test_streams_are_read_whole_or_not_at_all(case):
 @given(st.binary(min_size=5, max_size=60))
 def test_edited_json_is_read_or_its_file_is_named(case):
     json_files.check(case)
+
+
+@settings(max_examples=200)
+@given(
+    st.integers(0, len(shards.FORMS) - 1),
+    st.lists(
+        st.tuples(st.integers(0, 4000), st.sampled_from([0, 1, 127, 128, 255])),
+        min_size=1,
+        max_size=4,
+    ),
+)
+def test_an_edited_shard_is_refused_or_safe(form, edits):
+    shards.check(shards.case_bytes(form, *edits))
+
+
+@pytest.mark.parametrize("form", range(len(shards.FORMS)))
+def test_every_byte_of_a_shard_may_be_wrong(form):
+    size = len(shards.shard(*shards.FORMS[form])[0])
+    for place in range(size):
+        shards.check(shards.case_bytes(form, (place, 37 * place % 256)))
 
 
 TRICKY = (

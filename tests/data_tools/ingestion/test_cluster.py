@@ -16,6 +16,7 @@ from data_tools.ingestion.worker import ShardMaker
 from data_tools.options import Options
 from data_tools.storage.folders import RemoteFolder, folder_at
 from tests.data_tools.ingestion.test_ingest import SCHEMA, make_lines, shard_bytes, write
+from tests.data_tools.ingestion.test_ingest_lists import LONG, long_log
 from tests.support.needs import need
 
 need("distributed")
@@ -153,6 +154,17 @@ def test_output_at_an_address(tmp_path, sources, cluster, options):
     ):
         for one, two in zip(here[:3], there[:3], strict=True):
             assert one.tobytes() == two.tobytes()
+
+
+def test_lists_on_a_cluster(tmp_path, cluster):
+    sources, _ = long_log(tmp_path)
+    data_tools.ingest(sources, tmp_path / "threads", **LONG)
+    manifest = data_tools.ingest(
+        sources, tmp_path / "cluster", scheduler=cluster.scheduler_address, **LONG
+    )
+    assert manifest == data_tools.Dataset(tmp_path / "threads").manifest
+    assert manifest.lists[0].shortened > 0
+    assert shard_bytes(tmp_path / "cluster") == shard_bytes(tmp_path / "threads")
 
 
 def test_sources_at_an_address(tmp_path, sources):

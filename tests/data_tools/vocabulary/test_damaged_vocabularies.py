@@ -21,6 +21,12 @@ def test_wrong_arguments(tmp_path):
         counter.add(np.zeros((3, 2), np.int64))
     with pytest.raises(ValueError, match=r"indices has the shape \(3, 1\) but must be \(rows, 2\)"):
         counter.add(np.zeros((3, 1), np.uint32))
+    with pytest.raises(ValueError, match="num_multi_hot is -1"):
+        ShardCounter(1, np.uint32, -1)
+    with pytest.raises(ValueError, match="there are lists of 0 columns but must be of 1"):
+        ShardCounter(2, np.uint32, 1).add(np.zeros((3, 2), np.uint32))
+    with pytest.raises(TypeError, match="lists is int64 but must be an array of uint32"):
+        ShardCounter(2, np.uint32, 1).add(np.zeros((3, 2), np.uint32), [np.zeros(3, np.int64)])
     files = count_files(tmp_path, [[(1,)]], 1)
     for options, rule in (
         ({"min_count": 0}, "min_count is 0; it must be at least 1"),
@@ -45,6 +51,10 @@ def test_wrong_arguments(tmp_path):
         vocabulary.map(good, out=frozen)
     with pytest.raises(ValueError, match="there are no files"):
         IdMap([])
+    with pytest.raises(ValueError, match="num_multi_hot is 2, but there are 1 files"):
+        IdMap(paths, num_multi_hot=2)
+    with pytest.raises(TypeError, match="values is int64 but must be an array of uint32"):
+        IdMap(paths, num_multi_hot=1).map_list(0, np.zeros(2, np.int64))
     with pytest.raises(ValueError, match="directory_bytes is 0"):
         IdMap(paths, directory_bytes=0)
 
@@ -153,6 +163,16 @@ def test_counts_of_rows_that_cannot_be(tmp_path, rows):
     rewritten(path)
     assert CountsFile(path).rows == 2
     rewritten(path, {b"rows": rows})
+    with pytest.raises(DatasetError, match=r"shard-0\.counts is no readable file of counts"):
+        CountsFile(path)
+
+
+@pytest.mark.parametrize("sizes", [b"1 1", b"x", b"-1", b"4294967296", b"\xff"])
+def test_counts_of_ids_of_lists_that_cannot_be(tmp_path, sizes):
+    (path,) = count_files(tmp_path, [[(1,), (2,)]], 1)
+    rewritten(path, {b"list_sizes": b"2"})
+    assert CountsFile(path).sizes == (2,)
+    rewritten(path, {b"list_sizes": sizes})
     with pytest.raises(DatasetError, match=r"shard-0\.counts is no readable file of counts"):
         CountsFile(path)
 

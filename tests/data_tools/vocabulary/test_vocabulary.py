@@ -144,6 +144,47 @@ def test_a_vocabulary_is_that_of_a_dictionary(
         assert result[:, column].tolist() == naive_map(naive, [row[column] for row in asked], rare)
 
 
+@given(
+    st.lists(
+        st.tuples(st.lists(st.integers(0, 5), max_size=6), st.lists(st.integers(0, 3), max_size=6)),
+        min_size=1,
+        max_size=5,
+    ),
+    st.integers(1, 3),
+    st.booleans(),
+    st.sampled_from([1, 1 << 20]),
+)
+def test_a_vocabulary_of_lists_is_that_of_their_ids(
+    tmp_path_factory, log, min_count, by_appearance, memory_bytes
+):
+    """A shard has any number of ids of each multi-hot column, and one row of a categorical one."""
+    folder = tmp_path_factory.mktemp("vocabulary")
+    files = []
+    for number, lists in enumerate(log):
+        counter = ShardCounter(1, np.uint64, 2)
+        for part, rows in ((slice(0, 2), [[number]]), (slice(2, None), [])):  # blocks
+            rows = np.array(rows, np.uint64).reshape(-1, 1)
+            counter.add(rows, [np.array(each[part], np.uint64) for each in lists])
+        sink = io.BytesIO()
+        write_counts(sink, counter)
+        files.append(io.BytesIO(sink.getvalue()))
+        counts = CountsFile(io.BytesIO(sink.getvalue()))
+        assert (counts.rows, counts.sizes) == (1, (1, *map(len, lists)))
+    options = {"min_count": min_count, "by_appearance": by_appearance, "memory_bytes": memory_bytes}
+    paths, _ = build(folder, files, **options)
+    vocabulary = IdMap(paths, num_multi_hot=2)
+    assert (vocabulary.num_columns, vocabulary.num_single) == (3, 1)
+    for column in range(2):
+        # Each id is a row of a log with this column alone.
+        rows = [[(value,) for value in lists[column]] for lists in log]
+        naive = naive_vocabulary(rows, 0, min_count, by_appearance)
+        rare = len(naive) if by_appearance else LARGEST["uint64"]
+        asked = list(range(8))
+        found = vocabulary.map_list(column, np.array(asked, np.uint64))
+        assert found.tolist() == naive_map(naive, asked, rare)
+    assert vocabulary.map(np.zeros((0, 1), np.uint64)).shape == (0, 1)
+
+
 def test_many_runs_and_many_passes_over_the_rows(tmp_path):
     """64 runs two at a time are six levels; ids of other runs appear first in later rows."""
     rng = np.random.default_rng(0)
