@@ -13,7 +13,7 @@ import pyarrow as pa
 from tests.fuzz import harness
 
 with harness.guided(__name__):
-    from data_tools.batch import Lists, Rows, batch_of
+    from data_tools.batch import Lists, Rows
     from data_tools.errors import DatasetError
     from data_tools.format.manifest import BLOCK_ROWS, ListFacts, Manifest, Shard, Source
     from data_tools.format.shard_reader import open_shard
@@ -103,10 +103,6 @@ def check(data: bytes) -> None:
     assert rows.lists[0].weights is None
     assert weights is not None
     assert len(weights) >= rows.lists[1].offsets[-1]
-    batch = batch_of(rows)
-    assert batch.values is not None
-    assert batch.offsets is not None
-    assert batch.offsets[-1] == len(batch.values)
 
 
 SEEDS = [case_bytes(form) for form in range(len(FORMS))]
