@@ -5,16 +5,12 @@ python perf/bench_ingest.py --memory
 """
 
 import argparse
-import gc
 import json
-import multiprocessing
 import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -22,10 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from data_tools import Batch, Dataset, ingest
+from data_tools import Batch, Dataset
 from perf.harness import ingest_memory, machine, markdown
 from perf.harness.ingest_memory import empty
-from perf.harness.race import Contender, Row, Workload, race
+from perf.harness.loading import ingest_race, loading, loading_lists
+from perf.harness.race import Contender, Row, Workload
 from perf.peers import ingest as others
 from perf.peers.ingest import Log
 from robe_numba.formatting import format_bytes, markdown_table
@@ -38,6 +35,8 @@ NOTES = """\
 - pyarrow.csv parses ids as text and does not convert them; ours makes the final numbers.
 - Loading uses one processor for reading, shuffling and a caller that ignores the rows: in order,
   mapped rows are not even read from memory.
+- Lists: pyarrow takes the rows of the same windows; "tables" looks lists of single ids up in stored
+  tables, as MLPerf's release does, made before the time is taken.
 """
 JOBS = (
     ("text", "arrow", "none"),
@@ -47,22 +46,6 @@ JOBS = (
     (".gz", "arrow", "lz4"),
     (".gz", "parquet", "zstd"),
 )
-
-
-def ingest_race(
-    work: Workload,
-    contenders: Sequence[Contender],
-    options: argparse.Namespace,
-    prepare: Callable[[], object] = lambda: None,
-) -> list[Row]:
-    """Time contenders in turns; all have run once before."""
-
-    def prepare_turn() -> None:
-        prepare()
-        gc.collect()
-
-    rows = race(work, contenders, options.repeats, warm_up=0, lead=0, prepare=prepare_turn)
-    return [replace(row, threads=options.threads) for row in rows]
 
 
 def jobs(log: Log, folder: Path, options: argparse.Namespace) -> Iterator[Row]:
@@ -98,7 +81,9 @@ def parsing(log: Log, folder: Path, options: argparse.Namespace) -> Iterator[Row
     ours = partial(others.parse_all, log, options.threads)
     pyarrow = partial(others.by_pyarrow, log.text)
     parts = ours()
-    rows = Batch(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+    rows = Batch(
+        *(np.concatenate(arrays) for arrays in zip(*(part[:3] for part in parts), strict=True))
+    )
     others.check_parsed(pyarrow(), rows)
     del parts, rows
     contenders = [Contender("robe", ours), Contender("pyarrow.csv", pyarrow, "peer")]
@@ -115,59 +100,16 @@ def inflating(log: Log, folder: Path, options: argparse.Namespace) -> Iterator[R
     yield from ingest_race(work, contenders, options)
 
 
-def loading(log: Log, folder: Path, options: argparse.Namespace) -> Iterator[Row]:
-    """Batches from each kind of file, in a separate process with one processor."""
-    datasets = []
-    for file_format, compression in (("arrow", "none"), ("arrow", "lz4"), ("parquet", "zstd")):
-        path = folder / f"{file_format}-{compression}"
-        ingest(log.text, path, file_format=file_format, compression=compression, overwrite=True)
-        datasets.append((f"{file_format.capitalize()}, {compression}", path))
-    with one_processor(), ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        rows = pool.submit(load_all, log, datasets, options).result()
-    for _, path in datasets:
-        shutil.rmtree(path)
-    yield from rows
-
-
-@contextmanager
-def one_processor() -> Iterator[None]:
-    """Keep this thread and processes that it starts on one processor, where the system can."""
-    if not hasattr(os, "sched_setaffinity"):
-        yield
-        return
-    allowed = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {max(allowed)})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, allowed)
-
-
-def load_all(
-    log: Log, datasets: Sequence[tuple[str, Path]], options: argparse.Namespace
-) -> list[Row]:
-    """All races of the loader."""
-    rows = []
-    options.threads = 1
-    for name, path in datasets:
-        for order, seed in (("in order", None), ("shuffled", 0)):
-            run = partial(load, path, seed)
-            assert run() == log.rows
-            work = Workload("ingest", "loading", f"{name}, {order}, 1 processor", log.rows)
-            rows.extend(ingest_race(work, [Contender("robe", run)], options))
-    return rows
-
-
-def load(path: Path, seed: int | None) -> int:
-    """Go through a dataset once; the number of rows."""
-    batches = Dataset(path).split("all").batches(2048, shuffle_seed=seed, threads=1)
-    return sum(len(batch.dense) for batch in batches)
-
-
 def table(rows: Sequence[Row]) -> str:
     """A line for each of our contenders, and a column for each peer."""
     names = list(dict.fromkeys(row.contender for row in rows if row.role == "peer"))
-    header = ["what", "ms", "M rows/s", "MB/s", *(f"{name}, ms (times ours)" for name in names)]
+    header = [
+        "what",
+        "ms",
+        "M rows/s (lists: ids)",
+        "MB/s",
+        *(f"{name}, ms (times ours)" for name in names),
+    ]
     header.append("MB written (ours, others)")
     lines = []
     for row in rows:
@@ -199,7 +141,13 @@ def milliseconds(row: Row) -> str:
     return f"{row.ms:,.0f}" if row.ms >= 100 else f"{row.ms:.1f}"
 
 
-PARTS = {"jobs": jobs, "parsing": parsing, "inflating": inflating, "loading": loading}
+PARTS = {
+    "jobs": jobs,
+    "parsing": parsing,
+    "inflating": inflating,
+    "loading": loading,
+    "lists": loading_lists,
+}
 
 
 def parse_options() -> argparse.Namespace:
