@@ -10,9 +10,11 @@ from torch import nn
 
 import robe_numba.torch as rt
 from robe_numba.dlrm.config import init_parameters
+from robe_numba.spec import RobeSpec
 from robe_numba.training import RunFolder, train
 from tests.dlrm.test_model import TINY, batch_of
 from tests.support import naive
+from tests.training.list_logs import make_dataset
 from tests.training.runs import small_config
 
 
@@ -34,6 +36,16 @@ def rows():
     generator = np.random.default_rng(3)
     dense = generator.standard_normal((64, 13)).astype(np.float32)
     return dense, generator.integers(0, 2**32, (64, 26), dtype=np.uint32)
+
+
+def test_runs_with_lists_of_ids_are_refused(tmp_path):
+    dataset = make_dataset(tmp_path)
+    run = train(dataset, small_config(compression=5), tmp_path / "run")
+    with pytest.raises(ValueError, match=r"has multi-hot features .* and RobeDLRM takes a single"):
+        rt.load_run(run.path)
+    tables = rt.RobeTables.from_spec(RobeSpec(80, 3, 4, 3), rt.RobeArray(80))
+    with pytest.raises(ValueError, match="config has 1 multi-hot features, and RobeDLRM takes"):
+        rt.RobeDLRM(replace(TINY, pooling=("sum",)), tables)
 
 
 def tensors(rows):
