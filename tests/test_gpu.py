@@ -35,14 +35,26 @@ def test_everything_passes_in_the_simulator():
     run_simulated(*options, ROOT / "tests" / "gpu")
 
 
-def test_a_run_on_the_gpu_is_that_of_the_host_within_rounding(tmp_path, monkeypatch):
-    monkeypatch.setitem(PRESETS, "kaggle", tiny_training.TINY)
+def columns_of(schema, rows):
     generator = np.random.default_rng(0)
-    names = (*tiny_training.SCHEMA.dense, *tiny_training.SCHEMA.categorical)
-    columns = {name: generator.integers(0, 9, 60) for name in names}
-    columns["click"] = (generator.random(60) < 0.4).astype(np.int64)
-    pq.write_table(pa.table(columns), tmp_path / "log.parquet")
-    ingest(tmp_path / "log.parquet", tmp_path / "data", schema=tiny_training.SCHEMA)
+    columns = {
+        name: generator.integers(0, 9, rows) for name in (*schema.dense, *schema.categorical)
+    }
+    lengths = generator.integers(0, 4, rows)
+    for name in schema.multi_hot:
+        columns[name] = [generator.integers(0, 9, length).tolist() for length in lengths]
+    for name in filter(None, schema.weights):
+        columns[name] = [generator.random(length).tolist() for length in lengths]
+    return columns | {"click": (generator.random(rows) < 0.4).astype(np.int64)}
+
+
+@pytest.mark.parametrize(
+    "schema", [tiny_training.SCHEMA, tiny_training.LISTS], ids=["ids", "lists"]
+)
+def test_a_run_on_the_gpu_is_that_of_the_host_within_rounding(tmp_path, monkeypatch, schema):
+    monkeypatch.setitem(PRESETS, "kaggle", tiny_training.TINY)
+    pq.write_table(pa.table(columns_of(schema, 60)), tmp_path / "log.parquet")
+    ingest(tmp_path / "log.parquet", tmp_path / "data", schema=schema)
     arguments = tmp_path / "data", tmp_path / "cuda"
     run_simulated("-m", "tests.gpu.tiny_training", "cuda", *arguments)
     host = tiny_training.main("cpu", tmp_path / "data", tmp_path / "cpu")

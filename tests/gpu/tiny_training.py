@@ -1,6 +1,6 @@
 """Train and score the smallest of models on a device: `python -m tests.gpu.tiny_training`.
 
-Arguments: the device, a dataset of `SCHEMA`, and the folder of the run.
+Arguments: the device, a dataset of `SCHEMA` or `LISTS`, and the folder of the run.
 """
 
 import sys
@@ -13,6 +13,7 @@ from robe_numba.training import RunFolder, TrainingConfig, computing, predict, t
 from tests.gpu.conftest import SIMULATED
 
 SCHEMA = Schema("click", ("a", "b"), ("x", "y", "z"))
+LISTS = Schema("click", ("a", "b"), ("x",), ("y", "z"), weights=(None, "w"))
 
 TINY = Preset(DLRMConfig(2, 3, 2, (3,), (4,)), "adagrad", batch_size=5, lr=0.1)
 

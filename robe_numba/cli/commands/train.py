@@ -68,6 +68,8 @@ def train(
 
         robe train data -o run --compression 100 --block-size 8 --epochs 4 --patience 4
 
+        robe train data -o run --compression 100 --pooling genres=mean,seen=max
+
         robe train data -o full --embedding full
 
         mpiexec -n 8 robe train data -o run --compression 1000
