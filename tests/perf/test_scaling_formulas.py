@@ -31,7 +31,7 @@ SLOW = scaling.Link("slow", 1e-4, 1e8)
 class CountingCarrier(Carrier):
     """Counts the bytes that would come to a rank, and carries nothing."""
 
-    start = all_gather = all_reduce = all_reduce_scalars = None
+    start = all_gather_parts = all_reduce = all_reduce_scalars = None
 
     def __init__(self, rank, size):
         self.rank, self.size, self.traffic = rank, size, Traffic()
