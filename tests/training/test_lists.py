@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from data_tools import Dataset, ingest
 from robe_numba.metrics import auc
 from robe_numba.training import (
     RunFolder,
@@ -144,6 +145,28 @@ def test_max_length_is_part_of_the_preparation(plain, tmp_path):
     assert RunFolder(run.path).config["dataset"]["max_length"] == 2
     with pytest.raises(ValueError, match="trained with max_length = 2, but this dataset has None"):
         run.check_dataset(plain)
+
+
+def test_lists_that_are_made_while_they_are_read(dataset, tmp_path):
+    """Of clicks with single ids, whose files have no lists; half of the columns stay single."""
+    sizes = (1, 3) * 13
+    clicks = dataset.path.parent / "clicks.tsv"
+    ingest(clicks, tmp_path / "made", ids="appearance", multi_hot_sizes=sizes, multi_hot_seed=7)
+    made, settings = Dataset(tmp_path / "made"), config(pooling="C2=mean", epochs=1)
+    stopped(made, settings, tmp_path / "run", 5)
+    run = train(made, settings, tmp_path / "run", resume=True)
+    assert weights(run) == weights(train(made, settings, tmp_path / "other"))
+    facts, model = RunFolder(run.path).config["dataset"], run.config["model"]
+    assert (facts["multi_hot_sizes"], facts["multi_hot_seed"]) == ([*sizes], 7)
+    assert facts["categorical"] == [f"C{i}" for i in range(1, 27, 2)]
+    assert facts["multi_hot"] == [f"C{i}" for i in range(2, 27, 2)]
+    assert facts["ids_per_row"] == [3.0] * 13
+    assert model["pooling"] == ["mean", *["sum"] * 12]
+    assert RunFolder(run.path).is_own(made)
+    RunFolder(run.path).check_dataset(made)
+    ingest(clicks, tmp_path / "next", ids="appearance", multi_hot_sizes=sizes, multi_hot_seed=8)
+    with pytest.raises(ValueError, match="trained with multi_hot_seed = 7, but this dataset has 8"):
+        run.check_dataset(Dataset(tmp_path / "next"))
 
 
 def test_what_takes_single_ids_alone_refuses_such_runs(finished, tmp_path):
