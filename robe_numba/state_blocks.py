@@ -45,7 +45,11 @@ def state_block_of(spec: Spec) -> int:
     Elements that are read together then share a sum with few others. For a plain table, whose Z is
     d, this is row-wise Adagrad if d is a power of two.
     """
-    length = min(spec.block_size, spec.embedding_dim)
+    return state_block_for(min(spec.block_size, spec.embedding_dim))
+
+
+def state_block_for(length: int) -> int:
+    """As `state_block_of`, for min(Z, d) elements that are read together."""
     return min(1 << (length.bit_length() - 1), MAX_STATE_BLOCK)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from robe_numba.spec import Spec
-from robe_numba.state_blocks import num_sums, state_block_of
+from robe_numba.state_blocks import num_sums, state_block_for, state_block_of
 
 FLOAT_BYTES = 4
 CPU_LINE, GPU_LINE = 64, 128  # bytes of a cache line
@@ -39,6 +39,35 @@ class Memory:
     adagrad_block_state: int
 
 
+@dataclass(frozen=True)
+class SampleCosts:
+    """What one sample, a row of the log, takes on average, in float32.
+
+    Every id is counted, also where it repeats or shares cache lines with another.
+
+    Attributes
+    ----------
+    reads : rows of tables that are read, one for each id.
+    blocks : blocks of these rows, each with a hash.
+    read_bytes : 4 d for each read.
+    pooled_bytes : 4 d for each table; the gradient that comes back has as many.
+    cpu_lines, gpu_lines : lines of 64 and of 128 bytes that are read, and that SGD writes.
+    adagrad_cpu_lines, adagrad_gpu_lines : the same with those of Adagrad's sums, one per element.
+    adagrad_block_cpu_lines, adagrad_block_gpu_lines : with one sum per block, see `Memory`.
+    """
+
+    reads: float
+    blocks: float
+    read_bytes: float
+    pooled_bytes: int
+    cpu_lines: float
+    gpu_lines: float
+    adagrad_cpu_lines: float
+    adagrad_gpu_lines: float
+    adagrad_block_cpu_lines: float
+    adagrad_block_gpu_lines: float
+
+
 def lines_touched(embedding_dim: int, block_size: int, alignment: int, line_bytes: int) -> Lines:
     """Cache lines that reading a row of float32 touches, summed over its blocks.
 
@@ -61,6 +90,41 @@ def lines_touched(embedding_dim: int, block_size: int, alignment: int, line_byte
     further = sum(count * (step * ((size - 1) // step)) for size, count in sizes)
     most = sum(count * (1 + (line - step + size - 1) // line) for size, count in sizes)
     return Lines(sum(count for _, count in sizes) + further / line, most)
+
+
+def sample_costs(
+    reads: float, num_tables: int, embedding_dim: int, block_size: int, alignment: int
+) -> SampleCosts:
+    """What the reads of one sample cost.
+
+    Parameters
+    ----------
+    reads : float
+        Ids of all tables in one sample, on average.
+    num_tables : int
+        Each gives one pooled vector, however many ids it has.
+    embedding_dim, block_size, alignment : int
+        d, Z and a, elements; a = Z = d is a plain table.
+    """
+    state_block = state_block_for(min(block_size, embedding_dim))
+
+    def lines(line_bytes: int) -> float:
+        return lines_touched(embedding_dim, block_size, alignment, line_bytes).average
+
+    cpu, gpu = lines(CPU_LINE), lines(GPU_LINE)
+    return SampleCosts(
+        reads=reads,
+        blocks=reads * -(-embedding_dim // block_size),
+        read_bytes=reads * FLOAT_BYTES * embedding_dim,
+        pooled_bytes=num_tables * FLOAT_BYTES * embedding_dim,
+        cpu_lines=reads * cpu,
+        gpu_lines=reads * gpu,
+        adagrad_cpu_lines=reads * 2 * cpu,
+        adagrad_gpu_lines=reads * 2 * gpu,
+        # A line holds the sums of as many more elements as share one.
+        adagrad_block_cpu_lines=reads * (cpu + lines(CPU_LINE * state_block)),
+        adagrad_block_gpu_lines=reads * (gpu + lines(GPU_LINE * state_block)),
+    )
 
 
 def expected_identical_rows(num_rows: int, num_starts: int, num_blocks: int) -> float:

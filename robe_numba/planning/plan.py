@@ -13,10 +13,12 @@ from robe_numba.planning.costs import (
     GPU_LINE,
     Lines,
     Memory,
+    SampleCosts,
     expected_identical_rows,
     lines_touched,
     memory_of,
     row_noise,
+    sample_costs,
 )
 from robe_numba.spec import MAX_SIZE, RobeSpec, TableSpec, check_int
 
@@ -38,6 +40,7 @@ class Choice:
     noise : of a row, see `row_noise`.
     own_noise : the part of it that comes from the other blocks of the row itself.
     memory : of the array.
+    sample : what one sample costs.
     """
 
     block_size: int
@@ -51,6 +54,7 @@ class Choice:
     noise: float
     own_noise: float
     memory: Memory
+    sample: SampleCosts
 
 
 @dataclass(frozen=True)
@@ -69,21 +73,25 @@ class Plan:
     Attributes
     ----------
     num_embeddings, num_rows : rows of each table, and N, of all.
+    ids_per_row : mean number of ids of each table in a sample, a row of the log.
     embedding_dim, array_size : d and m, elements.
     compression : elements of the uncompressed tables per element of the array.
-    tables, tables_cpu_lines, tables_gpu_lines : of the uncompressed tables; a block is a row.
+    tables, tables_cpu_lines, tables_gpu_lines, tables_sample : of the uncompressed tables; a block
+        is a row.
     choices : by rising Z, without and then with alignment.
     recommendation : see `recommend`.
     """
 
     num_embeddings: tuple[int, ...]
     num_rows: int
+    ids_per_row: tuple[float, ...]
     embedding_dim: int
     array_size: int
     compression: float
     tables: Memory
     tables_cpu_lines: Lines
     tables_gpu_lines: Lines
+    tables_sample: SampleCosts
     choices: tuple[Choice, ...]
     recommendation: Recommendation
 
@@ -94,6 +102,7 @@ def plan(
     *,
     array_size: int | None = None,
     compression: float | None = None,
+    ids_per_row: Iterable[float] | None = None,
 ) -> Plan:
     """What each block size would give for tables of these sizes, and which one to begin with.
 
@@ -107,6 +116,8 @@ def plan(
         m, elements of the array; give this or `compression`.
     compression : float, optional
         Elements of the uncompressed tables per element of the array, at least 1.
+    ids_per_row : iterable of float, optional
+        Mean number of ids of each table in a row of the log; 1 for all tables if None.
 
     Returns
     -------
@@ -118,21 +129,26 @@ def plan(
     ------
     TypeError, ValueError
         A value is not a number or out of range, both or neither of array_size and compression are
-        given, or the array is larger than the tables; the message names it.
+        given, the array is larger than the tables, or ids_per_row has another length than
+        num_embeddings; the message names it.
     """
     tables = TableSpec(tuple(num_embeddings), embedding_dim)
     dim, num_rows = tables.embedding_dim, sum(tables.num_embeddings)
     size = _array_size(tables.array_size, array_size, compression)
-    choices = tuple(_choice(num_rows, dim, size, *pair) for pair in _pairs(dim, size))
+    ids = _ids_per_row(ids_per_row, tables.num_tables)
+    reads = sum(ids), tables.num_tables
+    choices = tuple(_choice(num_rows, reads, dim, size, *pair) for pair in _pairs(dim, size))
     return Plan(
         num_embeddings=tables.num_embeddings,
         num_rows=num_rows,
+        ids_per_row=ids,
         embedding_dim=dim,
         array_size=size,
         compression=tables.array_size / size,
         tables=memory_of(tables),
         tables_cpu_lines=lines_touched(dim, dim, dim, CPU_LINE),
         tables_gpu_lines=lines_touched(dim, dim, dim, GPU_LINE),
+        tables_sample=sample_costs(*reads, dim, dim, dim),
         choices=choices,
         recommendation=recommend(choices),
     )
@@ -184,6 +200,19 @@ def _array_size(full: int, array_size: int | None, compression: float | None) ->
     return size
 
 
+def _ids_per_row(given: Iterable[float] | None, num_tables: int) -> tuple[float, ...]:
+    """Ids of each table in a sample."""
+    if given is None:
+        return (1.0,) * num_tables
+    ids = tuple(check_scalar(f"ids_per_row[{k}]", each, 0) for k, each in enumerate(given))
+    if len(ids) != num_tables:
+        raise ValueError(
+            f"ids_per_row has {len(ids)} values but there are {num_tables} tables; give one for "
+            f"each table"
+        )
+    return ids
+
+
 def _pairs(dim: int, array_size: int) -> Iterator[tuple[int, int]]:
     """The (Z, alignment) to compare: 1, 2, 4, ... below d, and d, as far as a block fits."""
     for block_size in (*(1 << k for k in range((dim - 1).bit_length())), dim):
@@ -193,7 +222,15 @@ def _pairs(dim: int, array_size: int) -> Iterator[tuple[int, int]]:
                 yield block_size, block_size
 
 
-def _choice(num_rows: int, dim: int, size: int, block_size: int, alignment: int) -> Choice:
+def _choice(
+    num_rows: int,
+    reads: tuple[float, int],
+    dim: int,
+    size: int,
+    block_size: int,
+    alignment: int,
+) -> Choice:
+    """A way of reading; `reads` has the ids of a sample and the number of tables."""
     num_blocks, num_starts = -(-dim // block_size), -(-size // alignment)
     identical = expected_identical_rows(num_rows, num_starts, num_blocks)
     return Choice(
@@ -208,6 +245,7 @@ def _choice(num_rows: int, dim: int, size: int, block_size: int, alignment: int)
         noise=row_noise(num_rows, dim, size, block_size, alignment),
         own_noise=row_noise(1, dim, size, block_size, alignment),
         memory=memory_of(RobeSpec(size, block_size, dim, 1)),
+        sample=sample_costs(*reads, dim, block_size, alignment),
     )
 
 

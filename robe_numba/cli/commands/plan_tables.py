@@ -8,10 +8,13 @@ from rich.table import Table
 
 from robe_numba.cli.console import console
 from robe_numba.formatting import format_bytes
-from robe_numba.planning.costs import Lines, Memory
+from robe_numba.planning.costs import Lines, Memory, SampleCosts
 from robe_numba.planning.plan import Choice, Plan
 
 LEGEND = """\
+a sample   a row of the log, on average: its ids, the blocks read for them, and lines of 64 bytes
+           that are read, or that a step of Adagrad updates, those of its sums of squares included:
+           one sum per element, or one per block of Z. Ids that repeat are counted each time
 lines      cache lines that a row touches, average / most: of 64 bytes on CPUs, of 128 on GPUs
 identical  expected number of rows that read the same elements as another row, of any table
 noise      error of a row read back, over its length, if every row were stored as an independent
@@ -52,6 +55,7 @@ def show(made: Plan, command: str) -> None:
         f"array of m = {made.array_size:,} float32, {made.compression:,.4g}x smaller\n"
     )
     console.print(_memory_table(made))
+    console.print(_sample_table(made))
     console.print(_choices_table(made))
     console.print(f"{LEGEND}\n\n* {made.recommendation.reason}\n\n  {command}")
 
@@ -63,6 +67,31 @@ def _memory_table(made: Plan) -> Table:
     table.add_row("tables, Z = d", *_memory_cells(made.tables))
     table.add_row(f"array, Z = {choice.block_size}", *_memory_cells(choice.memory))
     return table
+
+
+def _sample_table(made: Plan) -> Table:
+    heads = ("ids", "blocks", "read", "pooled", "lines", "Adagrad", "per block")
+    table = _table("a sample", *heads)
+    choice = made.recommendation.choice
+    table.add_row("tables, Z = d", *_sample_cells(made.tables_sample))
+    table.add_row(f"array, Z = {choice.block_size}", *_sample_cells(choice.sample))
+    return table
+
+
+def _sample_cells(sample: SampleCosts) -> list[str]:
+    lines = (sample.cpu_lines, sample.adagrad_cpu_lines, sample.adagrad_block_cpu_lines)
+    return [
+        _count(sample.reads),
+        _count(sample.blocks),
+        format_bytes(sample.read_bytes),
+        format_bytes(sample.pooled_bytes),
+        *map(_count, lines),
+    ]
+
+
+def _count(number: float) -> str:
+    """To four digits, but whole from a thousand on."""
+    return f"{number:,.0f}" if number >= 1000 else f"{number:.4g}"
 
 
 def _table(first: str, *others: str) -> Table:
