@@ -2,8 +2,6 @@
 package and shares no constant with it; a spec is read by its attributes alone.
 """
 
-from functools import lru_cache
-
 import numpy as np
 
 WORD = 2**64
@@ -19,11 +17,10 @@ def mix(x):
     return x
 
 
-@lru_cache(maxsize=10_000)
 def philox(seed, stream, position, count):
     """`count` words from `position` on of NumPy's Philox stream keyed by (seed, stream)."""
     generator = np.random.Philox(key=np.array([seed, stream], dtype=np.uint64))
-    return tuple(int(word) for word in generator.random_raw(position + count)[position:])
+    return [int(word) for word in generator.random_raw(position + count)[position:]]
 
 
 def multiply_shift_start(spec, t, x, k):
