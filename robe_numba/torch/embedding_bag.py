@@ -171,7 +171,7 @@ def _bags_of(
     nested = input.is_nested
     matrix = input.dim() == 2 and not nested
     fits = (
-        module.mode in MODES
+        module.mode in (*MODES,)
         and (offsets is None if input.dim() == 2 else input.dim() == 1 and _is_vector(offsets))
         and (not module.include_last_offset or offsets is None or offsets.numel() > 0)
         and (weights is None or module.mode == "sum")
@@ -197,7 +197,7 @@ def _are_single(
     module: Any, input: Tensor, offsets: Tensor | None, per_sample_weights: Tensor | None
 ) -> bool:
     """Whether each bag is a single id without a weight; in any mode the result is its row."""
-    plain = offsets is None and per_sample_weights is None and module.mode in MODES
+    plain = offsets is None and per_sample_weights is None and module.mode in (*MODES,)
     if not plain or torch.jit.is_tracing():  # a trace would be wrong for longer bags
         return False
     return not input.is_nested and input.dim() == 2 and input.shape[1] == 1

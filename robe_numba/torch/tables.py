@@ -6,6 +6,7 @@ from typing import Any, Self, Unpack
 import torch
 from torch import Tensor
 
+from robe_numba.checks.bags import check_mode
 from robe_numba.spec import RobeSpec
 from robe_numba.torch.array import RobeArray
 from robe_numba.torch.bags import read_bags
@@ -112,6 +113,7 @@ class RobeTables(RobeReader):
         TypeError, ValueError
             As for `robe_numba.embedding_bag`.
         """
+        check_mode(mode)  # one for all tables: operators take no sequence
         arguments = (values, offsets, per_sample_weights, self._spec_text, mode, padding_idx)
         return read_bags(self.array, *arguments, self.training)
 

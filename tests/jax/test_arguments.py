@@ -81,6 +81,7 @@ def test_indices_that_are_refused(kind, words, values):
         (ValueError, "falls from 3 to 2 at bag 1", {"offsets": np.array([0, 3, 2, 3, 5], np.int8)}),
         (ValueError, "ends at 4 but there are 5", {"offsets": jnp.array([0, 2, 2, 3, 4])}),
         (ValueError, "mode is 'median'", {"mode": "median"}),
+        (ValueError, r"mode is \('sum', 'max'\); choose one", {"mode": ("sum", "max")}),
         (ValueError, "mode 'sum' alone", {"mode": "max", "per_sample_weights": array()[:5]}),
         (ValueError, r"per_sample_weights has shape \(4,\)", {"per_sample_weights": array()[:4]}),
         (

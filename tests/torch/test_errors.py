@@ -198,6 +198,7 @@ BAGS = {
     "weights of another shape": ((IDS, OFFSETS, torch.ones(2)), {"mode": "sum"}),
     "weights of another dtype": ((IDS, OFFSETS, torch.ones(3).double()), {"mode": "sum"}),
     "another mode": ((IDS, OFFSETS), {"mode": "min"}),
+    "a list of modes": ((IDS, OFFSETS), {"mode": ["sum"]}),
     "no offsets at all": ((IDS, OFFSETS[:0]), {"include_last_offset": True}),
 }
 
@@ -250,6 +251,16 @@ def test_shapes_of_ids_of_tables(shape):
         ((IDS.float(), torch.tensor([0, 1, 3])), TypeError, "indices has dtype torch.float32"),
         ((IDS, [0, 1, 3]), TypeError, "offsets must be a Tensor, got list"),
         ((IDS, torch.tensor([0, 1, 3]), "min"), ValueError, "mode"),
+        (
+            (IDS, torch.tensor([0, 1, 3]), ["sum", "max"]),
+            ValueError,
+            "choose one of sum, mean, max",
+        ),
+        (
+            (IDS, torch.tensor([0, 1, 3]), ("sum", "max")),
+            ValueError,
+            "choose one of sum, mean, max",
+        ),
         ((IDS, torch.tensor([0, 1, 3]), "mean", torch.ones(3)), ValueError, "per_sample_weights"),
         ((IDS, torch.tensor([0, 1, 3]), "sum", torch.ones(2)), ValueError, "per_sample_weights"),
         ((IDS, torch.tensor([0, 1, 3]), "sum", torch.ones(3).int()), TypeError, "has dtype"),
