@@ -142,6 +142,33 @@ def parse_cardinalities(text: str) -> tuple[int, ...]:
     return _sizes_in(path)
 
 
+def parse_ids_per_row(text: str) -> tuple[float, ...]:
+    """The mean number of ids of each table in a row of a log.
+
+    Parameters
+    ----------
+    text : str
+        "mlperf", for the lists that MLPerf's DLRM-DCNv2 makes of Terabyte; or one number per table,
+        such as "1,1,20.5".
+
+    Raises
+    ------
+    ValueError
+        The text is neither.
+    """
+    with loading():
+        from data_tools.options import MLPERF_SIZES
+
+    if text == "mlperf":
+        return MLPERF_SIZES
+    try:
+        return tuple(float(word) for word in text.split(","))
+    except ValueError:
+        raise ValueError(
+            f"ids per row are {text!r}; give mlperf, or one number per table, such as 1,1,20.5"
+        ) from None
+
+
 def _sizes_in(path: Path) -> tuple[int, ...]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()

@@ -139,6 +139,35 @@ def test_a_dataset_is_counted_and_the_options_train_on_it(tmp_path):
     assert json.dumps(config).count(f'"num_parameters": {facts["array_size"]}')
 
 
+def test_lists_are_counted_by_their_ids(tmp_path):
+    """Six rows with 9 ids of films in all, after a column of single ids."""
+    log = tmp_path / "log.csv"
+    lists = ["3|4", "", "3", "5|5|6", "4|3", "7"]
+    lines = [f"{k % 2},{k},{films},{k % 3}" for k, films in enumerate(lists)]
+    log.write_text("\n".join(["label,age,films,user", *lines]) + "\n")
+    schema = data_tools.Schema("label", ("age",), ("user",), ("films",))
+    data_tools.ingest(log, tmp_path / "data", schema=schema, list_separator="|")
+    data = ("--data", tmp_path / "data", "--dim", 4, "--compression", 2)
+    facts = json.loads(robe_plan(*data, "--json"))
+    assert facts["ids_per_row"] == [1, 9 / 6]
+    assert facts["tables_sample"]["reads"] == 1 + 9 / 6
+    assert facts["tables_sample"]["read_bytes"] == 16 * (1 + 9 / 6)
+    assert facts["tables_sample"]["pooled_bytes"] == 16 * 2
+    assert "a sample" in robe_plan(*data)
+
+
+def test_ids_per_row_of_mlperf_and_by_number():
+    mlperf = ("--cardinalities", "mlperf", "--dim", 128, "--compression", 1000, "--json")
+    facts = json.loads(robe_plan(*mlperf, "--ids-per-row", "mlperf"))
+    sample, single = facts["tables_sample"], json.loads(robe_plan(*mlperf))["tables_sample"]
+    # 214 ids a row; a row of 128 floats is 512 bytes, 8 lines.
+    assert (sample["reads"], sample["read_bytes"], sample["cpu_lines"]) == (214, 109_568, 1712)
+    assert (single["reads"], single["read_bytes"], single["cpu_lines"]) == (26, 13_312, 208)
+    assert sample["pooled_bytes"] == single["pooled_bytes"] == 26 * 512
+    text = robe_plan("--cardinalities", "9,8", "--compression", 2, "--ids-per-row", "1,20.5")
+    assert "21.5" in text
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -152,6 +181,16 @@ def test_a_dataset_is_counted_and_the_options_train_on_it(tmp_path):
         (("--cardinalities", "9", "--compression", "nan"), "compression is nan"),
         (("--data", "nowhere", "--compression", "9"), "nowhere"),
         (("--data", "nowhere", "--memory", "much"), "much"),
+        (
+            ("--cardinalities", "9", "--compression", "2", "--ids-per-row", "few"),
+            "'few'; give mlperf",
+        ),
+        (("--cardinalities", "9", "--compression", "2", "--ids-per-row", "1,2"), "has 2 values"),
+        (
+            ("--cardinalities", "9", "--compression", "2", "--ids-per-row", "-1"),
+            "ids_per_row[0] is",
+        ),
+        (("--data", "d", "--compression", "2", "--ids-per-row", "1"), "goes with --cardinalities"),
     ],
 )
 def test_mistakes_are_one_line(monkeypatch, capsys, arguments, words):

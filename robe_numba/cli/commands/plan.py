@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from robe_numba.cli import loading
-from robe_numba.cli.arguments import parse_cardinalities, parse_memory
+from robe_numba.cli.arguments import parse_cardinalities, parse_ids_per_row, parse_memory
 from robe_numba.cli.progress import Quiet, tracking
 
 
@@ -23,6 +23,13 @@ def plan(
     ] = None,
     data: Annotated[
         str | None, typer.Option(help="Dataset whose training rows to count instead.")
+    ] = None,
+    ids_per_row: Annotated[
+        str | None,
+        typer.Option(
+            help="With --cardinalities: mean number of ids of each table in a row of the log, "
+            "a,b,c, or mlperf, as in its DLRM-DCNv2. Default: 1 for all."
+        ),
     ] = None,
     dim: Annotated[int, typer.Option(help="d, elements per embedding.")] = 16,
     memory: Annotated[
@@ -42,13 +49,15 @@ def plan(
     lines that a row touches, how many rows are identical to another, how much rows disturb each
     other, and the memory with each optimizer. Nothing is trained: all figures are computed from
     the sizes. --data counts the distinct ids of the training rows, and one more per table for
-    unknown ids, as robe train does.
+    unknown ids, as robe train does; lists have the mean number of ids of the whole dataset.
 
     Examples:
 
         robe plan --cardinalities kaggle --dim 16 --memory 2MB
 
         robe plan --cardinalities terabyte --dim 128 --compression 1000
+
+        robe plan --cardinalities mlperf --ids-per-row mlperf --dim 128 --compression 1000
 
         robe plan --cardinalities 1000000,20000,30 --dim 32 --compression 100
 
@@ -63,8 +72,8 @@ def plan(
     array_size = None if memory is None else _array_size(memory)
     if (array_size is None) == (compression is None):
         raise ValueError(f"a plan needs --memory or --compression; {_given(memory, compression)}")
-    sizes = _table_sizes(cardinalities, data, quiet)
-    made = make_plan(sizes, dim, array_size=array_size, compression=compression)
+    sizes, ids = _table_sizes(cardinalities, ids_per_row, data, quiet)
+    made = make_plan(sizes, dim, array_size=array_size, compression=compression, ids_per_row=ids)
     options = train_options(made)
     if as_json:
         typer.echo(json.dumps(facts(made, options), indent=2))
@@ -97,16 +106,24 @@ def _quoted(path: str) -> str:
     return f"$'{escaped.decode()}'"
 
 
-def _table_sizes(cardinalities: str | None, data: str | None, quiet: bool) -> tuple[int, ...]:
+def _table_sizes(
+    cardinalities: str | None, ids_per_row: str | None, data: str | None, quiet: bool
+) -> tuple[tuple[int, ...], tuple[float, ...] | None]:
+    """Rows of each table, and its mean number of ids in a row of the log; None for 1."""
     if cardinalities is not None and data is None:
-        return parse_cardinalities(cardinalities)
+        ids = None if ids_per_row is None else parse_ids_per_row(ids_per_row)
+        return parse_cardinalities(cardinalities), ids
     if data is None or cardinalities is not None:
         raise ValueError(f"a plan needs --cardinalities or --data; {_given(cardinalities, data)}")
+    if ids_per_row is not None:
+        raise ValueError("--ids-per-row goes with --cardinalities; --data counts its ids")
     with loading():
         from data_tools import Dataset
         from robe_numba.training import TrainingConfig, training_vocabulary
 
     with tracking("counting ids", quiet, unit="columns") as progress:
         config = TrainingConfig(embedding="full")
-        known = training_vocabulary(Dataset(data), config, progress)
-    return tuple(ids.size + 1 for ids in known)
+        dataset = Dataset(data)
+        known = training_vocabulary(dataset, config, progress)
+    single = (1.0,) * dataset.schema.num_categorical
+    return tuple(ids.size + 1 for ids in known), (*single, *dataset.ids_per_row)
