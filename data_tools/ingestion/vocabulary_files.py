@@ -19,6 +19,9 @@ from data_tools.storage.checksums import crc32
 from data_tools.storage.folders import Folder, LocalFolder, folder_at, read_bytes
 from data_tools.vocabulary.build import build_vocabulary
 from data_tools.vocabulary.id_map import IdMap
+from robe_numba._locks import renewed_lock
+
+_opening = renewed_lock()
 
 
 def build(
@@ -111,7 +114,6 @@ def checked_vocabulary(address: str) -> IdMap:
     return open_vocabulary(address, manifest.folder, manifest.vocabulary, modulus, num_multi_hot)
 
 
-@lru_cache(maxsize=2)
 def open_vocabulary(
     address: str,
     shards: str,
@@ -123,6 +125,18 @@ def open_vocabulary(
 
     A dataset that replaces another may have files of the same names, but with other checksums.
     """
+    with _opening:  # else several threads would open it at a time
+        return _opened(address, shards, files, max_ind_range, num_multi_hot)
+
+
+@lru_cache(maxsize=2)
+def _opened(
+    address: str,
+    shards: str,
+    files: tuple[StoredFile, ...],
+    max_ind_range: int | None,
+    num_multi_hot: int,
+) -> IdMap:
     folder = folder_at(address)
     if isinstance(folder, LocalFolder):
         paths = [folder.folder / shards / file.name for file in files]

@@ -59,6 +59,8 @@ def items(column: pa.Array, separator: str | None) -> tuple[np.ndarray, pa.Array
     Texts are split at the separator, where there is one.
     """
     column = table_columns.plain(column)
+    if pa.types.is_null(column.type):
+        return np.zeros(len(column), np.int64), pa.nulls(0)
     if _item_type(column.type) is None:
         texts = column.cast(pa.large_binary())
         missing = pc.is_in(texts, pa.array(MISSING, pa.large_binary()))
@@ -73,25 +75,26 @@ def lists(
     """Lists of a column and of that of its weights, where it has one; `holds` as of `ids`."""
     lengths, found = items(column, separator)
     ids, faults = table_columns.ids(found, holds)
-    bad_ids = _rows(lengths)[faults].tolist()
+    bad_ids = _rows_of(faults, lengths)
     if weights is None:
         return Lists(ids, _offsets(lengths)), Faults(bad_ids, [], [])
     counts, found = items(weights, separator)
     wide, _ = table_columns.numbers(found)
     with np.errstate(over="ignore"):
         numbers = wide.astype(np.float32)
-    bad_weights = _rows(counts)[~np.isfinite(numbers)].tolist()
+    bad_weights = _rows_of(np.flatnonzero(~np.isfinite(numbers)), counts)
     same = lengths == counts
     unequal = np.flatnonzero(~same).tolist()
     if unequal:  # ids and weights share their offsets, so such a row keeps neither
-        ids, numbers = ids[same[_rows(lengths)]], numbers[same[_rows(counts)]]
+        ids, numbers = ids[np.repeat(same, lengths)], numbers[np.repeat(same, counts)]
         lengths = np.where(same, lengths, 0)
     return Lists(ids, _offsets(lengths), numbers), Faults(bad_ids, unequal, bad_weights)
 
 
-def _rows(lengths: np.ndarray) -> np.ndarray:
-    """The row of each item."""
-    return np.repeat(np.arange(len(lengths)), lengths)
+def _rows_of(places: np.ndarray | list[int], lengths: np.ndarray) -> list[int]:
+    """The rows of some items."""
+    rows: list[int] = np.searchsorted(np.cumsum(lengths), places, side="right").tolist()
+    return rows
 
 
 def _offsets(lengths: np.ndarray) -> np.ndarray:

@@ -23,6 +23,7 @@ from data_tools.sources.table_columns import fields_hold
 from data_tools.storage.folders import is_remote, map_file, open_input
 
 BATCH_ROWS = 1 << 16
+LIST_BATCH_ROWS = 1 << 13  # of a table with lists, whose rows may be long
 HEADER_BYTES = 1 << 16
 SEPARATORS = (",", "\t", ";", "|")
 _LONE_CR = re.compile(rb"\r(?!\n)")
@@ -290,7 +291,8 @@ def parquet_rows(
         # Inside lists, Arrow does not join the dictionaries of several row groups.
         types = [file.schema_arrow.field(name).type for name in wanted]
         apart = any(map(list_columns.has_dictionaries, types))
+        count = LIST_BATCH_ROWS if any(map(list_columns.is_lists, types)) else BATCH_ROWS
         for some in [[group] for group in groups] if apart else [groups]:
-            for rows in file.iter_batches(BATCH_ROWS, row_groups=some, columns=wanted):
+            for rows in file.iter_batches(count, row_groups=some, columns=wanted):
                 yield TableRows(rows, np.arange(line, line + rows.num_rows), [])
                 line += rows.num_rows

@@ -103,30 +103,36 @@ def find_columns(
         raise ParseError(path, 1, f"more than one column named {', '.join(twice)}; {there}")
     types = dict(present)
     for name in wanted:
-        fault = _unsuitable(name, types[name], schema, list_separator)
-        if fault:
-            raise ParseError(path, 1, f"column {name} is of type {types[name]}, but {fault}")
+        is_list = name in schema.multi_hot or name in schema.weights
+        check = partial(_misfit_list, list_separator=list_separator) if is_list else _misfit
+        misfit = check(name, types[name], schema)
+        if misfit:
+            raise ParseError(path, 1, f"column {name} {misfit}")
     return wanted
 
 
-def _unsuitable(
-    name: str, dtype: pa.DataType, schema: Schema, list_separator: str | None
-) -> str | None:
-    """What a column of this type must be instead, or None."""
-    remedy = "convert it, or make a column of each of its parts"
+def _misfit(name: str, dtype: pa.DataType, schema: Schema) -> str | None:
+    """Why a column of this type cannot hold numbers or single ids."""
+    suits, rule = table_columns.is_number(dtype), "numbers, or texts of them"
     if name in schema.categorical:
         suits, rule = table_columns.is_categorical(dtype), "numbers, texts or times"
-    elif name in schema.multi_hot or name in schema.weights:
-        is_ids = name in schema.multi_hot
-        suits = (list_columns.is_lists if is_ids else list_columns.is_weights)(dtype)
-        rule = f"lists of {'ids' if is_ids else 'numbers'}"
-        remedy = "name a column of single ids with --categorical"
-        if table_columns.is_text(table_columns.plain_type(dtype)):
-            suits = list_separator is not None
-            remedy = "name the character between the items with list_separator (--list-separator)"
-    else:
-        suits, rule = table_columns.is_number(dtype), "numbers, or texts of them"
-    return None if suits else f"must hold {rule}; {remedy}"
+    remedy = "convert it, or make a column of each of its parts"
+    return None if suits else f"is of type {dtype}, but must hold {rule}; {remedy}"
+
+
+def _misfit_list(
+    name: str, dtype: pa.DataType, schema: Schema, list_separator: str | None
+) -> str | None:
+    """Why a column of this type cannot hold lists, of ids or of weights."""
+    is_ids = name in schema.multi_hot
+    rule = f"but must hold lists of {'ids' if is_ids else 'numbers'}"
+    if table_columns.is_text(table_columns.plain_type(dtype)):
+        remedy = "name the character between the items with list_separator (--list-separator)"
+        return f"holds texts, {rule}; {remedy}" if list_separator is None else None
+    suits = (list_columns.is_lists if is_ids else list_columns.is_weights)(dtype)
+    if suits or pa.types.is_null(dtype):
+        return None
+    return f"is of type {dtype}, {rule}; name a column of single ids with --categorical"
 
 
 def _spelt_alike(name: str, other: str) -> bool:

@@ -16,7 +16,7 @@ from data_tools.ingestion.worker import ShardMaker
 from data_tools.options import Options
 from data_tools.storage.folders import RemoteFolder, folder_at
 from tests.data_tools.ingestion.test_ingest import SCHEMA, make_lines, shard_bytes, write
-from tests.data_tools.ingestion.test_ingest_lists import LONG, long_log
+from tests.data_tools.ingestion.test_list_preparation import LONG, long_log
 from tests.support.needs import need
 
 need("distributed")

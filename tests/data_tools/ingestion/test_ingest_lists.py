@@ -3,10 +3,9 @@
 import csv
 import io
 import json
-import subprocess
-import sys
+import os
+from unittest.mock import patch
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,9 +16,7 @@ from hypothesis import strategies as st
 import data_tools
 from data_tools.format.manifest import ListFacts
 from data_tools.schema import Schema
-from tests.data_tools.ingestion.test_ingest import shard_bytes, write
 from tests.data_tools.ingestion.test_ingest_tables import text_id
-from tests.data_tools.ingestion.test_resume import KILL_POINTS, ROOT
 from tests.support import bags, slow_csv
 
 FILMS = """userId,movieId,liked,genres,history,rated
@@ -195,10 +192,10 @@ def slow_rows(rows, separator):
     min_count=st.sampled_from([1, 2]),
     by_appearance=st.booleans(),
     max_ind_range=st.sampled_from([None, 5]),
-    size=st.sampled_from([1, 30, 1000]),
+    size=st.sampled_from([30, 1000]),
     file_format=st.sampled_from(["arrow", "parquet"]),
 )
-@settings(max_examples=60)
+@settings(max_examples=50)
 def test_any_csv_with_lists(
     tmp_path_factory,
     rows,
@@ -222,11 +219,12 @@ def test_any_csv_with_lists(
         "min_count": min_count, "ids": "appearance" if by_appearance else "raw", "threads": 1,
         "max_ind_range": max_ind_range, "shard_bytes": size, "file_format": file_format,
     }  # fmt: skip
-    if bad:
-        with pytest.raises(data_tools.ParseError) as caught:
-            data_tools.ingest(folder / "log.csv", folder / "stopped", **options)
-        assert caught.value.line == bad[0]
-    manifest = data_tools.ingest(folder / "log.csv", folder / "out", on_error="skip", **options)
+    with patch.object(os, "fsync", lambda descriptor: None):  # nothing must be safe on a disk
+        if bad:
+            with pytest.raises(data_tools.ParseError) as caught:
+                data_tools.ingest(folder / "log.csv", folder / "stopped", **options)
+            assert caught.value.line == bad[0]
+        manifest = data_tools.ingest(folder / "log.csv", folder / "out", on_error="skip", **options)
     assert (manifest.rows, manifest.rejected) == (len(good), len(bad))
     ids, weights = [row[1] for row in good], [row[2] for row in good]
     longer = sum(len(bag) > (most or 99) for bag in ids)
@@ -287,7 +285,7 @@ def test_options_that_do_not_fit_the_columns(tmp_path):
     pq.write_table(pa.table({"y": [1], "p": [2], "q": [[[3]]]}), tmp_path / "log.parquet")
     lists = Schema("y", (), (), ("p",))
     for name, schema, options, message in (
-        ("log.csv", lists, {}, r"column p is of type binary, but must hold lists of ids; name the"),
+        ("log.csv", lists, {}, r"column p holds texts, but must hold lists of ids; name the"),
         ("log.parquet", lists, {}, r"column p is of type int64, but must hold lists of ids; name"),
         ("log.parquet", Schema("y", (), (), ("q",)), {}, r"column q .* must hold lists of ids"),
         (
@@ -313,106 +311,25 @@ def test_options_that_do_not_fit_the_columns(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_later_rows_get_the_numbers_of_the_first(tmp_path):
-    options = {"schema": SCHEMA, "list_separator": "|", "ids": "appearance", "min_count": 2}
-    (tmp_path / "films.csv").write_text(FILMS)
-    first = data_tools.ingest(tmp_path / "films.csv", tmp_path / "first", **options)
-    assert [file.rows for file in first.vocabulary] == [3, 2, 3, 3]
-    header = FILMS.splitlines()[0]
-    (tmp_path / "later.csv").write_text(f"{header}\n1,2,1,Horror|Drama,2|31|1061,1|1|1\n")
-    options |= {"vocabulary": tmp_path / "first"}
-    later = data_tools.ingest(tmp_path / "later.csv", tmp_path / "later", **options)
-    assert later.vocabulary == first.vocabulary
-    # Known: Drama, Adventure, Children; 1029, 1061, 2, in the order of their appearance.
-    assert read_bags(tmp_path / "later") == [[[(3, 1), (0, 1)]], [[(2, 1), (3, 1), (1, 1)]]]
-    fewer = Schema("liked", (), (*SCHEMA.categorical, "genres"), ("history",))
-    with pytest.raises(ValueError, match=r"was made with categorical = "):
-        data_tools.ingest(tmp_path / "later.csv", tmp_path / "no", **options | {"schema": fewer})
-    with pytest.raises(ValueError, match=r"made with max_length = None, but this ingest has 5"):
-        data_tools.ingest(tmp_path / "later.csv", tmp_path / "no", **options, max_length=5)
-
-
-def long_log(folder, rows=4000):
-    """A CSV and a Parquet file of random lists, and the lists."""
-    rng = np.random.default_rng(7)
-    lists = [rng.integers(0, 300, rng.integers(0, 9)).tolist() for _ in range(rows)]
-    lines = [f"{row % 2},{'|'.join(map(str, bag))}" for row, bag in enumerate(lists)]
-    half = rows // 2
-    write(folder / "log.csv", ["y,p", *lines[:half]])
-    columns = {"y": np.arange(half) % 2, "p": lists[half:]}
-    pq.write_table(pa.table(columns), folder / "log.parquet", row_group_size=300)
-    return [folder / "log.csv", folder / "log.parquet"], lists
-
-
-LONG = {
-    "schema": Schema("y", (), (), ("p",)), "list_separator": "|", "max_length": 6,
-    "shard_bytes": 9000, "ids": "appearance", "min_count": 20,
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("extra", [{}, {"file_format": "parquet", "compression": "lz4"}])
-def test_the_bytes_are_the_same_on_any_number_of_threads_and_at_an_address(tmp_path, extra):
-    sources, lists = long_log(tmp_path)
-    manifests = [
-        data_tools.ingest(sources, tmp_path / f"{threads}", threads=threads, **LONG, **extra)
-        for threads in (1, 2, 3)
-    ]
-    assert manifests[0] == manifests[1] == manifests[2]
-    assert len(manifests[0].shards) > 5
-    expected = shard_bytes(tmp_path / "1")
-    assert shard_bytes(tmp_path / "2") == shard_bytes(tmp_path / "3") == expected
-    found = read_bags(tmp_path / "1", 1)[0]
-    kept = bags.last(lists, 6)
-    assert found == weighed(bags.prepared(kept, by_appearance=True, min_count=20))
-    longer = sum(len(bag) > 6 for bag in lists)
-    assert manifests[0].lists == (ListFacts(sum(map(len, kept)), 6, longer),)
-    memory = fsspec.filesystem("memory")
-    for source in sources:
-        memory.pipe(f"/{tmp_path.name}/{source.name}", source.read_bytes())
-    there = f"memory://{tmp_path.name}"
-    addresses = [f"{there}/{source.name}" for source in sources]
-    assert data_tools.ingest(addresses, f"{there}/out", **LONG, **extra) == manifests[0]
-    assert data_tools.verify(f"{there}/out") == []
-    for name, content in expected.items():
-        assert memory.cat(f"/{tmp_path.name}/out/shards-0/{name}") == content
-    assert read_bags(f"{there}/out", 1)[0] == found
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="forks")
-def test_killed_at_any_call_the_lists_are_the_same(tmp_path):
-    """A child is killed at each of its calls of the system; then the same ingest ends well."""
-    rows = ["1,1|2|3,4|5|6", "0,,", "1,3|3,1|2", "0,7,1"]
-    source = write(tmp_path / "log.csv", ["y,p,w", *rows])
-    ended = tmp_path / "ended"
-    ended.mkdir()
-    code = KILL_POINTS.replace('Schema("y", ("a",), ("p",))', 'Schema("y", (), (), ("p",), ("w",))')
-    assert code != KILL_POINTS
-    options = {"list_separator": "|", "max_length": 2, "ids": "appearance", "shard_bytes": 30}
-    done = subprocess.run(
-        [sys.executable, "-c", code, "none", str(ended), str(source), json.dumps(options)],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    folders = sorted(ended.iterdir(), key=lambda path: int(path.name))
-    assert len(folders) > 30
-    first = data_tools.Dataset(folders[0]).manifest
-    assert first.lists == (ListFacts(5, 2, 1),)
-    assert len(first.shards) > 1
-    for folder in folders:
-        assert data_tools.Dataset(folder).manifest == first
-        assert shard_bytes(folder) == shard_bytes(folders[0])
-
-
-def test_a_record_without_its_lists_is_made_again(tmp_path):
-    source = write(tmp_path / "log.csv", ["y,p", *["1,1|2"] * 50, "x,1"])
-    options = {"schema": LONG["schema"], "list_separator": "|", "shard_bytes": 60, "threads": 1}
-    with pytest.raises(data_tools.ParseError):
-        data_tools.ingest(source, tmp_path / "out", **options)
-    records = sorted((tmp_path / "out/.ingest/parts").iterdir())
-    assert len(records) > 3
-    for record in records[:2]:
-        content = json.loads(record.read_text())
-        record.write_text(json.dumps(content | {"lists": []}))
-    manifest = data_tools.ingest(source, tmp_path / "out", on_error="skip", **options)
-    assert manifest.lists == (ListFacts(100, 2, 0),)
+def test_a_column_without_values_has_empty_lists(tmp_path):
+    """As pandas writes a column of None, or of empty lists alone."""
+    schema = Schema("y", (), (), ("p", "q"), ("w", None))
+    columns = {"y": [1, 0], "p": pa.nulls(2), "q": [[], None], "w": [[], []]}
+    pq.write_table(pa.table(columns), tmp_path / "log.parquet")
+    manifest = data_tools.ingest(tmp_path / "log.parquet", tmp_path / "out", schema=schema)
+    assert manifest.lists == (ListFacts(0, 0, 0),) * 2
+    assert read_bags(tmp_path / "out") == [[[], []]] * 2
     assert data_tools.verify(tmp_path / "out") == []
+
+
+def test_a_log_without_rows_has_lists_of_none(tmp_path):
+    (tmp_path / "log.csv").write_text("y,p\n")
+    manifest = data_tools.ingest(
+        tmp_path / "log.csv",
+        tmp_path / "out",
+        schema=Schema("y", (), (), ("p",)),
+        list_separator="|",
+    )
+    assert (manifest.lists, manifest.ids_per_row) == ((ListFacts(0, 0, 0),), (0.0,))
+    assert data_tools.Dataset(tmp_path / "out").manifest == manifest
+    assert read_bags(tmp_path / "out", 1) == [[]]
