@@ -52,7 +52,7 @@ class ListFacts:
     Attributes
     ----------
     ids : int
-        In all rows.
+        In all rows; for a `ParquetDataset` an estimate.
     longest : int or None
         Ids of the longest list; None if not counted.
     shortened : int or None

@@ -80,9 +80,9 @@ class ParquetDataset(Dataset):
             max_length=max_length,
         )
         opened = [_opened(file) for file in files]
-        schema = with_lists(schema, [_columns(file) for file in opened])
+        schema = with_lists(schema, [columns for _, columns in opened])
         readers = [
-            _Reader(path, file, schema, options) for path, file in zip(files, opened, strict=True)
+            _Reader(path, *file, schema, options) for path, file in zip(files, opened, strict=True)
         ]
         labelled = readers[0].labelled
         for reader in readers:
@@ -112,15 +112,14 @@ class ParquetDataset(Dataset):
         self._open(manifest, readers)
 
 
-def _opened(path: Path) -> pq.ParquetFile:
+def _opened(path: Path) -> tuple[pq.ParquetFile, Columns]:
+    """A file and its columns."""
     try:
-        return pq.ParquetFile(map_file(path))
-    except (pa.ArrowException, OSError) as error:
+        file = pq.ParquetFile(map_file(path))
+        schema = file.schema_arrow
+        return file, list(zip(schema.names, schema.types, strict=True))
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ParseError(path, 1, f"the parquet file is not readable ({error})") from error
-
-
-def _columns(file: pq.ParquetFile) -> Columns:
-    return list(zip(file.schema_arrow.names, file.schema_arrow.types, strict=True))
 
 
 class _Reader:
@@ -135,11 +134,13 @@ class _Reader:
         Ids of each multi-hot column, as the footer has them.
     """
 
-    def __init__(self, path: Path, file: pq.ParquetFile, schema: Schema, options: Options) -> None:
+    def __init__(
+        self, path: Path, file: pq.ParquetFile, columns: Columns, schema: Schema, options: Options
+    ) -> None:
         self.path, self._file = path, file
         self._lock = renewed_lock()
         separator = options.list_separator
-        self._wanted = find_columns(str(path), schema, _columns(file), False, separator)
+        self._wanted = find_columns(str(path), schema, columns, False, separator)
         self.labelled = schema.label in self._wanted
         self._conversion = Conversion(
             schema, self.labelled, options.dense_transform, False, separator
@@ -183,7 +184,7 @@ class _Reader:
 
 def _values(metadata: pq.FileMetaData, name: str) -> int:
     """Values of a column that may be of lists, as the footer counts them."""
-    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-    columns = [group.column(n) for group in groups for n in range(group.num_columns)]
-    ours = [c.num_values for c in columns if f"{c.path_in_schema}.".startswith(f"{name}.")]
-    return max(sum(ours), 0)
+    paths = [metadata.schema.column(number).path for number in range(metadata.num_columns)]
+    place = next(n for n, path in enumerate(paths) if f"{path}.".startswith(f"{name}."))
+    groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
+    return max(sum(group.column(place).num_values for group in groups), 0)

@@ -51,7 +51,7 @@ class ListBuffer:
         self.longest = max(self.longest, int(np.diff(lists.offsets).max(initial=0)))
 
     def _grow(self, used: int, needed: int) -> None:
-        """Make room for `needed` ids, and for more; copying costs less than the ids before did."""
+        """Make room for `needed` ids, at least twice that before, so that growing is rare."""
         room = max(needed, 2 * len(self._values))
         self._values, old = np.empty(room, self._values.dtype), self._values
         self._values[:used] = old[:used]

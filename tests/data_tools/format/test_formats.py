@@ -220,3 +220,13 @@ def test_row_groups_of_our_own_parquet_have_the_rows_of_the_manifest(tmp_path):
     assert shard.stat().st_size == before
     with pytest.raises(data_tools.DatasetError, match="has 5000 rows, but should have 3000"):
         everything(data_tools.Dataset(tmp_path / "out"))
+
+
+def test_parquet_whose_columns_have_names_that_are_not_text(tmp_path):
+    path = tmp_path / "log.parquet"
+    pq.write_table(pa.table({"y": [0, 1], "column": [5, 6]}), path, store_schema=False)
+    path.write_bytes(path.read_bytes().replace(b"column", b"c\xfflumn"))
+    with pytest.raises(data_tools.ParseError, match=r"log.parquet:1: the parquet file is not"):
+        data_tools.ParquetDataset(path, Schema("y", (), ("column",)))
+    with pytest.raises(data_tools.ParseError, match=r"log.parquet:1: the parquet file is not"):
+        data_tools.ingest(path, tmp_path / "out", schema=Schema("y", (), ("column",)))
