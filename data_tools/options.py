@@ -135,9 +135,11 @@ def multi_hot_options(sizes: str | tuple[int, ...] | None, seed: int) -> dict[st
     Raises
     ------
     ValueError
-        Sizes of another name.
+        Sizes of another name, or a seed without sizes.
     """
     if sizes is None:
+        if seed:
+            raise ValueError(f"multi_hot_seed is {seed}, but there are no multi_hot_sizes")
         return {}
     if sizes != "mlperf" and isinstance(sizes, str):
         raise ValueError(f"multi_hot_sizes is {sizes!r}; use a tuple of numbers, or 'mlperf'")

@@ -79,7 +79,7 @@ def load_all(
 
 def loading_lists(log: Log, folder: Path, options: argparse.Namespace) -> Iterator[Row]:
     """Batches of lists, stored and made on the fly, in a separate process with one processor."""
-    stored = [list_loading.make_dataset(folder, options.rows // 2, n) for n in (1, 4)]
+    stored = [list_loading.make_dataset(folder, max(options.rows // 2, 1), n) for n in (1, 4)]
     single, expanded = folder / "single", folder / "expanded"
     ingest(log.text, single, ids="appearance", overwrite=True)
     ingest(log.text, expanded, ids="appearance", multi_hot_sizes="mlperf", overwrite=True)

@@ -199,6 +199,7 @@ def test_lists_of_the_log_come_after_those_that_are_made():
         ({"multi_hot_sizes": (1, 2.0, 2)}, "a size of multi_hot_sizes is 2.0; it must be a whole"),
         ({"multi_hot_sizes": "criteo"}, "multi_hot_sizes is 'criteo'; use a tuple of numbers, or"),
         ({"multi_hot_sizes": "mlperf"}, "has 26 numbers for 3 categorical columns"),
+        ({"multi_hot_sizes": None, "multi_hot_seed": 1}, "but there are no multi_hot_sizes"),
         ({"multi_hot_seed": -1}, "multi_hot_seed is -1; it must be a whole number from 0"),
     ],
 )
@@ -223,7 +224,7 @@ def test_rows_to_be_scored_get_the_lists_of_the_model(tmp_path, dataset):
         np.testing.assert_array_equal(found.values, expected.values)
     for wrong, name in (
         ({"multi_hot_sizes": (2, 1, 5)}, "multi_hot_sizes"),
-        ({"multi_hot_sizes": None}, "multi_hot_sizes"),
+        ({"multi_hot_sizes": None, "multi_hot_seed": 0}, "multi_hot_sizes"),
         ({"multi_hot_seed": 4}, "multi_hot_seed"),
     ):
         with pytest.raises(ValueError, match=f"made with {name} = .*, but this ingest has"):
