@@ -64,6 +64,11 @@ class Bags(NamedTuple):
         return Bags(cut(self.values), offsets_of(xp, lengths), weights, self.modes)
 
 
+def modes_of(num_tables: int, pooling: tuple[str, ...]) -> tuple[str, ...]:
+    """How each table is pooled, given the modes of the last ones; the others have single ids."""
+    return ("sum",) * (num_tables - len(pooling)) + pooling
+
+
 def offsets_of(xp: Any, lengths: Any) -> Any:
     """Offsets int64 (k + 1,) of bags, given the number of ids in each, (k,)."""
     offsets = xp.zeros(len(lengths) + 1, np.int64)
@@ -156,7 +161,7 @@ def bags_of(xp: Any, indices: Any, multi_hot: MultiHot, pooling: tuple[str, ...]
         Of new memory, or that of `multi_hot` where no feature has a single id.
     """
     values, offsets, weights = multi_hot
-    modes = ("sum",) * indices.shape[1] + pooling
+    modes = modes_of(indices.shape[1] + len(pooling), pooling)
     if not indices.shape[1]:
         return Bags(values, offsets, weights, modes)
     singles = indices.T.reshape(-1)

@@ -46,7 +46,7 @@ class DataParallel:
         How the embedding's gradient travels: "gather" or "reduce" (see
         `robe_numba.parallel.exchange`), or "auto" for the one that brings fewer bytes.
     lists : ListSizes
-        Of the multi-hot features, about: the plan and the choice count with it.
+        How long the lists of multi-hot features are on average; plan and choice count with it.
 
     Attributes
     ----------

@@ -15,7 +15,7 @@ import numpy as np
 
 from robe_numba.checks.arrays import StoredArray, check_stored_array
 from robe_numba.dlrm.backends import backend_for
-from robe_numba.dlrm.bags import Bags
+from robe_numba.dlrm.bags import Bags, modes_of
 from robe_numba.dlrm.embeddings.base import Embedding
 from robe_numba.dlrm.embeddings.product_pool import ProductPool, tables_of
 from robe_numba.dlrm.embeddings.read_array import Read, ReadArray
@@ -81,6 +81,8 @@ class QuotientRemainderEmbedding(Embedding):
         # To read rows of any table, all tables of a part are one.
         self._firsts = [put(np.cumsum(rows) - rows) for rows in sizes]
         self._whole = [TableSpec((int(rows.sum()),), self.embedding_dim) for rows in sizes]
+        modes = np.array(modes_of(self.num_tables, self.pooling))
+        self._pooled_by = {str(mode): put(modes == mode) for mode in np.unique(modes)}
 
     def lookup(
         self, indices: np.ndarray | Bags, keep: bool = True, out: np.ndarray | None = None
@@ -103,7 +105,8 @@ class QuotientRemainderEmbedding(Embedding):
         for number, rows in enumerate((bags.values // sizes, bags.values % sizes)):
             part, places = self._parts[self.names[number]], rows + self._firsts[number][tables]
             reads += part.lookup(places[:, None], keep, spec=self._whole[number])
-        products = ProductPool(bags, tables, reads[0][:, 0], reads[2][:, 0])
+        factors, lows = reads[0][:, 0], reads[2][:, 0]
+        products = ProductPool(bags, tables, self._pooled_by, factors, lows)
         return products.pool(out), (bags, reads, products)
 
     def _gradients_by_part(

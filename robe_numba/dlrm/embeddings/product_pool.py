@@ -1,6 +1,6 @@
 """Pooling of rows that are made, not read: the products of `qr`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import reduce
 from typing import Any
 
@@ -34,6 +34,8 @@ class ProductPool:
         Their values are not used.
     tables : array, (n,) int64
         From `tables_of`.
+    pooled_by : mapping of str to array, (num_tables,) bool
+        Which tables are pooled by each mode that one has.
     factors, others : array, (n, d)
         The rows to multiply.
 
@@ -43,10 +45,12 @@ class ProductPool:
         On the CPU: ids of a feature that is not summed have weights other than 1.
     """
 
-    def __init__(self, bags: Bags, tables: Any, factors: Any, others: Any):
+    def __init__(
+        self, bags: Bags, tables: Any, pooled_by: Mapping[str, Any], factors: Any, others: Any
+    ):
         if bags.weights is not None and device_of(factors) == "cpu":
             check_weights(bags.weights, bags.offsets, check_modes(bags.modes, len(bags.modes)))
-        self._bags, self._tables = bags, tables
+        self._bags, self._tables, self._pooled_by = bags, tables, pooled_by
         self._xp = backend_for(device_of(factors)).xp
         count, dim = factors.shape
         self._spec = TableSpec((1 << max(count - 1, 0).bit_length(),), dim)
@@ -54,11 +58,10 @@ class ProductPool:
         np.multiply(factors, others, out=self._products[:count])
 
     def _arguments(self) -> Iterator[dict[str, Any]]:
-        """What the functions of bags take, for each mode that a feature has."""
+        """What the functions of bags take, for each mode."""
         xp, bags = self._xp, self._bags
         rows = xp.arange(len(bags.values))
-        for mode in dict.fromkeys(bags.modes):
-            chosen = xp.asarray(np.array([each == mode for each in bags.modes]))
+        for mode, chosen in self._pooled_by.items():
             yield {
                 "indices": xp.where(chosen[self._tables], rows, OTHER),
                 "offsets": bags.offsets,

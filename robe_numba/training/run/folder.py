@@ -282,18 +282,7 @@ class RunFolder:
         return model_from_weights(self.model_path, arrays, *model, threads, device, storage)
 
     def check_single_ids(self, what: str) -> None:
-        """Require a model whose features have a single id each.
-
-        Parameters
-        ----------
-        what : str
-            What takes no others, for the message.
-
-        Raises
-        ------
-        ValueError
-            Features are multi-hot; the message names them and what takes them.
-        """
+        """Raise ValueError if a feature is multi-hot, which `what` does not take."""
         names = self.config["dataset"].get("multi_hot")
         if names:
             raise ValueError(
