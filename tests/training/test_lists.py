@@ -1,6 +1,7 @@
 """Runs on logs with lists of ids: settings, bytes, scores, reports, and what refuses them."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -22,11 +23,12 @@ from robe_numba.training import (
     write_report,
 )
 from robe_numba.training.pooling import parse_pooling, pooling_of
+from robe_numba.training.run.config_file import DamagedRunError
 from robe_numba.training.run.dataset_facts import dataset_facts
 from robe_numba.training.sweeps.grid import grid, sweep
 from tests.training.list_logs import PLAIN, WEIGHTED, click_chances, columns, make_dataset
 from tests.training.run.test_killed_runs import CHILD
-from tests.training.runs import edited, records, small_config, stopped, weights
+from tests.training.runs import as_earlier_version, edited, records, small_config, stopped, weights
 
 SIZES = {"robe": {"compression": 5}, "full": {}, "hashed": {"compression": 5},
          "qr": {"compression": 2}}  # fmt: skip
@@ -132,6 +134,34 @@ def test_a_run_says_how_lists_are_pooled_and_how_long_they_are(weighted, finishe
     assert "<h2>Multi-hot features</h2>" in report
     cells = "".join(f"<td>{cell}</td>" for cell in ("seen", "sum", f"{means[1]:.5g}"))
     assert f"<tr>{cells}<td>seen_weights</td></tr>" in report
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda value: value["dataset"]["multi_hot"].pop(),
+        lambda value: value["dataset"]["ids_per_row"].pop(),
+        lambda value: value["dataset"]["weights"].append("w"),
+        lambda value: value["model"]["pooling"].pop(),
+        lambda value: value["model"].pop("pooling"),
+        lambda value: value["embedding"].update(pooling="sum"),
+    ],
+)
+def test_facts_that_contradict_each_other_are_damage(finished, tmp_path, change):
+    shutil.copytree(finished.path, tmp_path / "run")
+    as_earlier_version(tmp_path / "run")  # without digests
+    edited(tmp_path / "run" / "config.json", change)
+    with pytest.raises(DamagedRunError):
+        RunFolder(tmp_path / "run")
+
+
+def test_another_pooling_of_the_embedding_is_found_when_the_model_is_loaded(finished, tmp_path):
+    shutil.copytree(finished.path, tmp_path / "run")
+    as_earlier_version(tmp_path / "run")
+    change = lambda value: value["embedding"].update(pooling=["max", "sum"])  # noqa: E731
+    edited(tmp_path / "run" / "config.json", change)
+    with pytest.raises(ValueError, match=r"does not hold the model of config.json \(pooling is"):
+        RunFolder(tmp_path / "run").load_model()
 
 
 def test_other_lists_are_refused(plain, finished):

@@ -132,10 +132,13 @@ class _RunConfig:
 
     def __post_init__(self) -> None:
         """Kernels count on as many features as the model has."""
+        facts, lists = self.dataset, len(self.model.pooling)
         for columns, number in (
-            (self.dataset.dense, self.model.num_dense),
-            (self.dataset.categorical, self.model.num_single),
-            (self.dataset.multi_hot, len(self.model.pooling)),
+            (facts.dense, self.model.num_dense),
+            (facts.categorical, self.model.num_single),
+            (facts.multi_hot, lists),
+            (facts.ids_per_row, lists),
+            (facts.weights or facts.multi_hot, lists),
         ):
             if len(columns) != number:
                 raise ValueError(
