@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import robe_numba as rn
 from tests.gpu.conftest import to_cpu, to_gpu
-from tests.gpu.examples import bags_for, few_examples, real_dtypes, specs
+from tests.gpu.examples import CROWD, bags_for, few_examples, real_dtypes, specs
 from tests.support import naive
 from tests.support.strategies import (
     HALF_DTYPES,
@@ -43,7 +43,7 @@ def test_embedding_bag_equals_the_oracle(data, dtype):
     np.testing.assert_array_equal(to_cpu(out), expected)
 
 
-@pytest.mark.parametrize("mode", ["sum", "weighted", "mean", "max"])
+@pytest.mark.parametrize("mode", ["sum", "weighted", "mean", "max", ("mean", "max")])
 @pytest.mark.parametrize("dtype", [*REAL_DTYPES, *HALF_DTYPES])
 @pytest.mark.parametrize("alignment", [1, 4, 8])
 def test_aligned_blocks_give_the_same_as_others(alignment, dtype, mode):
@@ -121,7 +121,7 @@ def test_updates_equal_the_oracle(data, dtype, keep):
 
 
 @pytest.mark.parametrize("offsets", [[0, 9, -3, 5, 99], [5, 5, 4, 0, 2], [0, 0, 0, 0, 2**40]])
-@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+@pytest.mark.parametrize("mode", ["sum", "mean", "max", ("max", "mean"), ("sum", "max")])
 def test_no_offsets_read_or_write_outside(offsets, mode):
     """They are not looked at, so anything may come out, but nothing may be touched."""
     spec = rn.RobeSpec(64, 8, 8, 2)
@@ -134,7 +134,7 @@ def test_no_offsets_read_or_write_outside(offsets, mode):
 
 
 @pytest.mark.parametrize("start", [-1, 64, 65, 200, 2**62])
-@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+@pytest.mark.parametrize("mode", ["sum", "mean", "max", ("max", "mean"), ("sum", "max")])
 def test_no_starts_read_or_write_outside(start, mode):
     spec = rn.RobeSpec(64, 8, 8, 2)
     ids, bounds = to_gpu(np.arange(5)), to_gpu(np.array([0, 2, 2, 4, 5]))
@@ -143,6 +143,49 @@ def test_no_starts_read_or_write_outside(start, mode):
     rn.embedding_bag_sgd_update(array, grads, ids, bounds, spec, mode, starts=starts)
     assert np.isfinite(to_cpu(array)).all()
     np.testing.assert_array_equal(to_cpu(starts), start)
+
+
+@pytest.mark.parametrize(
+    "mode", [("sum", "max", "sum"), ("max", "sum", "max"), ("mean", "max", "sum")]
+)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_crowds_of_reads_of_tables_with_modes_of_their_own(mode, weighted):
+    """Enough reads of few places for chunks, and ids that win a maximum beside ids that add up."""
+    spec = rn.RobeSpec(100, 8, 20, 3, sign=True)
+    generator = np.random.default_rng(6)
+    offsets = np.array([0, CROWD, CROWD, CROWD + 3, 2 * CROWD, 2 * CROWD + 4, 3 * CROWD])
+    ids = generator.integers(0, 3, offsets[-1])
+    array = array_for(spec, np.float32, seed=7, whole=True)
+    grad_out = generator.integers(-3, 4, (2, 3, 20)).astype(np.float32)
+    weights = None
+    if weighted:
+        weights = generator.integers(-1, 2, ids.size).astype(np.float32)
+        for table, way in enumerate(mode):
+            if way != "sum":
+                weights[offsets[2 * table] : offsets[2 * table + 2]] = 1
+    call = (ids, offsets, spec, mode, weights, 2)
+    inputs = [to_gpu(a) if isinstance(a, np.ndarray) else a for a in call]
+    out = rn.embedding_bag(to_gpu(array), *inputs)
+    np.testing.assert_array_equal(to_cpu(out), naive.embedding_bag(array, *call))
+    found = rn.embedding_bag_backward(to_gpu(grad_out), *inputs, array=to_gpu(array))
+    gradient, size = naive.embedding_bag_gradient(grad_out, *call, array=array)
+    # Whole numbers add up exactly, but a mean's factors and their sums are rounded.
+    rounding = (ids.size + 2) * np.finfo(np.float32).eps * ("mean" in mode)
+    assert np.all(np.abs(to_cpu(found) - gradient) <= rounding * size)
+    moved = to_gpu(array)
+    rn.embedding_bag_sgd_update(moved, to_gpu(grad_out), *inputs, lr=0.5)
+    expected = naive.sgd(array, gradient, 0.5)
+    assert np.all(np.abs(to_cpu(moved) - expected) <= rounding * (size + np.abs(array)))
+
+
+def test_modes_for_each_table_are_checked():
+    arrays = (np.zeros(64, np.float32), np.zeros(5, np.int64), np.array([0, 1, 2, 4, 5]))
+    call = (*map(to_gpu, arrays), rn.RobeSpec(64, 8, 8, 2))
+    with pytest.raises(ValueError, match="mode has 3 values but there are 2 tables"):
+        rn.embedding_bag(*call, ["sum"] * 3)
+    grad_out = to_gpu(np.zeros((2, 2, 8), np.float32))
+    with pytest.raises(ValueError, match="pass array="):
+        rn.embedding_bag_backward(grad_out, *call[1:], ["sum", "max"])
 
 
 def test_a_nan_is_the_largest():
