@@ -274,8 +274,10 @@ def expand(bags, spec, rows, scales, num_workers):
             for i in range(begin, end):
                 rows[i] = row
                 count += not is_padding(bags.indices[i], bags)
-            for i in range(begin, end if scales.size else begin):
-                if mean:
-                    scales[i] = scales.dtype.type(1) / scales.dtype.type(max(count, 1))
-                else:
+            if mean:
+                scale = scales.dtype.type(1) / scales.dtype.type(max(count, 1))
+                for i in range(begin, end):
+                    scales[i] = scale
+            elif scales.size:
+                for i in range(begin, end):
                     scales[i] = weight_of(i, bags, scales)
