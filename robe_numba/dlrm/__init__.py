@@ -11,6 +11,7 @@ from robe_numba.dlrm.embeddings.base import Embedding
 from robe_numba.dlrm.embeddings.kinds import KINDS, embedding_from
 from robe_numba.dlrm.embeddings.make_embedding import make_embedding
 from robe_numba.dlrm.embeddings.vocabulary import Vocabulary
+from robe_numba.dlrm.layers.cross import cross_network
 from robe_numba.dlrm.layers.interaction import cat_interaction, dot_interaction
 from robe_numba.dlrm.layers.linear import linear
 from robe_numba.dlrm.layers.loss import bce_with_logits, sigmoid
@@ -36,6 +37,7 @@ __all__ = [
     "capture_logits",
     "capture_train_step",
     "cat_interaction",
+    "cross_network",
     "dot_interaction",
     "embedding_from",
     "linear",

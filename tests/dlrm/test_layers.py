@@ -3,8 +3,14 @@
 import numpy as np
 import pytest
 
-from robe_numba.dlrm import bce_with_logits, cat_interaction, dot_interaction, linear, mlp
-from robe_numba.dlrm.layers.cross import cross_network
+from robe_numba.dlrm import (
+    bce_with_logits,
+    cat_interaction,
+    cross_network,
+    dot_interaction,
+    linear,
+    mlp,
+)
 from robe_numba.dlrm.layers.loss import sigmoid
 from robe_numba.dlrm.optimizers import DenseOptimizer
 
