@@ -171,12 +171,21 @@ def test_columns_of_lists_are_named_and_shown(tmp_path):
     for shown in (text, robe("data", "info", "data", cwd=tmp_path)):
         assert "genres: 1.00 ids per row, at most 2" in shown
         assert "seen: 1.00 ids per row, at most 2" in shown
-        assert "seen: of longer lists the last 2 ids are kept, which shortened 1" in shown
-        assert "genres: of longer lists" not in shown
+        assert "seen: lists cut to max length 2: 1" in shown
+        assert "genres: lists cut" not in shown
     text = robe("data", "info", "data", cwd=tmp_path)
     assert "1 categorical (user)" in text
     assert "2 multi-hot columns (genres, seen, weighted by stars)" in text
     assert "as they were written" in robe("data", "verify", "data", cwd=tmp_path)
+
+
+def test_lists_made_from_single_ids_are_shown(tmp_path):
+    (tmp_path / "log.csv").write_text("user,item,clicked\n1,5,1\n2,6,0\n")
+    text = robe(
+        "ingest", "log.csv", "-o", "data", "--label", "clicked", "--categorical", "user,item",
+        "--ids", "appearance", "--multi-hot-sizes", "1,5", cwd=tmp_path,
+    )  # fmt: skip
+    assert "lists made from single ids: 6 ids per row in all" in text
 
 
 @pytest.mark.parametrize(

@@ -52,11 +52,13 @@ def ingest(
     multi_hot_sizes: Annotated[
         str | None,
         typer.Option(
-            help="Make lists of single ids while they are read: ids per row of each id column, "
-            "a,b,c, or mlperf (needs --ids appearance)."
+            help="Make lists from single ids each time the dataset is read: ids per row of each "
+            "id column, a,b,c, or mlperf. Needs --ids appearance."
         ),
     ] = None,
-    multi_hot_seed: Annotated[int, typer.Option(min=0, help="Of these lists.")] = 0,
+    multi_hot_seed: Annotated[
+        int, typer.Option(min=0, help="Seed of the lists of --multi-hot-sizes.")
+    ] = 0,
     label: Annotated[
         str | None, typer.Option(help="Label column. Default: label, if the log has it.")
     ] = None,
@@ -69,17 +71,22 @@ def ingest(
     multi_hot: Annotated[
         str | None,
         typer.Option(
-            help="Columns of lists of ids, a,b,c; in Parquet, --categorical finds them by itself."
+            help="Columns of lists of ids, a,b,c. Parquet lists may be in --categorical instead."
         ),
     ] = None,
     weights: Annotated[
-        str | None, typer.Option(help="Columns of the weights of lists, a=x,b=y.")
+        str | None,
+        typer.Option(help="Columns with the weights of lists, LIST=WEIGHTS, as a=x,b=y."),
     ] = None,
     list_separator: Annotated[
-        str | None, typer.Option(help="Between the ids of a list in a CSV: a character, or pipe.")
+        str | None,
+        typer.Option(
+            help="Between the ids of a list in a CSV: a character, or pipe, comma, semicolon, tab."
+        ),
     ] = None,
     max_length: Annotated[
-        int | None, typer.Option(min=1, help="Keep the last ids of longer lists only.")
+        int | None,
+        typer.Option(min=1, help="Most ids of a list; of longer ones the last are kept."),
     ] = None,
     file_format: Annotated[str, typer.Option(help="Shards as arrow or parquet.")] = "arrow",
     compression: Annotated[str, typer.Option(help="Of the shards: none, lz4 or zstd.")] = "none",
@@ -100,12 +107,11 @@ def ingest(
     """Read click logs into a dataset: a folder of Arrow files with a manifest.
 
     Criteo's logs (Kaggle and Terabyte, plain or compressed, with or without labels) need no
-    options. Describe other logs, as CSV or Parquet, by their columns; those of lists of ids are
-    multi-hot. Files that differ only in
-    their numbers and come as the shell sorts them are taken in the order of the numbers. A bad
-    line stops the command with its file, line number and reason; with --on-error skip it is
-    counted, and the first hundred are kept in rejects.jsonl. If the command is killed or stopped,
-    run it again to resume.
+    options. Describe other logs, as CSV or Parquet, by their columns. Columns with lists of ids are
+    called multi-hot. Files that differ only in their numbers and come as the shell sorts them are
+    taken in the order of the numbers. A bad line stops the command with its file, line number and
+    reason; with --on-error skip it is counted, and the first hundred are kept in rejects.jsonl. If
+    the command is killed or stopped, run it again to resume.
 
     Examples:
 

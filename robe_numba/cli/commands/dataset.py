@@ -35,9 +35,12 @@ def show(path: str | Path, manifest: "Manifest") -> None:
         console.print(f"{name}: {mean:.2f} ids per row, at most {facts.longest:,}")
         if facts.shortened:
             console.print(
-                f"{name}: of longer lists the last {manifest.options.max_length:,} ids are kept, "
-                f"which shortened {facts.shortened:,}"
+                f"{name}: lists cut to max length {manifest.options.max_length:,}: "
+                f"{facts.shortened:,}"
             )
+    if manifest.options.multi_hot_sizes:
+        total = sum(manifest.options.multi_hot_sizes)
+        console.print(f"lists made from single ids: {total:,} ids per row in all")
     if manifest.rejected:
         console.print(
             f"{manifest.rejected:,} bad lines skipped, the first of them in "
