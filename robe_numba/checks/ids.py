@@ -19,9 +19,17 @@ def check_indices(indices: Any, spec: Spec, name: str = "indices") -> np.ndarray
     """
     check_array(name, indices, None, INDEX_DTYPES)
     check_indices_shape(indices, spec.num_tables)
+    return check_inside(indices, spec, name)
+
+
+def check_inside(indices: np.ndarray, spec: Spec, name: str) -> np.ndarray:
+    """As `check_indices`, of an array (batch, k) of ids of the first k tables."""
     ids = as_uint64(indices).reshape(-1)
-    if spec.num_embeddings is not None and not rows_inside(ids, id_limits(spec)):
-        outside = ids.reshape(indices.shape) >= id_limits(spec)
+    if spec.num_embeddings is None or not ids.size:
+        return ids
+    limits = id_limits(spec)[: indices.shape[1]]
+    if not rows_inside(ids, limits):
+        outside = ids.reshape(indices.shape) >= limits
         sample, table = (int(i) for i in np.argwhere(outside)[0])
         raise_outside(indices[sample, table], f"{name}[{sample}, {table}]", table, spec)
     return ids

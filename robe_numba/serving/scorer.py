@@ -1,33 +1,22 @@
 """A trained run in memory, which scores rows for any number of threads."""
 
 import os
-import threading
+from typing import Any
 
 import numpy as np
 
 from data_tools.options import DENSE_TRANSFORMS
-from data_tools.sources.criteo.parser import transform_dense
 from robe_numba.checks.arrays import ARRAY_DTYPES, check_array
-from robe_numba.checks.ids import INDEX_DTYPES, as_uint64, check_indices
-from robe_numba.dlrm import DLRM
+from robe_numba.checks.ids import INDEX_DTYPES, as_uint64, check_inside
+from robe_numba.dlrm.bags import MultiHot
 from robe_numba.dlrm.embeddings.base import Embedding
 from robe_numba.dlrm.embeddings.kinds import ArrayEmbedding
-from robe_numba.dlrm.gradient_buffer import cross_layers_of, layers_of
-from robe_numba.dlrm.layers.interaction import INTERACTIONS
-from robe_numba.dlrm.layers.packed import PackedCross, PackedMLP, elements_worth
-from robe_numba.dlrm.thread_pool import ThreadPool
-from robe_numba.kernels.coefficients import hash_spec
-from robe_numba.kernels.cpu.launch import ELEMENTS_PER_THREAD, num_threads, on_threads
-from robe_numba.kernels.cpu.mlp import sigmoids
-from robe_numba.memory import aligned_empty, scratch
-from robe_numba.serving.kernel import find_infinite, kernel_model, score_rows
+from robe_numba.serving.kernel import find_infinite
+from robe_numba.serving.lists import MOST_ROWS, ListInput, RowLists
+from robe_numba.serving.pipelines import pipeline_for
 from robe_numba.spec import RobeSpec
 from robe_numba.training.run.folder import RunFolder
 from robe_numba.training.run.model_file import digest_of_model
-
-MOST_ROWS = 8192  # that are scored at once, which bounds the memory of a call
-# Waking a thread of a pool and waiting for it takes Python about 100 us.
-WORK_PER_THREAD = 4 * ELEMENTS_PER_THREAD
 
 
 class Scorer:
@@ -49,10 +38,12 @@ class Scorer:
 
     Attributes
     ----------
-    dense_names, id_names : list of str
-        Columns of `dense` and `ids`, as in the log that the run learned from.
-    num_dense, num_tables : int
+    dense_names, id_names, multi_hot_names : list of str
+        Columns of `dense`, `ids` and `lengths`, as in the log that the run learned from.
+    num_dense, num_tables, num_multi_hot : int
         Their numbers.
+    weight_names : list of (str or None)
+        For each multi-hot feature the column of its weights; empty if no feature has weights.
     num_bytes : int
         Bytes of everything that scoring reads: embeddings, known ids and layers.
     version : str
@@ -62,8 +53,8 @@ class Scorer:
     ------
     ValueError, OSError
         The folder is not a run, its files are damaged or cannot be read, a weight is not finite,
-        a feature is multi-hot, `threads` is not positive, or the storage is unknown or cannot hold
-        a weight.
+        it learned from lists that were made while they were read (`--multi-hot-sizes`), `threads`
+        is not positive, or the storage is unknown or cannot hold a weight.
     ModuleNotFoundError
         bfloat16 without ml_dtypes.
     """
@@ -78,7 +69,6 @@ class Scorer:
         if threads is not None and threads < 1:
             raise ValueError(f"threads is {threads}; it must be at least 1")
         folder = RunFolder(run)
-        folder.check_single_ids("Scorer, as robe serve,")
         model = folder.load_model(threads, storage=storage)
         facts = folder.config["dataset"]
         self.dense_names, self.id_names = list(facts["dense"]), list(facts["categorical"])
@@ -91,11 +81,25 @@ class Scorer:
         self.version = digest_of_model(folder.model_path, folder.config)[:16]
         self._transform = DENSE_TRANSFORMS.index(facts["dense_transform"])
         self._limited = _spec_with_limits(model.embedding)
-        self._score = _scoring(model, facts["dense_transform"], threads)
-        # Kernels compile at their first call.
-        self(np.zeros((1, self.num_dense)), np.zeros((1, self.num_tables), np.int64))
+        self._lists = ListInput(folder, self._range, self._limited)
+        self.multi_hot_names, self.weight_names = self._lists.names, self._lists.weight_names
+        self.num_multi_hot = len(self.multi_hot_names)
+        self._score: Any = pipeline_for(model, facts["dense_transform"], threads)
+        self(*self.missing(1))  # kernels compile at their first call
 
-    def __call__(self, dense: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    def missing(self, rows: int) -> tuple[np.ndarray, np.ndarray, MultiHot | None]:
+        """Arguments of a call with rows of which every value is missing and every list empty."""
+        multi_hot = None
+        if self.num_multi_hot:
+            lengths = np.zeros((rows, self.num_multi_hot), np.int64)
+            weights = np.empty(0, np.float32) if self.weight_names else None
+            multi_hot = (np.empty(0, np.int64), lengths, weights)
+        dense = np.full((rows, self.num_dense), np.nan, np.float32)
+        return dense, np.zeros((rows, self.num_tables), np.int64), multi_hot
+
+    def __call__(
+        self, dense: np.ndarray, ids: np.ndarray, multi_hot: MultiHot | None = None
+    ) -> np.ndarray:
         """Score rows as they are in a log, before `robe ingest`.
 
         Parameters
@@ -104,6 +108,17 @@ class Scorer:
             Raw dense features; NaN is a missing value.
         ids : ndarray, (rows, num_tables) int32, int64, uint32 or uint64
             Raw ids, 0 where missing. Signed ids are read as two's complement.
+        multi_hot : (values, lengths, weights), optional
+            Lists of raw ids, for a run that has them. Rows of several callers are joined by joining
+            each of the three.
+
+            lengths : ndarray, (rows, num_multi_hot) int32, int64, uint32 or uint64
+                Ids of each list.
+            values : ndarray, (sum of lengths,) of such a dtype
+                The ids: row after row, in a row feature after feature. Of a list that is longer
+                than the `--max-length` of the run's dataset, the last ids count.
+            weights : ndarray, (sum of lengths,) float32; or None
+                Of the ids, 1 for features without weights. None if no feature has weights.
 
         Returns
         -------
@@ -114,10 +129,18 @@ class Scorer:
         ------
         TypeError, ValueError
             Another dtype, shape or order; a dense value that is infinite, or too large for float32
-            once it is transformed; or an id outside its table.
+            once it is transformed; an id outside its table; lists that are missing or not expected;
+            lengths that are negative or do not add up to the number of values; more ids in the
+            lists of a row than can be scored at once, 131,072; or a weight that is not finite, or
+            not 1 for a feature without weights.
         """
-        values, ids = self._checked(dense, ids)
+        values, ids, lists = self._checked(dense, ids, multi_hot)
         out = np.empty(len(dense), np.float32)
+        if lists is not None:
+            for first, last, bags in self._lists.bags(ids, lists):
+                part = values[first * self.num_dense : last * self.num_dense]
+                self._score(part, bags, out[first:last])
+            return out
         if len(out) <= MOST_ROWS:
             self._score(values, ids, out)
             return out
@@ -127,15 +150,17 @@ class Scorer:
             self._score(part, ids[rows], out[rows])
         return out
 
-    def check(self, dense: np.ndarray, ids: np.ndarray) -> None:
+    def check(self, dense: np.ndarray, ids: np.ndarray, multi_hot: MultiHot | None = None) -> None:
         """Raise the error of a call with these rows, without scoring them.
 
         Rows of several callers, each of which was checked, can be scored together.
         """
-        self._checked(dense, ids)
+        self._checked(dense, ids, multi_hot)
 
-    def _checked(self, dense: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Dense features, flat, and ids, uint64, of which all are legal."""
+    def _checked(
+        self, dense: np.ndarray, ids: np.ndarray, multi_hot: MultiHot | None
+    ) -> tuple[np.ndarray, np.ndarray, RowLists | None]:
+        """Dense features, flat, ids, uint64, and lists, of which all are legal."""
         check_array("dense", dense, (len(dense), self.num_dense), ARRAY_DTYPES)
         check_array("ids", ids, (len(dense), self.num_tables), INDEX_DTYPES)
         values = dense.astype(np.float64).reshape(-1)
@@ -150,96 +175,15 @@ class Scorer:
         if self._range is not None:
             ids = ids % self._range
         if self._limited is not None:
-            check_indices(ids, self._limited, "ids")
-        return values, ids
+            check_inside(ids, self._limited, "ids")
+        if self.num_multi_hot:
+            return values, ids, self._lists.checked(len(dense), multi_hot)
+        if multi_hot is not None:
+            raise ValueError("multi_hot was given, but the run has no lists; leave it out")
+        return values, ids, None
 
 
 def _spec_with_limits(embedding: Embedding) -> RobeSpec | None:
     """The spec whose hash takes only numbers below a limit, as "uma" does; known ids have none."""
     spec = embedding.source[1] if isinstance(embedding, ArrayEmbedding) else None
     return spec if isinstance(spec, RobeSpec) and spec.num_embeddings is not None else None
-
-
-class _Memory(threading.local):
-    """What the kernel needs besides its arguments, for each thread that calls it.
-
-    Its content means nothing between two calls, so whatever comes between them may use it too.
-    """
-
-    def __init__(self, size: int):
-        self.floats = aligned_empty((size,), np.float32)
-
-
-class _Fused:
-    """A model of one array and dot products, as one kernel."""
-
-    def __init__(self, model: DLRM, embedding: ArrayEmbedding, transform: str, threads: int | None):
-        parameters, self._embedding = model.parameters(), embedding
-        bottom = PackedMLP(layers_of(parameters, "bottom"), final_relu=True).layers
-        top = PackedMLP(layers_of(parameters, "top"), final_relu=False).layers
-        stored, self._spec = embedding.source
-        number, constants = DENSE_TRANSFORMS.index(transform), hash_spec(self._spec)
-        self._model = kernel_model(number, model.config.num_dense, stored, constants, bottom, top)
-        self._work = elements_worth(bottom) + elements_worth(top)
-        self._pool, self._memory = ThreadPool(threads), _Memory(self._model.memory)
-
-    def __call__(self, dense: np.ndarray, ids: np.ndarray, out: np.ndarray) -> None:
-        rows = len(out)
-        if self._spec.num_embeddings is None:
-            ids = ids.reshape(-1)
-        else:
-            numbers = on_threads(self._pool.threads, self._embedding.rows, ids)
-            ids = check_indices(numbers, self._spec)
-        parts = min(self._pool.threads, rows * self._work // WORK_PER_THREAD)
-        if parts <= 1:
-            self._score(dense, ids, 0, rows, out)
-            return
-
-        def score(part: int) -> None:
-            self._score(dense, ids, rows * part // parts, rows * (part + 1) // parts, out)
-
-        self._pool.run(score, parts, uses_blas=False)
-
-    def _score(
-        self, dense: np.ndarray, ids: np.ndarray, first: int, last: int, out: np.ndarray
-    ) -> None:
-        score_rows(dense, ids, first, last, self._model, self._memory.floats, out)
-
-
-class _Staged:
-    """Any model, one stage after the other."""
-
-    def __init__(self, model: DLRM, transform: str, threads: int | None):
-        self._embedding, self._transform, self._threads = model.embedding, transform, threads
-        self._num_dense, parameters = model.config.num_dense, model.parameters()
-        self._interaction, _ = INTERACTIONS[model.config.interaction]
-        self._bottom = PackedMLP(layers_of(parameters, "bottom"), final_relu=True)
-        self._cross = PackedCross(cross_layers_of(parameters))
-        self._top = PackedMLP(layers_of(parameters, "top"), final_relu=False)
-
-    def __call__(self, dense: np.ndarray, ids: np.ndarray, out: np.ndarray) -> None:
-        threads = num_threads() if self._threads is None else min(self._threads, num_threads())
-        on_threads(threads, self._stages, dense, ids, out, threads)
-
-    def _stages(self, dense: np.ndarray, ids: np.ndarray, out: np.ndarray, threads: int) -> None:
-        rows, dim = len(out), self._embedding.embedding_dim
-        x = self._bottom.input(rows)
-        ready = transform_dense(dense, self._transform).reshape(rows, self._num_dense)
-        x[:rows, : self._num_dense] = ready
-        features = scratch("scorer_features", (rows, dim), np.float32)
-        self._bottom(x, features, threads)
-        embeddings, _ = self._embedding.lookup(ids, keep=False)
-        joined = self._top.input(rows)
-        self._interaction(features, embeddings, joined[:rows])
-        self._cross(joined[:rows], threads)
-        logits = scratch("scorer_logits", (rows, 1), np.float32)
-        self._top(joined, logits, threads)
-        sigmoids(logits.reshape(-1), out)
-
-
-def _scoring(model: DLRM, transform: str, threads: int | None) -> _Fused | _Staged:
-    """The fastest way to score with a model."""
-    embedding = model.embedding
-    if isinstance(embedding, ArrayEmbedding) and model.config.interaction == "dot":
-        return _Fused(model, embedding, transform, threads)
-    return _Staged(model, transform, threads)

@@ -1,6 +1,7 @@
 """The HTTP server of `robe serve`; needs the `serve` extra.
 
 protocol.py     requests and answers of the Open Inference Protocol v2
+tensors.py      the inputs of a model, and their arrays in a request
 bodies.py       reading and decompressing bodies within bounds
 batching.py     micro-batches
 models.py       runs that are replaced while they serve

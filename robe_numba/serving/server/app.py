@@ -168,8 +168,8 @@ class App:
                     rows = await asyncio.to_thread(self._parsed, *arguments)
             finally:
                 self._arrivals.count -= 1
-            size = self._hold(rows.dense.nbytes + rows.ids.nbytes, instead_of=size)
-            scores = await served.batcher.submit(scorer, rows.dense, rows.ids)
+            size = self._hold(rows.nbytes, instead_of=size)
+            scores = await served.batcher.submit(scorer, rows.dense, rows.ids, rows.multi_hot)
         finally:
             self._held -= size
         content, length = encode(served.model.name, scorer.version, scores, rows)
@@ -214,9 +214,10 @@ class App:
             body = decompress(body, coding, self._limits.max_body)
         text = headers.get(b"inference-header-content-length")
         length = None if text is None else _whole_number(text)
-        rows = parse(body, length, scorer.num_dense, scorer.num_tables)
+        columns = scorer.num_dense, scorer.num_tables, scorer.num_multi_hot
+        rows = parse(body, length, *columns, bool(scorer.weight_names))
         try:
-            scorer.check(rows.dense, rows.ids)
+            scorer.check(rows.dense, rows.ids, rows.multi_hot)
         except ValueError as error:  # in a batch it would fail the requests of others, too
             raise invalid(str(error)) from None
         return rows

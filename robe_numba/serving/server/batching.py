@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from robe_numba.dlrm.bags import MultiHot
+from robe_numba.serving.lists import MOST_IDS
 from robe_numba.serving.scorer import Scorer
 from robe_numba.serving.server.metrics import ModelCounters
 from robe_numba.serving.server.refusals import RefusedError
@@ -30,7 +32,13 @@ class _Job(NamedTuple):
     scorer: Scorer  # that the arrays were checked for; it also scores them
     dense: np.ndarray
     ids: np.ndarray
+    multi_hot: MultiHot | None
     answer: "asyncio.Future[np.ndarray]"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Its rows, and the ids in their lists."""
+        return len(self.ids), 0 if self.multi_hot is None else len(self.multi_hot[0])
 
 
 class Batcher:
@@ -73,7 +81,11 @@ class Batcher:
         self._thread.start()
 
     def submit(
-        self, scorer: Scorer, dense: np.ndarray, ids: np.ndarray
+        self,
+        scorer: Scorer,
+        dense: np.ndarray,
+        ids: np.ndarray,
+        multi_hot: MultiHot | None = None,
     ) -> "asyncio.Future[np.ndarray]":
         """Queue rows for `scorer`, whose checks they pass.
 
@@ -94,7 +106,7 @@ class Batcher:
             )
         answer = self._loop.create_future()
         with self._ready:
-            self._waiting.append(_Job(scorer, dense, ids, answer))
+            self._waiting.append(_Job(scorer, dense, ids, multi_hot, answer))
             self._counters.queue(len(self._waiting))
             idle = self._idle
         if idle and not self._beginning:
@@ -152,20 +164,31 @@ class Batcher:
             if self._closed:
                 return []
             jobs = [self._waiting.popleft()]
-            rows = len(jobs[0].ids)
+            rows, listed = jobs[0].size
             while self._waiting and self._waiting[0].scorer is jobs[0].scorer:
-                rows += len(self._waiting[0].ids)
-                if rows > self._max_batch:
+                more = self._waiting[0].size
+                rows, listed = rows + more[0], listed + more[1]
+                # A scorer cuts at this many ids of lists, so more would only take memory.
+                if rows > self._max_batch or listed > MOST_IDS:
                     break
                 jobs.append(self._waiting.popleft())
             self._counters.queue(len(self._waiting))
             return jobs
 
 
-def _joined(jobs: list[_Job]) -> tuple[np.ndarray, np.ndarray]:
-    if len(jobs) == 1:
-        return jobs[0].dense, jobs[0].ids
-    return np.concatenate([job.dense for job in jobs]), np.concatenate([job.ids for job in jobs])
+def _joined(jobs: list[_Job]) -> tuple[Any, ...]:
+    """The arguments that score all jobs, which have lists or all have none."""
+    dense, ids, multi_hot = jobs[0][1:4]
+    if len(jobs) > 1:
+        dense = np.concatenate([job.dense for job in jobs])
+        ids = np.concatenate([job.ids for job in jobs])
+    if multi_hot is None:
+        return dense, ids
+    if len(jobs) > 1:
+        values, lengths, weights = zip(*(job.multi_hot or () for job in jobs), strict=True)
+        joined = None if weights[0] is None else np.concatenate(weights)
+        multi_hot = np.concatenate(values), np.concatenate(lengths), joined
+    return dense, ids, multi_hot
 
 
 def _deliver(jobs: list[_Job], scores: np.ndarray) -> None:

@@ -9,8 +9,9 @@ import robe_numba
 from robe_numba.serving.server import page
 from robe_numba.serving.server.metrics import Counters, exposition
 from robe_numba.serving.server.models import Model
-from robe_numba.serving.server.protocol import DENSE, IDS, PROBABILITY
+from robe_numba.serving.server.protocol import PROBABILITY
 from robe_numba.serving.server.refusals import RefusedError
+from robe_numba.serving.server.tensors import inputs_of
 
 Headers = tuple[tuple[bytes, bytes], ...]
 JSON = b"application/json"
@@ -90,13 +91,16 @@ def _server_fact(rest: list[str], draining: bool) -> dict[str, Any] | None:
 
 def _status(model: Model, counters: Counters) -> dict[str, Any]:
     """What the page shows of a model."""
-    scorer = model.scorer
+    scorer, lists = model.scorer, {}
+    if scorer.num_multi_hot:
+        lists = {"multi_hot": scorer.multi_hot_names, "weights": scorer.weight_names}
     return {
         "name": model.name,
         "version": scorer.version,
         "bytes": scorer.num_bytes,
         "dense": scorer.dense_names,
         "ids": scorer.id_names,
+        **lists,
         **counters.total(model.name),
     }
 
@@ -123,13 +127,15 @@ def below_version(model: Model, path: str) -> list[str]:
 
 def _metadata(model: Model) -> dict[str, Any]:
     scorer = model.scorer
+    columns = scorer.num_dense, scorer.num_tables, scorer.num_multi_hot
+    inputs = inputs_of(*columns, bool(scorer.weight_names))
     return {
         "name": model.name,
         "versions": [scorer.version],
         "platform": "robe_numba",
         "inputs": [
-            {"name": DENSE, "datatype": "FP32", "shape": [-1, scorer.num_dense]},
-            {"name": IDS, "datatype": "INT64", "shape": [-1, scorer.num_tables]},
+            {"name": each.name, "datatype": next(iter(each.types)), "shape": each.shape}
+            for each in inputs.values()
         ],
         "outputs": [{"name": PROBABILITY, "datatype": "FP32", "shape": [-1]}],
     }

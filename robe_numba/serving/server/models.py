@@ -56,8 +56,7 @@ class Model:
             It is no run, damaged, or its score is not a number.
         """
         scorer = Scorer(self.run, **self._options)
-        dense = np.full((1, scorer.num_dense), np.nan, np.float32)
-        score = scorer(dense, np.zeros((1, scorer.num_tables), np.int64))
+        score = scorer(*scorer.missing(1))
         if not np.isfinite(score).all():
             raise ValueError(f"the score of a row is {score[0]}; the weights are not finite")
         return scorer

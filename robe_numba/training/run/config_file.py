@@ -100,7 +100,12 @@ class _DatasetFacts:
     multi_hot_seed: int | None = None
 
     def __post_init__(self) -> None:
-        Options(dense_transform=self.dense_transform, max_ind_range=self.max_ind_range)
+        options = ("dense_transform", "max_ind_range", "max_length")
+        Options(**{name: getattr(self, name) for name in options})
+        if len(self.weights) not in (0, len(self.multi_hot)):
+            raise ValueError(
+                f"there are {len(self.weights)} weights for {len(self.multi_hot)} multi-hot columns"
+            )
 
 
 @dataclass(frozen=True)

@@ -287,8 +287,8 @@ class RunFolder:
         if names:
             raise ValueError(
                 f"{self.path} has multi-hot features ({', '.join(names)}), and {what} takes a "
-                f"single id of each feature; score datasets with robe predict, and batches with "
-                f"RunFolder.load_model().predict"
+                f"single id of each feature; serve it with robe serve, or score datasets with robe "
+                f"predict and rows with robe_numba.serving.Scorer"
             )
 
     def check_dataset(self, dataset: Dataset) -> None:

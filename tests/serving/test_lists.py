@@ -1,0 +1,306 @@
+"""Lists of ids, row after row: the scores of `robe predict`, in any batch."""
+
+import re
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_tools import Dataset, Schema, ingest
+from robe_numba.quantization.storages import STORAGES
+from robe_numba.serving import Scorer
+from robe_numba.training import RunFolder, score, train
+from tests.serving.list_rows import joined, raw_rows, row_major
+from tests.training.list_logs import PLAIN, columns, make_dataset
+from tests.training.runs import small_config
+
+CLOSE = 1e-6  # what sums that are rounded in another order may change
+KINDS = {
+    "robe": {"compression": 5, "sign": True},
+    "full": {"interaction": "cat", "pooling": "genres=mean"},
+    "hashed": {"compression": 5, "interaction": "dcn", "pooling": "genres=max"},
+    "qr": {"compression": 2, "pooling": "genres=mean"},
+}
+
+
+def config(kind="robe", **changes):
+    options = {"batch_size": 150, "compression": None, **KINDS[kind], **changes}
+    return small_config(kind, **options)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """With weights for the second of two features."""
+    return make_dataset(tmp_path_factory.mktemp("lists"))
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def run(request, dataset, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / request.param
+    return train(dataset, config(request.param), folder)
+
+
+@pytest.fixture(scope="module")
+def scorer(run):
+    return Scorer(run.path)
+
+
+def test_scores_are_those_of_predict(run, scorer, dataset):
+    found = scorer(*raw_rows())
+    expected = score(run.load_model(), dataset.split("all"))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=CLOSE)
+    assert found.dtype == np.float32
+    assert np.ptp(found) > 0.01
+    assert (scorer.id_names, scorer.num_tables) == (["site"], 1)
+    assert (scorer.multi_hot_names, scorer.num_multi_hot) == (["genres", "seen"], 2)
+    assert scorer.weight_names == [None, "seen_weights"]
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_embeddings_in_fewer_bytes(run, dataset, storage):
+    model, rows = run.load_model(storage=storage), raw_rows(range(100))
+    expected = score(model, dataset.split("all"))[:100]
+    stored = Scorer(run.path, storage=storage)
+    np.testing.assert_allclose(stored(*rows), expected, rtol=0, atol=CLOSE)
+    assert stored(*raw_rows([7])).tobytes() == stored(*rows)[7:8].tobytes()
+
+
+ids = st.integers(0, 30) | st.integers(0, 2**64 - 1)
+fractions = st.floats(-4, 4, width=32)
+row = st.tuples(ids, st.lists(ids, max_size=5), st.lists(st.tuples(ids, fractions), max_size=5))
+empty = st.tuples(ids, st.just([]), st.just([]))
+
+
+@settings(max_examples=30)
+@given(
+    st.lists(row | empty, max_size=12) | st.lists(empty, max_size=4),
+    st.sets(st.integers(0, 12)),
+    st.sampled_from(["int64", "uint64"]),
+    st.sampled_from(["int32", "uint32", "int64", "uint64"]),
+)
+def test_any_rows_in_any_batches(run, scorer, rows, cuts, id_dtype, length_dtype):
+    """As the model scores plain table-major lists, and with the bits of rows that are alone."""
+    lists = [[genres, [k for k, _ in seen]] for _, genres, seen in rows]
+    weights = [[[1] * len(genres), [w for _, w in seen]] for _, genres, seen in rows]
+    arguments = row_major([number for number, *_ in rows], lists, weights, id_dtype, length_dtype)
+    found = scorer(*arguments)
+    assert found.shape == (len(rows),)
+    scorer.check(*arguments)
+    if rows:
+        dense, numbers, _ = arguments
+        table_major = [[row[feature] for row in lists] for feature in (0, 1)]
+        lengths = [len(one) for part in table_major for one in part]
+        multi_hot = (
+            np.array([k for part in table_major for one in part for k in one], np.uint64),
+            np.concatenate([[0], np.cumsum(lengths)]),
+            np.array([w for part in (0, 1) for row in weights for w in row[part]], np.float32),
+        )
+        expected = run.load_model().predict(dense, numbers.astype(np.uint64), multi_hot)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=CLOSE)
+    ends = [0, *sorted(cut for cut in cuts if cut < len(rows)), len(rows)]
+    parts = [
+        row_major([number for number, *_ in rows[a:b]], lists[a:b], weights[a:b], id_dtype)
+        for a, b in pairwise(ends)
+    ]
+    assert b"".join(scorer(*part).tobytes() for part in parts) == found.tobytes()
+    assert scorer(*joined(parts)).tobytes() == found.tobytes()
+
+
+@pytest.mark.usefixtures("threads_for_everything")
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_any_number_of_threads(run, scorer, threads):
+    rows = raw_rows(range(200))
+    assert Scorer(run.path, threads=threads)(*rows).tobytes() == scorer(*rows).tobytes()
+
+
+@pytest.mark.parametrize(("most_rows", "most_ids"), [(7, 10**6), (10**6, 10), (1, 10), (50, 83)])
+def test_batches_of_any_size(scorer, monkeypatch, most_rows, most_ids):
+    rows = raw_rows(range(200))
+    whole = scorer(*rows)
+    monkeypatch.setattr("robe_numba.serving.lists.MOST_ROWS", most_rows)
+    monkeypatch.setattr("robe_numba.serving.lists.MOST_IDS", most_ids)
+    assert scorer(*rows).tobytes() == whole.tobytes()
+
+
+@pytest.mark.parametrize("kind", ["robe", "full"])
+@pytest.mark.parametrize("ids", ["raw", "appearance"])
+def test_lists_are_prepared_as_by_ingest(tmp_path, kind, ids):
+    """The last two ids of each list count, modulo 20; or the numbers of known ids."""
+    options = {"max_length": 2, "max_ind_range": 20, "ids": ids}
+    data = make_dataset(tmp_path, **options)
+    run = train(data, config(kind), tmp_path / "run")
+    log = columns()
+    if ids == "appearance":
+        log = {name: numbers_of(name, values) for name, values in log.items()}
+    expected = score(run.load_model(), data.split("all"))
+    np.testing.assert_allclose(Scorer(run.path)(*raw_rows(log=log)), expected, rtol=0, atol=CLOSE)
+
+
+def numbers_of(name, values):
+    """The numbers from 0 of ids modulo 20 in the order in which they appear among the last two."""
+    if name not in ("site", "genres", "seen"):
+        return values
+    single = name == "site"
+    rows = [[value] if single else value for value in values]
+    known = dict.fromkeys(x % 20 for row in rows for x in row[-2:])
+    numbers = {x: number for number, x in enumerate(known)}
+    found = [[numbers.get(x % 20, 0) for x in row] for row in rows]  # those before are not read
+    return np.array(found)[:, 0] if single else found
+
+
+def test_lists_alone(tmp_path):
+    """Without dense columns, single ids and weights."""
+    schema = Schema("click", (), (), ("genres", "seen"))
+    data = make_dataset(tmp_path, schema)
+    run = train(data, config("full", pooling="mean"), tmp_path / "run")
+    dense, ids, (values, lengths, _) = raw_rows(schema=schema)
+    scorer = Scorer(run.path)
+    found = scorer(dense, ids, (values, lengths, None))
+    assert ids.shape == (1500, 0)
+    expected = score(run.load_model(), data.split("all"))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=CLOSE)
+
+
+def wrong(values, lengths, weights):
+    """What is not legal in two rows of lengths [[1, 2], [0, 1]], and words of the message."""
+    yield None, ValueError, r"has lists \(genres, seen\), but multi_hot is None; give the tuple"
+    yield (values, lengths), ValueError, "but multi_hot is a tuple; give the tuple"
+    yield [values, lengths, weights], ValueError, "but multi_hot is a list"
+    for array in (values.tolist(), None, np.ma.array(values)):
+        yield (array, lengths, weights), TypeError, "values must be a NumPy array"
+    yield (values.astype(float), lengths, weights), TypeError, "values has dtype float64"
+    yield (values[None], lengths, weights), ValueError, "values has shape"
+    yield (np.int64(3), lengths, weights), TypeError, "values must be a NumPy array"
+    yield (values[::2], lengths, weights), ValueError, "values is not C-contiguous"
+    yield (values, lengths.ravel(), weights), ValueError, r"lengths has shape \(4,\)"
+    yield (values, lengths[:1], weights), ValueError, r"lengths has shape \(1, 2\)"
+    yield (values, lengths.astype(float), weights), TypeError, "lengths has dtype float64"
+    yield (values, lengths.T, weights), ValueError, "lengths is not C-contiguous"
+    for place, length, words in [
+        (0, -1, r"lengths\[0, 0\] is -1, but a list has 0 ids or more"),
+        (1, -(2**63), r"lengths\[0, 1\] is -9223372036854775808, but a list"),
+        (3, 2, r"lengths\[1, 1\] is 2, but only 1 of the 4 values are left"),
+        (1, 2**63 - 1, r"lengths\[0, 1\] is 9223372036854775807, but only 3 of the 4"),
+        (3, 0, "lengths add up to 3, but there are 4 values"),
+    ]:
+        changed = lengths.copy()
+        changed.flat[place] = length
+        yield (values, changed, weights), ValueError, words
+    unsigned = lengths.astype(np.uint64)
+    unsigned[0, 0] = 2**64 - 1
+    words = r"lengths\[0, 0\] is 18446744073709551615, but only 4 of the 4 values"
+    yield (values, unsigned, weights), ValueError, words
+    yield (values[:0], lengths, weights[:0]), ValueError, r"lengths\[0, 0\] is 1, but only 0"
+    yield (values, lengths, None), ValueError, r"weights are missing, .* \(seen_weights\)"
+    yield (values, lengths, weights[:3].copy()), ValueError, r"weights has shape \(3,\)"
+    yield (values, lengths, weights.astype(float)), TypeError, "weights has dtype float64"
+    for place, weight, words in [
+        (0, 0.5, r"weights\[0\] is 0.5, of genres; it must be 1, as this feature has no"),
+        (0, np.nan, r"weights\[0\] is nan, of genres; it must be 1"),
+        (3, np.nan, r"weights\[3\] is nan, of seen; it must be finite"),
+        (2, -np.inf, r"weights\[2\] is -inf, of seen; it must be finite"),
+    ]:
+        changed = weights.copy()
+        changed[place] = weight
+        yield (values, lengths, changed), ValueError, words
+
+
+def test_wrong_lists_are_refused(scorer):
+    lists, weights = [[[1], [2, 3]], [[], [4]]], [[[1], [0.5, 2]], [[], [3]]]
+    dense, ids, multi_hot = row_major([0, 1], lists, weights)
+    assert scorer(dense, ids, multi_hot).shape == (2,)
+    for given_lists, error, words in wrong(*multi_hot):
+        for call in (scorer, scorer.check):
+            with pytest.raises(error, match=words):
+                call(dense, ids, given_lists)
+    for array in multi_hot:
+        array.flags.writeable = False
+    assert scorer(dense, ids, multi_hot).shape == (2,)
+
+
+def test_a_row_has_at_most_so_many_ids_as_are_scored_at_once(scorer):
+    """Which bounds the memory of a call."""
+    most = 1 << 17
+    weights = [[[1] * most, []], [[1], [1.0]]]
+    rows = row_major([1, 2], [[[5] * most, []], [[1], [2]]], weights)
+    assert np.isfinite(scorer(*rows)).all()
+    rows = row_major([1, 2], [[[1], [2]], [[5] * most, [6]]], [weights[1], [[1] * most, [1.0]]])
+    words = f"the lists of row 1 have {most + 1} ids; the most is {most}"
+    with pytest.raises(ValueError, match=words):
+        scorer.check(*rows)
+
+
+def test_ids_outside_of_their_tables_are_found_wherever_they_are(tmp_path):
+    """Ids of uma are numbers of 32 bits; those that `--max-length` drops are not read."""
+    data = make_dataset(tmp_path, PLAIN, max_length=2, max_ind_range=20, ids="appearance")
+    run = train(data, config(hash="uma", sign=False), tmp_path / "run")
+    scorer, log = Scorer(run.path), {n: numbers_of(n, values) for n, values in columns().items()}
+    expected = score(run.load_model(), data.split("all"))
+    found = scorer(*raw_rows(schema=PLAIN, log=log))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=CLOSE)
+    most = 2**32 - 1
+    for site, lists, words in [
+        (most, [[most], [most]], None),
+        (2**32, [[1], [1]], r"ids\[1, 0\] is 4294967296, but table 0 .* 0 to 4294967295"),
+        (1, [[2, 2**32], [1]], r"values\[1\] is 4294967296, but table 1 "),
+        (1, [[2], [1, -1]], r"values\[2\] is -1, but table 2 "),
+        (1, [[2**32, 29, 1], [2**40, most, 0]], None),
+    ]:
+        rows = row_major([1, site], [[[], []], lists])
+        for call in (scorer, scorer.check):
+            if words is None:
+                call(*rows)
+                continue
+            with pytest.raises(ValueError, match=words):
+                call(*rows)
+
+
+def test_runs_without_lists_take_none(run, tmp_path):
+    (tmp_path / "log.csv").write_text("clicked,site\n" + "0,1\n1,2\n" * 50)
+    ingest(tmp_path / "log.csv", tmp_path / "data", schema=Schema("clicked", (), ("site",)))
+    settings = small_config(batch_size=20, compression=None, num_parameters=4096)
+    scorer = Scorer(train(Dataset(tmp_path / "data"), settings, tmp_path / "run").path)
+    dense, ids, multi_hot = row_major([1], [[[], []]], num_dense=0)
+    with pytest.raises(ValueError, match="multi_hot was given, but the run has no lists"):
+        scorer(dense, ids, multi_hot)
+    assert scorer.multi_hot_names == scorer.weight_names == []
+
+
+def test_weights_that_the_run_had_not_are_refused(tmp_path):
+    run = train(make_dataset(tmp_path, PLAIN), config(), tmp_path / "run")
+    dense, ids, (values, lengths, _) = raw_rows(range(9), PLAIN)
+    weights = np.ones(len(values), np.float32)
+    with pytest.raises(ValueError, match="weights were given, but the run had none; give None"):
+        Scorer(run.path)(dense, ids, (values, lengths, weights))
+
+
+def test_lists_that_are_made_while_they_are_read_are_refused(tmp_path):
+    lines = "".join(f"{k % 2},{k % 7},{k % 5}\n" for k in range(300))
+    (tmp_path / "log.csv").write_text("clicked,a,b\n" + lines)
+    schema = Schema("clicked", (), ("a", "b"))
+    options = {"ids": "appearance", "multi_hot_seed": 1}
+    for sizes in ((1, 3), (1, 1)):
+        path = tmp_path / f"data{sizes[1]}"
+        ingest(tmp_path / "log.csv", path, schema=schema, multi_hot_sizes=sizes, **options)
+        run = train(Dataset(path), config(batch_size=60), tmp_path / f"run{sizes[1]}").path
+        if sizes == (1, 1):  # without any list
+            assert Scorer(run)(np.empty((1, 0)), np.ones((1, 2), np.int64)).shape == (1,)
+            continue
+        with pytest.raises(ValueError, match=re.escape("while they were read (--multi-hot-sizes)")):
+            Scorer(run)
+
+
+def test_a_run_with_other_weights_than_lists_is_damaged(run, tmp_path):
+    from robe_numba.training.run.config_file import read_config, write_config
+
+    config = read_config(run.path / "config.json")
+    for name, value, words in [
+        ("weights", ["seen_weights"], "1 weights for 2 multi-hot columns"),
+        ("max_length", 0, "max_length is 0"),
+    ]:
+        changed = {**config, "dataset": {**config["dataset"], name: value}}
+        write_config(tmp_path / "config.json", changed)
+        with pytest.raises(ValueError, match=words):
+            RunFolder(tmp_path)
