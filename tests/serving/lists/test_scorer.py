@@ -12,7 +12,7 @@ from data_tools import Dataset, Schema, ingest
 from robe_numba.quantization.storages import STORAGES
 from robe_numba.serving import Scorer
 from robe_numba.training import RunFolder, score, train
-from tests.serving.list_rows import joined, raw_rows, row_major
+from tests.serving.lists.rows import joined, raw_rows, row_major
 from tests.training.list_logs import PLAIN, columns, make_dataset
 from tests.training.runs import small_config
 
@@ -232,21 +232,23 @@ def test_a_row_has_at_most_so_many_ids_as_are_scored_at_once(scorer):
         scorer.check(*rows)
 
 
-def test_ids_outside_of_their_tables_are_found_wherever_they_are(tmp_path):
-    """Ids of uma are numbers of 32 bits; those that `--max-length` drops are not read."""
-    data = make_dataset(tmp_path, PLAIN, max_length=2, max_ind_range=20, ids="appearance")
+def test_ids_outside_of_their_tables_are_found_wherever_they_are(tmp_path, monkeypatch):
+    """Ids of uma are numbers below a limit; those that `--max-length` drops are not read."""
+    limits = [9, 30, 200]
+    monkeypatch.setattr("robe_numba.training.model_builder._id_ranges", lambda dataset: limits)
+    data = make_dataset(tmp_path, PLAIN, max_length=2)
     run = train(data, config(hash="uma", sign=False), tmp_path / "run")
-    scorer, log = Scorer(run.path), {n: numbers_of(n, values) for n, values in columns().items()}
+    scorer = Scorer(run.path)
     expected = score(run.load_model(), data.split("all"))
-    found = scorer(*raw_rows(schema=PLAIN, log=log))
+    found = scorer(*raw_rows(schema=PLAIN))
     np.testing.assert_allclose(found, expected, rtol=0, atol=CLOSE)
-    most = 2**32 - 1
     for site, lists, words in [
-        (most, [[most], [most]], None),
-        (2**32, [[1], [1]], r"ids\[1, 0\] is 4294967296, but table 0 .* 0 to 4294967295"),
-        (1, [[2, 2**32], [1]], r"values\[1\] is 4294967296, but table 1 "),
-        (1, [[2], [1, -1]], r"values\[2\] is -1, but table 2 "),
-        (1, [[2**32, 29, 1], [2**40, most, 0]], None),
+        (8, [[29], [199]], None),
+        (9, [[29], [199]], r"ids\[1, 0\] is 9, but table 0 .* 0 to 8"),
+        (8, [[2, 30], [199]], r"values\[1\] is 30, but table 1 .* 0 to 29"),
+        (8, [[29], [1, 200]], r"values\[2\] is 200, but table 2 .* 0 to 199"),
+        (8, [[29], [-1]], r"values\[1\] is -1, but table 2"),
+        (8, [[30, 29, 1], [2**40, 199, 0]], None),
     ]:
         rows = row_major([1, site], [[[], []], lists])
         for call in (scorer, scorer.check):
