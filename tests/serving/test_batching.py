@@ -91,6 +91,43 @@ def test_requests_gather_while_the_thread_is_busy():
     batching(test)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_lists_are_joined_up_to_as_many_ids_as_are_scored_at_once(monkeypatch, weighted):
+    monkeypatch.setattr("robe_numba.serving.server.batching.MOST_IDS", 10)
+    calls = []
+
+    def scorer(dense, ids, multi_hot):
+        values, lengths, weights = multi_hot
+        calls.append(lengths.sum(axis=1).tolist())
+        assert len(values) == lengths.sum()
+        assert values.dtype == lengths.dtype == np.int64
+        assert (weights is None) != weighted
+        assert weights is None or weights.tolist() == values.tolist()
+        ends = np.cumsum(lengths.sum(axis=1))
+        parts = np.split(values, ends[:-1])
+        return np.array([part.sum() for part in parts], np.float32)
+
+    def lists(number, *counts):
+        values = np.full(sum(counts), number)
+        lengths = np.array([[count, 0] for count in counts])
+        return values, lengths, values.astype(np.float32) if weighted else None
+
+    async def test(batcher, arrivals, counters):
+        await asyncio.sleep(0.05)  # until the thread is idle
+        counts = [(2, 0), (3,), (6,), (0, 0, 0), (11,), (1,), (10,)]
+        answers = await asyncio.gather(
+            *(
+                batcher.submit(scorer, *job(*each), lists(number, *each))
+                for number, each in enumerate(counts, 1)
+            )
+        )
+        for number, (answer, each) in enumerate(zip(answers, counts, strict=True), 1):
+            assert answer.tolist() == [number * count for count in each]
+        assert calls == [[2, 0, 3], [6, 0, 0, 0], [11], [1], [10]]
+
+    batching(test)
+
+
 def test_what_was_received_together_is_one_batch():
     async def test(batcher, arrivals, counters):
         echo = Echo()

@@ -9,6 +9,8 @@ import pytest
 
 from tests.serving.servers import request, rows, serving
 from tests.support.needs import SERVE, need
+from tests.training.list_logs import make_dataset
+from tests.training.runs import small_config
 
 need(*SERVE, "selenium")
 
@@ -16,6 +18,9 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select, WebDriverWait
+
+from robe_numba.serving import Scorer
+from robe_numba.training import train
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 TOKEN = "a-token-of-24-characters"
@@ -104,6 +109,37 @@ def test_models_are_shown_and_a_row_is_scored(page, run, run_of_ids, scorer):
         assert len(visible) == 1
         # Refusals are complaints of the console, too.
         assert "400" in page.get_log("browser")[0]["message"]
+
+
+def test_lists_are_scored(page, tmp_path):
+    run = train(make_dataset(tmp_path), small_config(batch_size=150), tmp_path / "run").path
+    with opened(page, f"m={run}"):
+        until(page, lambda: shown(page, "m"))
+        fields = {
+            label.text: label.find_element(By.TAG_NAME, "input")
+            for label in page.find_elements(By.CSS_SELECTOR, "fieldset label")
+        }
+        assert list(fields) == ["price", "site", "genres", "seen", "seen_weights"]
+        result, scorer = page.find_element(By.ID, "result"), Scorer(run)
+        dense, ids = np.array([[0.5]]), np.array([[3]])
+        for texts, multi_hot in [
+            (("", "", ""), ([], [0, 0], [])),
+            (
+                ("4 18 4", f"7 {2**63 - 1}", ".5 2e0"),
+                ([4, 18, 4, 7, 2**63 - 1], [3, 2], [1, 1, 1, 0.5, 2]),
+            ),
+        ]:
+            for name, text in zip(fields, ("0.5", "3", *texts), strict=True):
+                fields[name].clear()
+                fields[name].send_keys(text)
+            values, lengths, weights = multi_hot
+            lists = np.array(values, np.int64), np.array([lengths]), np.array(weights, np.float32)
+            page.find_element(By.ID, "go").click()
+            wanted = f"probability {scorer(dense, ids, lists)[0]:.6f} in "
+            until(page, lambda wanted=wanted: wanted in result.text)
+        fields["seen_weights"].send_keys(" 1")
+        page.find_element(By.ID, "go").click()
+        until(page, lambda: result.text == "seen_weights needs 2 numbers")
 
 
 def test_the_page_asks_for_the_token(page, run, tmp_path):

@@ -201,12 +201,9 @@ def test_lists_that_are_made_while_they_are_read(dataset, tmp_path):
 
 def test_what_takes_single_ids_alone_refuses_such_runs(finished, tmp_path):
     from robe_numba.onnx import export_run
-    from robe_numba.serving import Scorer
 
-    words = r"has multi-hot features \(genres, seen\), and {} takes a single id .* robe predict"
-    with pytest.raises(ValueError, match=words.format("Scorer, as robe serve,")):
-        Scorer(finished.path)
-    with pytest.raises(ValueError, match=words.format("an exported model")):
+    words = r"has multi-hot features \(genres, seen\), and an exported model takes a single id "
+    with pytest.raises(ValueError, match=f"{words}of each feature; serve it with robe serve, or"):
         export_run(finished.path, tmp_path / "model.onnx")
 
 
@@ -278,9 +275,9 @@ def test_the_command_takes_poolings(plain, robe, tmp_path):
     assert RunFolder(tmp_path / "run").config["model"]["pooling"] == ["mean", "max"]
     status, output = robe("predict", tmp_path / "run", plain.path, "-o", tmp_path / "s.parquet")
     assert status == 0, output
-    status, output = robe("serve", tmp_path / "run")
+    status, output = robe("export", tmp_path / "run", "-o", tmp_path / "model.onnx")
     assert status == 1
-    assert "has multi-hot features (genres, seen), and Scorer, as robe serve, takes" in output
+    assert "and an exported model takes a single id of each feature; serve it with" in output
 
 
 def test_runs_without_lists_are_as_before(dataset, tmp_path):

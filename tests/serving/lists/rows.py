@@ -1,7 +1,10 @@
 """Rows with lists of ids as arguments of a scorer."""
 
+import json
+
 import numpy as np
 
+from tests.serving.servers import tensors
 from tests.training.list_logs import WEIGHTED, columns
 
 
@@ -48,3 +51,41 @@ def joined(parts):
             None if weights[0] is None else np.concatenate(weights),
         ),
     )
+
+
+def list_tensors(dense, ids, multi_hot):
+    """The inputs of a request in JSON; those without columns are left out."""
+    values, lengths, weights = multi_hot
+    inputs = tensors(dense, ids)["inputs"]
+    inputs = [each for each in inputs if each["shape"][1]]
+    for name, kind, array in (
+        ("values", "INT64", values),
+        ("lengths", "INT64", lengths),
+        ("weights", "FP32", weights),
+    ):
+        if array is not None:
+            shape = list(array.shape)
+            inputs.append({"name": name, "datatype": kind, "shape": shape, "data": array.tolist()})
+    return inputs
+
+
+def binary_body(dense, ids, multi_hot):
+    """A request whose tensors are binary, and the length of its JSON."""
+    arrays = dict(zip(("values", "lengths", "weights"), multi_hot, strict=True))
+    arrays |= {"dense": dense.astype(np.float32), "ids": ids}
+    inputs, content = list_tensors(dense, ids, multi_hot), b""
+    for tensor in inputs:
+        array = arrays[tensor["name"]]
+        del tensor["data"]
+        tensor["parameters"] = {"binary_data_size": array.nbytes}
+        content += array.tobytes()
+    head = json.dumps({"inputs": inputs}).encode()
+    return head + content, len(head)
+
+
+def part(rows, first, last):
+    """Rows [first, last) of the arguments of a scorer."""
+    dense, ids, (values, lengths, weights) = rows
+    begin, end = lengths[:first].sum(), lengths[:last].sum()
+    cut = None if weights is None else weights[begin:end]
+    return dense[first:last], ids[first:last], (values[begin:end], lengths[first:last], cut)
