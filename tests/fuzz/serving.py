@@ -3,12 +3,15 @@
     python -m tests.fuzz.serving -runs=1000000 CORPUS
 
 The first byte of a case says how its body is compressed, whether the length of its JSON is given,
-which two bytes more say, and whether the rest is the body or edits of a request that is right.
+which two bytes more say, whether the rest is the body or edits of a request that is right, and
+whether the model takes lists.
 """
 
 import gzip
 import json
 import zlib
+from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,33 +20,42 @@ from tests.fuzz import harness
 from tests.fuzz.json_edits import edited
 
 with harness.guided(__name__):
+    from robe_numba.serving.lists import ListInput
     from robe_numba.serving.server.bodies import decompress
     from robe_numba.serving.server.protocol import encode, parse
     from robe_numba.serving.server.refusals import LONGEST, RefusedError
 
 LIMIT = 4096
 NUM_DENSE, NUM_TABLES = 1, 2
+MULTI_HOT, WEIGHT_NAMES, MOST = ["a", "b"], [None, "w"], 2
+LISTS = 0x80  # of the first byte
 CODINGS = {0: None, 1: b"gzip", 2: b"deflate", 3: b"br"}
 
 
-def case_bytes(body: bytes, coding: int = 0, length: int | None = None) -> bytes:
+def case_bytes(
+    body: bytes, coding: int = 0, length: int | None = None, lists: bool = False
+) -> bytes:
     """The bytes of a case."""
-    return bytes([coding + 4 * (length is not None)]) + (length or 0).to_bytes(2, "big") + body
+    first = coding + 4 * (length is not None) + LISTS * lists
+    return bytes([first]) + (length or 0).to_bytes(2, "big") + body
 
 
 def check(data: bytes) -> None:
     """Read and answer; raises AssertionError, or what reading should not raise."""
     head, body = data[:3].ljust(3, b"\0"), data[3:]
     length = int.from_bytes(head[1:], "big") if head[0] & 4 else None
+    with_lists = bool(head[0] & LISTS)
     if head[0] & 8:
-        document, tail = RIGHT[(head[0] >> 4) % len(RIGHT)]
+        right = RIGHT_LISTS if with_lists else RIGHT
+        document, tail = right[(head[0] >> 4) % 8 % len(right)]
         text = edited(document, body)
         body, length = text + tail, len(text) if tail else None
     coding = CODINGS[head[0] & 3]
     try:
         if coding is not None:
             body = decompress(body, coding, LIMIT)
-        rows = parse(body, length, NUM_DENSE, NUM_TABLES)
+        columns = (NUM_DENSE, NUM_TABLES, *((len(MULTI_HOT), True) if with_lists else ()))
+        rows = parse(body, length, *columns)
     except RefusedError as error:
         if error.status not in (400, 413, 415) or not 0 < len(str(error)) <= LONGEST + 1:
             raise AssertionError(f"{error.status}: {error}") from error
@@ -52,6 +64,9 @@ def check(data: bytes) -> None:
     assert rows.dense.shape == (len(rows.ids), NUM_DENSE)
     assert rows.ids.shape == (len(rows.ids), NUM_TABLES)
     assert not np.isinf(rows.dense).any()
+    assert (rows.multi_hot is not None) == with_lists
+    if with_lists:
+        check_lists(rows)
     # Strings that nobody asks for are skipped unread, with bytes that Python would refuse.
     text = body[:length].decode("utf-8", "replace")
     check_tensors(json.loads(text, strict=False), rows)
@@ -64,18 +79,49 @@ def check(data: bytes) -> None:
         assert answer[json_length:] == scores.tobytes()
 
 
+def check_lists(rows: Any) -> None:
+    """Lists are refused where Python cannot cut them, and else are cut as by Python."""
+    values, lengths, weights = (array.tolist() for array in rows.multi_hot)
+    facts = {"multi_hot": MULTI_HOT, "weights": WEIGHT_NAMES, "max_length": MOST}
+    config = {"dataset": facts, "model": {"num_tables": 4, "pooling": ["mean", "sum"]}}
+    lists = ListInput(SimpleNamespace(path="run", config=config), None, None)
+    flat = [length for row in lengths for length in row]
+    fits = min(flat, default=0) >= 0 and sum(flat) == len(values) == len(weights)
+    try:
+        checked = lists.checked(len(rows.ids), rows.multi_hot)
+    except ValueError:
+        wrong = not np.isfinite(weights).all() or any(weight != 1 for weight in weights)
+        assert not fits or wrong  # whose weight it is, other tests check
+        return
+    assert fits
+    ends = np.cumsum([0, *flat]).tolist()
+    parts = [range(b, e)[-MOST:] for b, e in pairwise(ends)]
+    chosen = [k for feature in (0, 1) for part in parts[feature::2] for k in part]
+    found = [bags for _, _, bags in lists.bags(rows.ids.view(np.uint64), checked)]
+    if rows.ids.size:
+        (bags,) = found
+        singles = rows.ids.size
+        assert bags.values[singles:].tolist() == [values[k] % 2**64 for k in chosen]
+        assert bags.weights[singles:].tolist() == [weights[k] for k in chosen]
+        lengths = [1] * singles + [len(part) for feature in (0, 1) for part in parts[feature::2]]
+        assert bags.offsets.tolist() == np.cumsum([0, *lengths]).tolist()
+
+
 def check_tensors(document: Any, rows: Any) -> None:
     """The numbers of JSON are those of Python's own parser."""
     for tensor in document["inputs"]:
         if "data" not in tensor:
             continue
-        numbers = flat(tensor["data"])
-        if tensor["name"] == "ids":
-            assert [x % 2**64 for x in numbers] == [int(x) % 2**64 for x in rows.ids.ravel()]
+        numbers, arrays = flat(tensor["data"]), {"dense": rows.dense, "ids": rows.ids}
+        if rows.multi_hot is not None:
+            arrays |= dict(zip(("values", "lengths", "weights"), rows.multi_hot, strict=True))
+        found = arrays[tensor["name"]].ravel()
+        if found.dtype == np.int64:
+            assert [x % 2**64 for x in numbers] == [int(x) % 2**64 for x in found]
         else:
             kind = {"FP32": np.float32, "FP64": np.float64}[tensor["datatype"]]
             wanted = np.array([np.nan if x is None else x for x in numbers], np.float64)
-            assert np.array_equal(wanted.astype(kind), rows.dense.ravel(), equal_nan=True)
+            assert np.array_equal(wanted.astype(kind), found, equal_nan=True)
 
 
 def flat(value: Any) -> list[Any]:
@@ -113,14 +159,39 @@ def _right() -> list[tuple[dict[str, Any], bytes]]:
     return [(plain, b""), (wide, b""), (binary, bytes(range(12)))]
 
 
-RIGHT = _right()
+def _right_lists() -> list[tuple[dict[str, Any], bytes]]:
+    """As `_right`, with lists."""
+    plain, _, binary = _right()
+    lists = [
+        _tensor("values", "INT64", [5], data=[7, -1, 5, 2**40, 7]),
+        _tensor("lengths", "INT32", [2, 2], data=[[0, 3], [1, 1]]),
+        _tensor("weights", "FP32", [5], data=[0.5, -2, 1e-3, 1, 0]),
+    ]
+    listed = [
+        _tensor("values", "UINT32", [3], **_binary(12)),
+        _tensor("lengths", "INT64", [1, 2], **_binary(16)),
+        _tensor("weights", "FP32", [3], **_binary(12)),
+    ]
+    content = np.arange(3, dtype=np.uint32).tobytes() + np.array([0, 3]).tobytes()
+    content += np.array([1, 2, -0.5], np.float32).tobytes()
+    return [
+        ({"inputs": [*plain[0]["inputs"], *lists]}, b""),
+        ({"inputs": [*binary[0]["inputs"], *listed]}, binary[1] + content),
+    ]
+
+
+RIGHT, RIGHT_LISTS = _right(), _right_lists()
 
 
 def _seeds() -> list[bytes]:
     plain, wide, binary = (json.dumps(document).encode() for document, _ in RIGHT)
     edits = [bytes([8 + 16 * k, 0, 0]) + bytes(4 * count) for k in range(3) for count in (0, 1)]
+    edits += [bytes([LISTS + 8 + 16 * k, 0, 0]) + bytes(4 * n) for k in range(2) for n in (0, 1)]
+    lists = json.dumps(RIGHT_LISTS[0][0]).encode()
     return [
         *edits,
+        case_bytes(lists, lists=True),
+        case_bytes(lists),
         case_bytes(plain),
         case_bytes(plain, 0, len(plain)),
         case_bytes(gzip.compress(plain, mtime=0), 1),

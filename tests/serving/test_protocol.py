@@ -234,6 +234,11 @@ def test_an_answer_is_binary_where_that_is_asked_for(whole, output, binary):
     assert json.loads(body[:length]) == {**head, "outputs": [result]}
 
 
+@given(st.integers(0, 1), st.binary(max_size=24))
+def test_edited_requests_with_lists_are_cut_as_by_python_or_refused(number, edits):
+    serving.check(bytes([serving.LISTS + 8 + 16 * number, 0, 0]) + edits)
+
+
 @pytest.mark.parametrize("number", range(len(serving.SEEDS)))
 def test_the_seeds_of_the_fuzzer(number):
     serving.check(serving.SEEDS[number])

@@ -17,7 +17,9 @@ from robe_numba.dlrm.layers import packed
 from robe_numba.kernels import coefficients
 from robe_numba.kernels.cpu.update import driver
 from robe_numba.ops import bags, interaction, rows, updating
+from robe_numba.serving import list_kernels
 from robe_numba.serving.kernel import kernel_model, score_rows
+from robe_numba.serving.lists import RowLists
 from tests.support.strategies import HALF_DTYPES, dtype_of
 
 C_LIBRARY = ctypes.CDLL(None, use_errno=True)
@@ -106,6 +108,7 @@ def calls(spec, batch, copy, empty):
         rn.embedding_bag_adagrad_update(values, state, grad_out, *arguments)
     yield from (values, state, blocks)
     yield from mlps(batch, copy, empty)
+    yield from table_major(batch, copy, empty)
     for values in stored:
         for num_dense in (3, 0):
             yield scores(spec, values, num_dense, 3 * batch, copy, empty)
@@ -161,6 +164,31 @@ SPECS = (
     rn.RobeSpec(2000, 67, 287, 2),
     rn.RobeSpec(129, 4, 12, 7, num_embeddings=(2**62,) * 7, hash="uma", seed=1),
 )
+
+
+def table_major(batch, copy, empty):
+    """Bags of rows with lists, of which the last two ids count."""
+    generator, singles, features = np.random.default_rng(batch), 3, 2
+    lengths = copy(generator.integers(0, 5, batch * features))
+    count = int(lengths.sum())
+    values = copy(generator.integers(0, 9, count).astype(np.uint64))
+    weights = copy(np.ones(count, np.float32))
+    ends, kept = (empty(lengths.shape, np.int64) for _ in range(2))
+    assert list_kernels.read_lengths(lengths, count, 2, ends, kept) == -1
+    limits, weighted = copy(np.full(features, 9, np.uint64)), copy(np.array([False, True]))
+    assert list_kernels.find_outside(values, ends, kept, limits) == -1
+    assert list_kernels.find_wrong_weight(weights, ends, weighted) == -1
+    ids, lists = (
+        copy(np.arange(batch * singles).astype(np.uint64)),
+        RowLists(values, weights, ends, kept),
+    )
+    for first, last in ((0, batch), (batch // 3, batch // 2)):
+        rows = last - first
+        size = rows * singles + int(kept[first * features : last * features].sum())
+        outs = empty((size,), np.uint64), empty((size,), np.float32)
+        outs += (empty((rows * (singles + features) + 1,), np.int64),)
+        list_kernels.table_major(ids, lists, first, last, (singles, features), *outs)
+        yield from outs
 
 
 def main():

@@ -26,7 +26,8 @@ KINDS = {
 
 
 def config(kind="robe", **changes):
-    options = {"batch_size": 150, "compression": None, **KINDS[kind], **changes}
+    options = {"batch_size": 50, "lr": 0.1, "epochs": 3, "compression": None}
+    options |= KINDS[kind] | changes
     return small_config(kind, **options)
 
 
@@ -52,7 +53,7 @@ def test_scores_are_those_of_predict(run, scorer, dataset):
     expected = score(run.load_model(), dataset.split("all"))
     np.testing.assert_allclose(found, expected, rtol=0, atol=CLOSE)
     assert found.dtype == np.float32
-    assert np.ptp(found) > 0.01
+    assert np.ptp(found) > 0.2
     assert (scorer.id_names, scorer.num_tables) == (["site"], 1)
     assert (scorer.multi_hot_names, scorer.num_multi_hot) == (["genres", "seen"], 2)
     assert scorer.weight_names == [None, "seen_weights"]

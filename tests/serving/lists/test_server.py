@@ -27,7 +27,8 @@ INFER = "/v2/models/{}/infer"
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """A run with dense columns, ids and lists with weights, and one of lists alone."""
-    folder, settings = tmp_path_factory.mktemp("runs"), small_config(batch_size=150, epochs=2)
+    folder = tmp_path_factory.mktemp("runs")
+    settings = small_config("full", batch_size=50, lr=0.1, epochs=3)
     weighted = train(make_dataset(folder), settings, folder / "runs" / "weighted")
     alone = train(make_dataset(folder, ALONE), settings, folder / "runs" / "alone")
     return {"weighted": weighted.path, "alone": alone.path}
