@@ -32,7 +32,7 @@ def blocks(language):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with a run of three dense columns and two of ids, and its ONNX model."""
+    """A folder with a run of three dense columns and two of ids, its ONNX model, and one of lists."""
     made = tmp_path_factory.mktemp("guide")
     numbers = np.random.default_rng(0).integers(0, 100, (600, 5))
     lines = [",".join(map(str, [row[0] % 2, *row])) for row in numbers]
@@ -40,19 +40,32 @@ def folder(tmp_path_factory):
     ingest(made / "log.csv", made / "data", schema=Schema("clicked", tuple("abc"), tuple("xy")))
     train(Dataset(made / "data"), small_config(batch_size=64), made / "run")
     export_run(made / "run", made / "model.onnx")
+    lines = [f"{k % 9},{k % 7},{k % 2},Drama|Children,{k % 5}|{k},4.5|2" for k in range(300)]
+    (made / "films.csv").write_text("\n".join(["userId,movieId,liked,genres,seen,stars", *lines]))
+    schema = Schema("liked", (), ("userId", "movieId"), ("genres", "seen"), (None, "stars"))
+    ingest(made / "films.csv", made / "films-data", schema=schema, list_separator="|")
+    train(Dataset(made / "films-data"), small_config(batch_size=64), made / "films")
     return made
 
 
 def test_python_scores_alike_everywhere(folder, capsys):
-    first, _, over_http, by_onnx = blocks("python")
+    first, texts, over_http, lists, lists_over_http, by_onnx = blocks("python")
     names = {"__name__": "guide"}
-    with chdir(folder), serving("run") as server:
+
+    def execute(block):
+        exec(compile(block, str(GUIDE), "exec"), names)
+
+    with chdir(folder), serving("run", "films") as server:
         for block in (first, over_http.replace(ADDRESS, f"{server.host}:{server.port}")):
-            exec(compile(block, str(GUIDE), "exec"), names)
+            execute(block)
         wanted = names["probability"]
         assert capsys.readouterr().out == f"{wanted}\n"
-        exec(compile(by_onnx, str(GUIDE), "exec"), names)
-    np.testing.assert_allclose(names["probability"], wanted, rtol=0, atol=1e-6)
+        execute(by_onnx)
+        np.testing.assert_allclose(names["probability"], wanted, rtol=0, atol=1e-6)
+        for block in (texts, lists, lists_over_http):
+            execute(block)
+        assert names["probability"].shape == (2,)
+        assert capsys.readouterr().out == f"{names['probability']}\n"
 
 
 def test_the_ids_of_texts():
@@ -65,12 +78,18 @@ def test_the_ids_of_texts():
     np.testing.assert_array_equal(names["ids"], [[*hashed[:2], 17], [hashed[2], 0, 4]])
 
 
-def test_the_request_of_curl(folder):
-    (command,) = (block for block in blocks("sh") if block.startswith("curl"))
-    with serving(folder / "run") as server:
-        there = command.replace("localhost:8000", f"{server.host}:{server.port}")
-        done = subprocess.run(["bash", "-c", there], capture_output=True, check=True)
-    (sent,) = re.findall(r"'(\{.*\})'", command, re.DOTALL)
-    dense, ids = (np.array(tensor["data"]) for tensor in json.loads(sent)["inputs"])
-    wanted = Scorer(folder / "run")(dense.astype(np.float64)[None], ids[None])
-    np.testing.assert_array_equal(probability(done.stdout), wanted)
+def test_the_requests_of_curl(folder):
+    commands = [block for block in blocks("sh") if block.startswith("curl")]
+    assert len(commands) == 2
+    with serving(folder / "run", folder / "films") as server:
+        for command, name in zip(commands, ("run", "films"), strict=True):
+            there = command.replace("localhost:8000", f"{server.host}:{server.port}")
+            done = subprocess.run(["bash", "-c", there], capture_output=True, check=True)
+            (sent,) = re.findall(r"'(\{.*\})'", command, re.DOTALL)
+            given = {tensor["name"]: tensor["data"] for tensor in json.loads(sent)["inputs"]}
+            rows = [np.array([given.get("dense", [])], np.float64), np.array([given["ids"]])]
+            if name == "films":
+                weights = np.array(given["weights"], np.float32)
+                rows.append((np.array(given["values"]), np.array([given["lengths"]]), weights))
+            wanted = Scorer(folder / name)(*rows)
+            np.testing.assert_array_equal(probability(done.stdout), wanted)
