@@ -32,7 +32,7 @@ def blocks(language):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with a run of three dense columns and two of ids, its ONNX model, and one of lists."""
+    """A run of three dense columns and two of ids, its ONNX model, and a run with lists."""
     made = tmp_path_factory.mktemp("guide")
     numbers = np.random.default_rng(0).integers(0, 100, (600, 5))
     lines = [",".join(map(str, [row[0] % 2, *row])) for row in numbers]
