@@ -36,9 +36,9 @@ class _Job(NamedTuple):
     answer: "asyncio.Future[np.ndarray]"
 
     @property
-    def size(self) -> tuple[int, int]:
-        """Its rows, and the ids in their lists."""
-        return len(self.ids), 0 if self.multi_hot is None else len(self.multi_hot[0])
+    def listed(self) -> int:
+        """Ids of its lists."""
+        return 0 if self.multi_hot is None else len(self.multi_hot[0])
 
 
 class Batcher:
@@ -164,10 +164,10 @@ class Batcher:
             if self._closed:
                 return []
             jobs = [self._waiting.popleft()]
-            rows, listed = jobs[0].size
+            rows, listed = len(jobs[0].ids), jobs[0].listed
             while self._waiting and self._waiting[0].scorer is jobs[0].scorer:
-                more = self._waiting[0].size
-                rows, listed = rows + more[0], listed + more[1]
+                rows += len(self._waiting[0].ids)
+                listed += self._waiting[0].listed
                 # A scorer cuts at this many ids of lists, so more would only take memory.
                 if rows > self._max_batch or listed > MOST_IDS:
                     break

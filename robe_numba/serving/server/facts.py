@@ -134,7 +134,7 @@ def _metadata(model: Model) -> dict[str, Any]:
         "versions": [scorer.version],
         "platform": "robe_numba",
         "inputs": [
-            {"name": each.name, "datatype": next(iter(each.types)), "shape": each.shape}
+            {"name": each.name, "datatype": next(iter(each.types)), "shape": [-1, *each.columns]}
             for each in inputs.values()
         ],
         "outputs": [{"name": PROBABILITY, "datatype": "FP32", "shape": [-1]}],

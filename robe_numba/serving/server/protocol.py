@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from robe_numba.dlrm.bags import MultiHot
-from robe_numba.serving.server.refusals import invalid
+from robe_numba.serving.server.refusals import RefusedError, invalid
 from robe_numba.serving.server.tensors import (
     DENSE,
     IDS,
@@ -69,8 +69,10 @@ class Rows(NamedTuple):
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays."""
-        lists = self.multi_hot or ()
-        return sum(each.nbytes for each in (self.dense, self.ids, *lists) if each is not None)
+        size = self.dense.nbytes + self.ids.nbytes
+        if self.multi_hot is not None:
+            size += sum(array.nbytes for array in self.multi_hot if array is not None)
+        return size
 
 
 _request = msgspec.json.Decoder(_Request)
@@ -122,41 +124,41 @@ def parse(
     inputs = inputs_of(num_dense, num_tables, num_multi_hot, weighted)
     arrays: dict[str, np.ndarray] = {}
     for tensor in request.inputs:
-        if tensor.name not in inputs:
+        wanted = inputs.get(tensor.name)
+        if wanted is None:
             *names, last = inputs
             there = f"{', '.join(names)} and {last}"
             raise invalid(f"there is no input {tensor.name!r}; the inputs are {there}")
         if tensor.name in arrays:
             raise invalid(f"the input {tensor.name} is given twice")
-        arrays[tensor.name] = array_of(tensor, inputs[tensor.name], tail)
+        arrays[tensor.name] = array_of(tensor, wanted, tail)
     if tail is not None:
         tail.check_end()
-    dense, ids = _same_rows(arrays, inputs)
-    multi_hot = (
-        (arrays[VALUES], arrays[LENGTHS], arrays.get(WEIGHTS)) if LENGTHS in arrays else None
-    )
+    if len(arrays) < len(inputs):
+        _fill_in(arrays, inputs)
+    dense, ids, multi_hot = arrays[DENSE], arrays[IDS], None
+    if len(dense) != len(ids):
+        raise _other_rows(DENSE, arrays)
+    if num_multi_hot:
+        multi_hot = arrays[VALUES], arrays[LENGTHS], arrays.get(WEIGHTS)
+        if len(arrays[LENGTHS]) != len(ids):
+            raise _other_rows(LENGTHS, arrays)
     return Rows(dense, ids, request.id, _wants_binary(request), multi_hot)
 
 
-def _same_rows(
-    arrays: dict[str, np.ndarray], inputs: dict[str, Input]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Dense features and ids of all rows, which may be left out where they have no columns."""
+def _other_rows(name: str, arrays: dict[str, np.ndarray]) -> RefusedError:
+    rows, others = len(arrays[name]), len(arrays[IDS])
+    return invalid(f"{name} has {rows} rows but {IDS} has {others}; make them equal")
+
+
+def _fill_in(arrays: dict[str, np.ndarray], inputs: dict[str, Input]) -> None:
+    """Give all rows what was left out because it has no columns."""
     missing = [name for name in inputs if name not in arrays and not inputs[name].optional]
     if missing:
         raise invalid(f"the input {missing[-1]} is missing")
-    first = IDS if IDS in arrays else LENGTHS
-    rows = len(arrays[first])
-    for name in (DENSE, LENGTHS):
-        if name in arrays and len(arrays[name]) != rows:
-            raise invalid(
-                f"{name} has {len(arrays[name])} rows but {first} has {rows}; make them equal"
-            )
-    dense, ids = arrays.get(DENSE), arrays.get(IDS)
-    return (
-        np.empty((rows, 0), np.float32) if dense is None else dense,
-        np.empty((rows, 0), np.int64) if ids is None else ids,
-    )
+    rows = len(arrays[IDS if IDS in arrays else LENGTHS])
+    arrays.setdefault(DENSE, np.empty((rows, 0), np.float32))
+    arrays.setdefault(IDS, np.empty((rows, 0), np.int64))
 
 
 def _wants_binary(request: _Request) -> bool:

@@ -43,15 +43,10 @@ class Input(NamedTuple):
 
     name: str
     types: Mapping[str, np.dtype]  # that may be sent; metadata names the first
-    columns: int | None  # of each row; None for one dimension of any length
+    columns: list[int]  # their number; none for one dimension
     optional: bool  # whether it may be left out, as it has no columns
     flat: _Decoder  # of JSON numbers; null is a missing dense value
     nested: _Decoder | None  # of a list per row
-
-    @property
-    def shape(self) -> list[int]:
-        """As metadata has it: -1 for any length."""
-        return [-1] if self.columns is None else [-1, self.columns]
 
 
 _numbers = msgspec.json.Decoder(list[float | None]), msgspec.json.Decoder(list[list[float | None]])
@@ -65,14 +60,14 @@ def inputs_of(
 ) -> dict[str, Input]:
     """The inputs of a model by name, see `Scorer`; they are shared, so do not change them."""
     inputs = [
-        Input(DENSE, FLOAT_TYPES, num_dense, num_dense == 0, *_numbers),
-        Input(IDS, ID_TYPES, num_tables, num_tables == 0 < num_multi_hot, *_ids),
+        Input(DENSE, FLOAT_TYPES, [num_dense], num_dense == 0, *_numbers),
+        Input(IDS, ID_TYPES, [num_tables], num_tables == 0 < num_multi_hot, *_ids),
     ]
     if num_multi_hot:
-        inputs.append(Input(VALUES, ID_TYPES, None, False, _ids[0], None))
-        inputs.append(Input(LENGTHS, ID_TYPES, num_multi_hot, False, *_ids))
+        inputs.append(Input(VALUES, ID_TYPES, [], False, _ids[0], None))
+        inputs.append(Input(LENGTHS, ID_TYPES, [num_multi_hot], False, *_ids))
     if weighted:
-        inputs.append(Input(WEIGHTS, WEIGHT_TYPES, None, False, _weights, None))
+        inputs.append(Input(WEIGHTS, WEIGHT_TYPES, [], False, _weights, None))
     return {each.name: each for each in inputs}
 
 
@@ -98,15 +93,18 @@ def array_of(tensor: Tensor, wanted: Input, tail: "Tail | None") -> np.ndarray:
     RefusedError
         Status 400: a rule that the tensor breaks, with the value.
     """
-    name, shape, parameters = tensor.name, tensor.shape, tensor.parameters
-    dtype = wanted.types.get(tensor.datatype)
+    name, types, columns, _, flat, nested = wanted
+    shape, parameters = tensor.shape, tensor.parameters
+    dtype = types.get(tensor.datatype)
     if dtype is None:
         texts = (
             "; send the ids of texts (data_tools.text_ids)" if tensor.datatype == "BYTES" else ""
         )
-        types = " or ".join(wanted.types)
-        raise invalid(f"datatype of {name} is {tensor.datatype!r}; use {types}{texts}")
-    _check_shape(name, shape, wanted.columns)
+        there = " or ".join(types)
+        raise invalid(f"datatype of {name} is {tensor.datatype!r}; use {there}{texts}")
+    if not shape or shape[0] < 0 or shape[1:] != columns:
+        form = f"[rows, {columns[0]}]" if columns else "[number of ids]"
+        raise invalid(f"shape of {name} is {shape}; it must be {form}")
     if parameters and (size := parameters.get("binary_data_size")) is not None:
         if tensor.data:
             raise invalid(f"{name} has both data and binary_data_size; give one of them")
@@ -116,35 +114,29 @@ def array_of(tensor: Tensor, wanted: Input, tail: "Tail | None") -> np.ndarray:
                 f"Inference-Header-Content-Length"
             )
         array = tail.take(name, size, shape, dtype)
-        if wanted.types is not ID_TYPES and np.isinf(array).any():
+        if types is not ID_TYPES and np.isinf(array).any():
             raise _infinite(name, array[np.isinf(array)][0])
     else:
-        array = _from_json(tensor, wanted, dtype)
+        array = _from_json(tensor, dtype, types is not ID_TYPES, flat, nested)
     for key in REFUSED if parameters else ():
         if key in parameters:  # type: ignore[operator]
             raise invalid(f"{name} has the parameter {key}, an extension that is not served")
-    if wanted.types is ID_TYPES and dtype is not _INT64:
+    if types is ID_TYPES and dtype is not _INT64:
         array = array.view(_INT64) if dtype is _UINT64 else array.astype(_INT64)
     return array
 
 
-def _check_shape(name: str, shape: list[int], columns: int | None) -> None:
-    if columns is None:
-        if len(shape) != 1 or shape[0] < 0:
-            raise invalid(f"shape of {name} is {shape}; it must be [number of ids]")
-    elif len(shape) != 2 or shape[0] < 0 or shape[1] != columns:
-        raise invalid(f"shape of {name} is {shape}; it must be [rows, {columns}]")
-
-
-def _from_json(tensor: Tensor, wanted: Input, dtype: np.dtype) -> np.ndarray:
+def _from_json(
+    tensor: Tensor, dtype: np.dtype, floats: bool, flat: _Decoder, nested: _Decoder | None
+) -> np.ndarray:
     """The numbers of a JSON list, flat or nested."""
     name, data, shape = tensor.name, tensor.data, tensor.shape
     if not data:
         raise invalid(f"{name} has neither data nor binary_data_size")
-    nested = wanted.nested if _TWO_BRACKETS.match(data) is not None else None
-    floats = wanted.types is not ID_TYPES
+    if nested and _TWO_BRACKETS.match(data) is None:
+        nested = None
     try:
-        values: Any = (nested or wanted.flat).decode(data)
+        values: Any = (nested or flat).decode(data)
         # Floats are compared before they are narrowed, where they might become infinite.
         array = np.array(values, np.float64 if floats else dtype)
     except OverflowError:
