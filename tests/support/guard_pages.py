@@ -13,7 +13,8 @@ import numpy as np
 
 import robe_numba as rn
 from robe_numba.checks.arrays import check_stored_array
-from robe_numba.dlrm.layers import packed
+from robe_numba.dlrm.embeddings.vocabulary import known_bag_rows
+from robe_numba.dlrm.layers import cross, packed
 from robe_numba.kernels import coefficients
 from robe_numba.kernels.cpu.update import driver
 from robe_numba.ops import bags, interaction, rows, updating
@@ -24,7 +25,7 @@ from tests.support.strategies import HALF_DTYPES, dtype_of
 
 C_LIBRARY = ctypes.CDLL(None, use_errno=True)
 NO_ACCESS = 0
-MODULES: tuple[ModuleType, ...] = (bags, interaction, rows, updating, driver, packed)
+MODULES: tuple[ModuleType, ...] = (bags, interaction, rows, updating, driver, packed, cross)
 
 
 class Guard:
@@ -80,6 +81,8 @@ def calls(spec, batch, copy, empty):
     offsets = np.concatenate([[0], np.cumsum(sizes)])
     bag_ids = copy(generator.integers(0, 9, sizes.sum()))
     weights = copy(generator.standard_normal(sizes.sum()).astype(np.float32))
+    mixed, own = modes_by_table(sizes.reshape(tables, batch), weights)
+    modes = (("sum", weights), ("mean", None), ("max", None), (mixed, copy(own)))
     shape = (batch, tables, blocks)
     stored = [copy(array.astype(dtype_of(name))) for name in ("float32", *HALF_DTYPES)]
     quantized = rn.quantize(array, 16)
@@ -91,7 +94,7 @@ def calls(spec, batch, copy, empty):
         out = empty((batch, dim + tables * (tables + 1) // 2), np.float32)
         yield rn.lookup_dot_interaction(values, ids, dense, spec, out, empty(shape, np.int64))
         yield rn.lookup_dot_interaction(values, ids, dense, spec)
-        for mode, factors in (("sum", weights), ("mean", None), ("max", None)):
+        for mode, factors in modes:
             out = empty((batch, tables, dim), np.float32)
             yield rn.embedding_bag(values, bag_ids, offsets, spec, mode, factors, 3, out)
     values, state = copy(array), copy(np.ones(size, np.float32))
@@ -101,17 +104,26 @@ def calls(spec, batch, copy, empty):
         rn.sgd_update(values, grad_out, ids, spec, 0.1, given)
         rn.adagrad_update(values, state, grad_out, ids, spec, 0.1, starts=given)
         rn.adagrad_update(values, blocks, grad_out, ids, spec, starts=given, state_block=16)
-    for mode, factors in (("sum", weights), ("mean", None), ("max", None)):
+    for mode, factors in modes:
         arguments = (bag_ids, offsets, spec, mode, factors, 3)
         yield rn.embedding_bag_backward(grad_out, *arguments, array=values)
         rn.embedding_bag_sgd_update(values, grad_out, *arguments)
         rn.embedding_bag_adagrad_update(values, state, grad_out, *arguments)
     yield from (values, state, blocks)
+    yield known_bag_rows(*known(tables, generator, copy), bag_ids, offsets)
     yield from mlps(batch, copy, empty)
     yield from table_major(batch, copy, empty)
+    yield from cross_layers(batch, copy, empty)
     for values in stored:
         for num_dense in (3, 0):
             yield scores(spec, values, num_dense, 3 * batch, copy, empty)
+
+
+def modes_by_table(sizes, weights):
+    """Another mode for each table, and the weights that go with them."""
+    modes = [("max", "sum", "mean")[table % 3] for table in range(len(sizes))]
+    summed = np.repeat([mode == "sum" for mode in modes], sizes.sum(axis=1))
+    return modes, np.where(summed, weights, np.float32(1))
 
 
 def scores(spec, stored, num_dense, batch, copy, empty):
@@ -152,6 +164,31 @@ def mlps(batch, copy, empty):
         x[:batch, : widths[0]] = generator.standard_normal((batch, widths[0]))
         mlp(x, out, 2)
         yield out
+
+
+def known(tables, generator, copy):
+    """Ids and offsets of a vocabulary, of some tables no ids."""
+    columns = [np.flatnonzero(generator.random(9) < share) for share in np.linspace(0, 1, tables)]
+    offsets = np.cumsum([0, *map(len, columns)])
+    return copy(np.concatenate(columns).astype(np.uint64)), copy(offsets)
+
+
+def cross_layers(batch, copy, empty):
+    """The output of a cross network, its gradient and those of its parameters."""
+    draw = np.random.default_rng(batch).standard_normal
+    width, ranks = 37, (1, 5, 50)
+    shapes = [((rank, width), (width, rank), (width,)) for rank in ranks]
+    layers = [tuple(copy(draw(shape).astype(np.float32)) for shape in three) for three in shapes]
+    x, grad_y = (copy(draw((batch, width)).astype(np.float32)) for _ in range(2))
+    outs = [
+        tuple(empty((batch, columns), np.float32) for columns in (rank, width, width))
+        for rank in ranks
+    ]
+    grads = [tuple(empty(shape, np.float32) for shape in three) for three in shapes]
+    y, backward = cross.cross_network(x, layers, outs=outs)
+    yield y
+    yield backward(grad_y, grads)[0]
+    yield from (array for three in grads for array in three)
 
 
 SPECS = (
