@@ -91,7 +91,7 @@ def from_arrays(names: Names, columns: Mapping[str, pa.Array]) -> tuple[Lists, .
 
 
 def _checked(name: str, column: pa.ListArray) -> tuple[np.ndarray, np.ndarray]:
-    """Values and offsets of a column that `validate` accepts, which sees but the outer offsets."""
+    """Values and offsets of a column, of which `validate` checks the first and last offset only."""
     values, offsets = column.values.to_numpy(), column.offsets.to_numpy()
     if column.null_count:
         raise pa.ArrowInvalid(f"{name} has {column.null_count} nulls")

@@ -61,7 +61,7 @@ class ListFacts:
     Raises
     ------
     ValueError
-        One list has more ids than all.
+        The longest list has more ids than all lists together.
     """
 
     ids: Count
@@ -70,7 +70,9 @@ class ListFacts:
 
     def __post_init__(self) -> None:
         if (self.longest or 0) > self.ids:
-            raise ValueError(f"a list has {self.longest} ids, but all have {self.ids}")
+            raise ValueError(
+                f"its longest list has {self.longest} ids, but all lists together have {self.ids}"
+            )
 
 
 @dataclass(frozen=True)

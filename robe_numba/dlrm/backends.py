@@ -170,10 +170,12 @@ class CPUBackend(Backend):
 
     def check_offsets(self, offsets: Any, count: int) -> None:
         first, last = int(offsets[0]), int(offsets[-1])
-        if first != 0 or last != count or (offsets[1:] < offsets[:-1]).any():
+        falls = np.flatnonzero(offsets[1:] < offsets[:-1])
+        if first != 0 or last != count or falls.size:
+            fall = f", and fall at offsets[{falls[0] + 1}]" if falls.size else ""
             raise ValueError(
-                f"offsets must rise from 0 to the {count} values without a fall; these begin at "
-                f"{first} and end at {last}: give those of batch.multi_hot"
+                f"offsets must begin at 0, never fall, and end at {count}, the number of values; "
+                f"these begin at {first} and end at {last}{fall}"
             )
 
     def sum_of_squares(self, arrays: Sequence[Any]) -> Any:

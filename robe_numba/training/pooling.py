@@ -4,7 +4,10 @@ from data_tools.schema import Schema
 from robe_numba.checks.bags import MODES
 
 DEFAULT = "sum"
-HOW = f"write {', '.join(MODES)} for all multi-hot features, or name them, as genres=mean,seen=max"
+HOW = (
+    f"write one of {', '.join(MODES)} for all multi-hot features, or name them, as "
+    "genres=mean,seen=max"
+)
 
 
 def parse_pooling(text: str) -> str | dict[str, str]:
@@ -18,7 +21,7 @@ def parse_pooling(text: str) -> str | dict[str, str]:
     Raises
     ------
     TypeError
-        It is no text.
+        It is not a text.
     ValueError
         It is not of this form, or names a feature twice.
     """
@@ -55,7 +58,7 @@ def pooling_of(text: str, schema: Schema) -> tuple[str, ...]:
     Raises
     ------
     ValueError
-        A name is no multi-hot feature, there is none at all, or a feature with weights is not
+        A name is not a multi-hot feature, there are none at all, or a feature with weights is not
         summed.
     """
     modes, features = parse_pooling(text), schema.multi_hot
@@ -78,7 +81,8 @@ def pooling_of(text: str, schema: Schema) -> tuple[str, ...]:
         mode = modes.setdefault(name, DEFAULT)
         if column is not None and mode != "sum":
             raise ValueError(
-                f"{name} is pooled by {mode!r}, but its ids have weights ({column}), which go with "
-                f"'sum' alone; pool only others so, by name, or ingest {name} without weights"
+                f"{name} is pooled by {mode!r}, but its ids have weights ({column}), which need "
+                f"'sum'; name the features that take another, as genres=mean, or ingest {name} "
+                f"without weights"
             )
     return tuple(modes[name] for name in features)

@@ -326,12 +326,16 @@ def with_lists(change):
     ("change", "error", "message"),
     [
         ({"values": lambda v: v.astype(np.int64)}, TypeError, "values has dtype int64"),
-        ({"values": lambda v: v[:-1]}, ValueError, r"rise from 0 to the \d+ values"),
+        ({"values": lambda v: v[:-1]}, ValueError, r"end at \d+, the number of values"),
         ({"values": lambda v: v[:, None]}, ValueError, "values has shape"),
         ({"values": lambda v: v.tolist()}, TypeError, "values must be a NumPy array"),
         ({"offsets": lambda o: o[:-1]}, ValueError, "offsets has shape"),
         ({"offsets": lambda o: o + 1}, ValueError, "these begin at 1 and end"),
-        ({"offsets": lambda o: o[[0, 2, 1, *range(3, len(o))]]}, ValueError, "without a fall"),
+        (
+            {"offsets": lambda o: o[[0, 2, 1, *range(3, len(o))]]},
+            ValueError,
+            r"and fall at offsets\[2\]",
+        ),
         ({"offsets": lambda o: o.astype(float)}, TypeError, "offsets has dtype float64"),
         ({"weights": lambda w: w[:-1]}, ValueError, "weights has shape"),
         ({"weights": lambda w: w.astype(int)}, TypeError, "weights has dtype int64"),

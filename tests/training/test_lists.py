@@ -202,7 +202,7 @@ def test_lists_that_are_made_while_they_are_read(dataset, tmp_path):
 def test_what_takes_single_ids_alone_refuses_such_runs(finished, tmp_path):
     from robe_numba.onnx import export_run
 
-    words = r"has multi-hot features \(genres, seen\), and an exported model takes a single id "
+    words = r"has multi-hot features \(genres, seen\), but an exported model takes one id "
     with pytest.raises(ValueError, match=f"{words}of each feature; serve it with robe serve, or"):
         export_run(finished.path, tmp_path / "model.onnx")
 
@@ -210,12 +210,16 @@ def test_what_takes_single_ids_alone_refuses_such_runs(finished, tmp_path):
 @pytest.mark.parametrize(
     ("pooling", "error", "message"),
     [
-        ("median", ValueError, "write sum, mean, max for all multi-hot features, or name them"),
-        ("genres=median", ValueError, "write sum, mean, max"),
-        ("genres=", ValueError, "write sum, mean, max"),
-        ("=sum", ValueError, "write sum, mean, max"),
+        (
+            "median",
+            ValueError,
+            "write one of sum, mean, max for all multi-hot features, or name them",
+        ),
+        ("genres=median", ValueError, "write one of sum, mean, max"),
+        ("genres=", ValueError, "write one of sum, mean, max"),
+        ("=sum", ValueError, "write one of sum, mean, max"),
         ("genres=sum,genres=max", ValueError, "names genres twice"),
-        ("", ValueError, "write sum, mean, max"),
+        ("", ValueError, "write one of sum, mean, max"),
         (("sum",), TypeError, "pooling is"),
     ],
 )
@@ -277,7 +281,7 @@ def test_the_command_takes_poolings(plain, robe, tmp_path):
     assert status == 0, output
     status, output = robe("export", tmp_path / "run", "-o", tmp_path / "model.onnx")
     assert status == 1
-    assert "and an exported model takes a single id of each feature; serve it with" in output
+    assert "but an exported model takes one id of each feature; serve it with" in output
 
 
 def test_runs_without_lists_are_as_before(dataset, tmp_path):

@@ -44,9 +44,10 @@ def sweep(
 
     Names are those of the options of robe train (embedding, compression, block_size, hash, sign,
     alignment, scale, optimizer, lr, embedding_lr, epochs, seed, ...); cardinalities are a name or a
-    file. Runs that differ only in their seed share a line, as mean ± standard deviation. If the
-    command is stopped or killed, run it again to resume; finished runs are not trained again. A
-    second grid in the same folder adds to the table. Without a grid only the table is made.
+    file, and pooling is a mode or that of one feature, genres=mean. Runs that differ only in their
+    seed share a line, as mean ± standard deviation. If the command is stopped or killed, run it
+    again to resume; finished runs are not trained again. A second grid in the same folder adds to
+    the table. Without a grid only the table is made.
 
     Writes table.md, results.json, report.html and plots: AUC against memory, block size and epochs,
     and the time to a target AUC. With more than one job these times include waiting for each other.

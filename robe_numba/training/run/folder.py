@@ -282,12 +282,12 @@ class RunFolder:
         return model_from_weights(self.model_path, arrays, *model, threads, device, storage)
 
     def check_single_ids(self, what: str) -> None:
-        """Raise ValueError if a feature is multi-hot, which `what` does not take."""
+        """Raise ValueError if a feature is multi-hot, which `what` cannot read."""
         names = self.config["dataset"].get("multi_hot")
         if names:
             raise ValueError(
-                f"{self.path} has multi-hot features ({', '.join(names)}), and {what} takes a "
-                f"single id of each feature; serve it with robe serve, or score datasets with robe "
+                f"{self.path} has multi-hot features ({', '.join(names)}), but {what} takes one "
+                f"id of each feature; serve it with robe serve, or score datasets with robe "
                 f"predict and rows with robe_numba.serving.Scorer"
             )
 
