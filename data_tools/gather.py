@@ -14,8 +14,8 @@ NOWHERE = -1  # the place of a list that is not wanted
 def gather_lists(parts: Sequence[Lists], order: np.ndarray) -> Lists:
     """Select lists of consecutive parts in the given order.
 
-    Each part is read from front to back, and its lists go to their places in the result. So
-    neither the parts are joined first, nor is a mapped file read in a random order.
+    Each part is read from front to back, and its lists go to their places in the result. So the
+    parts need not be joined first, and a mapped file is not read in a random order.
 
     Parameters
     ----------

@@ -161,7 +161,7 @@ class Generator:
         return probabilities, labels
 
     def first_id_truth(self, start: SupportsIndex, stop: SupportsIndex) -> npt.NDArray[np.float32]:
-        """Click probabilities as well as they follow from all but the later ids of each list.
+        """Click probabilities, given only the first id of each list and all other columns.
 
         Parameters
         ----------

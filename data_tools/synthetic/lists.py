@@ -124,7 +124,7 @@ class PlantedLists:
         return self.draw(start, stop).effects() @ self.scale
 
     def first_id_probabilities(self, start: int, stop: int, logits: np.ndarray) -> np.ndarray:
-        """Probability of a click of rows [start, stop) for all who see the first ids alone.
+        """Probability of a click in rows [start, stop), given only the first ids of their lists.
 
         Parameters
         ----------

@@ -49,7 +49,7 @@ def plan(
     lines that a row touches, how many rows are identical to another, how much rows disturb each
     other, and the memory with each optimizer. Nothing is trained: all figures are computed from
     the sizes. --data counts the distinct ids of the training rows, and one more per table for
-    unknown ids, as robe train does; lists have the mean number of ids of the whole dataset.
+    unknown ids, as robe train does. The lengths of lists are means over the whole dataset.
 
     Examples:
 

@@ -12,9 +12,9 @@ from robe_numba.planning.costs import Lines, Memory, SampleCosts
 from robe_numba.planning.plan import Choice, Plan
 
 LEGEND = """\
-a sample   a row of the log, on average: its ids, the blocks read for them, and lines of 64 bytes
-           that are read, or that a step of Adagrad updates, those of its sums of squares included:
-           one sum per element, or one per block of Z. Ids that repeat are counted each time
+a sample   an average row of the log: its ids, the blocks read for them, the bytes read and pooled,
+           and lines of 64 bytes. "lines" are read; "Adagrad" and "per block" are updated by a step,
+           with one sum of squares per element or per block of Z. Repeated ids count each time
 lines      cache lines that a row touches, average / most: of 64 bytes on CPUs, of 128 on GPUs
 identical  expected number of rows that read the same elements as another row, of any table
 noise      error of a row read back, over its length, if every row were stored as an independent

@@ -51,7 +51,9 @@ def synth(
     seed: Annotated[int, typer.Option(help="Seed of the planted model and of the rows.")] = 0,
     multi_hot: Annotated[
         str | None,
-        typer.Option(help="Add features of lists L1, L2, ... of these mean lengths (to .parquet)."),
+        typer.Option(
+            help="Add columns of lists L1, L2, ... of these mean lengths; needs a .parquet."
+        ),
     ] = None,
     start: Annotated[int, typer.Option(min=0, help="First row, to continue a log.")] = 0,
     labelled: Annotated[
@@ -93,6 +95,9 @@ def synth(
     if best is not None and generator.multi_hot:
         labels = generator.truth(start, stop)[1]
         first = _auc(labels, generator.first_id_truth(start, stop))
-        console.print(f"best reachable AUC on {which} from the first id of each list {first:.4f}")
+        console.print(
+            f"best reachable AUC on {which} from only the first id of each list {first:.4f}"
+        )
     if generator.multi_hot:
+        console.print("the lists act by the mean of their ids: train with --pooling mean")
         console.print(f"robe ingest {output} -o data {_columns(generator.multi_hot)}")

@@ -194,7 +194,7 @@ def test_the_command_says_how_far_first_ids_reach(robe, tmp_path):
     truth, labels = generator.truth(0, 3000)
     assert f"(of the true probabilities) {auc(labels, truth):.4f}" in text
     first = auc(labels, generator.first_id_truth(0, 3000))
-    assert f"from the first id of each list {first:.4f}" in text
+    assert f"from only the first id of each list {first:.4f}" in text
     (command,) = re.findall(r"robe (ingest .*--multi-hot L1,L2)", text.replace("\n", " "))
     status, text = robe(*command.replace("-o data", f"-o {data}").split())
     assert status == 0, text
