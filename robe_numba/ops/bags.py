@@ -68,8 +68,8 @@ def embedding_bag(
     mode : {"sum", "mean", "max"}, or a sequence of num_tables of them
         How embeddings are pooled, in all tables or in each.
     per_sample_weights : ndarray, (n,) of the result's dtype, optional
-        Factor of each id; only with "sum". If each table has its mode, ids of the tables of "mean"
-        and "max" have a factor of 1.
+        Factor of each id; only with "sum". With a mode for each table, ids of tables with "mean" or
+        "max" need a factor of 1.
     padding_idx : int, optional
         An id that is left out of every bag, and out of the count of "mean". It is compared as the
         id itself and may lie outside the tables, as -1 does.

@@ -78,7 +78,7 @@ class Settings:
     )
     interaction: str | None = setting(
         None,
-        "How embeddings meet: dot (products of pairs), cat, or dcn (a cross network). "
+        "How embeddings are combined: dot (products of pairs), cat, or dcn (a cross network). "
         "Default: the preset's.",
         choices=("dot", "cat", "dcn"),
     )
