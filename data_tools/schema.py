@@ -64,7 +64,10 @@ class Schema:
                 raise ValueError(f"the column name {name!r} is not UTF-8; rename it") from None
         twice = sorted(name for name, count in Counter(names).items() if count > 1)
         if twice:
-            raise ValueError(f"column names must differ, but {', '.join(twice)} occurs twice")
+            raise ValueError(
+                f"column names must differ, but {', '.join(twice)} occurs twice; name each "
+                f"column once"
+            )
         if len(names) == 1:
             raise ValueError("a schema needs at least one column besides the label")
 

@@ -33,8 +33,9 @@ class DLRM:
     config : DLRMConfig
         Widths of the MLPs, interaction.
     embedding : Embedding
-        With its own optimizer; see `make_embedding`. One that `Embedding.to("cuda")` moved makes a
-        model on the GPU, and one of `Embedding.stored_as` a model that can only score.
+        With its own optimizer, and the pooling of `config`; see `make_embedding`. One that
+        `Embedding.to("cuda")` moved makes a model on the GPU, and one of `Embedding.stored_as` a
+        model that can only score.
     seed : int
         Seed of the dense parameters.
     dtype : dtype
@@ -146,9 +147,10 @@ class DLRM:
         indices : ndarray, (batch, num_single) int32, int64, uint32 or uint64
             Raw ids of the features with a single id: all, unless the configuration has pooling.
         multi_hot : (values, offsets, weights), optional
-            Raw ids of the features with lists, as `check_ids` takes them: values (n,) of the
-            dtype of `indices`, offsets (num_multi_hot * batch + 1,), table-major, and weights (n,)
-            or None, which go with pooling "sum" alone. `Batch.multi_hot` is that.
+            Raw ids of the T2 multi-hot features, as `Batch.multi_hot` has them: values (n,) of the
+            dtype of `indices`; offsets (T2 * batch + 1,), integers, where the ids of feature t in
+            row b are values[offsets[t * batch + b]:offsets[t * batch + b + 1]]; and weights (n,)
+            or None. Weights of features that are not summed must be 1.
 
         Returns
         -------
