@@ -130,7 +130,7 @@ def check_count(name: str, value: Any, most: int) -> None:
 
 
 def multi_hot_options(sizes: str | tuple[int, ...] | None, seed: int) -> dict[str, Any]:
-    """The options that make lists of single ids, "mlperf" among the sizes; none without sizes.
+    """The options that make lists of single ids, with the sizes that "mlperf" names; {} without.
 
     Raises
     ------

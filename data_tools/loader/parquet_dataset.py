@@ -33,8 +33,8 @@ class ParquetDataset(Dataset):
     names; other files (`_SUCCESS`, `_metadata`) are ignored. Ids are those that
     `ingest` makes of Parquet, uint64, and categorical columns of lists are multi-hot, too. A block
     is a row group, decoded when it is read, and a shuffle holds whole row groups in memory.
-    `Manifest.ids_per_row` is an estimate by the footers, which count an empty list as an id and a
-    text of several as one.
+    `Manifest.ids_per_row` is an estimate from the footers. These count an empty list as one id, and
+    a text that holds several ids as one.
 
     Parameters
     ----------

@@ -85,7 +85,8 @@ class Split:
         threads : int
             Threads that read and mix ahead of the caller; with 0 the caller's own does it. At most
             `threads` + 1 windows of `shuffle.WINDOW_ROWS` rows, with all ids of their lists, exist
-            at a time, or in order blocks; a batch that is kept keeps all of its own.
+            at a time; without a shuffle, as many blocks. A batch that is kept keeps its window or
+            block.
         peers : Peers or None
             Processes that share the batches. All numbers mean whole batches; each process gets its
             own rows of each, maybe none of the last, and reads about as many. All have to call this

@@ -72,8 +72,7 @@ def build_vocabulary(
         Number the kept ids of a column 0, 1, 2, ... by the first row that has them, and within a
         row by their places in its list. Otherwise they keep their values.
     min_count : int
-        How often an id must occur for it to be kept, in lists more than once per row where it is
-        repeated.
+        How often an id must occur for it to be kept. An id that a list repeats counts each time.
     memory_bytes : int
         Memory for buffers. Thousands of shards need some MB more.
 

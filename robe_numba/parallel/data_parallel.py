@@ -219,7 +219,7 @@ class _SharedSteps:
         return loss
 
     def _checked_ids(self, share: _Share) -> tuple[Any, MultiHot | None]:
-        """The ids to send; lists are checked first, for what is sent depends on their lengths."""
+        """The ids to send; lists are checked first, as their lengths decide what is sent."""
         model = self._model
         if not model.config.pooling:
             return share.indices, None

@@ -175,7 +175,7 @@ def test_columns_of_lists_are_named_and_shown(tmp_path):
         assert "genres: lists cut" not in shown
     text = robe("data", "info", "data", cwd=tmp_path)
     assert "1 categorical (user)" in text
-    assert "2 multi-hot columns (genres, seen, weighted by stars)" in text
+    assert "2 multi-hot columns (genres, seen weighted by stars)" in text
     assert "as they were written" in robe("data", "verify", "data", cwd=tmp_path)
 
 

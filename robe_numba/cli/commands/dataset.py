@@ -74,7 +74,7 @@ def info(path: DataPath) -> None:
         f"categorical ({', '.join(schema.categorical)}) of {manifest.index_dtype}"
     )
     if schema.multi_hot:
-        columns = ", ".join(f"{n}, weighted by {w}" if w else n for n, w in schema.lists)
+        columns = ", ".join(f"{n} weighted by {w}" if w else n for n, w in schema.lists)
         console.print(f"{schema.num_multi_hot} multi-hot columns ({columns})")
     for name, value in asdict(manifest.options).items():
         if value is not None:

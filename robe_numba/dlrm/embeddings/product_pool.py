@@ -35,7 +35,7 @@ class ProductPool:
     tables : array, (n,) int64
         From `tables_of`.
     pooled_by : mapping of str to array, (num_tables,) bool
-        Which tables are pooled by each mode that one has.
+        For each mode that occurs, which tables have it.
     factors, others : array, (n, d)
         The rows to multiply.
 

@@ -86,7 +86,9 @@ class PackedMLP:
 
 
 class PackedCross:
-    """The layers of a cross network, with results as those of `PackedMLP`.
+    """The layers of a cross network.
+
+    As in `PackedMLP`, the output of a row does not depend on the other rows or on threads.
 
     Parameters
     ----------

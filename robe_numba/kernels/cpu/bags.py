@@ -25,7 +25,7 @@ def output_row(bag, bags, spec):
 
 @inlined
 def first_bag(reached, bags):
-    """The first bag before which there are this many reads and bags, or more, in all."""
+    """The first bag that has at least this many reads and bags, in all, before it."""
     low, high = 0, bags.offsets.size - 1
     while low < high:
         middle = (low + high) // 2
@@ -260,7 +260,7 @@ def hash_bags(bags, spec, starts, num_workers):
 
 @jit(parallel=True)
 def expand(bags, spec, rows, scales, num_workers):
-    """The output row of every read, and unless scales is (0,) its factor; both (n,).
+    """The output row of every read and, unless scales is (0,), its factor; both (n,).
 
     One iteration owns its bags.
     """

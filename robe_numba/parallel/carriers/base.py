@@ -104,7 +104,7 @@ class Carrier(ABC):
         """As `all_gather`, of any number of rows of each process: `counts`, by rank."""
 
     def shares(self, count: int) -> list[int]:
-        """Of `count` rows those of each process, by rank."""
+        """How many of `count` rows each process has, by rank."""
         return [len(share_of(count, rank, self.size)) for rank in range(self.size)]
 
     @abstractmethod
