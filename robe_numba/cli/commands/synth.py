@@ -52,7 +52,7 @@ def synth(
     multi_hot: Annotated[
         str | None,
         typer.Option(
-            help="Add columns of lists L1, L2, ... of these mean lengths; needs a .parquet."
+            help="Add columns of lists L1, L2, ... of these mean lengths; needs a .parquet file."
         ),
     ] = None,
     start: Annotated[int, typer.Option(min=0, help="First row, to continue a log.")] = 0,
