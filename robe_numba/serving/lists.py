@@ -35,8 +35,14 @@ class RowLists(NamedTuple):
     kept: np.ndarray  # int64 (rows * T2,)
 
 
+def check_no_lists(multi_hot: MultiHot | None) -> None:
+    """Refuse lists for a run that takes none."""
+    if multi_hot is not None:
+        raise ValueError("multi_hot was given, but the run takes no lists; leave it out")
+
+
 class ListInput:
-    """The lists that a run takes.
+    """The lists that a run takes beside single ids.
 
     Parameters
     ----------
@@ -49,31 +55,23 @@ class ListInput:
 
     Attributes
     ----------
+    id_names : list of str
+        The T1 features with a single id.
     names : list of str
         The T2 multi-hot features.
     weight_names : list of (str or None)
         For each the column of its weights; empty if none has weights.
-
-    Raises
-    ------
-    ValueError
-        The run learned from lists that were made while they were read.
     """
 
     def __init__(self, folder: RunFolder, modulus: np.uint64 | None, limited: RobeSpec | None):
         facts, config = folder.config["dataset"], folder.config["model"]
-        self.names: list[str] = list(facts.get("multi_hot") or ())
+        self.id_names: list[str] = list(facts["categorical"])
+        self.names: list[str] = list(facts["multi_hot"])
         self.weight_names: list[str | None] = list(facts.get("weights") or ())
-        if self.names and facts.get("multi_hot_sizes"):
-            raise ValueError(
-                f"{folder.path} learned from lists that were made of single ids while they were "
-                f"read (--multi-hot-sizes), for which the known ids of the dataset are needed; "
-                f"score datasets with robe predict"
-            )
         self._most = facts.get("max_length") or NO_LIMIT
         self._modulus, self._limited = modulus, limited
-        self._num_single = int(config["num_tables"]) - len(self.names)
-        self._modes = ("sum",) * self._num_single + tuple(config.get("pooling", ()))
+        self._num_single = len(self.id_names)
+        self._modes = ("sum",) * self._num_single + tuple(config["pooling"])
         self._weighted = np.array([name is not None for name in self.weight_names])
 
     def checked(self, rows: int, multi_hot: MultiHot | None) -> RowLists:

@@ -1,6 +1,7 @@
 """A trained run in memory, which scores rows for any number of threads."""
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from robe_numba.dlrm.bags import MultiHot
 from robe_numba.dlrm.embeddings.base import Embedding
 from robe_numba.dlrm.embeddings.kinds import ArrayEmbedding
 from robe_numba.serving.kernel import find_infinite
-from robe_numba.serving.lists import MOST_ROWS, ListInput, RowLists
+from robe_numba.serving.lists import MOST_ROWS, ListInput, check_no_lists
+from robe_numba.serving.made_lists import MadeLists
 from robe_numba.serving.pipelines import pipeline_for
 from robe_numba.spec import RobeSpec
 from robe_numba.training.run.folder import RunFolder
@@ -53,7 +55,7 @@ class Scorer:
     ------
     ValueError, OSError
         The folder is not a run, its files are damaged or cannot be read, a weight is not finite,
-        it learned from lists that were made while they were read (`--multi-hot-sizes`), `threads`
+        it has both lists that were made of single ids (`--multi-hot-sizes`) and others, `threads`
         is not positive, or the storage is unknown or cannot hold a weight.
     ModuleNotFoundError
         bfloat16 without ml_dtypes.
@@ -71,8 +73,6 @@ class Scorer:
         folder = RunFolder(run)
         model = folder.load_model(threads, storage=storage)
         facts = folder.config["dataset"]
-        self.dense_names, self.id_names = list(facts["dense"]), list(facts["categorical"])
-        self.num_dense, self.num_tables = len(self.dense_names), len(self.id_names)
         # Where a dataset numbers its ids, their numbers are what is given.
         modulus = None if facts.get("vocabulary") else facts.get("max_ind_range")
         self._range = None if modulus is None else np.uint64(modulus)
@@ -81,11 +81,20 @@ class Scorer:
         self.version = digest_of_model(folder.model_path, folder.config)[:16]
         self._transform = DENSE_TRANSFORMS.index(facts["dense_transform"])
         self._limited = _spec_with_limits(model.embedding)
-        self._lists = ListInput(folder, self._range, self._limited)
-        self.multi_hot_names, self.weight_names = self._lists.names, self._lists.weight_names
-        self.num_multi_hot = len(self.multi_hot_names)
+        self._lists = _lists_of(folder, self._range, self._limited)
+        self._name_columns(facts)
         self._score: Any = pipeline_for(model, facts["dense_transform"], threads)
         self(*self.missing(1))  # kernels compile at their first call
+
+    def _name_columns(self, facts: Mapping[str, Any]) -> None:
+        """Set the attributes that name and count columns."""
+        lists = self._lists
+        self.dense_names: list[str] = list(facts["dense"])
+        self.id_names: list[str] = list(facts["categorical"]) if lists is None else lists.id_names
+        self.multi_hot_names: list[str] = [] if lists is None else lists.names
+        self.weight_names: list[str | None] = [] if lists is None else lists.weight_names
+        self.num_dense, self.num_tables = len(self.dense_names), len(self.id_names)
+        self.num_multi_hot = len(self.multi_hot_names)
 
     def missing(self, rows: int) -> tuple[np.ndarray, np.ndarray, MultiHot | None]:
         """Arguments of a call with rows of which every value is missing and every list empty."""
@@ -107,7 +116,8 @@ class Scorer:
         dense : ndarray, (rows, num_dense) float32 or float64
             Raw dense features; NaN is a missing value.
         ids : ndarray, (rows, num_tables) int32, int64, uint32 or uint64
-            Raw ids, 0 where missing. Signed ids are read as two's complement.
+            Raw ids, 0 where missing. Signed ids are read as two's complement. Where the dataset
+            numbered its ids, their numbers.
         multi_hot : (values, lengths, weights), optional
             Lists of raw ids, for a run that has them. Rows of several callers are joined by joining
             each of the three.
@@ -136,7 +146,7 @@ class Scorer:
         """
         values, ids, lists = self._checked(dense, ids, multi_hot)
         out = np.empty(len(dense), np.float32)
-        if lists is not None:
+        if self._lists is not None:
             for first, last, bags in self._lists.bags(ids, lists):
                 part = values[first * self.num_dense : last * self.num_dense]
                 self._score(part, bags, out[first:last])
@@ -159,7 +169,7 @@ class Scorer:
 
     def _checked(
         self, dense: np.ndarray, ids: np.ndarray, multi_hot: MultiHot | None
-    ) -> tuple[np.ndarray, np.ndarray, RowLists | None]:
+    ) -> tuple[np.ndarray, np.ndarray, Any]:
         """Dense features, flat, ids, uint64, and lists, of which all are legal."""
         check_array("dense", dense, (len(dense), self.num_dense), ARRAY_DTYPES)
         check_array("ids", ids, (len(dense), self.num_tables), INDEX_DTYPES)
@@ -176,10 +186,9 @@ class Scorer:
             ids = ids % self._range
         if self._limited is not None:
             check_inside(ids, self._limited, "ids")
-        if self.num_multi_hot:
+        if self._lists is not None:
             return values, ids, self._lists.checked(len(dense), multi_hot)
-        if multi_hot is not None:
-            raise ValueError("multi_hot was given, but the run has no lists; leave it out")
+        check_no_lists(multi_hot)
         return values, ids, None
 
 
@@ -187,3 +196,15 @@ def _spec_with_limits(embedding: Embedding) -> RobeSpec | None:
     """The spec whose hash takes only numbers below a limit, as "uma" does; known ids have none."""
     spec = embedding.source[1] if isinstance(embedding, ArrayEmbedding) else None
     return spec if isinstance(spec, RobeSpec) and spec.num_embeddings is not None else None
+
+
+def _lists_of(
+    folder: RunFolder, modulus: np.uint64 | None, limited: RobeSpec | None
+) -> ListInput | MadeLists | None:
+    """What brings the lists of a run into the form of bags; None for a run of single ids."""
+    facts = folder.config["dataset"]
+    if not facts.get("multi_hot"):
+        return None
+    if facts.get("multi_hot_sizes") and max(facts["multi_hot_sizes"]) > 1:
+        return MadeLists(folder, limited)
+    return ListInput(folder, modulus, limited)

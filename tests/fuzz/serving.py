@@ -82,8 +82,8 @@ def check(data: bytes) -> None:
 def check_lists(rows: Any) -> None:
     """Lists are refused where Python cannot cut them, and else are cut as by Python."""
     values, lengths, weights = (array.tolist() for array in rows.multi_hot)
-    facts = {"multi_hot": MULTI_HOT, "weights": WEIGHT_NAMES, "max_length": MOST}
-    config = {"dataset": facts, "model": {"num_tables": 4, "pooling": ["mean", "sum"]}}
+    facts = {"categorical": ["x", "y"], "multi_hot": MULTI_HOT, "weights": WEIGHT_NAMES}
+    config = {"dataset": facts | {"max_length": MOST}, "model": {"pooling": ["mean", "sum"]}}
     lists = ListInput(SimpleNamespace(path="run", config=config), None, None)
     flat = [length for row in lengths for length in row]
     fits = min(flat, default=0) >= 0 and sum(flat) == len(values) == len(weights)

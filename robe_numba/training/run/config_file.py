@@ -98,13 +98,33 @@ class _DatasetFacts:
     max_length: int | None = None
     multi_hot_sizes: list[int] | None = None
     multi_hot_seed: int | None = None
+    known_ids: list[Annotated[int, Meta(ge=0, le=2**32)]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        options = ("dense_transform", "max_ind_range", "max_length")
-        Options(**{name: getattr(self, name) for name in options})
+        sizes = None if self.multi_hot_sizes is None else tuple(self.multi_hot_sizes)
+        Options(
+            dense_transform=self.dense_transform,
+            max_ind_range=self.max_ind_range,
+            ids=self.ids or "raw",
+            max_length=self.max_length,
+            multi_hot_sizes=sizes,
+            multi_hot_seed=self.multi_hot_seed,
+        )
+        if sizes is not None:
+            self._check_sizes(sizes)
         if len(self.weights) not in (0, len(self.multi_hot)):
             raise ValueError(
                 f"there are {len(self.weights)} weights for {len(self.multi_hot)} multi-hot columns"
+            )
+
+    def _check_sizes(self, sizes: tuple[int, ...]) -> None:
+        """Each column has a size, and those of more than 1 are the first multi-hot ones."""
+        made = sum(size > 1 for size in sizes)
+        if len(sizes) - made != len(self.categorical) or made > len(self.multi_hot):
+            raise ValueError(f"multi_hot_sizes are {len(sizes)}, of other columns than there are")
+        if len(self.known_ids) not in (0, len(sizes)):
+            raise ValueError(
+                f"there are {len(self.known_ids)} numbers of known ids for {len(sizes)} columns"
             )
 
 

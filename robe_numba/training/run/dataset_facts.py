@@ -32,6 +32,9 @@ def dataset_facts(dataset: Dataset) -> dict[str, Any]:
         lists = {"multi_hot": list(schema.multi_hot), "ids_per_row": list(dataset.ids_per_row)}
     if schema.weights:
         lists["weights"] = list(schema.weights)
+    if manifest.options.multi_hot_sizes is not None:  # what lists are drawn from
+        known = manifest.vocabulary[: len(manifest.options.multi_hot_sizes)]
+        lists["known_ids"] = [file.rows for file in known]
     options = manifest.options.preparation().items()
     return {
         "dense": list(schema.dense),

@@ -1,6 +1,5 @@
 """Lists of ids, row after row: the scores of `robe predict`, in any batch."""
 
-import re
 from itertools import pairwise
 
 import numpy as np
@@ -9,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_tools import Dataset, Schema, ingest
+from data_tools.synthetic.generator import Generator
 from robe_numba.quantization.storages import STORAGES
 from robe_numba.serving import Scorer
 from robe_numba.training import RunFolder, score, train
@@ -266,7 +266,7 @@ def test_runs_without_lists_take_none(run, tmp_path):
     settings = small_config(batch_size=20, compression=None, num_parameters=4096)
     scorer = Scorer(train(Dataset(tmp_path / "data"), settings, tmp_path / "run").path)
     dense, ids, multi_hot = row_major([1], [[[], []]], num_dense=0)
-    with pytest.raises(ValueError, match="multi_hot was given, but the run has no lists"):
+    with pytest.raises(ValueError, match="multi_hot was given, but the run takes no lists"):
         scorer(dense, ids, multi_hot)
     assert scorer.multi_hot_names == scorer.weight_names == []
 
@@ -279,20 +279,120 @@ def test_weights_that_the_run_had_not_are_refused(tmp_path):
         Scorer(run.path)(dense, ids, (values, lengths, weights))
 
 
-def test_lists_that_are_made_while_they_are_read_are_refused(tmp_path):
-    lines = "".join(f"{k % 2},{k % 7},{k % 5}\n" for k in range(300))
-    (tmp_path / "log.csv").write_text("clicked,a,b\n" + lines)
-    schema = Schema("clicked", (), ("a", "b"))
-    options = {"ids": "appearance", "multi_hot_seed": 1}
-    for sizes in ((1, 3), (1, 1)):
-        path = tmp_path / f"data{sizes[1]}"
-        ingest(tmp_path / "log.csv", path, schema=schema, multi_hot_sizes=sizes, **options)
-        run = train(Dataset(path), config(batch_size=60), tmp_path / f"run{sizes[1]}").path
-        if sizes == (1, 1):  # without any list
-            assert Scorer(run)(np.empty((1, 0)), np.ones((1, 2), np.int64)).shape == (1,)
-            continue
-        with pytest.raises(ValueError, match=re.escape("while they were read (--multi-hot-sizes)")):
-            Scorer(run)
+@pytest.fixture(scope="module")
+def clicks(tmp_path_factory):
+    """Criteo's text."""
+    path = tmp_path_factory.mktemp("clicks") / "clicks.tsv"
+    Generator(seed=5, scale=0.001).write(path, 2500)
+    return path
+
+
+@pytest.fixture(scope="module")
+def numbered(tmp_path_factory):
+    """A log whose ids are numbered, and its numbers (rows, 3), by its folder and a list of ids."""
+    folder = tmp_path_factory.mktemp("numbered")
+    rows = np.random.default_rng(0).integers(0, 1000, (600, 3)) % [7, 40, 90]
+    clicks = (rows[:, 1] % 3 == 0) ^ (np.arange(600) % 5 == 0)
+    lines = [f"{click:d},{a},{b},{c}" for click, (a, b, c) in zip(clicks, rows, strict=True)]
+    (folder / "log.csv").write_text("\n".join(["clicked,a,b,c", *lines]))
+    numbers = [list(dict.fromkeys(column)) for column in rows.T.tolist()]
+    found = [[known.index(x) for known, x in zip(numbers, row, strict=True)] for row in rows]
+    return folder, np.array(found)
+
+
+def made_run(numbered, folder, sizes, kind="robe"):
+    """A run on this log, in `folder`; its dataset makes lists of so many ids."""
+    options = {"ids": "appearance", "multi_hot_sizes": sizes, "multi_hot_seed": 5}
+    schema, pooling = Schema("clicked", (), ("a", "b", "c")), "b=mean" if sizes[1] > 1 else "sum"
+    ingest(numbered[0] / "log.csv", folder / "data", schema=schema, **options)
+    return train(Dataset(folder / "data"), config(kind, pooling=pooling), folder / "run")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("sizes", [(1, 3, 1), (4, 5, 2)])
+def test_lists_are_made_of_single_ids_as_by_the_loader(numbered, tmp_path, kind, sizes):
+    run = made_run(numbered, tmp_path, sizes, kind)
+    scorer, ids = Scorer(run.path), numbered[1]
+    assert (scorer.id_names, scorer.num_tables, scorer.num_multi_hot) == (["a", "b", "c"], 3, 0)
+    dense = np.empty((len(ids), 0), np.float32)
+    found = scorer(dense, ids)
+    expected = score(run.load_model(), Dataset(tmp_path / "data").split("all"))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=CLOSE)
+    assert np.ptp(found) > 0.1
+    for cut in (slice(0, 1), slice(3, 40)):
+        part = ids[cut].astype(np.uint32)
+        assert scorer(dense[cut], part).tobytes() == found[cut].tobytes()
+    assert scorer(dense[:0], ids[:0]).shape == (0,)
+    with pytest.raises(ValueError, match="multi_hot was given, but the run takes no lists"):
+        scorer(dense, ids, row_major([0], [[[], []]])[2])
+
+
+def test_lists_of_criteo_s_columns_are_made_too(clicks, tmp_path, monkeypatch):
+    """Whose numbers have 32 bits, and may be hashed by uma; every second column stays single."""
+    options = {"ids": "appearance", "multi_hot_sizes": (1, 3) * 13, "multi_hot_seed": 5}
+    ingest(clicks, tmp_path / "data", **options)
+    ingest(clicks, tmp_path / "plain", ids="appearance")
+    data, settings = Dataset(tmp_path / "data"), {"hash": "uma", "sign": False, "batch_size": 250}
+    run = train(data, config(**settings), tmp_path / "run")
+    made, ids = next(data.batches(2500)), next(Dataset(tmp_path / "plain").batches(2500)).indices
+    dense = np.zeros((2500, 13), np.float32)
+    found = Scorer(run.path)(dense, ids)
+    expected = run.load_model().predict(dense, made.indices, made.multi_hot)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=CLOSE)
+    assert np.ptp(found) > 0.1
+    assert Scorer(run.path).id_names == [f"C{k}" for k in range(1, 27)]
+    with pytest.raises(ValueError, match=r"ids\[1, 2\] is 4294967296, but table 2"):
+        Scorer(run.path).check(np.zeros((2, 13)), np.array([[0] * 26, [0, 0, 2**32] + [0] * 23]))
+    limits = [2**31] * 26
+    monkeypatch.setattr("robe_numba.training.model_builder._id_ranges", lambda dataset: limits)
+    run = train(data, config(**settings), tmp_path / "small")
+    with pytest.raises(ValueError, match="small may draw ids outside of its tables; score"):
+        Scorer(run.path)
+
+
+def test_made_lists_in_batches_of_any_size(numbered, tmp_path, monkeypatch):
+    run, ids = made_run(numbered, tmp_path, (4, 5, 2)).path, numbered[1]
+    dense = np.empty((len(ids), 0), np.float32)
+    whole = Scorer(run)(dense, ids)
+    for most in (1, 40):
+        monkeypatch.setattr("robe_numba.serving.made_lists.MOST_IDS", most)
+        assert Scorer(run)(dense, ids).tobytes() == whole.tobytes()
+
+
+def test_sizes_of_1_make_no_lists(numbered, tmp_path):
+    run = made_run(numbered, tmp_path, (1, 1, 1)).path
+    assert Scorer(run)(np.empty((4, 0)), numbered[1][:4]).shape == (4,)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"known_ids": []}, "run does not record how many ids its dataset knew; score datasets"),
+        ({"known_ids": [7, 40]}, "there are 2 numbers of known ids for 3 columns"),
+        ({"known_ids": [7, 40, 2**32 + 1]}, "known_ids"),
+        ({"multi_hot_sizes": [1, 3]}, "multi_hot_sizes are 2, of other columns"),
+        ({"multi_hot_sizes": [1, 3, 2]}, "multi_hot_sizes are 3, of other columns"),
+        ({"multi_hot_sizes": [1, 0, 2]}, "a size of multi_hot_sizes is 0"),
+    ],
+)
+def test_made_lists_that_are_not_as_recorded_are_refused(numbered, tmp_path, changes, words):
+    from robe_numba.training.run.config_file import read_config, write_config
+
+    run = made_run(numbered, tmp_path, (1, 3, 1)).path
+    facts = read_config(run / "config.json")
+    assert facts["dataset"]["known_ids"] == [7, 40, 90]
+    facts["dataset"] |= changes
+    write_config(run / "config.json", facts)
+    with pytest.raises(ValueError, match=words):
+        Scorer(run)
+
+
+def test_made_lists_beside_others_are_refused(tmp_path):
+    options = {"ids": "appearance", "multi_hot_sizes": (3,), "multi_hot_seed": 1}
+    run = train(make_dataset(tmp_path, PLAIN, **options), config(), tmp_path / "run").path
+    words = "has lists besides those that were made of single ids; score datasets with robe predict"
+    with pytest.raises(ValueError, match=words):
+        Scorer(run)
 
 
 def test_a_run_with_other_weights_than_lists_is_damaged(run, tmp_path):
