@@ -201,6 +201,9 @@ def test_dense_may_be_left_out_where_it_has_no_columns():
     assert rows.dense.shape == (1, 0)
     empty = {**DENSE, "shape": [1, 0], "data": []}
     assert parse(json.dumps({"inputs": [empty, ID]}).encode(), None, 0, 2).dense.shape == (1, 0)
+    for rows in (2, 2**31 + 1, 2**62, 10**30):
+        with pytest.raises(RefusedError, match="dense has 2 rows but|give at most 2147483648 rows"):
+            parse(json.dumps({"inputs": [{**empty, "shape": [rows, 0]}, ID]}).encode(), None, 0, 2)
 
 
 @pytest.mark.parametrize(

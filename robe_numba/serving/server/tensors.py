@@ -19,6 +19,7 @@ ID_TYPES: dict[str, np.dtype] = {
     name: np.dtype(name.lower()) for name in ("INT64", "UINT64", "INT32", "UINT32")
 }
 REFUSED = ("shared_memory_region", "classification")  # extensions that change what a tensor means
+MOST_EMPTY = 2**31  # rows of a tensor without columns, whose number no data limit
 # By what can be compared and hashed fast; a dtype cannot.
 _INT64, _UINT64 = ID_TYPES["INT64"], ID_TYPES["UINT64"]
 _LARGEST = {dtype.char: float(np.finfo(dtype).max) for dtype in FLOAT_TYPES.values()}
@@ -105,6 +106,8 @@ def array_of(tensor: Tensor, wanted: Input, tail: "Tail | None") -> np.ndarray:
     if not shape or shape[0] < 0 or shape[1:] != columns:
         form = f"[rows, {columns[0]}]" if columns else "[number of ids]"
         raise invalid(f"shape of {name} is {shape}; it must be {form}")
+    if columns == [0] and shape[0] > MOST_EMPTY:
+        raise invalid(f"shape of {name} is {shape}; give at most {MOST_EMPTY} rows")
     if parameters and (size := parameters.get("binary_data_size")) is not None:
         if tensor.data:
             raise invalid(f"{name} has both data and binary_data_size; give one of them")
