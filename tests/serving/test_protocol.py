@@ -202,7 +202,7 @@ def test_dense_may_be_left_out_where_it_has_no_columns():
     empty = {**DENSE, "shape": [1, 0], "data": []}
     assert parse(json.dumps({"inputs": [empty, ID]}).encode(), None, 0, 2).dense.shape == (1, 0)
     for rows in (2, 2**31 + 1, 2**62, 10**30):
-        with pytest.raises(RefusedError, match="dense has 2 rows but|give at most 2147483648 rows"):
+        with pytest.raises(RefusedError, match=r"has 2 rows but|give at most 2147483648"):
             parse(json.dumps({"inputs": [{**empty, "shape": [rows, 0]}, ID]}).encode(), None, 0, 2)
 
 

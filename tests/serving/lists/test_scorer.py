@@ -119,10 +119,20 @@ def test_any_number_of_threads(run, scorer, threads):
 @pytest.mark.parametrize(("most_rows", "most_ids"), [(7, 10**6), (10**6, 10), (1, 10), (50, 83)])
 def test_batches_of_any_size(scorer, monkeypatch, most_rows, most_ids):
     rows = raw_rows(range(200))
-    whole = scorer(*rows)
+    whole, pipeline, sizes = scorer(*rows), scorer._score, []
+
+    def noting(dense, bags, out):
+        sizes.append((len(out), len(bags.values) - len(out)))  # but for single ids
+        pipeline(dense, bags, out)
+
+    monkeypatch.setattr(scorer, "_score", noting)
     monkeypatch.setattr("robe_numba.serving.lists.MOST_ROWS", most_rows)
     monkeypatch.setattr("robe_numba.serving.lists.MOST_IDS", most_ids)
     assert scorer(*rows).tobytes() == whole.tobytes()
+    assert max(count for count, _ in sizes) <= most_rows
+    assert max(count for _, count in sizes) <= most_ids
+    full = [count == most_rows or listed > most_ids - 10 for count, listed in sizes[:-1]]
+    assert all(full)  # a row has up to 10 ids
 
 
 @pytest.mark.parametrize("kind", ["robe", "full"])
