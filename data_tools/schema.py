@@ -45,13 +45,13 @@ class Schema:
                 raise TypeError(f"{group} is the string {getattr(self, group)!r}; give a tuple")
             # Lists are accepted, but a frozen schema must be hashable.
             object.__setattr__(self, group, tuple(getattr(self, group)))
-        if not any(self.weights):
-            object.__setattr__(self, "weights", ())
-        elif len(self.weights) != len(self.multi_hot):
+        if self.weights and len(self.weights) != len(self.multi_hot):
             raise ValueError(
                 f"there are {len(self.weights)} weights for {len(self.multi_hot)} multi-hot "
                 f"columns; give one for each, None for a column without weights"
             )
+        if not any(name is not None for name in self.weights):
+            object.__setattr__(self, "weights", ())
         names = self.names
         for name in names:
             if not isinstance(name, str):

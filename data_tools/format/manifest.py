@@ -204,6 +204,8 @@ class Manifest:
                 f"it counts the ids of {len(self.lists)} multi-hot columns, but has "
                 f"{self.schema.num_multi_hot}"
             )
+        if any(None in (facts.longest, facts.shortened) for facts in self.lists):
+            raise ValueError("it does not say how long the lists of a column are")
         if any((facts.shortened or 0) > self.rows for facts in self.lists):
             raise ValueError(f"it counts more shortened lists of a column than {self.rows} rows")
         if self.index_dtype not in ("uint32", "uint64"):

@@ -132,7 +132,10 @@ def _misfit_list(
     suits = (list_columns.is_lists if is_ids else list_columns.is_weights)(dtype)
     if suits or pa.types.is_null(dtype):
         return None
-    return f"is of type {dtype}, {rule}; name a column of single ids with --categorical"
+    remedy = "name a column of single ids with --categorical"
+    if not is_ids:
+        remedy = "give as many weights as ids in each row"
+    return f"is of type {dtype}, {rule}; {remedy}"
 
 
 def _spelt_alike(name: str, other: str) -> bool:

@@ -79,5 +79,6 @@ def _unknown_keys(value: Any, converted: Any, at: str) -> Iterator[str]:
         for name in known & value.keys():
             yield from _unknown_keys(value[name], getattr(converted, name), f"{at}.{name}")
     elif isinstance(converted, list | tuple):
-        for number, (each, made) in enumerate(zip(value, converted, strict=True)):
+        # Shorter where a dataclass has left out what says nothing.
+        for number, (each, made) in enumerate(zip(value, converted, strict=False)):
             yield from _unknown_keys(each, made, f"{at}[{number}]")

@@ -34,7 +34,8 @@ def schema_of(
     Raises
     ------
     ValueError
-        Weights are written in another way, or are of a column that is not named; or see `Schema`.
+        Weights are written in another way, or are of a column that is not named, or named twice; or
+        see `Schema`.
     """
     from data_tools import CRITEO, Schema
 
@@ -62,7 +63,10 @@ def _weights(text: str | None) -> dict[str, str]:
     pairs = [pair.partition("=") for pair in names(text)]
     if not all(column and weights for column, _, weights in pairs):
         raise ValueError(f"weights are {text!r}; write them as history=ratings,tags=scores")
-    return {column: weights for column, _, weights in pairs}
+    weighed = {column: weights for column, _, weights in pairs}
+    if len(weighed) < len(pairs):
+        raise ValueError(f"weights are {text!r}; name each column of lists once")
+    return weighed
 
 
 def numbers_of(text: str, option: str) -> tuple[int, ...]:

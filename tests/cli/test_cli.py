@@ -193,6 +193,7 @@ def test_lists_made_from_single_ids_are_shown(tmp_path):
     [
         ("seen", "weights are 'seen'; write them as history=ratings"),
         ("other=stars", "there are weights for 'other', which is not among the columns of lists"),
+        ("seen=stars,seen=others", "weights are 'seen=stars,seen=others'; name each column of"),
     ],
 )
 def test_weights_of_no_column_are_one_sentence(tmp_path, weights, message):

@@ -57,6 +57,7 @@ def make(folder, blocks, file_format="arrow", compression="none", schema=SCHEMA)
         ListFacts(
             sum(len(block.lists[n].values) for block in blocks),
             max(int(np.diff(block.lists[n].offsets).max()) for block in blocks),
+            0,
         )
         for n in range(schema.num_multi_hot)
     ]
@@ -172,6 +173,8 @@ def test_a_manifest_that_contradicts_itself_about_lists(tmp_path):
         [{"ids": 1, "longest": 2, "shortened": 0}] * 3,
         [{"ids": 9, "longest": 2, "shortened": 2}] * 3,
         [{"ids": -1, "longest": None, "shortened": None}] * 3,
+        [{"ids": 9, "longest": None, "shortened": 0}] * 3,
+        [{"ids": 9, "longest": 2}] * 3,
     ):
         with pytest.raises(data_tools.DatasetError, match=r"multi-hot|not valid|shortened"):
             Manifest.from_json(record | {"lists": lists})

@@ -84,6 +84,12 @@ def test_schema_rules():
         Schema("y", ("a", "p", "a"), ("p",))
     with pytest.raises(ValueError, match="at least one"):
         Schema("y", (), ())
+    for weights in ((None,), (None,) * 3, ("v",)):
+        with pytest.raises(ValueError, match=f"{len(weights)} weights for 2 multi-hot columns; gi"):
+            Schema("y", (), (), ("p", "q"), weights)
+    with pytest.raises(ValueError, match="a column name is empty"):
+        Schema("y", (), (), ("p",), ("",))
+    assert Schema("y", (), (), ("p", "q"), [None, None]) == Schema("y", (), (), ("p", "q"))
     with pytest.raises(TypeError, match="give a tuple"):
         Schema("y", "abc", ())
     with pytest.raises(ValueError, match="keys"):

@@ -282,12 +282,20 @@ def test_a_bad_list_of_parquet(tmp_path):
 def test_options_that_do_not_fit_the_columns(tmp_path):
     (tmp_path / "log.csv").write_text("y,p,q\n1,2,3\n")
     (tmp_path / "log.tsv").write_text("1\tff\n")
-    pq.write_table(pa.table({"y": [1], "p": [2], "q": [[[3]]]}), tmp_path / "log.parquet")
+    pq.write_table(
+        pa.table({"y": [1], "p": [2], "q": [[[3]]], "z": [[4]]}), tmp_path / "log.parquet"
+    )
     lists = Schema("y", (), (), ("p",))
     for name, schema, options, message in (
         ("log.csv", lists, {}, r"column p holds texts, but must hold lists of ids; name the"),
         ("log.parquet", lists, {}, r"column p is of type int64, but must hold lists of ids; name"),
         ("log.parquet", Schema("y", (), (), ("q",)), {}, r"column q .* must hold lists of ids"),
+        (
+            "log.parquet",
+            Schema("y", (), (), ("z",), ("p",)),
+            {},
+            r"column p is of type int64, but must hold lists of numbers; give as many weights",
+        ),
         (
             "log.csv",
             lists,

@@ -84,6 +84,9 @@ def folder(tmp_path_factory):
     with pytest.raises(data_tools.ParseError):
         data_tools.ingest(source, folder / "unfinished", **OPTIONS)
     data_tools.ingest(source, folder / "whole", on_error="skip", **OPTIONS)
+    lists = write(folder / "lists.csv", ["y,films,stars", "1,7|8,0.5|1", "0,,"])
+    schema = data_tools.Schema("y", (), (), ("films",), ("stars",))
+    data_tools.ingest(lists, folder / "lists", schema=schema, list_separator="|", max_length=1)
     return folder
 
 
@@ -96,12 +99,13 @@ def error_of(call, *kinds):
     return None
 
 
-def test_a_damaged_manifest(folder):
-    path = folder / "data/manifest.json"
+@pytest.mark.parametrize("name", ["data", "lists"])
+def test_a_damaged_manifest(folder, name):
+    path = folder / name / "manifest.json"
     good, read, refused = path.read_bytes(), 0, 0
     for what, content in damaged_texts(good):
         path.write_bytes(content)
-        error = error_of(lambda: Manifest.load(folder_at(folder / "data")), data_tools.DatasetError)
+        error = error_of(lambda: Manifest.load(folder_at(folder / name)), data_tools.DatasetError)
         if error is None:
             read += 1
             continue
@@ -110,7 +114,7 @@ def test_a_damaged_manifest(folder):
         assert "ingest the log again" in error, what
         assert len(error) < 2000, what
     path.write_bytes(good)
-    assert data_tools.verify(folder / "data") == []
+    assert data_tools.verify(folder / name) == []
     assert refused > 5 * read  # the name of a source, for one, may be any text
 
 
