@@ -126,17 +126,22 @@ def check_ids(
         return indices, None
     if not isinstance(multi_hot, tuple) or len(multi_hot) != len(MULTI_HOT):
         found = "None" if multi_hot is None else f"a {type(multi_hot).__name__}"
+        if isinstance(multi_hot, tuple):
+            found += f" of {len(multi_hot)}"
         raise ValueError(
             f"the model has {num_features} multi-hot features, but multi_hot is {found}; give the "
             f"tuple ({', '.join(MULTI_HOT)}), as Batch.multi_hot is"
         )
     values, offsets, weights = multi_hot
-    backend.check("values", values, np.shape(values)[:1], (indices.dtype,))
+    count = (np.shape(values) or (0,))[:1]
+    backend.check("values", values, count, (indices.dtype,))
     backend.check("offsets", offsets, (num_features * rows + 1,), INDEX_DTYPES)
     values, offsets = (backend.asarray(array) for array in (values, offsets))
     backend.check_offsets(offsets, len(values))
     if weights is not None:
-        backend.check("weights", weights, (len(values),), (dtype, np.dtype(np.float32)))
+        backend.check(
+            "weights", weights, (len(values),), tuple({dtype: None, np.dtype(np.float32): None})
+        )
         weights = backend.asarray(weights).astype(dtype, copy=False)
     return indices, (values, offsets.astype(np.int64, copy=False), weights)
 

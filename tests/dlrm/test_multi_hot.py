@@ -328,6 +328,7 @@ def with_lists(change):
         ({"values": lambda v: v.astype(np.int64)}, TypeError, "values has dtype int64"),
         ({"values": lambda v: v[:-1]}, ValueError, r"end at \d+, the number of values"),
         ({"values": lambda v: v[:, None]}, ValueError, "values has shape"),
+        ({"values": lambda v: np.array(v[0])}, ValueError, r"values has shape \(\); expected"),
         ({"values": lambda v: v.tolist()}, TypeError, "values must be a NumPy array"),
         ({"offsets": lambda o: o[:-1]}, ValueError, "offsets has shape"),
         ({"offsets": lambda o: o + 1}, ValueError, "these begin at 1 and end"),
@@ -338,7 +339,7 @@ def with_lists(change):
         ),
         ({"offsets": lambda o: o.astype(float)}, TypeError, "offsets has dtype float64"),
         ({"weights": lambda w: w[:-1]}, ValueError, "weights has shape"),
-        ({"weights": lambda w: w.astype(int)}, TypeError, "weights has dtype int64"),
+        ({"weights": lambda w: w.astype(int)}, TypeError, "int64; it must be float32: use"),
         ({"weights": lambda w: w * 0 + 2}, ValueError, "take weights of 1"),
     ],
 )
@@ -362,6 +363,8 @@ def test_lists_that_are_missing_or_not_expected():
         model.logits(dense, indices)
     with pytest.raises(ValueError, match="multi_hot is a list; give the tuple"):
         model.train_step(dense, indices, labels, 0.1, multi_hot=list(lists))
+    with pytest.raises(ValueError, match="multi_hot is a tuple of 2; give the tuple"):
+        model.logits(dense, indices, lists[:2])
     with pytest.raises(ValueError, match=r"indices has shape \(4, 4\)"):
         model.logits(dense, np.zeros((4, 4), np.uint32), lists)
     single = DLRM(config_of(()), embedding_of("robe"))
