@@ -139,9 +139,8 @@ def check_ids(
     values, offsets = (backend.asarray(array) for array in (values, offsets))
     backend.check_offsets(offsets, len(values))
     if weights is not None:
-        backend.check(
-            "weights", weights, (len(values),), tuple({dtype: None, np.dtype(np.float32): None})
-        )
+        dtypes = tuple(dict.fromkeys((dtype, np.dtype(np.float32))))  # each once
+        backend.check("weights", weights, (len(values),), dtypes)
         weights = backend.asarray(weights).astype(dtype, copy=False)
     return indices, (values, offsets.astype(np.int64, copy=False), weights)
 
