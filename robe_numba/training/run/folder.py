@@ -186,6 +186,11 @@ class RunFolder:
         return Checkpoints(self.path / CHECKPOINTS, facts)
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """The settings, with the interaction, which runs of earlier versions left to the preset."""
+        return {**self.config["training"], "interaction": self.config["model"]["interaction"]}
+
+    @property
     def finished(self) -> bool:
         """Whether the run has a test record.
 

@@ -99,7 +99,7 @@ def groups(folder: str | os.PathLike[str]) -> list[SeedGroup]:
     for path in sorted((Path(folder) / RUNS).glob("*/config.json")):
         run = RunFolder(path.parent)
         records = run.metrics()
-        settings = dict(run.config["training"])
+        settings = run.settings
         seed = settings.pop("seed")
         tests = [r["test"]["auc"] for r in records if "test" in r]
         curve = [

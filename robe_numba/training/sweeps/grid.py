@@ -171,7 +171,7 @@ def _key(settings: Mapping[str, Any]) -> str:
 def _known_runs(folder: Path) -> dict[str, Path]:
     """The runs in a folder by their settings, since earlier versions named them otherwise."""
     runs = (RunFolder(path.parent) for path in folder.glob("*/config.json"))
-    return {_key(run.config["training"]): run.path for run in runs}
+    return {_key(run.settings): run.path for run in runs}
 
 
 def _results(

@@ -6,8 +6,10 @@ import statistics
 import pytest
 
 from robe_numba.training import RunFolder, Watcher
+from robe_numba.training.settings import LATER
 from robe_numba.training.sweeps.comparison import best_of, compare, draw, groups, reference
 from robe_numba.training.sweeps.grid import grid, run_name, sweep
+from tests.training.runs import as_earlier_version, edited
 
 SMALL = {"batch_size": [256], "evaluations": [2], "bottom": [(8,)], "top": [(8,)]}
 
@@ -52,19 +54,38 @@ def test_every_run_is_there_and_what_cannot_be_says_why(swept):
             assert run.config["training"] == outcome.config.to_dict()
 
 
+class Never(Watcher):
+    def begin(self, model, steps, done):
+        raise AssertionError("trained again")
+
+
 def test_what_is_finished_is_not_trained_again(dataset, swept):
     folder, outcomes = swept
-
-    class Never(Watcher):
-        def begin(self, model, steps, done):
-            raise AssertionError("trained again")
-
     kept = [outcome.config for outcome in outcomes if not outcome.error]
     done = []
     sweep(
         dataset, kept, folder, watching=lambda config: Never(), progress=lambda *n: done.append(n)
     )
     assert done == [(n, len(kept)) for n in range(1, len(kept) + 1)]
+
+
+def test_runs_from_before_there_was_a_choice_of_interaction_are_not_trained_again(
+    dataset, tmp_path
+):
+    axes = {"embedding": ["full"], "seed": [0, 1], **SMALL}
+    first, second = grid(axes)
+    (outcome,) = sweep(dataset, [first], tmp_path)
+    as_earlier_version(outcome.path)
+    edited(
+        outcome.path / "config.json",
+        lambda value: [value["training"].pop(name) for name in LATER],
+    )
+    older = outcome.path.rename(outcome.path.with_name("older"))
+    (again,) = sweep(dataset, [first], tmp_path, watching=lambda config: Never())
+    assert (again.path, again.error) == (older, None)
+    sweep(dataset, [second], tmp_path)
+    (group,) = groups(tmp_path)  # whatever version made them
+    assert sorted(group.seeds) == [0, 1]
 
 
 def test_the_table_says_what_the_runs_do(swept):
