@@ -135,7 +135,7 @@ def test_what_all_ranks_refuse_moves_nothing(group, exchange):
     inputs, (values, offsets, _) = share(group, batch, rows)
     for lists, message in (
         (None, "but multi_hot is None"),
-        ((values[:-1], offsets, None), "rise from 0 to the"),
+        ((values[:-1], offsets, None), "offsets must begin at 0, never fall"),
         ((values, offsets[:-1], None), "offsets has shape"),
     ):
         with pytest.raises(ValueError, match=message):
