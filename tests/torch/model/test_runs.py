@@ -41,7 +41,7 @@ def rows():
 def test_runs_with_lists_of_ids_are_refused(tmp_path):
     dataset = make_dataset(tmp_path)
     run = train(dataset, small_config(compression=5), tmp_path / "run")
-    with pytest.raises(ValueError, match=r"has multi-hot features .* and RobeDLRM takes a single"):
+    with pytest.raises(ValueError, match=r"has multi-hot features .* but RobeDLRM takes one id"):
         rt.load_run(run.path)
     tables = rt.RobeTables.from_spec(RobeSpec(80, 3, 4, 3), rt.RobeArray(80))
     with pytest.raises(ValueError, match="config has 1 multi-hot features, and RobeDLRM takes"):
