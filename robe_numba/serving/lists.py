@@ -115,7 +115,7 @@ class ListInput:
         return ValueError(f"lengths[{row}, {feature}] is {length}, but {rule}")
 
     def _check_rows(self, kept: np.ndarray) -> None:
-        """Refuse rows of so many ids that the memory of a call would not be bounded."""
+        """Refuse rows with more ids than a call may hold in memory."""
         totals = kept.reshape(-1, len(self.names)).sum(axis=1)
         longest = int(totals.argmax())
         if totals[longest] > MOST_IDS:

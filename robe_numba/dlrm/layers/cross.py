@@ -66,7 +66,8 @@ def cross_network(
     if x.ndim != 2:
         raise ValueError(f"x has shape {x.shape}; expected (batch, n)")
     check_cross_layers(layers, x.shape[1], x.dtype, check_array)
-    kept, y = [], x
+    kept: list[tuple[np.ndarray, ...]] = []
+    y = x
     for number, (v, u, bias) in enumerate(layers):
         shapes = ((len(x), len(v)), x.shape, x.shape)
         given = (np.empty(shape, x.dtype) for shape in shapes) if outs is None else outs[number]
@@ -86,22 +87,35 @@ def cross_network(
         check_array("grad_y", grad_y, x.shape, (x.dtype,))
         if not layers:
             return grad_y, []
-        # `grad` is that of a layer's product, and then what the layer adds to grad_y.
-        grad, grad_x = (scratch(f"cross_{name}", x.shape, x.dtype) for name in ("grad", "grad_x"))
-        grad[...] = grad_x[...] = 0
-        gradients: list[CrossLayer] = []
-        for number in reversed(range(len(layers))):
-            (v, u, bias), (before, hidden, product) = layers[number], kept[number]
-            own = tuple(map(np.empty_like, layers[number])) if out is None else out[number]
-            grad_v, grad_u, grad_bias = own
-            cross_gradient(x, product, bias, grad_y, grad, grad_x, grad_bias)
-            np.matmul(grad.T, hidden, out=grad_u)
-            grad_hidden = grad @ u
-            np.matmul(grad_hidden.T, before, out=grad_v)
-            np.matmul(grad_hidden, v, out=grad)
-            gradients.append((grad_v, grad_u, grad_bias))
-        grad_x += grad_y
-        grad_x += grad
-        return grad_x, gradients[::-1]
+        if out is None:
+            out = [(np.empty_like(v), np.empty_like(u), np.empty_like(b)) for v, u, b in layers]
+        return _backward(x, layers, kept, grad_y, out), list(out)
 
     return y, backward
+
+
+def _backward(
+    x: np.ndarray,
+    layers: Sequence[CrossLayer],
+    kept: Sequence[tuple[np.ndarray, ...]],
+    grad_y: np.ndarray,
+    out: Sequence[CrossLayer],
+) -> np.ndarray:
+    """The gradient of x, given that of the output, which is overwritten; `out` gets the others.
+
+    `kept` has the input, x @ v.T and x @ v.T @ u.T of each layer.
+    """
+    # `grad` is that of a layer's product, and then what the layer adds to grad_y.
+    grad, grad_x = (scratch(f"cross_{name}", x.shape, x.dtype) for name in ("grad", "grad_x"))
+    grad[...] = grad_x[...] = 0
+    for number in reversed(range(len(layers))):
+        (v, u, bias), (before, hidden, product) = layers[number], kept[number]
+        grad_v, grad_u, grad_bias = out[number]
+        cross_gradient(x, product, bias, grad_y, grad, grad_x, grad_bias)
+        np.matmul(grad.T, hidden, out=grad_u)
+        grad_hidden = grad @ u
+        np.matmul(grad_hidden.T, before, out=grad_v)
+        np.matmul(grad_hidden, v, out=grad)
+    grad_x += grad_y
+    grad_x += grad
+    return grad_x

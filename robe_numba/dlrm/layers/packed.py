@@ -103,7 +103,7 @@ class PackedCross:
         self._layers = [(packed(v), packed(u), bias.copy()) for v, u, bias in layers]
 
     def __call__(self, x: np.ndarray, threads: int) -> None:
-        """Replace x (rows, n) float32 by its output, with at most so many threads."""
+        """Replace x (rows, n) float32 with the output; `threads` is the most to use."""
         first = scratch("cross_first", x.shape, np.float32)
         first[...] = x
         product = scratch("cross_product", x.shape, np.float32)

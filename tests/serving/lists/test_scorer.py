@@ -311,7 +311,7 @@ def numbered(tmp_path_factory):
 
 
 def made_run(numbered, folder, sizes, kind="robe"):
-    """A run on this log, in `folder`; its dataset makes lists of so many ids."""
+    """A run on this log, in `folder`, whose dataset makes lists of these sizes."""
     options = {"ids": "appearance", "multi_hot_sizes": sizes, "multi_hot_seed": 5}
     schema, pooling = Schema("clicked", (), ("a", "b", "c")), "b=mean" if sizes[1] > 1 else "sum"
     ingest(numbered[0] / "log.csv", folder / "data", schema=schema, **options)
